@@ -1,0 +1,93 @@
+"""The one module that reads the process's environment.
+
+torchrun and `accelerate launch` describe a worker's place through variables; here they become a frozen `Place`.
+No variable changes a number that vpdist computes.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TextIO
+
+from vpdist.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a launcher put this process."""
+
+    rank: int = 0
+    """Number of this process among all, from 0."""
+    world_size: int = 1
+    """Number of processes."""
+    local_rank: int = 0
+    """Number of this process on its node."""
+    local_world_size: int = 1
+    """Number of processes on this node."""
+    node: int = 0
+    """Number of the node."""
+    restart: int = 0
+    """How often the launcher has started this group of processes anew."""
+    launched: bool = False
+    """Whether a launcher started this process; only then is its parent expected to outlive it."""
+    agent_store: bool = False
+    """Whether the launcher's agent hosts the rendezvous store."""
+    master_address: str = ""
+    """Host of the rendezvous store."""
+    master_port: int = 0
+    """Port of the rendezvous store."""
+
+
+def place() -> Place:
+    """This process's place, from the variables torchrun and `accelerate launch` set; a plain process is rank 0 of 1.
+
+    Raises UsageError when the variables contradict each other.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return Place()
+    try:
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+        local_rank = int(os.environ.get("LOCAL_RANK", rank % local_world_size))
+        node = int(os.environ.get("GROUP_RANK", rank // local_world_size))
+        restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        port = int(os.environ.get("MASTER_PORT", "0"))
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"the launcher's variables (RANK, WORLD_SIZE, ...) are not usable: {error}") from error
+    address = os.environ.get("MASTER_ADDR", "")
+    if not (0 <= rank < world_size and 0 <= local_rank < local_world_size <= world_size):
+        raise UsageError(
+            f"the launcher's variables contradict each other: RANK={rank} WORLD_SIZE={world_size} "
+            f"LOCAL_RANK={local_rank} LOCAL_WORLD_SIZE={local_world_size}"
+        )
+    if world_size > 1 and not (address and port):
+        raise UsageError("RANK and WORLD_SIZE are set but MASTER_ADDR or MASTER_PORT is not: start through torchrun")
+    return Place(
+        rank=rank,
+        world_size=world_size,
+        local_rank=local_rank,
+        local_world_size=local_world_size,
+        node=node,
+        restart=restart,
+        launched=True,
+        agent_store=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        master_address=address,
+        master_port=port,
+    )
+
+
+def limit_library_threads(threads: int) -> None:
+    """Tell the tokenizer library's pool how many threads it may use; call before its first use."""
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+
+
+def available_cores() -> int:
+    """Cores this process may run on (its affinity mask, not the machine's count)."""
+    return len(os.sched_getaffinity(0))
+
+
+def draws_bars(stream: TextIO) -> bool:
+    """Whether live bars suit `stream`: a terminal that can move its cursor, not under continuous integration."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not os.environ.get("CI")

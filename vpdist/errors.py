@@ -1,0 +1,62 @@
+"""Every way in which vpdist ends other than well, each with its exit code.
+
+Exit codes are a contract: 0 done; 1 a bug; 2 usage, or the run folder belongs to another configuration; 3 input;
+4 weights missing or refused; 5 finished with failures listed; 6 disk or permission; 130/143 interrupted, resumable.
+"""
+
+EXIT_OK = 0
+EXIT_BUG = 1
+EXIT_FAILURES_LISTED = 5
+
+
+class VpdistError(Exception):
+    """Base of every error that is meant for people; its text is the whole message."""
+
+    exit_code = EXIT_BUG
+
+
+class UsageError(VpdistError):
+    """A wrong option, or a run folder that belongs to another configuration."""
+
+    exit_code = 2
+
+
+class InputError(VpdistError):
+    """The input cannot be read as sequences. Names the file and, where known, the record and the position."""
+
+    exit_code = 3
+
+    def __init__(self, reason: str, *, path: str, record: str | None = None, position: str | None = None) -> None:
+        where = [path]
+        if record is not None:
+            where.append(f"record {record}")
+        if position is not None:
+            where.append(position)
+        super().__init__(f"{', '.join(where)}: {reason}")
+        self.path, self.record, self.position, self.reason = path, record, position, reason
+
+
+class WeightsError(VpdistError):
+    """A model, tokenizer or classifier is missing, does not fit, or was refused."""
+
+    exit_code = 4
+
+
+class StorageError(VpdistError):
+    """The disk is full, a folder cannot be written, or a file of the run is damaged beyond redoing."""
+
+    exit_code = 6
+
+
+class Interrupted(VpdistError):  # noqa: N818 - the standard term
+    """The run was asked to stop and can be resumed with the same command."""
+
+    exit_code = 143
+
+    def __init__(self, message: str, exit_code: int = 143) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class PeerLost(Interrupted):
+    """Another rank vanished before it was done: a fault of the run, resumable with the same command."""

@@ -1,0 +1,135 @@
+"""One process's place among its peers: process group, key store, device, threads.
+
+gloo is initialised first and adopted by accelerate's PartialState; vpdist needs no NCCL. The key store carries small
+texts and atomic counters between ranks; nothing is pickled. Ranks find each other under a prefix with the restart
+count, because workers share their agent's store and would otherwise read dead peers' addresses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+
+from vpdist import environment
+from vpdist.environment import Place
+from vpdist.errors import PeerLost, UsageError
+
+T = TypeVar("T")
+
+RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
+
+
+class KeyStore:
+    """Small texts and counters that every rank can read and set. Not for use by two threads at once: `clone` it.
+
+    Every method raises PeerLost when the process that hosts the store is gone.
+    """
+
+    def __init__(self, store: dist.Store, connect: Callable[[], dist.Store]) -> None:
+        self._store, self._connect = store, connect
+
+    def clone(self) -> KeyStore:
+        """A connection of its own to the same keys, for another thread."""
+        return KeyStore(self._connect(), self._connect)
+
+    def set(self, key: str, text: str | bytes) -> None:
+        self._call(lambda: self._store.set(key, text))
+
+    def get(self, key: str) -> bytes | None:
+        """The value of `key`, or None where nobody has set it. Never waits."""
+        return self._call(lambda: self._store.get(key) if self._store.check([key]) else None)
+
+    def add(self, key: str, amount: int = 1) -> int:
+        """Add to an atomic counter (0 at first) and return its new value."""
+        return self._call(lambda: self._store.add(key, amount))
+
+    def _call(self, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except dist.DistError as error:
+            raise PeerLost(f"the rendezvous store is gone (its agent or rank 0 ended): {error}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """What a stage may know about where it runs."""
+
+    place: Place
+    device: torch.device
+    keys: KeyStore
+    parent: int
+    """Process id of the parent at the start."""
+
+    @property
+    def rank(self) -> int:
+        return self.place.rank
+
+    @property
+    def world_size(self) -> int:
+        return self.place.world_size
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the launcher that started this worker is gone, so that the worker must end by itself."""
+        return self.place.launched and os.getppid() != self.parent
+
+
+def start(place: Place, device: str = "auto") -> Runtime:
+    """Join the process group (if there is one) and choose the device: 'auto' (CUDA where there is any), 'cpu', 'cuda'.
+
+    Raises UsageError when CUDA is asked for and absent.
+    """
+    cuda = torch.cuda.is_available()
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {device}: choose auto, cpu or cuda")
+    if device == "cuda" and not cuda:
+        raise UsageError("--device cuda: no CUDA device is visible to this process")
+    on_cpu = device == "cpu" or not cuda
+    keys = _join(place)
+    state = PartialState(cpu=on_cpu)
+    if state.num_processes != place.world_size:
+        raise UsageError(f"the launcher announced {place.world_size} processes, accelerate sees {state.num_processes}")
+    return Runtime(place=place, device=torch.device("cpu") if on_cpu else state.device, keys=keys, parent=os.getppid())
+
+
+def _join(place: Place) -> KeyStore:
+    if place.world_size == 1:
+        local = dist.HashStore()
+        return KeyStore(local, lambda: local)
+
+    def connect(*, host: bool = False) -> dist.Store:
+        hosting = host and not place.agent_store and place.rank == 0
+        store = dist.TCPStore(
+            place.master_address,
+            place.master_port,
+            is_master=hosting,
+            timeout=RENDEZVOUS_TIMEOUT,
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+        return dist.PrefixStore(f"vpdist/{place.restart}", store)
+
+    try:
+        store = connect(host=True)
+        dist.init_process_group(
+            "gloo", store=store, rank=place.rank, world_size=place.world_size, timeout=RENDEZVOUS_TIMEOUT
+        )
+    except (dist.DistError, RuntimeError) as error:
+        raise PeerLost(
+            f"rank {place.rank} could not join its {place.world_size - 1} peers through "
+            f"{place.master_address}:{place.master_port}: {error}"
+        ) from error
+    return KeyStore(store, connect)
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
