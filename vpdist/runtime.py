@@ -16,8 +16,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore
 
-from vpdist import environment
 from vpdist.environment import Place
 from vpdist.errors import PeerLost, UsageError
 
@@ -32,14 +32,14 @@ class KeyStore:
     Every method raises PeerLost when the process that hosts the store is gone.
     """
 
-    def __init__(self, store: dist.Store, connect: Callable[[], dist.Store]) -> None:
+    def __init__(self, store: Store, connect: Callable[[], Store]) -> None:
         self._store, self._connect = store, connect
 
     def clone(self) -> KeyStore:
         """A connection of its own to the same keys, for another thread."""
         return KeyStore(self._connect(), self._connect)
 
-    def set(self, key: str, text: str | bytes) -> None:
+    def set(self, key: str, text: str) -> None:
         self._call(lambda: self._store.set(key, text))
 
     def get(self, key: str) -> bytes | None:
@@ -101,12 +101,12 @@ def start(place: Place, device: str = "auto") -> Runtime:
 
 def _join(place: Place) -> KeyStore:
     if place.world_size == 1:
-        local = dist.HashStore()
+        local = HashStore()
         return KeyStore(local, lambda: local)
 
-    def connect(*, host: bool = False) -> dist.Store:
+    def connect(*, host: bool = False) -> Store:
         hosting = host and not place.agent_store and place.rank == 0
-        store = dist.TCPStore(
+        store = TCPStore(
             place.master_address,
             place.master_port,
             is_master=hosting,
@@ -114,7 +114,7 @@ def _join(place: Place) -> KeyStore:
             wait_for_workers=False,
             multi_tenant=True,
         )
-        return dist.PrefixStore(f"vpdist/{place.restart}", store)
+        return PrefixStore(f"vpdist/{place.restart}", store)
 
     try:
         store = connect(host=True)
