@@ -5,10 +5,11 @@
 # clean   remove what the other verbs made, but for the environment (.venv)
 #
 # Each verb creates the environment first where it is missing or older than its lists. pip's own settings
-# (PIP_INDEX_URL, PIP_FIND_LINKS, ...) say where packages come from. PYTHON=... names another interpreter.
+# (PIP_INDEX_URL, PIP_FIND_LINKS, ...) say where packages come from. PYTHON=... names the interpreter to build it from.
 
 ENVIRONMENT := .venv/.installed
 BIN := .venv/bin
+INTERPRETERS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
 .PHONY: demo test check format clean
 
@@ -33,13 +34,13 @@ clean:
 
 $(ENVIRONMENT): pyproject.toml constraints.txt
 	@test -x $(BIN)/python && exit; \
-	for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+	for python in $(INTERPRETERS); do \
 	    if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	        set -x; "$$python" -m venv .venv; exit; \
 	    fi; \
 	done; \
-	echo "vpdist needs Python 3.11 or later with its venv module: no python3, python3.14, ... or python3.11 on the" \
-	    "PATH is one (Debian and Ubuntu: apt install python3.11 python3.11-venv). Or name one: make PYTHON=..." >&2; \
+	echo "vpdist needs Python 3.11 or later with its venv module; looked for: $(INTERPRETERS)." \
+	    "(Debian, Ubuntu: apt install python3.11-venv.) To name another one: make PYTHON=..." >&2; \
 	exit 1
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,check]'
 	touch $@
