@@ -1,0 +1,200 @@
+"""What the user asked for (`Settings`) and what rank 0 made of it (`Decisions`).
+
+Both are frozen, checked where they are made, and written to run.json. Decisions are taken once, published to all
+ranks, and kept when a run is resumed, because results depend on them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vpdist.errors import UsageError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+STORED_DTYPES = ("auto", "float32", "float16")
+SCHEDULES = ("static", "dynamic")
+CONSENSUS = ("mean", "max", "fraction")
+PROGRESS_MODES = ("auto", "bars", "log", "none")
+DEVICES = ("auto", "cpu", "cuda")
+ROW_BYTES_LIMIT = 64 << 20
+"""A part's rows stay within this size."""
+
+
+def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises UsageError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise UsageError(f"--{option} {value}: choose one of {', '.join(choices)}")
+
+
+def at_least(option: str, value: int | float | None, least: int | float) -> None:
+    """Raises UsageError when `value` is given and below `least`."""
+    if value is not None and value < least:
+        raise UsageError(f"--{option} {value}: must be at least {least}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The options of `vpdist predict` and `vpdist embed`."""
+
+    inputs: tuple[str, ...]
+    """FASTA or FASTQ files, or '-' for standard input."""
+    output: Path
+    """The run folder."""
+    nucleotide_model: str | None = None
+    """DNABERT-S: a folder or a hub id; None leaves its embeddings out."""
+    protein_model: str | None = None
+    """ESM-2: a folder or a hub id; None leaves its embeddings out."""
+    classifier: Path | None = None
+    """A classifier file; None only embeds."""
+    chunk_length: int = 500
+    """Bases per chunk: the length the classifier was trained on."""
+    min_length: int = 0
+    """Shorter sequences are listed as filtered and not scored."""
+    consensus: str = "mean"
+    """How a sequence's scores follow from its chunks': mean, max, or fraction of virus chunks."""
+    dtype: str = "auto"
+    """Number format of the encoders."""
+    embedding_dtype: str = "auto"
+    """Number format of stored embeddings: float32 for float32 encoders, else float16."""
+    embeddings: bool = True
+    """Whether parts keep the embeddings."""
+    token_budget: int | None = None
+    """Tokens per batch; None chooses by device and model."""
+    threads: int | None = None
+    """CPU threads per rank; None divides this node's cores among its ranks."""
+    device: str = "auto"
+    """auto takes CUDA where there is any."""
+    schedule: str = "static"
+    """static deals units by cost beforehand, dynamic lets ranks draw the next one."""
+    progress: str = "auto"
+    """bars, log, none, or auto: bars where standard error is a terminal."""
+    stall_timeout: float = 1800.0
+    """Seconds after which a run ends that one silent rank holds up."""
+    offline: bool = False
+    """Never ask the hub."""
+    restart: bool = False
+    """Discard what the run folder holds."""
+    legacy_output: bool = False
+    """Also write the original method's two files."""
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise UsageError("no input: name FASTA or FASTQ files, or - for standard input")
+        if self.inputs.count("-") > 1:
+            raise UsageError("standard input (-) can be read once only")
+        if len(set(self.inputs)) < len(self.inputs):
+            twice = next(name for name in self.inputs if self.inputs.count(name) > 1)
+            raise UsageError(f"{twice} is named twice")
+        if self.nucleotide_model is None and self.protein_model is None:
+            raise UsageError("name at least one of --nucleotide-model and --protein-model")
+        if self.classifier is not None and (self.nucleotide_model is None or self.protein_model is None):
+            raise UsageError("a classifier needs both --nucleotide-model and --protein-model")
+        if not self.embeddings and self.classifier is None:
+            raise UsageError("--no-embeddings without a classifier would keep nothing")
+        if not 3 <= self.chunk_length <= 1_000_000:
+            raise UsageError(f"--chunk-length {self.chunk_length}: must be from 3 to 1,000,000")
+        at_least("min-length", self.min_length, 0)
+        at_least("token-budget", self.token_budget, 1)
+        at_least("threads", self.threads, 1)
+        at_least("stall-timeout", self.stall_timeout, 1)
+        one_of("dtype", self.dtype, DTYPES)
+        one_of("embedding-dtype", self.embedding_dtype, STORED_DTYPES)
+        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("consensus", self.consensus, CONSENSUS)
+        one_of("progress", self.progress, PROGRESS_MODES)
+        one_of("device", self.device, DEVICES)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "output": str(self.output),
+            "classifier": str(self.classifier) if self.classifier else None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions:
+    """What results depend on. Equal decisions and equal input give equal tables."""
+
+    input: tuple[tuple[str, int, int, str], ...]
+    """Of each input: name, bytes, modification time (ns), digest of sampled blocks."""
+    chunk_length: int
+    min_length: int
+    nucleotide_model: str | None
+    """Fingerprint of the nucleotide encoder's files."""
+    protein_model: str | None
+    """Fingerprint of the protein encoder's files."""
+    dtype: str
+    embedding_dtype: str
+    embeddings: bool
+    token_budget: int
+    threads: int
+    device: str
+    """cpu or cuda."""
+    classifier: str | None
+    """Fingerprint of the classifier's parameters."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Decisions:
+        """Raises TypeError for missing or surplus fields."""
+        fields = dict(fields)
+        if "input" in fields:
+            fields["input"] = tuple((str(n), int(s), int(t), str(d)) for n, s, t, d in fields["input"])
+        return cls(**fields)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Decisions:
+        return cls.from_dict(json.loads(text))
+
+
+OPTION_OF_FIELD = {
+    "input": "input",
+    "classifier": "--classifier",
+    **{
+        name: f"--{name.replace('_', '-')}"
+        for name in (
+            "chunk_length",
+            "min_length",
+            "nucleotide_model",
+            "protein_model",
+            "dtype",
+            "embedding_dtype",
+            "token_budget",
+            "threads",
+            "device",
+        )
+    },
+    "embeddings": "--no-embeddings",
+}
+
+
+def refuse_other_configuration(old: Decisions, new: Decisions, folder: Path) -> None:
+    """Raises UsageError naming the first field in which a run folder's decisions differ from this command's."""
+    for field, option in OPTION_OF_FIELD.items():
+        before, now = getattr(old, field), getattr(new, field)
+        if before == now:
+            continue
+        if field == "input":
+            option, before, now = _input_difference(before, now)
+        hint = "use another folder, or --restart to discard what it holds"
+        if field == "classifier" and before is not None and now is not None:
+            hint = "`vpdist classify` makes new calls from the embeddings there are; " + hint
+        raise UsageError(f"{folder} belongs to another configuration: {option} was {before}, is now {now}; {hint}")
+
+
+def _input_difference(
+    old: tuple[tuple[str, int, int, str], ...], new: tuple[tuple[str, int, int, str], ...]
+) -> tuple[str, str, str]:
+    old_names, new_names = [entry[0] for entry in old], [entry[0] for entry in new]
+    if old_names != new_names:
+        return "input", " ".join(old_names), " ".join(new_names)
+    for before, now in zip(old, new, strict=True):
+        for what, a, b in zip(("size", "modification time", "content"), before[1:], now[1:], strict=True):
+            if a != b:
+                return f"input {before[0]}, its {what}", str(a), str(b)
+    raise ValueError("the inputs do not differ")

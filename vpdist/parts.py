@@ -1,0 +1,138 @@
+"""A part: the results of one unit in one HDF5 file, immutable once it has its name.
+
+Datasets: `nucleotide` (m, d) and `protein` (m, d) embeddings, `logits` (m, 2) float32, `failed` (m,) uint8, and the map
+`fragment` (n,) int64 (row in fragments.tsv) to `row` (n,) int64 (row in this part). What is complete is judged from
+these files alone: the work left is the units planned less the valid parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vpdist import hdf5
+from vpdist.hdf5 import DamagedFile
+from vpdist.plan import Plan
+
+SMALL = ("fragment", "row", "failed", "logits")
+LARGE = ("nucleotide", "protein")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartHeader:
+    """What a part says of itself, the same for all parts of a run but for `unit`."""
+
+    plan: str
+    """Digest of the plan."""
+    dtype: str
+    """Number format of the encoders."""
+    nucleotide_model: str
+    """Fingerprint, or '' where the encoder did not run."""
+    protein_model: str
+    classifier: str
+    """Fingerprint, or '' where nothing was classified."""
+    embeddings: bool
+    """Whether embeddings are kept."""
+
+    def attributes(self, unit: int) -> dict[str, str | int]:
+        return {
+            "plan": self.plan,
+            "unit": unit,
+            "dtype": self.dtype,
+            "nucleotide_model": self.nucleotide_model,
+            "protein_model": self.protein_model,
+            "classifier": self.classifier,
+            "embeddings": int(self.embeddings),
+            "pooling": "nucleotide: mean over all tokens; protein: mean over residues",
+        }
+
+    def datasets(self) -> tuple[str, ...]:
+        """The datasets that every part of the run holds."""
+        names = ["fragment", "row", "failed"]
+        if self.classifier:
+            names.append("logits")
+        if self.embeddings:
+            names += [name for name in LARGE if getattr(self, f"{name}_model")]
+        return tuple(names)
+
+
+def part_path(folder: Path, unit: int) -> Path:
+    return folder / f"unit-{unit:06d}.h5"
+
+
+def fragment_rows(plan: Plan, unit: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) fragment numbers of a unit in plan order, and (n,) the unit's row that each one shares."""
+    first, end = int(plan.unit_row[unit]), int(plan.unit_row[unit + 1])
+    starts = plan.row_start[first : end + 1]
+    return plan.fragment[starts[0] : starts[-1]], np.repeat(np.arange(end - first), np.diff(starts))
+
+
+def write(
+    folder: Path, unit: int, plan: Plan, header: PartHeader, failed: np.ndarray, results: Mapping[str, np.ndarray]
+) -> int:
+    """Write the part of `unit` and return its size in bytes.
+
+    `failed` (m,) bool marks rows without a usable embedding; `results` holds `logits` and the embeddings to keep.
+    Raises StorageError.
+    """
+    fragment, row = fragment_rows(plan, unit)
+    datasets = {"fragment": fragment, "row": row, "failed": failed.astype(np.uint8), **results}
+    missing = set(header.datasets()) ^ set(datasets)
+    if missing:
+        raise ValueError(f"unit {unit}: datasets {sorted(missing)} are not as the header says")
+    return hdf5.write_atomic(part_path(folder, unit), datasets, header.attributes(unit))
+
+
+def check(folder: Path, unit: int, plan: Plan, header: PartHeader, *, full: bool) -> None:
+    """Raises DamagedFile unless the part of `unit` belongs to this run and is whole.
+
+    `full` compares the digest of every dataset, else only attributes, names and shapes are looked at.
+    """
+    path = part_path(folder, unit)
+    with hdf5.opened(path) as file:
+        found = hdf5.attributes(file)
+        for name, value in header.attributes(unit).items():
+            if found.get(name) != value:
+                raise DamagedFile(f"{path}: {name} is {found.get(name)!r}, this run's is {value!r}")
+        first, end = int(plan.unit_row[unit]), int(plan.unit_row[unit + 1])
+        n = int(plan.row_start[end] - plan.row_start[first])
+        for name in header.datasets():
+            expected = n if name in ("fragment", "row") else end - first
+            if hdf5.dataset(file, name).shape[0] != expected:
+                raise DamagedFile(f"{path}: {name} has {hdf5.dataset(file, name).shape[0]} rows, not {expected}")
+            if full:
+                hdf5.read(file, name)
+        if full:
+            fragment, row = fragment_rows(plan, unit)
+            for name, expected_map in (("fragment", fragment), ("row", row)):
+                if not np.array_equal(hdf5.read(file, name, verify=False), expected_map):
+                    raise DamagedFile(f"{path}: {name} is not what the plan says")
+
+
+def damaged(folder: Path, units: Iterable[int], plan: Plan, header: PartHeader, *, full: bool) -> dict[int, str]:
+    """Units of `units` without a valid part, each with the reason."""
+    reasons: dict[int, str] = {}
+    for unit in units:
+        try:
+            check(folder, unit, plan, header, full=full)
+        except DamagedFile as error:
+            reasons[unit] = str(error)
+    return reasons
+
+
+def remaining(folder: Path, plan: Plan, header: PartHeader) -> list[int]:
+    """Units without a valid part, judged by headers. Lists the folder once instead of opening absent files."""
+    present = {entry.name for entry in folder.iterdir()}
+    there = [unit for unit in range(plan.n_units) if part_path(folder, unit).name in present]
+    bad = damaged(folder, there, plan, header, full=False)
+    good = set(there) - set(bad)
+    return [unit for unit in range(plan.n_units) if unit not in good]
+
+
+def read(folder: Path, unit: int, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Datasets of a part, their digests checked. Raises DamagedFile."""
+    with hdf5.opened(part_path(folder, unit)) as file:
+        return {name: hdf5.read(file, name) for name in names}
