@@ -7,8 +7,6 @@ HDF5 library. Every dataset carries an xxh3_128 digest of its bytes.
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 import xxhash
 
 from vpdist.errors import StorageError
+from vpdist.files import write_file
 
 FORMAT_VERSION = 1
 
@@ -46,41 +45,6 @@ def image(datasets: Mapping[str, np.ndarray], attributes: Mapping[str, str | int
             dataset.attrs["digest"] = array_digest(array)
         file.flush()
         return bytes(file.id.get_file_image())
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that it appears complete or not at all.
-
-    Raises StorageError naming the path and the reason (disk full, read-only folder, ...).
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        try:
-            view = memoryview(content)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut. Some network file systems refuse to sync a folder: then nothing
-    more can be done."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def write_atomic(path: Path, datasets: Mapping[str, np.ndarray], attributes: Mapping[str, str | int | float]) -> int:

@@ -1,0 +1,47 @@
+"""Signals become a request to stop that stages look at between batches.
+
+SIGTERM, SIGINT and SIGUSR1 ask; a second request stops at once. A launcher passes the terminal's Ctrl-C on to workers
+that have already received it, so a second signal counts only after a moment.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from vpdist.errors import Interrupted
+
+SECOND_AFTER_S = 1.5
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Whether this process was asked to stop, and how."""
+
+    def __init__(self, at_once: Callable[[], None]) -> None:
+        """`at_once` runs before the process ends on a second request: it restores the terminal."""
+        self._at_once = at_once
+        self._signal: int | None = None
+        self._since = 0.0
+
+    def install(self) -> None:
+        """Take over the signals; to be called from the main thread."""
+        for number in STOPPING:
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._signal is None:
+            self._signal, self._since = number, now
+        elif now - self._since > SECOND_AFTER_S:
+            self._at_once()
+            os._exit(128 + signal.SIGINT if number == signal.SIGINT else 128 + signal.SIGTERM)
+
+    def check(self) -> None:
+        """Raises Interrupted (exit code 130 for SIGINT, else 143) once a signal has come."""
+        if self._signal is not None:
+            code = 128 + signal.SIGINT if self._signal == signal.SIGINT else 128 + signal.SIGTERM
+            raise Interrupted(f"stopped by {signal.Signals(self._signal).name}", code)

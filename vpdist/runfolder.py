@@ -1,0 +1,181 @@
+"""The run folder: where everything lies, who holds it, what state it is in.
+
+RUN/lock names the process that works in the folder and is touched every few seconds; a second run is refused. run.json
+records command, decisions and versions; status.json state, exit code and message.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from vpdist.errors import StorageError, UsageError
+from vpdist.files import read_json, storage_error, write_json
+
+HEARTBEAT_S = 5.0
+STALE_AFTER_S = 60.0
+OURS = ("parts", "tokens", "logs", "run.json", "status.json", "progress.jsonl", "lock")
+TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
+LEGACY = ("prediction_results.txt", "prediction_results_highestscore.csv")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths inside a run folder."""
+
+    path: Path
+
+    @property
+    def parts(self) -> Path:
+        return self.path / "parts"
+
+    @property
+    def tokens(self) -> Path:
+        return self.path / "tokens"
+
+    @property
+    def plan(self) -> Path:
+        return self.tokens / "plan.h5"
+
+    @property
+    def store(self) -> Path:
+        return self.tokens / "store.json"
+
+    @property
+    def progress(self) -> Path:
+        return self.path / "progress.jsonl"
+
+    @property
+    def run(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def status(self) -> Path:
+        return self.path / "status.json"
+
+    def log(self, rank: int) -> Path:
+        return self.path / "logs" / f"rank{rank:05d}.log"
+
+    def prepare(self, *, restart: bool) -> None:
+        """Create the folder with its subfolders; with `restart` discard what a run left in it, and nothing else.
+
+        Raises UsageError for a folder that holds other things than a run's, StorageError where it cannot be written.
+        """
+        try:
+            if self.path.exists() and not self.path.is_dir():
+                raise UsageError(f"{self.path} is not a folder")
+            if self.path.is_dir():
+                foreign = sorted({entry.name for entry in self.path.iterdir()} - {*OURS, *TABLES, *LEGACY})
+                foreign = [name for name in foreign if not name.startswith(".")]
+                if foreign and not self.run.exists():
+                    raise UsageError(f"{self.path} holds {foreign[0]} and no run.json: name a new or empty folder")
+            if restart:
+                self._discard()
+            for folder in (self.parts, self.tokens, self.path / "logs"):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def _discard(self) -> None:
+        for name in (*TABLES, *LEGACY, *OURS):
+            target = self.path / name
+            if name == "lock":
+                continue
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+
+    def write_status(self, state: str, exit_code: int | None, message: str, failing_rank: int | None = None) -> None:
+        """state: running, done, done_with_failures, failed or interrupted. Raises StorageError."""
+        write_json(
+            self.status,
+            {
+                "state": state,
+                "exit_code": exit_code,
+                "message": message,
+                "failing_rank": failing_rank,
+                "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            },
+        )
+
+    def update_run(self, **fields: Any) -> None:
+        """Add fields to run.json. Raises StorageError."""
+        write_json(self.run, (read_json(self.run) or {}) | fields)
+
+
+class Lock:
+    """Holds RUN/lock from `take` to `release`, touching it so that others see that the holder is alive."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.path = folder.path / "lock"
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
+
+    def take(self) -> None:
+        """Raises UsageError naming host, process and age of heartbeat when another run holds the folder.
+
+        A lock whose process is gone on this host, or whose heartbeat is old, is taken over.
+        """
+        me = {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+        for _ in range(10):
+            try:
+                descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            except FileExistsError:
+                self._take_over()
+                continue
+            except OSError as error:
+                raise storage_error(self.path, error) from error
+            with os.fdopen(descriptor, "w") as file:
+                json.dump(me, file)
+            self._thread.start()
+            return
+        raise StorageError(f"{self.path}: could not be taken, other runs keep taking it")
+
+    def _take_over(self) -> None:
+        """Remove an abandoned lock, or raise UsageError."""
+        try:
+            age = time.time() - self.path.stat().st_mtime
+            holder = json.loads(self.path.read_text())
+            host, pid, started = str(holder["host"]), int(holder["pid"]), float(holder["started"])
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError):
+            host, pid, started = "unknown", 0, 0.0
+        gone = host == socket.gethostname() and not _is_running(pid, started)
+        if not gone and age < STALE_AFTER_S:
+            raise UsageError(
+                f"{self.path.parent} is in use: process {pid} on {host}, last sign of life {max(0, age):.0f} s ago; "
+                f"wait for it, or use another folder"
+            )
+        self.path.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while not self._released.wait(HEARTBEAT_S):
+            try:
+                os.utime(self.path)
+            except OSError:
+                return  # the folder is gone or unwritable: the next part to be written says so
+
+    def release(self) -> None:
+        """Give the folder back."""
+        self._released.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int, started: float) -> bool:
+    try:
+        return abs(psutil.Process(pid).create_time() - started) < 2.0
+    except psutil.Error:
+        return False
