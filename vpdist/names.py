@@ -1,0 +1,49 @@
+"""Records' names to names that are unique over the whole input.
+
+Enter: the names of all records, in input order. Leave: new names for repeated ones. Promises: memory for a 64-bit hash
+per record, not for its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import xxhash
+
+
+def resolve_names(read_names: Callable[[], Iterable[Iterable[str]]]) -> dict[int, str]:
+    """New names for the records whose name an earlier record has: `name__2`, or the next free number.
+
+    A new name is one that no record of the input has. `read_names` gives the names of all records in input order, in
+    any number of groups (blocks); it is called once, and once more where there are repeats. Memory: 8 bytes per name,
+    as much again while they are sorted, and the repeated names. Returns record number -> new name.
+    """
+    groups = [np.fromiter((_hash(name) for name in names), np.uint64) for names in read_names()]
+    known = np.concatenate(groups) if groups else np.zeros(0, np.uint64)
+    del groups
+    known.sort()
+    repeated = set(known[1:][known[1:] == known[:-1]].tolist())
+    if not repeated:
+        return {}
+
+    def is_taken(name: str) -> bool:
+        place = int(np.searchsorted(known, np.uint64(_hash(name))))
+        return place < len(known) and int(known[place]) == _hash(name)
+
+    new_names: dict[int, str] = {}
+    last_number: dict[str, int] = {}
+    for record, name in enumerate(name for names in read_names() for name in names):
+        if _hash(name) not in repeated:
+            continue
+        number = last_number.get(name, 0) + 1
+        if number > 1:
+            while is_taken(f"{name}__{number}"):
+                number += 1
+            new_names[record] = f"{name}__{number}"
+        last_number[name] = number
+    return new_names
+
+
+def _hash(name: str) -> int:
+    return xxhash.xxh3_64_intdigest(name.encode())

@@ -1,0 +1,288 @@
+"""Sequence files to records.
+
+Enter: FASTA or FASTQ files, plain, gz, bz2, xz or zst, told by content. Leave: one record after the other, in upper
+case with U read as T, IUPAC letters and the gaps '-' and '.' kept as they are. Promises: memory for one record at a
+time, and every fault of the input is an InputError that names file, record and position; nothing is skipped quietly.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import shutil
+import sys
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import xopen
+from dnaio import FastaReader, FastqReader
+from dnaio.exceptions import FileFormatError
+
+from vpdist.errors import InputError
+from vpdist.files import replacing
+
+UNNAMED = "unnamed"
+"""Name of a record whose header is empty."""
+
+_BUFFER_BYTES = 1 << 17
+_MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LETTERS = b"ACGTUNRYSWKMBDHV-."
+_BAD = b"\0"
+
+
+def _letter_table() -> bytes:
+    table = bytearray(_BAD * 256)
+    for letter in _LETTERS:
+        table[letter] = table[ord(chr(letter).lower())] = letter
+    table[ord("U")] = table[ord("u")] = ord("T")
+    table[ord(" ")] = table[ord("\t")] = ord(" ")
+    return bytes(table)
+
+
+_LETTER_TABLE = _letter_table()
+
+# Whatever xopen decompresses with here: isal or zlib-ng where they are installed, zlib, bz2, lzma, zstd.
+_DECOMPRESSION_ERRORS: tuple[type[Exception], ...] = (
+    EOFError,
+    OSError,
+    zlib.error,
+    lzma.LZMAError,
+    xopen.zstd.ZstdError,
+    *(module.error for module in (xopen.isal_zlib, xopen.zlib_ng) if module is not None),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sequence of the input."""
+
+    name: str
+    """The header's first word; UNNAMED where the header is empty."""
+    description: str
+    """The rest of the header; tabs and other control characters are spaces."""
+    source: str
+    """The input file, as given."""
+    sequence: bytes
+    """Upper-case ASCII: IUPAC nucleotide letters without U, '-' and '.'."""
+
+
+def read_records(paths: Sequence[Path]) -> Iterator[Record]:
+    """The records of all files, in order. An empty file has none.
+
+    White space inside a sequence is dropped, as are blank lines (in FASTQ: at the end of the file) and FASTA lines
+    that begin with '#'. Bytes of a FASTA header that are not UTF-8 are written out as `\\xNN`.
+
+    Raises InputError for a file that cannot be read, is damaged, is neither FASTA nor FASTQ, has content but no
+    records, or holds letters that are not nucleotides.
+    """
+    for path in paths:
+        yield from _read_file(path)
+
+
+def spool_stdin(target: Path) -> Path:
+    """Copy standard input to `target`, which appears when it is complete; returns `target`.
+
+    Raises InputError when standard input is a terminal or closed, StorageError when the copy cannot be written.
+    """
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        raise InputError("nothing is piped into standard input", path="-")
+    with replacing(target) as file:
+        shutil.copyfileobj(sys.stdin.buffer, file, _BUFFER_BYTES)
+    return target
+
+
+class _Streams(io.RawIOBase):
+    """Decompresses the bz2 or xz streams of a file, one after the other.
+
+    The standard library's file objects end quietly at a damaged stream that is not the first; files from parallel
+    compressors have one stream per block, and would lose their rest without a word.
+    """
+
+    def __init__(self, file: BinaryIO, decompressor: Callable[[], Any]) -> None:
+        self._file, self._new, self._stream = file, decompressor, decompressor()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b""
+        while not data:
+            compressed = b""
+            if self._stream.eof:
+                compressed = self._stream.unused_data.lstrip(b"\0")  # xz pads streams with zeros
+                while not compressed:
+                    block = self._file.read(_BUFFER_BYTES)
+                    if not block:
+                        return 0
+                    compressed = block.lstrip(b"\0")
+                self._stream = self._new()
+            elif self._stream.needs_input:
+                compressed = self._file.read(_BUFFER_BYTES)
+                if not compressed:
+                    raise EOFError
+            data = self._stream.decompress(compressed, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _CountedLines:
+    """A file as dnaio's FASTQ reader wants it, which knows its last line that is not blank (from 0)."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._lines, self.last_line = file, 0, -1
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        count = self._file.readinto(buffer)  # type: ignore[attr-defined]
+        block = bytes(memoryview(buffer)[:count])
+        text = block.rstrip(b"\r\n")
+        if text:
+            self.last_line = self._lines + text.count(b"\n")
+        self._lines += block.count(b"\n")
+        return count
+
+    def blank_from(self, line: int) -> bool:
+        """Whether no text follows from `line` on; reads on until that is known."""
+        buffer = bytearray(_BUFFER_BYTES)
+        while self.last_line < line and self.readinto(buffer):
+            pass
+        return self.last_line < line
+
+
+class _Fasta(FastaReader):
+    """dnaio's reader, with headers as UTF-8 whatever the locale; yields (header, sequence)."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, sequence_class=lambda header, sequence, _: (header, sequence))
+        self._file.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
+
+
+def _read_file(path: Path) -> Iterator[Record]:
+    source = str(path)
+    count, name = 0, None
+    compression = None
+    try:
+        with open(path, "rb") as file:
+            compression = _compression(file)
+            content = _decompressed(file, compression)
+            for header, letters in _entries(content, source):
+                count += 1
+                name, description = _name_and_description(header, source, count)
+                yield Record(name, description, source, _sequence(letters, source, name))
+    except FileFormatError as error:
+        where = f"record {count + 1}" if error.line is None else f"line {error.line + 1}"
+        reason = " ".join(error.message.split())
+        raise InputError(f"not valid {error.format}: {_shortened(reason)}", path=source, position=where) from error
+    except _DECOMPRESSION_ERRORS as error:
+        position = f"after {count} whole records" if count else None
+        raise InputError(_damage(error, compression), path=source, record=name, position=position) from error
+
+
+def _compression(file: io.BufferedReader) -> str | None:
+    start = file.peek(6)
+    return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+
+
+def _decompressed(file: io.BufferedReader, compression: str | None) -> io.BufferedReader:
+    """The content of a file, decompressed in this process so that damage raises here."""
+    if compression is None:
+        return file
+    if compression == "bz2":
+        return io.BufferedReader(_Streams(file, bz2.BZ2Decompressor), _BUFFER_BYTES)
+    if compression == "xz":
+        return io.BufferedReader(_Streams(file, lzma.LZMADecompressor), _BUFFER_BYTES)
+    opened: io.BufferedReader = xopen.xopen(file, "rb", threads=0, format=compression)
+    return opened
+
+
+def _entries(content: io.BufferedReader, source: str) -> Iterator[tuple[str, str]]:
+    """Header (without its mark) and letters of each record."""
+    start = content.peek(64)
+    if not start:
+        return
+    text = start.removeprefix(_BYTE_ORDER_MARK).lstrip()
+    count = 0
+    if text.startswith(b"@"):
+        lines = _CountedLines(content)
+        try:
+            for record in FastqReader(lines):  # type: ignore[arg-type]
+                count += 1
+                yield record.name, record.sequence
+        except FileFormatError:
+            if not lines.blank_from(4 * count):
+                raise
+    elif text.startswith((b">", b"#")) or not text:
+        for entry in _Fasta(content):
+            count += 1
+            yield entry  # type: ignore[misc]
+    else:
+        raise InputError(_what_else(text), path=source, position="line 1")
+    if count == 0:
+        raise InputError("the file is not empty, but holds no records", path=source)
+
+
+def _name_and_description(header: str, source: str, count: int) -> tuple[str, str]:
+    if not header.isprintable():
+        if "\0" in header:
+            raise InputError("binary data in a header", path=source, position=f"record {count}")
+        header = "".join(map(_printable, header))
+    words = header.split(None, 1)
+    if len(words) == 2:
+        return words[0], words[1].rstrip()
+    return (words[0] if words else UNNAMED), ""
+
+
+def _printable(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # a byte that is not UTF-8, as "surrogateescape" hands it on
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return " " if letter.isspace() or unicodedata.category(letter) == "Cc" else letter
+
+
+def _sequence(letters: str, source: str, name: str) -> bytes:
+    """Letters in upper case, U as T, without white space. Raises InputError at the first that is no nucleotide."""
+    sequence = letters.encode("ascii", "replace").translate(_LETTER_TABLE)
+    if b" " in sequence:
+        sequence = sequence.replace(b" ", b"")
+        letters = letters.replace(" ", "").replace("\t", "")
+    position = sequence.find(_BAD)
+    if position < 0:
+        return sequence
+    letter = letters[position]
+    if letter == ">":
+        hint = "a header in the middle of a line; was this file joined from files without a final line break?"
+    elif (letter.isascii() and letter.isalpha()) or letter == "*":
+        hint = "is this a protein? vpdist reads nucleotides (IUPAC letters, '-' and '.')"
+    else:
+        hint = "vpdist reads nucleotides (IUPAC letters, '-' and '.')"
+    raise InputError(
+        f"unexpected letter {letter!r}: {hint}", path=source, record=name, position=f"letter {position + 1}"
+    )
+
+
+def _what_else(text: bytes) -> str:
+    if any(text.startswith(magic) for magic in _MAGIC):
+        return "compressed twice; decompress it once"
+    if text.startswith((b"BAM\x01", b"CRAM")):
+        return "alignments, not sequences; convert them with `samtools fasta`"
+    if not text.isascii() or b"\0" in text:
+        return "binary data, neither FASTA nor FASTQ"
+    return f"neither FASTA ('>') nor FASTQ ('@'): the file begins with {_shortened(text.decode('ascii'), 20)!r}"
+
+
+def _damage(error: Exception, compression: str | None) -> str:
+    if compression is None:
+        return (
+            f"cannot be read: {error.strerror or error}" if isinstance(error, OSError) else f"cannot be read: {error}"
+        )
+    if isinstance(error, EOFError):
+        return f"the {compression} data end too early: the file is truncated or damaged"
+    return f"the {compression} data are damaged: {error}"
+
+
+def _shortened(text: str, length: int = 160) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."

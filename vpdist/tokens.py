@@ -1,0 +1,122 @@
+"""Fragments to token ids, as the encoders' own tokenizers make them.
+
+Enter: nucleotide strings, or proteins as flat ASCII bytes with offsets. Leave: flat token ids with offsets (n + 1,),
+special tokens included: nucleotides as uint16 in [CLS] ... [SEP], never cut short; proteins as uint8 in <cls> ...
+<eos>, of which the first 1,024 residues.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from tokenizers import Tokenizer
+
+from vpdist.errors import WeightsError
+
+MAX_RESIDUES = 1024
+"""Residues of a protein that ESM-2 reads; the original method's limit."""
+
+_STRINGS_AT_ONCE = 4096
+"""An encoding keeps every token's text as well, some 10 KB for 500 bases: they are let go in slices."""
+
+
+class NucleotideTokenizer:
+    """The tokenizer of a DNABERT-S folder (tokenizer.json), with its truncation and padding off.
+
+    Raises WeightsError when the folder has no usable tokenizer.json, when it does not frame its tokens in [CLS] and
+    [SEP], or when its ids exceed uint16.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        content = _read(path)
+        try:
+            self._tokenizer = Tokenizer.from_buffer(content)
+        except ValueError as error:
+            raise WeightsError(f"{path}: is no tokenizer that the tokenizers library reads: {error}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        frame = [self._tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]")]
+        ids = self._tokenizer.encode("ACGT").ids
+        if None in frame or len(ids) < 3 or [ids[0], ids[-1]] != frame:
+            raise WeightsError(f"{path}: does not put sequences between [CLS] and [SEP]")
+        if max(self._tokenizer.get_vocab().values()) > np.iinfo(np.uint16).max:
+            raise WeightsError(f"{path}: has token ids above {np.iinfo(np.uint16).max}")
+        self.fingerprint = xxhash.xxh3_128_hexdigest(content)
+
+    def encode(self, strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids (total,) uint16 and offsets (n + 1,) int64 of n nucleotide strings."""
+        pieces: list[np.ndarray] = []
+        offsets = np.zeros(len(strings) + 1, np.int64)
+        for start in range(0, len(strings), _STRINGS_AT_ONCE):
+            encodings = self._tokenizer.encode_batch_fast(strings[start : start + _STRINGS_AT_ONCE])
+            ids = [encoding.ids for encoding in encodings]
+            pieces.append(np.fromiter(chain.from_iterable(ids), np.uint16))
+            offsets[start + 1 : start + 1 + len(ids)] = [len(one) for one in ids]
+        np.cumsum(offsets, out=offsets)
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.uint16), offsets
+
+
+class ProteinTokenizer:
+    """The tokenizer of an ESM-2 folder (vocab.txt, or tokenizer.json): one token per residue.
+
+    Raises WeightsError when the folder has neither, when a special token is missing, or when ids exceed uint8.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "vocab.txt"
+        if not path.exists() and (folder / "tokenizer.json").exists():
+            path = folder / "tokenizer.json"
+        content = _read(path)
+        id_of = _vocabulary(path, content)
+        missing = [token for token in ("<cls>", "<eos>", "<unk>", "A") if token not in id_of]
+        if missing:
+            raise WeightsError(f"{path}: is no ESM-2 vocabulary, it lacks {', '.join(missing)}")
+        if max(id_of.values()) > np.iinfo(np.uint8).max:
+            raise WeightsError(f"{path}: has token ids above {np.iinfo(np.uint8).max}")
+        self._cls, self._eos = id_of["<cls>"], id_of["<eos>"]
+        self._id_of_letter = np.full(256, id_of["<unk>"], np.uint8)
+        for token, number in id_of.items():
+            if len(token) == 1 and token.isascii():
+                self._id_of_letter[ord(token)] = number
+        self.fingerprint = xxhash.xxh3_128_hexdigest(content)
+
+    def encode(self, residues: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids (total,) uint8 and offsets (n + 1,) int64 of n proteins: flat ASCII uint8, offsets (n + 1,)."""
+        lengths = np.diff(offsets)
+        kept = np.minimum(lengths, MAX_RESIDUES)
+        if (kept < lengths).any():
+            begin = np.repeat(offsets[:-1], lengths)
+            residues = residues[np.arange(offsets[0], offsets[-1]) - begin < MAX_RESIDUES]
+        token_offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(kept + 2, out=token_offsets[1:])
+        tokens = np.empty(token_offsets[-1], np.uint8)
+        is_residue = np.ones(len(tokens), bool)
+        is_residue[token_offsets[:-1]] = is_residue[token_offsets[1:] - 1] = False
+        tokens[token_offsets[:-1]] = self._cls
+        tokens[token_offsets[1:] - 1] = self._eos
+        tokens[is_residue] = self._id_of_letter[residues]
+        return tokens, token_offsets
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _vocabulary(path: Path, content: bytes) -> dict[str, int]:
+    try:
+        if path.suffix == ".txt":
+            return {token: number for number, token in enumerate(content.decode().split("\n")) if token}
+        description = json.loads(content)
+        vocabulary = dict(description["model"]["vocab"])
+        return vocabulary | {token["content"]: token["id"] for token in description.get("added_tokens", ())}
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: is no vocabulary that vpdist reads: {error!r}") from error
