@@ -27,7 +27,7 @@ SENSE_CODONS = np.array(
 STOP_CODONS = np.array(["TAA", "TAG", "TGA"])
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
-KIND_SPREAD = 0.22
+KIND_SPREAD = 0.26
 """How far apart the kinds' codon usages lie: standard deviation of log frequency."""
 ORGANISM_SPREAD = 0.30
 """How far organisms of one kind scatter around it."""
@@ -148,9 +148,9 @@ def truth_table(pieces: list[Piece]) -> str:
 def main(
     folder: Annotated[Path, typer.Argument(help="Where the files go.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 2026,
-    training: Annotated[int, typer.Option(help="Labelled contigs of each kind.")] = 600,
-    contigs: Annotated[int, typer.Option(help="Contigs in the mixed sample.")] = 1200,
-    reads: Annotated[int, typer.Option(help="Reads in the mixed sample.")] = 4000,
+    training: Annotated[int, typer.Option(help="Labelled contigs of each kind.")] = 500,
+    contigs: Annotated[int, typer.Option(help="Contigs in the mixed sample.")] = 1000,
+    reads: Annotated[int, typer.Option(help="Reads in the mixed sample.")] = 2500,
 ) -> None:
     """Make a synthetic sample of two kinds of organisms, with the truth beside it."""
     rng = np.random.default_rng(seed)
