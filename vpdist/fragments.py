@@ -167,7 +167,7 @@ def _translate(
         axis=1,
     )
     last_K6 = first_K6 + np.concatenate((codons_K3, codons_K3), axis=1)
-    stops = np.append(np.flatnonzero(residue == _STOP), 2 * len(codons))
+    stops = np.append(np.flatnonzero(residue == _STOP), np.iinfo(np.int64).max)
     open_K6 = (last_K6 > first_K6) & (stops[np.searchsorted(stops, first_K6)] >= last_K6)
 
     chosen = np.flatnonzero(open_K6)
