@@ -1,0 +1,142 @@
+"""From flat tokens to one embedding per fragment, as the original pools.
+
+Enters: a model folder; then batches of tokens with offsets, in any order. Leaves: (B, width) float32 on the device.
+A batch's result is a function of the batch, the weights and the dtype. Nothing is chosen quietly: dtype and device are
+the caller's.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vpdist import dnabert_s, esm2
+from vpdist.errors import UsageError, WeightsError
+from vpdist.packing import Packing
+from vpdist.weights import encoder_shape, fitted, load_state_dict, read_config
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+CUDA_GRANULE = 16
+"""On CUDA lengths within 16 tokens share a kernel (and its padding): launches cost more than a few padded tokens."""
+
+
+class Encoder:
+    """A model ready to embed: DNABERT-S (kind 'nucleotide') or ESM-2 (kind 'protein')."""
+
+    def __init__(self, kind: str, model: nn.Module, width: int, vocabulary: int, folder: Path) -> None:
+        weight = next(model.parameters())
+        self.kind, self.model, self.width, self.vocabulary, self.folder = kind, model, width, vocabulary, folder
+        self.device, self.dtype = weight.device, weight.dtype
+        self.special = 0 if kind == "nucleotide" else 1
+        """Tokens at either end that do not enter the mean: the original counts [CLS] and [SEP], not <cls> and <eos>."""
+
+    @torch.inference_mode()
+    def embed(self, tokens: np.ndarray, offsets: np.ndarray) -> Tensor:
+        """(B, width) float32 on the device: the mean vector of every sequence.
+
+        `tokens` (T,) of any integer type, `offsets` (B + 1,) from 0. Sequences are computed in order of length and
+        returned in the order given. Raises ValueError for a sequence without a token to pool, WeightsError for a
+        token that the model does not know (a tokenizer of another model).
+        """
+        lengths = np.diff(offsets)
+        if len(lengths) == 0:
+            return torch.empty(0, self.width, device=self.device)
+        if lengths.min() <= 2 * self.special:
+            raise ValueError(f"a {self.kind} sequence of {lengths.min()} tokens has none to pool")
+        if (largest := int(tokens.max())) >= self.vocabulary:
+            raise WeightsError(
+                f"{self.folder}: token {largest}, but the model knows {self.vocabulary}: another model's tokenizer?"
+            )
+        order = np.argsort(lengths, kind="stable")
+        in_order = bool((order[:-1] < order[1:]).all())
+        if not in_order:
+            tokens, offsets = _rearranged(tokens, offsets, order)
+        packing = Packing(offsets, self.device, CUDA_GRANULE if self.device.type == "cuda" else 1)
+        hidden_TD = self.model(torch.from_numpy(tokens.astype(np.int32)).to(self.device), packing)
+        pooled_BD = packing.means(hidden_TD, first=self.special, last=self.special)
+        if in_order:
+            return pooled_BD
+        return torch.empty_like(pooled_BD).index_copy_(0, torch.from_numpy(order).to(self.device), pooled_BD)
+
+
+def _rearranged(tokens: np.ndarray, offsets: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and offsets of the same sequences in another order."""
+    lengths = np.diff(offsets)[order]
+    rearranged = np.concatenate(([0], np.cumsum(lengths)))
+    source = np.arange(rearranged[-1]) + np.repeat(offsets[:-1][order] - rearranged[:-1], lengths)
+    return tokens[source], rearranged
+
+
+def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.device) -> Encoder:
+    """The encoder in `folder`, its weights as `dtype` on `device`.
+
+    Built without memory, then filled tensor by tensor, so that weights exist once, whatever their dtype on disk.
+    Raises WeightsError naming the folder when it holds another kind of model than `kind` ('nucleotide' or 'protein'),
+    or weights that do not fit its config.json.
+    """
+    shape = encoder_shape(folder)
+    if shape.kind != kind:
+        names = {"nucleotide": "DNABERT-S", "protein": "ESM-2"}
+        raise WeightsError(f"{folder}: is {names[shape.kind]}, the {kind} model must be {names[kind]}")
+    model = _load_dnabert_s(folder, dtype, device) if kind == "nucleotide" else _load_esm2(folder, dtype, device)
+    return Encoder(kind, model.eval().requires_grad_(False), shape.width, shape.vocabulary, folder)
+
+
+def _load_dnabert_s(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    config = dnabert_s.read_config(read_config(folder), folder)
+    with torch.device("meta"):
+        model = dnabert_s.DnabertS(config, with_pooler=False)
+    return _filled(model, dnabert_s.published_names(load_state_dict(folder)), dtype, device, folder, dnabert_s.UNUSED)
+
+
+def _load_esm2(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    config = esm2.read_config(read_config(folder), folder)
+    with torch.device("meta"):
+        encoder = esm2.Esm2(config)
+    state = esm2.published_names(load_state_dict(folder), folder)
+    encoder.set_frequencies(state.pop(esm2.INV_FREQ, None), device)
+    _filled(encoder.model, state, dtype, device, folder, esm2.UNUSED)
+    return encoder
+
+
+def _filled(
+    model: nn.Module,
+    state: dict[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    folder: Path,
+    unused: re.Pattern[str],
+) -> nn.Module:
+    """`model`, its parameters replaced by copies of the tensors of `state`. Copies, because the tensors are mapped
+    from files that someone may replace while the run goes on."""
+    wanted = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
+    copies = {
+        name: tensor.to(device=device, dtype=dtype, copy=True)
+        for name, tensor in fitted(state, wanted, folder, unused).items()
+    }
+    model.load_state_dict(copies, strict=False, assign=True)
+    return model
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of weights and products: `name` is 'auto' or one of DTYPES.
+
+    'auto' is float16 on CUDA, bfloat16 on a CPU with bfloat16 products of its own (AVX512-BF16, AMX), else float32.
+    Raises UsageError for another name, and for float16 on a CPU (a third of float32's speed).
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            return torch.float16
+        capabilities = torch.cpu.get_capabilities()
+        native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+        return torch.bfloat16 if native else torch.float32
+    if name not in DTYPES:
+        raise UsageError(f"--dtype {name}: choose auto, {', '.join(DTYPES)}")
+    if name == "float16" and device.type == "cpu":
+        raise UsageError("--dtype float16: slower than float32 on a CPU; choose auto, float32 or bfloat16")
+    return DTYPES[name]

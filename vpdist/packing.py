@@ -1,0 +1,138 @@
+"""A packed batch: the tokens of many sequences end to end, no padding between them, and attention over it.
+
+Linear layers work on the flat tokens. Attention runs over *runs* of neighbouring sequences of about the same length: a
+run of equal lengths is a plain view of the flat tensor, without copy or mask; else it is padded to its longest.
+Sorted batches have few runs.
+
+Shapes: B sequences, T tokens in all, H heads, E numbers per head, N sequences of a run, L tokens per sequence of a run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring sequences that attention takes together."""
+
+    start: int
+    """First token, in the flat batch."""
+    stop: int
+    """One past the last token."""
+    sequences: int
+    """Number of sequences."""
+    length: int
+    """Tokens per sequence, once padded."""
+    scattered: torch.Tensor | None
+    """(stop - start,) int64: where each token stands in the padded (sequences * length) layout; None: no padding."""
+
+
+class Packing:
+    """How B sequences lie in a flat batch.
+
+    `offsets` is (B + 1,) int64 from 0. `granule` is how far lengths may differ within a run: they are rounded up to its
+    multiple. 1 pads nothing; more makes fewer, larger kernels.
+    """
+
+    def __init__(self, offsets: np.ndarray, device: torch.device, granule: int = 1) -> None:
+        self.offsets, self.device, self.granule = offsets, device, granule
+        self.lengths = np.diff(offsets)
+        self.longest = int(self.lengths.max(initial=0))
+
+    @cached_property
+    def cu_seqlens(self) -> torch.Tensor:
+        """(B + 1,) int32 on the device, as variable-length kernels want it."""
+        return torch.from_numpy(self.offsets.astype(np.int32)).to(self.device)
+
+    @cached_property
+    def positions(self) -> torch.Tensor:
+        """(T,) int64 on the device: each token's place in its sequence, from 0."""
+        return torch.from_numpy(self._positions).to(self.device)
+
+    @cached_property
+    def _positions(self) -> np.ndarray:
+        return np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], self.lengths)
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The runs in order; together they cover every sequence once."""
+        rounded = -(-self.lengths // self.granule) * self.granule
+        first = _starts_of_equal(rounded)
+        return [
+            self._run(a, b, int(rounded[a])) for a, b in zip(first, [*first[1:], len(rounded)], strict=True) if b > a
+        ]
+
+    def _run(self, first: int, last: int, length: int) -> Run:
+        start, stop = int(self.offsets[first]), int(self.offsets[last])
+        scattered = None
+        if stop - start != (last - first) * length:
+            row = np.repeat(np.arange(last - first), self.lengths[first:last])
+            scattered = torch.from_numpy(row * length + self._positions[start:stop]).to(self.device)
+        return Run(start, stop, last - first, length, scattered)
+
+    def means(self, hidden_TD: torch.Tensor, *, first: int = 0, last: int = 0) -> torch.Tensor:
+        """(B, D) float32: the mean of every sequence's tokens, less `first` at its start and `last` at its end.
+
+        Sums in float32 whatever the dtype. Every sequence must have a token left.
+        """
+        pooled_BD = torch.empty(len(self.lengths), hidden_TD.shape[1], dtype=torch.float32, device=hidden_TD.device)
+        starts = _starts_of_equal(self.lengths)
+        for a, b in zip(starts, [*starts[1:], len(self.lengths)], strict=True):
+            length = int(self.lengths[a])
+            hidden_NLD = hidden_TD[self.offsets[a] : self.offsets[b]].view(b - a, length, -1)
+            torch.mean(hidden_NLD[:, first : length - last], 1, dtype=torch.float32, out=pooled_BD[a:b])
+        return pooled_BD
+
+    def attention(
+        self,
+        query_THE: torch.Tensor,
+        key_THE: torch.Tensor,
+        value_THE: torch.Tensor,
+        scale: float,
+        bias_HLL: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """(T, H, E): softmax(scale * query key + bias) value within every sequence.
+
+        `bias_HLL` covers the longest run's length and depends on two positions only.
+        """
+        outputs = [self._attend(run, query_THE, key_THE, value_THE, scale, bias_HLL) for run in self.runs]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _attend(
+        self,
+        run: Run,
+        query_THE: torch.Tensor,
+        key_THE: torch.Tensor,
+        value_THE: torch.Tensor,
+        scale: float,
+        bias_HLL: torch.Tensor | None,
+    ) -> torch.Tensor:
+        query_NHLE, key_NHLE, value_NHLE = (_laid_out(flat, run) for flat in (query_THE, key_THE, value_THE))
+        mask = None if bias_HLL is None else bias_HLL[None, :, : run.length, : run.length]
+        if run.scattered is not None:
+            present_NL = torch.zeros(run.sequences * run.length, dtype=torch.bool, device=query_THE.device)
+            present_N11L = present_NL.index_fill_(0, run.scattered, True).view(run.sequences, 1, 1, run.length)
+            mask = present_N11L if mask is None else torch.where(present_N11L, mask, -torch.inf)
+        output_NHLE = scaled_dot_product_attention(query_NHLE, key_NHLE, value_NHLE, attn_mask=mask, scale=scale)
+        output_THE = output_NHLE.transpose(1, 2).reshape(-1, *query_THE.shape[1:])
+        return output_THE if run.scattered is None else output_THE[run.scattered]
+
+
+def _laid_out(flat_THE: torch.Tensor, run: Run) -> torch.Tensor:
+    """The run's tokens as (N, H, L, E), padded with zeros where its lengths differ."""
+    part_THE = flat_THE[run.start : run.stop]
+    if run.scattered is not None:
+        padded_THE = part_THE.new_zeros(run.sequences * run.length, *flat_THE.shape[1:])
+        part_THE = padded_THE.index_copy_(0, run.scattered, part_THE)
+    return part_THE.unflatten(0, (run.sequences, run.length)).transpose(1, 2)
+
+
+def _starts_of_equal(values: np.ndarray) -> list[int]:
+    """Where runs of equal neighbours begin."""
+    return [0, *(np.flatnonzero(np.diff(values)) + 1).tolist()] if len(values) else []
