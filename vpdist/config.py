@@ -19,8 +19,6 @@ SCHEDULES = ("static", "dynamic")
 CONSENSUS = ("mean", "max", "fraction")
 PROGRESS_MODES = ("auto", "bars", "log", "none")
 DEVICES = ("auto", "cpu", "cuda")
-ROW_BYTES_LIMIT = 64 << 20
-"""A part's rows stay within this size."""
 
 
 def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
@@ -136,8 +134,11 @@ class Decisions:
     classifier: str | None
     """Fingerprint of the classifier's parameters."""
 
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(self.to_dict())
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Decisions:

@@ -60,3 +60,11 @@ class Interrupted(VpdistError):  # noqa: N818 - the standard term
 
 class PeerLost(Interrupted):
     """Another rank vanished before it was done: a fault of the run, resumable with the same command."""
+
+    def __init__(self, message: str, ranks: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.ranks = ranks
+
+    def spokesman(self, world_size: int) -> int:
+        """The lowest rank that is left: it tells people and writes status.json."""
+        return next(rank for rank in range(world_size + 1) if rank not in self.ranks)

@@ -92,6 +92,17 @@ def read(file: h5py.File, name: str, *, verify: bool = True) -> np.ndarray:
     return array
 
 
+def mapped(path: Path, name: str) -> np.ndarray:
+    """A dataset mapped read-only from disk instead of read, its digest not checked. Raises DamagedFile."""
+    with opened(path) as file:
+        found = dataset(file, name)
+        offset = found.id.get_offset()
+        if found.size == 0 or offset is None:
+            return read(file, name, verify=False)
+        dtype, shape = found.dtype, found.shape
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+
+
 def attributes(file: h5py.File) -> dict[str, Any]:
     """The file's attributes as plain Python values."""
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}

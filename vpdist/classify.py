@@ -1,0 +1,105 @@
+"""`vpdist classify`: new calls from the embeddings of a complete run, without embedding again.
+
+Logits are computed unit by unit from the embeddings as stored, as `predict` does, so equal classifiers give equal bits.
+Parts stay as they are; tables are replaced, and run.json says which classifier they come from.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+
+from vpdist import decide, ingest, layout, parts, tables
+from vpdist.classifier import Classifier, load_classifier
+from vpdist.config import CONSENSUS, one_of
+from vpdist.embed import logits
+from vpdist.errors import UsageError, WeightsError
+from vpdist.files import read_json
+from vpdist.plan import Plan
+from vpdist.run import part_header, summary_for_people, write_tables
+from vpdist.runfolder import RunFolder
+from vpdist.session import Outcome, Session, conduct
+from vpdist.tables import Scores
+
+log = logging.getLogger(__name__)
+
+
+def classify(output: Path, classifier: Path, *, consensus: str | None, legacy_output: bool, progress: str) -> int:
+    """Run `vpdist classify` on this rank; returns the exit code.
+
+    Args:
+        output: a run folder with complete parts that keep their embeddings.
+        classifier: a classifier file.
+        consensus: mean, max or fraction; None as the run had it.
+        legacy_output: also write the original method's two files.
+        progress: auto, bars, log or none.
+    """
+    if consensus is not None:
+        one_of("consensus", consensus, CONSENSUS)
+
+    def body(session: Session) -> Outcome:
+        made: list[Outcome] = []
+
+        def make() -> str:
+            made.append(_new_calls(session, classifier, consensus, legacy_output))
+            return "1"
+
+        session.control.from_first("classified", make)
+        return made[0] if made else Outcome("")
+
+    return conduct(RunFolder(output), body, device="cpu", progress=progress, stall_timeout=1800.0, must_exist=True)
+
+
+def _new_calls(session: Session, path: Path, consensus: str | None, legacy_output: bool) -> Outcome:
+    """Rank 0 does it all, in seconds."""
+    started = time.monotonic()
+    folder = session.folder
+    recorded = decide.recorded_decisions(folder)
+    run = read_json(folder.run) or {}
+    summary = ingest.load_summary(folder)
+    if recorded is None or summary is None:
+        raise UsageError(f"{folder.path}: the run is not complete; resume it with its own command first")
+    if not recorded.embeddings:
+        raise UsageError(f"{folder.path}: the run kept no embeddings (--no-embeddings)")
+    if not (recorded.nucleotide_model and recorded.protein_model):
+        raise UsageError(f"{folder.path}: a classifier needs the embeddings of both encoders, the run has one")
+    classifier = load_classifier(path)
+    torch.set_num_threads(recorded.threads)
+    plan, plan_digest = layout.map_plan(folder.plan)
+    header = part_header(plan_digest, recorded)
+    missing = parts.remaining(folder.parts, plan, header)
+    if missing:
+        raise UsageError(
+            f"{folder.path}: {len(missing)} of {plan.n_units} units are missing; resume the run with its command first"
+        )
+    session.progress.stage("tables", planned_units=plan.n_units)
+    scores = _scores(session, classifier, path, plan, summary.n_fragments)
+    chosen = consensus or run["settings"]["consensus"]
+    totals = write_tables(folder, summary, scores, tuple(name for name, *_ in recorded.input), chosen)
+    if legacy_output:
+        tables.write_legacy(folder.path, scores)
+    folder.update_run(
+        tables_from={
+            "classifier": classifier.fingerprint,
+            "consensus": chosen,
+            "command": "classify",
+        }
+    )
+    return Outcome(summary_for_people(folder, totals, time.monotonic() - started, called=True), totals.failed_fragments)
+
+
+def _scores(session: Session, classifier: Classifier, path: Path, plan: Plan, n_fragments: int) -> Scores:
+    """Scores of all fragments under `classifier`."""
+    scores = Scores.empty(n_fragments)
+    for unit in range(plan.n_units):
+        part = parts.read(session.folder.parts, unit, ("fragment", "row", "failed", "nucleotide", "protein"))
+        width = part["nucleotide"].shape[1] + part["protein"].shape[1]
+        if classifier.input_width != width:
+            raise WeightsError(f"{path}: takes {classifier.input_width} numbers, the run's embeddings have {width}")
+        scores.set_unit(part["fragment"], part["row"], part["failed"], logits(classifier, part))
+        session.progress.add(units=1, fragments=len(part["fragment"]))
+        session.control.check()
+    return scores

@@ -1,0 +1,215 @@
+"""The command line: options become Settings, errors become exit codes. Commands that need torch import it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import vpdist
+from vpdist.config import Settings
+from vpdist.environment import place
+from vpdist.errors import VpdistError
+from vpdist.launch import launch, ranks_to_start
+
+app = typer.Typer(
+    help="Tell viral sequences from everything else in sequencing data, on as many GPUs as there are.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="IN...", help="FASTA or FASTQ: plain, gz, bz2, xz or zst; - for standard input.")
+]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="The run folder.")]
+NucleotideModel = Annotated[
+    str | None, typer.Option(help="DNABERT-S: a folder, or a hub id such as zhihan1996/DNABERT-S.")
+]
+ProteinModel = Annotated[
+    str | None, typer.Option(help="ESM-2: a folder, or a hub id such as facebook/esm2_t36_3B_UR50D.")
+]
+ChunkLength = Annotated[int, typer.Option(help="Bases per chunk: what the classifier was trained on.")]
+MinLength = Annotated[int, typer.Option(help="Shorter sequences are listed as filtered, not scored.")]
+Consensus = Annotated[str, typer.Option(help="A sequence's scores from its chunks': mean, max or fraction.")]
+Dtype = Annotated[str, typer.Option(help="Encoders: auto, float32, bfloat16 or float16.")]
+EmbeddingDtype = Annotated[str, typer.Option(help="Stored embeddings: auto, float32 or float16.")]
+TokenBudget = Annotated[int | None, typer.Option(help="Tokens per batch; by default by device.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads per rank; by default this node's cores divided.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Nproc = Annotated[
+    int | None, typer.Option(help="Without a launcher: ranks to start; by default one per visible GPU, else one.")
+]
+Schedule = Annotated[str, typer.Option(help="static deals work by token cost, dynamic lets ranks draw it.")]
+ProgressMode = Annotated[str, typer.Option("--progress", help="auto, bars, log or none.")]
+StallTimeout = Annotated[float, typer.Option(help="Seconds after which a run ends that one silent rank holds up.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub; use what has been downloaded.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Discard what the run folder holds.")]
+LegacyOutput = Annotated[bool, typer.Option("--legacy-output", help="Also write the original method's two files.")]
+
+
+@app.command()
+def predict(
+    inputs: Inputs,
+    output: Output,
+    classifier: Annotated[Path, typer.Option(help="A vpdist classifier, or an original .pth.")],
+    nucleotide_model: NucleotideModel = None,
+    protein_model: ProteinModel = None,
+    chunk_length: ChunkLength = 500,
+    min_length: MinLength = 0,
+    consensus: Consensus = "mean",
+    dtype: Dtype = "auto",
+    embedding_dtype: EmbeddingDtype = "auto",
+    no_embeddings: Annotated[bool, typer.Option("--no-embeddings", help="Keep calls only.")] = False,
+    token_budget: TokenBudget = None,
+    threads: Threads = None,
+    device: Device = "auto",
+    nproc: Nproc = None,
+    schedule: Schedule = "static",
+    progress: ProgressMode = "auto",
+    stall_timeout: StallTimeout = 1800.0,
+    offline: Offline = False,
+    restart: Restart = False,
+    legacy_output: LegacyOutput = False,
+) -> None:
+    """Call every sequence virus or not, and keep the embeddings that led there."""
+    settings = Settings(
+        inputs=tuple(inputs),
+        output=output,
+        nucleotide_model=nucleotide_model,
+        protein_model=protein_model,
+        classifier=classifier,
+        chunk_length=chunk_length,
+        min_length=min_length,
+        consensus=consensus,
+        dtype=dtype,
+        embedding_dtype=embedding_dtype,
+        embeddings=not no_embeddings,
+        token_budget=token_budget,
+        threads=threads,
+        device=device,
+        schedule=schedule,
+        progress=progress,
+        stall_timeout=stall_timeout,
+        offline=offline,
+        restart=restart,
+        legacy_output=legacy_output,
+    )
+    _run(settings, nproc)
+
+
+@app.command()
+def embed(
+    inputs: Inputs,
+    output: Output,
+    nucleotide_model: NucleotideModel = None,
+    protein_model: ProteinModel = None,
+    chunk_length: ChunkLength = 500,
+    min_length: MinLength = 0,
+    dtype: Dtype = "auto",
+    embedding_dtype: EmbeddingDtype = "auto",
+    token_budget: TokenBudget = None,
+    threads: Threads = None,
+    device: Device = "auto",
+    nproc: Nproc = None,
+    schedule: Schedule = "static",
+    progress: ProgressMode = "auto",
+    stall_timeout: StallTimeout = 1800.0,
+    offline: Offline = False,
+    restart: Restart = False,
+) -> None:
+    """Only embed: `predict` without the classifier. Either model may be left out."""
+    settings = Settings(
+        inputs=tuple(inputs),
+        output=output,
+        nucleotide_model=nucleotide_model,
+        protein_model=protein_model,
+        chunk_length=chunk_length,
+        min_length=min_length,
+        dtype=dtype,
+        embedding_dtype=embedding_dtype,
+        token_budget=token_budget,
+        threads=threads,
+        device=device,
+        schedule=schedule,
+        progress=progress,
+        stall_timeout=stall_timeout,
+        offline=offline,
+        restart=restart,
+    )
+    _run(settings, nproc)
+
+
+def _run(settings: Settings, nproc: int | None) -> None:
+    ranks = ranks_to_start(nproc, settings.device)
+    if ranks > 1:
+        raise typer.Exit(launch(sys.argv[1:], ranks, settings.output / "status.json"))
+    from vpdist.run import predict as run  # brings torch in
+
+    raise typer.Exit(run(settings))
+
+
+@app.command()
+def classify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A complete run folder that keeps its embeddings.")],
+    classifier: Annotated[Path, typer.Option(help="A vpdist classifier, or an original .pth.")],
+    consensus: Annotated[str | None, typer.Option(help="mean, max or fraction; by default as in the run.")] = None,
+    progress: ProgressMode = "auto",
+    legacy_output: LegacyOutput = False,
+) -> None:
+    """Make new calls from a run's embeddings, in seconds."""
+    from vpdist.classify import classify as new_calls
+
+    raise typer.Exit(new_calls(run, classifier, consensus=consensus, legacy_output=legacy_output, progress=progress))
+
+
+@app.command("import-classifier")
+def import_classifier(
+    source: Annotated[Path, typer.Argument(metavar="X.pth", help="A classifier as the original saves it.")],
+    target: Annotated[Path, typer.Option("-o", "--output", help="The safetensors file to write.")],
+) -> None:
+    """Convert an original classifier to safetensors without running it."""
+    from vpdist.classifier import load_classifier, save_classifier
+
+    save_classifier(load_classifier(source), target, {"imported_from": source.name})
+    typer.echo(f"{target}: written")
+
+
+@app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+) -> None:
+    """Draw a run's live bars in this terminal."""
+    from vpdist.progress import watch as draw
+
+    draw(run, sys.stderr)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"vpdist {vpdist.__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line and exit with one of the documented codes."""
+    sys.exit(_with_exit_code(app))
+
+
+def _with_exit_code(command: Callable[[], None]) -> int:
+    """Errors found before a run folder is open: rank 0 tells them."""
+    try:
+        command()
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 0
+    except VpdistError as error:
+        if place().rank == 0:
+            typer.echo(f"vpdist: {error}", err=True)
+        return error.exit_code
+    return 0

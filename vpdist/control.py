@@ -1,0 +1,119 @@
+"""How ranks agree without collectives: texts and counters in the key store, one failure for all.
+
+A rank waits by polling, so it notices a lost peer, a request to stop, or a failure elsewhere while it waits. The first
+failure is published; every rank ends with its exit code, and rank 0 alone tells people about it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from vpdist.errors import PeerLost, VpdistError
+from vpdist.interrupts import StopRequest
+from vpdist.progress import Progress
+from vpdist.runtime import Runtime
+
+POLL_S = 0.02
+LOOK_FOR_FAILURE_S = 0.5
+ACKNOWLEDGE_S = 5.0
+FAILED, SEEN = "failed", "failed/seen"
+
+
+class FailedElsewhere(VpdistError):  # noqa: N818 - it happened elsewhere
+    """Another rank failed; carries its rank, exit code and message."""
+
+    def __init__(self, rank: int, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.rank, self.exit_code = rank, exit_code
+
+
+@dataclass(slots=True)
+class Control:
+    """One rank's means to agree with the others."""
+
+    runtime: Runtime
+    stop: StopRequest
+    progress: Progress | None = None
+    _looked: float = 0.0
+
+    @property
+    def is_first(self) -> bool:
+        return self.runtime.rank == 0
+
+    def check(self) -> None:
+        """Raises Interrupted, PeerLost or FailedElsewhere when this rank should end."""
+        if self.progress is not None:
+            self.progress.check()
+        self.stop.check()
+        now = time.monotonic()
+        if self.runtime.world_size > 1 and now - self._looked > LOOK_FOR_FAILURE_S:
+            self._looked = now
+            failure = self.runtime.keys.get(FAILED)
+            if failure is not None:
+                fields = json.loads(failure)
+                raise FailedElsewhere(int(fields["rank"]), int(fields["exit_code"]), str(fields["message"]))
+
+    def publish(self, key: str, text: str) -> None:
+        self.runtime.keys.set(key, text)
+
+    def wait_until(self, ready: Callable[[], bool]) -> None:
+        """Poll until `ready` says so, answering progress rounds meanwhile."""
+        if ready():
+            return
+        with self.progress.waiting() if self.progress is not None else nullcontext():
+            while not ready():
+                self.check()
+                time.sleep(POLL_S)
+
+    def wait_for(self, key: str) -> str:
+        """The text that some rank publishes under `key`."""
+        self.wait_until(lambda: self.runtime.keys.get(key) is not None)
+        value = self.runtime.keys.get(key)
+        if value is None:
+            raise RuntimeError(f"key {key} has vanished from the store")
+        return value.decode()
+
+    def from_first(self, key: str, make: Callable[[], str]) -> str:
+        """What rank 0 makes, on every rank."""
+        if self.is_first:
+            text = make()
+            self.publish(key, text)
+            return text
+        return self.wait_for(key)
+
+    def draw(self, name: str) -> int:
+        """The next number (0, 1, 2, ...) that no rank has drawn under this name."""
+        return self.runtime.keys.add(f"draw/{name}") - 1
+
+    def share(self, name: str, total: int, work: Callable[[int], None]) -> None:
+        """Do `work(0)` to `work(total - 1)`, each on whichever rank is free, and wait until all are done."""
+        while (item := self.draw(name)) < total:
+            self.check()
+            work(item)
+            self.runtime.keys.add(f"done/{name}")
+        self.wait_until(lambda: self.runtime.keys.add(f"done/{name}", 0) >= total)
+
+    def publish_failure(self, error: BaseException, exit_code: int) -> None:
+        """Tell all ranks that this one failed; wait for rank 0 to have taken note, before a launcher ends it."""
+        if self.runtime.world_size == 1:
+            return
+        fields = {"rank": self.runtime.rank, "exit_code": exit_code, "message": str(error) or repr(error)}
+        try:
+            if not isinstance(error, FailedElsewhere) and self.runtime.keys.get(FAILED) is None:
+                self.publish(FAILED, json.dumps(fields))
+            until = time.monotonic() + ACKNOWLEDGE_S
+            while not self.is_first and time.monotonic() < until and self.runtime.keys.get(SEEN) is None:
+                time.sleep(POLL_S)
+        except PeerLost:
+            return  # the store is gone with its host: nobody is left to be told
+
+    def acknowledge_failure(self) -> None:
+        """Rank 0: the failure is on record, the others may end."""
+        try:
+            self.publish(SEEN, "1")
+        except PeerLost:
+            return  # the store is gone with its host

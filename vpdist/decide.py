@@ -1,0 +1,139 @@
+"""What results depend on, decided once by rank 0: input identity, number formats, token budget, threads.
+
+Where the user leaves a choice open, a resumed run keeps what was decided before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import xxhash
+
+from vpdist.config import Decisions, Settings, refuse_other_configuration
+from vpdist.encoders import choose_dtype
+from vpdist.environment import Place, available_cores
+from vpdist.errors import InputError, UsageError
+from vpdist.files import read_json
+from vpdist.plan import COST_SCALE, EncoderCost, Limits
+from vpdist.runfolder import RunFolder
+from vpdist.weights import EncoderShape
+
+TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
+"""Tokens per batch: a CPU's caches want small batches, a GPU's multiprocessors large ones."""
+UNIT_OPERATIONS = {"cpu": 3 * 10**12, "cuda": 9 * 10**15}
+"""A unit takes about a minute at 50 GFLOP/s per CPU rank, 150 TFLOP/s per GPU."""
+THREADS_BESIDE_GPU = 4
+ROW_BYTES_LIMIT = 64 << 20
+"""A part's rows stay within this size."""
+SAMPLES, SAMPLE_BYTES = 16, 1 << 16
+DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def input_identity(names: Sequence[str], paths: Sequence[Path]) -> tuple[tuple[str, int, int, str], ...]:
+    """(name, bytes, modification time in ns, digest of sampled blocks) of each input. Raises InputError."""
+    identity = []
+    for name, path in zip(names, paths, strict=True):
+        try:
+            with open(path, "rb") as file:
+                status = path.stat()
+                if path.is_dir():
+                    raise InputError("is a folder, not a FASTA or FASTQ file", path=name)
+                digest = xxhash.xxh3_128()
+                step = max(SAMPLE_BYTES, status.st_size // SAMPLES)
+                for position in [*range(0, status.st_size, step), max(0, status.st_size - SAMPLE_BYTES)]:
+                    file.seek(position)
+                    digest.update(file.read(SAMPLE_BYTES))
+        except IsADirectoryError:
+            raise InputError("is a folder, not a FASTA or FASTQ file", path=name) from None
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror or error}", path=name) from error
+        identity.append((name, status.st_size, status.st_mtime_ns, digest.hexdigest()))
+    return tuple(identity)
+
+
+def decide(
+    settings: Settings,
+    place: Place,
+    device: torch.device,
+    folder: RunFolder,
+    *,
+    inputs: tuple[tuple[str, int, int, str], ...],
+    models: dict[str, str],
+    classifier: str | None,
+) -> Decisions:
+    """Decide what results depend on, keeping what a run in `folder` has decided.
+
+    Args:
+        settings: the user's options.
+        place: this process's place (threads divide a node's cores).
+        device: what the encoders run on.
+        folder: the run folder.
+        inputs: identity of the input.
+        models: fingerprint of each encoder by kind.
+        classifier: fingerprint of the classifier.
+
+    Raises:
+        UsageError: naming the first field in which the folder's run differs.
+    """
+    recorded = recorded_decisions(folder)
+    if recorded is not None and settings.dtype == "auto":
+        dtype = recorded.dtype
+    else:
+        dtype = DTYPE_NAMES[choose_dtype(settings.dtype, device)]
+    stored = settings.embedding_dtype
+    if stored == "auto":
+        stored = recorded.embedding_dtype if recorded else "float32" if dtype == "float32" else "float16"
+    budget = settings.token_budget or (recorded.token_budget if recorded else TOKEN_BUDGET[device.type])
+    threads = settings.threads or (recorded.threads if recorded else default_threads(place, device))
+    decisions = Decisions(
+        input=inputs,
+        chunk_length=settings.chunk_length,
+        min_length=settings.min_length,
+        nucleotide_model=models.get("nucleotide"),
+        protein_model=models.get("protein"),
+        dtype=dtype,
+        embedding_dtype=stored,
+        embeddings=settings.embeddings,
+        token_budget=budget,
+        threads=threads,
+        device=device.type,
+        classifier=classifier,
+    )
+    if recorded is not None:
+        refuse_other_configuration(recorded, decisions, folder.path)
+    return decisions
+
+
+def recorded_decisions(folder: RunFolder) -> Decisions | None:
+    """The decisions in a folder's run.json, None where there is no run. Raises UsageError for another version's."""
+    content = read_json(folder.run)
+    if content is None or "decisions" not in content:
+        return None
+    try:
+        return Decisions.from_dict(content["decisions"])
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{folder.run} was written by another version of vpdist: {error}") from error
+
+
+def default_threads(place: Place, device: torch.device) -> int:
+    """This node's cores divided among its ranks; beside a GPU a few are enough."""
+    share = max(1, available_cores() // place.local_world_size)
+    return min(share, THREADS_BESIDE_GPU) if device.type == "cuda" else share
+
+
+def cost_of(shape: EncoderShape) -> EncoderCost:
+    """The plan's cost model of an encoder."""
+    return EncoderCost(linear=shape.linear_flops_per_token, attention=shape.attention_flops_per_token_pair)
+
+
+def limits(decisions: Decisions, shapes: dict[str, EncoderShape]) -> Limits:
+    """What bounds a unit under these decisions."""
+    numbers = sum(shape.width for shape in shapes.values()) if decisions.embeddings else 0
+    row_bytes = numbers * (4 if decisions.embedding_dtype == "float32" else 2) + 32
+    return Limits(
+        token_budget=decisions.token_budget,
+        unit_cost=UNIT_OPERATIONS[decisions.device] // COST_SCALE,
+        unit_rows=max(1, ROW_BYTES_LIMIT // row_bytes),
+    )

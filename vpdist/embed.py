@@ -1,0 +1,97 @@
+"""One unit of the plan: tokens in, embeddings through both encoders, calls, one part out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vpdist import parts
+from vpdist.batches import batches, take
+from vpdist.classifier import Classifier
+from vpdist.encoders import Encoder
+from vpdist.layout import Tokens, TokenShards
+from vpdist.parts import PartHeader
+from vpdist.plan import Plan
+
+log = logging.getLogger(__name__)
+
+Report = Callable[..., None]
+"""Takes counters by name (see counters.COUNTERS) after every batch; may raise to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitWork:
+    """All that computing a unit needs, the same for every unit of a run."""
+
+    plan: Plan
+    shards: TokenShards
+    encoders: Mapping[str, Encoder]
+    """By kind: nucleotide, protein."""
+    classifier: Classifier | None
+    header: PartHeader
+    token_budget: int
+    stored: np.dtype
+    """Number format of stored embeddings."""
+    folder: Path
+    """Where parts go."""
+
+    def run(self, unit: int, report: Report) -> int:
+        """Embed, classify and write one unit; returns how many of its rows failed.
+
+        Raises DamagedFile when its tokens cannot be read, StorageError when its part cannot be written.
+        """
+        started = time.perf_counter()
+        tokens = self.shards.unit(unit)
+        report(load_us=_microseconds_since(started))
+        embedded = {kind: self._embed(encoder, tokens[kind], report) for kind, encoder in self.encoders.items()}
+        started = time.perf_counter()
+        failed = np.zeros(len(next(iter(embedded.values()))), dtype=bool)
+        for rows in embedded.values():
+            failed |= ~np.isfinite(rows).all(axis=1)
+        results: dict[str, np.ndarray] = {}
+        if self.classifier is not None:
+            results["logits"] = logits(self.classifier, embedded)
+        if self.header.embeddings:
+            results |= embedded
+        classified = time.perf_counter()
+        size = parts.write(self.folder, unit, self.plan, self.header, failed, results)
+        if failed.any():
+            log.warning("unit %d: %d of %d rows have no finite embedding", unit, failed.sum(), len(failed))
+        fragment, _ = parts.fragment_rows(self.plan, unit)
+        report(
+            units=1,
+            fragments=len(fragment),
+            failures=int(failed.sum()),
+            bytes_written=size,
+            compute_us=round((classified - started) * 1e6),
+            write_us=_microseconds_since(classified),
+        )
+        return int(failed.sum())
+
+    def _embed(self, encoder: Encoder, tokens: Tokens, report: Report) -> np.ndarray:
+        """(m, width) embeddings of a unit's sequences in the unit's order, as they are stored."""
+        lengths = tokens.lengths
+        rows_MD = np.empty((len(lengths), encoder.width), dtype=self.stored)
+        counter = f"{encoder.kind}_tokens"
+        for rows in batches(lengths, self.token_budget):
+            started = time.perf_counter()
+            flat, offsets = take(tokens.flat, tokens.offsets, rows)
+            rows_MD[rows] = encoder.embed(flat, offsets).cpu().numpy()
+            n_tokens = int(offsets[-1])
+            padding = int(lengths[rows].max()) * len(rows) - n_tokens
+            report(batches=1, padded_tokens=padding, compute_us=_microseconds_since(started), **{counter: n_tokens})
+        return rows_MD
+
+
+def logits(classifier: Classifier, embedded: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(m, 2) logits of a whole unit from its embeddings as stored, so that `classify` repeats them to the bit."""
+    return classifier.logits(embedded["nucleotide"].astype(np.float32), embedded["protein"].astype(np.float32))
+
+
+def _microseconds_since(started: float) -> int:
+    return round((time.perf_counter() - started) * 1e6)

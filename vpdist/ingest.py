@@ -1,0 +1,184 @@
+"""Reads to token store: rank 0 reads the input once and hands blocks on, all ranks translate and tokenise them.
+
+Parsing is far quicker than tokenising, so one reader feeds many ranks, and an input that cannot be split (gz, standard
+input) is no special case. Which rank does a block has no influence on it. store.json is written last and makes the
+store complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from vpdist import hdf5, store
+from vpdist.control import Control
+from vpdist.files import read_json, write_json
+from vpdist.plan import FragmentKeys
+from vpdist.runfolder import RunFolder
+from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
+
+READ, TOTAL = "ingest/read", "ingest/total"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSummary:
+    """The token store as a whole (tokens/store.json)."""
+
+    basis: str
+    """What it was made from: inputs, chunking, tokenizers."""
+    digest: str
+    """xxh3_128 (hex) over the blocks' raw digests."""
+    n_records: int
+    n_chunks: int
+    n_bases: int
+    fragments_per_block: tuple[int, ...]
+    new_names: dict[int, str]
+    """New names of records whose name had been used before."""
+
+    @property
+    def n_blocks(self) -> int:
+        return len(self.fragments_per_block)
+
+    @property
+    def n_fragments(self) -> int:
+        return sum(self.fragments_per_block)
+
+    def first_fragment(self) -> np.ndarray:
+        """(blocks + 1,) int64 number of each block's first fragment."""
+        return np.concatenate(([0], np.cumsum(np.array(self.fragments_per_block, dtype=np.int64)))).astype(np.int64)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> StoreSummary:
+        fields = dict(fields)
+        fields["fragments_per_block"] = tuple(fields["fragments_per_block"])
+        fields["new_names"] = {int(record): name for record, name in fields["new_names"].items()}
+        return cls(**fields)
+
+
+def load_summary(folder: RunFolder, basis: str | None = None) -> StoreSummary | None:
+    """The complete token store in a folder, None where there is none or it was made from something else."""
+    content = read_json(folder.store)
+    if content is None or (basis is not None and content.get("basis") != basis):
+        return None
+    return StoreSummary.from_dict(content)
+
+
+def block_paths(folder: RunFolder, summary: StoreSummary) -> list[Path]:
+    return [store.block_path(folder.tokens, block) for block in range(summary.n_blocks)]
+
+
+def ingest(
+    control: Control,
+    folder: RunFolder,
+    paths: Sequence[Path],
+    basis: str,
+    *,
+    chunk_length: int,
+    min_length: int,
+    nucleotide_tokenizer: NucleotideTokenizer | None,
+    protein_tokenizer: ProteinTokenizer | None,
+) -> StoreSummary:
+    """Fill the token store, every rank its share; blocks that are there already and fit the input are kept.
+
+    Raises InputError naming file, record and position; StorageError.
+    """
+    digests: list[str] = []
+    fingerprints = [
+        tokenizer.fingerprint if tokenizer is not None else ""
+        for tokenizer in (nucleotide_tokenizer, protein_tokenizer)
+    ]
+
+    def read() -> None:
+        for raw in store.read_blocks(paths, chunk_length, min_length):
+            digests.append(raw.digest())
+            path = store.block_path(folder.tokens, raw.index)
+            if not store.block_is_valid(path, digests[-1], *fingerprints):
+                store.write_raw(store.raw_path(folder.tokens, raw.index), raw)
+            control.publish(READ, str(len(digests)))
+            control.check()
+        control.publish(TOTAL, str(len(digests)))
+
+    def tokenise(index: int) -> None:
+        raw_path = store.raw_path(folder.tokens, index)
+        if raw_path.exists():
+            raw = store.read_raw(raw_path)
+            block = store.tokenise_block(raw, nucleotide_tokenizer, protein_tokenizer)
+            size = store.write_block(store.block_path(folder.tokens, index), block)
+            raw_path.unlink()
+            if control.progress is not None:
+                control.progress.add(bases=int(raw.base_offsets[-1]), bytes_written=size)
+
+    if control.is_first:
+        read()
+    while True:
+        index = control.draw("ingest")
+        control.wait_until(lambda index=index: index < _published(control, READ) or _total(control) is not None)  # type: ignore[misc]
+        total = _total(control)
+        if total is not None and index >= total:
+            break
+        tokenise(index)
+        control.runtime.keys.add("done/ingest")
+    control.wait_until(lambda: control.runtime.keys.add("done/ingest", 0) >= total)
+    control.from_first("store", lambda: _summarise(folder, basis, digests))
+    summary = load_summary(folder, basis)
+    if summary is None:
+        raise hdf5.DamagedFile(f"{folder.store}: is not what rank 0 has written")
+    return summary
+
+
+def _published(control: Control, key: str) -> int:
+    return int(control.runtime.keys.get(key) or 0)
+
+
+def _total(control: Control) -> int | None:
+    value = control.runtime.keys.get(TOTAL)
+    return None if value is None else int(value)
+
+
+def _summarise(folder: RunFolder, basis: str, digests: Sequence[str]) -> str:
+    """Write store.json from the blocks; returns the store's digest."""
+    digest = xxhash.xxh3_128(basis.encode())
+    n_records = n_chunks = n_bases = 0
+    fragments: list[int] = []
+    for index, raw_digest in enumerate(digests):
+        digest.update(raw_digest.encode())
+        table = store.read_table(store.block_path(folder.tokens, index))
+        n_records += len(table.names)
+        n_chunks += len(table.chunk_record)
+        n_bases += int(table.lengths.sum())
+        fragments.append(len(table.fragment_chunk))
+    new_names = store.resolve_names(
+        lambda: (store.read_table(store.block_path(folder.tokens, index)).names for index in range(len(digests)))
+    )
+    summary = StoreSummary(
+        basis=basis,
+        digest=digest.hexdigest(),
+        n_records=n_records,
+        n_chunks=n_chunks,
+        n_bases=n_bases,
+        fragments_per_block=tuple(fragments),
+        new_names=new_names,
+    )
+    write_json(folder.store, asdict(summary))
+    return summary.digest
+
+
+def fragment_keys(folder: RunFolder, summary: StoreSummary) -> FragmentKeys:
+    """What the plan needs of every fragment, gathered from the blocks. Raises DamagedFile."""
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in FragmentKeys.__dataclass_fields__}
+    for path in block_paths(folder, summary):
+        with hdf5.opened(path) as file:
+            n = hdf5.dataset(file, "fragment_residues").shape[0]
+            columns["residues"].append(hdf5.read(file, "fragment_residues"))
+            for kind in ("nucleotide", "protein"):
+                columns[f"{kind}_hash"].append(hdf5.read(file, f"{kind}_hash"))
+                name = f"{kind}_token_offsets"
+                lengths = np.diff(hdf5.read(file, name)) if name in file else np.zeros(n)
+                columns[f"{kind}_tokens"].append(lengths.astype(np.int32))
+    joined = {name: np.concatenate(pieces) if pieces else np.zeros(0, np.int32) for name, pieces in columns.items()}
+    return FragmentKeys(**joined)

@@ -1,0 +1,66 @@
+"""Without a launcher: one rank per visible GPU through torch's own elastic launch API, on loopback."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from vpdist import environment
+from vpdist.errors import EXIT_BUG, UsageError
+from vpdist.files import read_json
+
+
+def ranks_to_start(nproc: int | None, device: str) -> int:
+    """How many ranks a plain command starts: `nproc`, else one per visible GPU, else one. 1 means this process.
+
+    Under a launcher always 1: the launcher has started the others. Raises UsageError for nproc < 1.
+    """
+    if nproc is not None and nproc < 1:
+        raise UsageError(f"--nproc {nproc}: must be at least 1")
+    if environment.place().launched:
+        return 1
+    if nproc is not None:
+        return nproc
+    if device == "cpu":
+        return 1
+    import torch  # not before it is known to be needed
+
+    return max(1, torch.cuda.device_count())
+
+
+def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
+    """Run `vpdist` with `arguments` on `nproc` ranks and return the run's exit code.
+
+    The launcher itself knows only that a worker failed; the true code is in `status` (RUN/status.json), which rank 0
+    writes.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    before = status.stat().st_mtime_ns if status.exists() else 0
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=nproc,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "vpdist", *arguments)
+    except SignalException as error:
+        return 128 + (signal.SIGINT if error.sigval == signal.SIGINT else signal.SIGTERM)
+    except ChildFailedError as error:
+        if status.exists() and status.stat().st_mtime_ns != before:
+            code = (read_json(status) or {}).get("exit_code")
+            if isinstance(code, int) and code != 0:
+                return code
+        return max((failure.exitcode for failure in error.failures.values()), default=EXIT_BUG)
+    return 0

@@ -1,0 +1,149 @@
+"""The plan on disk, and the tokens laid out in its order, so that a unit is one contiguous read.
+
+tokens/plan.h5 holds the plan's arrays; every rank maps them. tokens/shard-00000.h5 holds the tokens of consecutive
+units, gathered from the blocks of the token store. A shard depends on the plan only and is made by whichever rank is
+free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from vpdist import hdf5
+from vpdist.batches import take
+from vpdist.hdf5 import DamagedFile
+from vpdist.plan import Plan
+
+KINDS = ("nucleotide", "protein")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids of consecutive sequences: flat, with offsets (n + 1,)."""
+
+    flat: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+
+def write_plan(path: Path, plan: Plan, basis: str) -> None:
+    """Write the plan's arrays; `basis` names what it was made from, so that a resume can keep it."""
+    arrays = {field.name: getattr(plan, field.name) for field in fields(plan)}
+    hdf5.write_atomic(path, arrays, {"plan": plan.digest(), "basis": basis})
+
+
+def map_plan(path: Path, basis: str | None = None) -> tuple[Plan, str]:
+    """The plan mapped from disk and its digest.
+
+    Raises DamagedFile when it is damaged or, where a basis is given, was made from another.
+    """
+    with hdf5.opened(path) as file:
+        found = hdf5.attributes(file)
+    if basis is not None and found.get("basis") != basis:
+        raise DamagedFile(f"{path}: was made from {found.get('basis')!r}, not {basis!r}")
+    plan = Plan(**{field.name: hdf5.mapped(path, field.name) for field in fields(Plan)})
+    if plan.digest() != found.get("plan"):
+        raise DamagedFile(f"{path}: the digest of the plan does not match its content")
+    return plan, str(found["plan"])
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:05d}.h5"
+
+
+def shard_is_valid(folder: Path, shard: int, plan_digest: str) -> bool:
+    """Whether a shard of this plan is there, judged by its header."""
+    try:
+        with hdf5.opened(shard_path(folder, shard)) as file:
+            return hdf5.attributes(file).get("plan") == plan_digest
+    except DamagedFile:
+        return False
+
+
+def lay_out(
+    folder: Path, shard: int, plan: Plan, plan_digest: str, blocks: Sequence[Path], first_fragment: np.ndarray
+) -> None:
+    """Gather one shard's rows from the token store's blocks and write it.
+
+    Args:
+        folder: where the shard goes.
+        shard: its number in `plan.shard_unit`.
+        plan: the plan.
+        plan_digest: its digest.
+        blocks: files of the token store, in input order.
+        first_fragment: (blocks + 1,) number of each block's first fragment.
+
+    Raises:
+        DamagedFile: a block cannot be read.
+        StorageError: the shard cannot be written.
+    """
+    first, end = (int(plan.unit_row[plan.shard_unit[shard + side]]) for side in (0, 1))
+    wanted = plan.fragment[plan.row_start[first:end]]
+    by_fragment = np.argsort(wanted, kind="stable")
+    bounds = np.searchsorted(wanted[by_fragment], first_fragment)
+    datasets: dict[str, np.ndarray] = {}
+    for kind in KINDS:
+        pieces: list[np.ndarray] = []
+        lengths = np.zeros(end - first, dtype=np.int64)
+        for block in np.flatnonzero(np.diff(bounds)).tolist():
+            with hdf5.opened(blocks[block]) as file:
+                if f"{kind}_tokens" not in file:
+                    break
+            rows = by_fragment[bounds[block] : bounds[block + 1]]
+            offsets = np.asarray(hdf5.mapped(blocks[block], f"{kind}_token_offsets"))
+            flat, taken = take(
+                hdf5.mapped(blocks[block], f"{kind}_tokens"), offsets, wanted[rows] - first_fragment[block]
+            )
+            pieces.append(flat)
+            lengths[rows] = np.diff(taken)
+        else:
+            # Pieces lie in input order; one more gather brings them into plan order.
+            gathered = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.uint8)
+            offsets = np.concatenate(([0], np.cumsum(lengths[by_fragment])))
+            position = np.empty_like(by_fragment)
+            position[by_fragment] = np.arange(len(by_fragment))
+            flat, taken = take(gathered, offsets, position)
+            datasets |= {f"{kind}_tokens": flat, f"{kind}_token_offsets": taken}
+    hdf5.write_atomic(shard_path(folder, shard), datasets, {"plan": plan_digest, "shard": shard})
+
+
+class TokenShards:
+    """Reads units' tokens; keeps the last shard mapped."""
+
+    def __init__(self, folder: Path, plan: Plan, plan_digest: str) -> None:
+        self.folder, self.plan, self.plan_digest = folder, plan, plan_digest
+        self._shard = -1
+        self._mapped: dict[str, np.ndarray] = {}
+
+    def unit(self, unit: int) -> dict[str, Tokens]:
+        """The unit's tokens by kind ('nucleotide', 'protein'), as far as encoders run. Raises DamagedFile."""
+        shard = int(np.searchsorted(self.plan.shard_unit, unit, side="right")) - 1
+        if shard != self._shard:
+            self._open(shard)
+        shard_row = int(self.plan.unit_row[self.plan.shard_unit[shard]])
+        first, end = int(self.plan.unit_row[unit]) - shard_row, int(self.plan.unit_row[unit + 1]) - shard_row
+        tokens = {}
+        for kind in KINDS:
+            if f"{kind}_tokens" in self._mapped:
+                offsets = np.asarray(self._mapped[f"{kind}_token_offsets"][first : end + 1])
+                flat = np.asarray(self._mapped[f"{kind}_tokens"][offsets[0] : offsets[-1]])
+                tokens[kind] = Tokens(flat, offsets - offsets[0])
+        return tokens
+
+    def _open(self, shard: int) -> None:
+        path = shard_path(self.folder, shard)
+        if not shard_is_valid(self.folder, shard, self.plan_digest):
+            raise DamagedFile(f"{path}: is absent, damaged, or belongs to another plan")
+        with hdf5.opened(path) as file:
+            names = [name for name in file if isinstance(name, str)]
+            for name in names:
+                hdf5.read(file, name)  # checks the digest, and brings the pages in that are about to be used
+        self._mapped = {name: hdf5.mapped(path, name) for name in names}
+        self._shard = shard

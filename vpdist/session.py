@@ -1,0 +1,222 @@
+"""Opening and closing a run: peers, folder and lock, logs, progress; and what people are told when it ends.
+
+Only rank 0 writes to the console. The standard output and error of every rank, native libraries' included, go to its
+log file, so that nothing breaks a line of the display.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TextIO
+
+from vpdist import environment, runtime
+from vpdist.control import Control, FailedElsewhere
+from vpdist.environment import Place
+from vpdist.errors import EXIT_BUG, EXIT_FAILURES_LISTED, EXIT_OK, Interrupted, PeerLost, StorageError, VpdistError
+from vpdist.files import storage_error
+from vpdist.interrupts import StopRequest
+from vpdist.progress import Progress
+from vpdist.runfolder import Lock, RunFolder
+
+log = logging.getLogger(__name__)
+
+SHARED_FOLDER_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command ended: what people read, and whether failures are listed."""
+
+    message: str
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open run."""
+
+    control: Control
+    folder: RunFolder
+    progress: Progress
+
+
+def conduct(
+    folder: RunFolder,
+    body: Callable[[Session], Outcome],
+    *,
+    device: str,
+    progress: str,
+    stall_timeout: float,
+    restart: bool = False,
+    must_exist: bool = False,
+) -> int:
+    """Run `body` on this rank and return the exit code.
+
+    Args:
+        folder: the run folder; created unless `must_exist`.
+        body: the stages; called on every rank.
+        device: auto, cpu or cuda.
+        progress: auto, bars, log or none.
+        stall_timeout: seconds after which one silent rank ends the run.
+        restart: discard what the folder holds.
+        must_exist: the folder must hold a run.
+    """
+    place = environment.place()
+    console = _console()
+    with contextlib.ExitStack() as stack:
+        display: list[Progress] = []
+        stop = StopRequest(at_once=lambda: display[0].abort() if display else None)
+        stop.install()
+        owned = False
+        control: Control | None = None
+        try:
+            control = Control(runtime.start(place, device), stop)
+            if control.is_first:
+                if must_exist and not folder.run.exists():
+                    raise StorageError(f"{folder.path} holds no run (there is no run.json)")
+                folder.prepare(restart=False)
+                lock = Lock(folder)
+                lock.take()
+                stack.callback(lock.release)
+                if restart:
+                    folder.prepare(restart=True)
+                folder.write_status("running", None, "")
+            nonce = control.from_first("folder", lambda: _leave_mark(folder))
+            _see_mark(folder, nonce)
+            owned = True
+            stack.enter_context(_output_to_log(folder, place))
+            display.append(
+                Progress(
+                    control.runtime,
+                    progress,
+                    folder.progress if control.is_first else None,
+                    console if control.is_first else None,
+                    stall_timeout_s=stall_timeout,
+                )
+            )
+            control.progress = display[0]
+            outcome = body(Session(control, folder, display[0]))
+            display[0].close()
+        except Exception as error:  # noqa: BLE001 - the one place where every failure ends: told, logged, recorded
+            return _failed(error, control, folder if owned else None, display, console)
+        code = EXIT_FAILURES_LISTED if outcome.failures else EXIT_OK
+        if control.is_first:
+            folder.write_status("done_with_failures" if outcome.failures else "done", code, outcome.message)
+            console.write(outcome.message + "\n")
+            console.flush()
+        runtime.stop()
+        return code
+
+
+def _failed(
+    error: Exception, control: Control | None, owned: RunFolder | None, display: list[Progress], console: TextIO
+) -> int:
+    """Tell the other ranks, people and status.json; returns the exit code."""
+    code = error.exit_code if isinstance(error, VpdistError) else EXIT_BUG
+    if not isinstance(error, VpdistError):
+        log.exception("a bug")
+    else:
+        log.error("%s: %s", type(error).__name__, error)
+    if control is not None and not isinstance(error, PeerLost):
+        control.publish_failure(error, code)
+    message = describe(error)
+    for progress in display:
+        progress.abort()
+    speaks = control is None or control.is_first
+    if isinstance(error, PeerLost) and control is not None:
+        speaks = control.runtime.rank == error.spokesman(control.runtime.world_size)
+    if speaks:
+        console.write(f"vpdist: {message}\n")
+        console.flush()
+    if control is not None and owned is not None and speaks:
+        failing = error.rank if isinstance(error, FailedElsewhere) else control.runtime.rank
+        with contextlib.suppress(StorageError):  # the disk may be what failed; the message above has been told
+            owned.write_status(
+                "interrupted" if isinstance(error, Interrupted) or code in (130, 143) else "failed",
+                code,
+                message,
+                failing,
+            )
+    if control is not None and control.is_first and control.runtime.world_size > 1:
+        control.acknowledge_failure()
+    return code
+
+
+def describe(error: Exception) -> str:
+    """The one line that people read."""
+    if isinstance(error, FailedElsewhere):
+        text = f"rank {error.rank}: {error}"
+        return f"{text}; the same command again resumes" if error.exit_code in (130, 143) else text
+    if isinstance(error, Interrupted):
+        return f"{error}; the same command again resumes"
+    if isinstance(error, VpdistError):
+        return str(error)
+    return f"this is a bug, see the log files: {type(error).__name__}: {error}"
+
+
+def _console() -> TextIO:
+    """What people see: the standard error this process was started with, whatever is redirected later."""
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    return os.fdopen(os.dup(2), "w", encoding=encoding, errors="backslashreplace", buffering=1)
+
+
+@contextlib.contextmanager
+def _output_to_log(folder: RunFolder, place: Place) -> Iterator[None]:
+    """Send standard output and error, Python's and native libraries', and all logging to this rank's log file."""
+    path = folder.log(place.rank)
+    try:
+        file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - outlives this function's frame
+    except OSError as error:
+        raise storage_error(path, error) from error
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    for descriptor in (1, 2):
+        os.dup2(file.fileno(), descriptor)
+    handler = logging.StreamHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    log.info("rank %d of %d, process %d, started %s", place.rank, place.world_size, os.getpid(), time.ctime())
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, before in zip((1, 2), kept, strict=True):
+            os.dup2(before, descriptor)
+            os.close(before)
+        file.close()
+
+
+def _leave_mark(folder: RunFolder) -> str:
+    """A file that every rank must be able to see; returns its name."""
+    name = f".seen-by-all-{os.getpid()}-{time.time_ns()}"
+    for old in folder.path.glob(".seen-by-all-*"):
+        old.unlink(missing_ok=True)
+    try:
+        (folder.path / name).touch()
+    except OSError as error:
+        raise storage_error(folder.path, error) from error
+    return name
+
+
+def _see_mark(folder: RunFolder, name: str) -> None:
+    """Raises StorageError when the folder that rank 0 sees is not this rank's."""
+    until = time.monotonic() + SHARED_FOLDER_TIMEOUT_S
+    while not (folder.path / name).exists():
+        if time.monotonic() > until:
+            raise StorageError(
+                f"{folder.path}: rank 0's folder is not visible on {os.uname().nodename}; all nodes must share it"
+            )
+        time.sleep(0.05)
