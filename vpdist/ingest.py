@@ -18,6 +18,7 @@ import xxhash
 from vpdist import hdf5, store
 from vpdist.control import Control
 from vpdist.files import read_json, write_json
+from vpdist.names import resolve_names
 from vpdist.plan import FragmentKeys
 from vpdist.runfolder import RunFolder
 from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
@@ -152,7 +153,7 @@ def _summarise(folder: RunFolder, basis: str, digests: Sequence[str]) -> str:
         n_chunks += len(table.chunk_record)
         n_bases += int(table.lengths.sum())
         fragments.append(len(table.fragment_chunk))
-    new_names = store.resolve_names(
+    new_names = resolve_names(
         lambda: (store.read_table(store.block_path(folder.tokens, index)).names for index in range(len(digests)))
     )
     summary = StoreSummary(
