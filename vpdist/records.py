@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import xopen
 from dnaio import FastaReader, FastqReader
-from dnaio.exceptions import FileFormatError
+from dnaio.exceptions import FastqFormatError, FileFormatError
 
 from vpdist.errors import InputError
 from vpdist.files import replacing
@@ -137,19 +137,22 @@ class _CountedLines:
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._lines, self.last_line = file, 0, -1
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:
-        count = self._file.readinto(buffer)  # type: ignore[attr-defined]
-        block = bytes(memoryview(buffer)[:count])
+    def read(self, size: int) -> bytes:
+        block = self._file.read(size)
+        lines = self._lines
         text = block.rstrip(b"\r\n")
         if text:
-            self.last_line = self._lines + text.count(b"\n")
-        self._lines += block.count(b"\n")
-        return count
+            self.last_line = lines + text.count(b"\n")
+        self._lines = lines + block.count(b"\n")
+        if not block.isascii():  # dnaio would refuse as well, but without saying where
+            first = next(place for place, byte in enumerate(block) if byte > 127)
+            reason = f"byte {block[first]:#x} is not ASCII, as FASTQ has to be"
+            raise FastqFormatError(reason, lines + block.count(b"\n", 0, first))
+        return block
 
     def blank_from(self, line: int) -> bool:
         """Whether no text follows from `line` on; reads on until that is known."""
-        buffer = bytearray(_BUFFER_BYTES)
-        while self.last_line < line and self.readinto(buffer):
+        while self.last_line < line and self.read(_BUFFER_BYTES):
             pass
         return self.last_line < line
 
@@ -175,11 +178,11 @@ def _read_file(path: Path) -> Iterator[Record]:
                 name, description = _name_and_description(header, source, count)
                 yield Record(name, description, source, _sequence(letters, source, name))
     except FileFormatError as error:
-        where = f"record {count + 1}" if error.line is None else f"line {error.line + 1}"
+        where = f"after {count} whole records" if error.line is None else f"line {error.line + 1}"
         reason = " ".join(error.message.split())
         raise InputError(f"not valid {error.format}: {_shortened(reason)}", path=source, position=where) from error
     except _DECOMPRESSION_ERRORS as error:
-        position = f"after {count} whole records" if count else None
+        position = f"after {count} whole records" if count else "before the first whole record" if compression else None
         raise InputError(_damage(error, compression), path=source, record=name, position=position) from error
 
 
