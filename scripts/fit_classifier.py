@@ -51,7 +51,8 @@ class Labelled:
 def read_run(run: Path, *, virus: bool) -> Labelled:
     """Every fragment of a run, in the order of fragments.tsv."""
     with (run / "fragments.tsv").open(newline="") as file:
-        names = np.array([row["seq_name"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)])
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        names = np.array([f"{run}: {row['seq_name']}" for row in rows])  # both runs may use a name
     parts: dict[str, list[np.ndarray]] = {"fragment": [], "nucleotide": [], "protein": []}
     for path in sorted((run / "parts").glob("unit-*.h5")):
         with hdf5.opened(path) as file:
@@ -80,7 +81,7 @@ def fit(training: Labelled, hidden: int, rng: np.random.Generator) -> Classifier
     """Cross-entropy, AdamW, learning rate falling to 0 along a cosine."""
     inputs, labels = training.inputs, torch.from_numpy(training.virus.astype(np.int64))
     classifier = Classifier(inputs.shape[1], hidden)
-    batches = len(labels) // BATCH
+    batches = -(-len(labels) // BATCH)
     optimiser = torch.optim.AdamW(classifier.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS * batches)
     classifier.train()
