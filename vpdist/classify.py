@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 
 from vpdist import decide, ingest, layout, parts, tables
+from vpdist.calls import part_header, summary_for_people, write_tables
 from vpdist.classifier import Classifier, load_classifier
 from vpdist.config import CONSENSUS, one_of
 from vpdist.embed import logits
 from vpdist.errors import UsageError, WeightsError
 from vpdist.files import read_json
 from vpdist.plan import Plan
-from vpdist.run import part_header, summary_for_people, write_tables
 from vpdist.runfolder import RunFolder
 from vpdist.session import Outcome, Session, conduct
 from vpdist.tables import Scores
@@ -75,6 +75,7 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
         raise UsageError(
             f"{folder.path}: {len(missing)} of {plan.n_units} units are missing; resume the run with its command first"
         )
+    session.begin()
     session.progress.stage("tables", planned_units=plan.n_units)
     scores = _scores(session, classifier, path, plan, summary.n_fragments)
     chosen = consensus or run["settings"]["consensus"]

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 import vpdist
-from vpdist import decide, hdf5, ingest, layout, parts, store, tables
+from vpdist import decide, hdf5, ingest, layout, parts, tables
+from vpdist.calls import part_header, part_scores, summary_for_people, write_tables
 from vpdist.classifier import Classifier, load_classifier
 from vpdist.config import Decisions, Settings
 from vpdist.control import Control
@@ -33,7 +34,7 @@ from vpdist.records import spool_stdin
 from vpdist.runfolder import RunFolder
 from vpdist.sampler import TokenWeightedDistributedSampler
 from vpdist.session import Outcome, Session, conduct
-from vpdist.tables import Scores, Totals
+from vpdist.tables import Totals
 from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
 from vpdist.weights import encoder_shape, model_fingerprint, resolve_model
 
@@ -165,6 +166,7 @@ class _Predict:
             return decisions.to_json()
 
         decisions = Decisions.from_json(self.control.from_first("decisions", make))
+        self.session.begin()
         log.info("decisions: %s", decisions)
         return decisions
 
@@ -329,43 +331,6 @@ class _Predict:
             )
 
 
-def part_header(plan_digest: str, decisions: Decisions) -> PartHeader:
-    """What the parts of a run say of themselves."""
-    return PartHeader(
-        plan=plan_digest,
-        dtype=decisions.dtype,
-        nucleotide_model=decisions.nucleotide_model or "",
-        protein_model=decisions.protein_model or "",
-        classifier=decisions.classifier or "",
-        embeddings=decisions.embeddings,
-    )
-
-
-def part_scores(folder: RunFolder, plan: Plan, header: PartHeader, n_fragments: int) -> Scores:
-    """Scores of all fragments from the parts' logits. Raises DamagedFile."""
-    scores = Scores.empty(n_fragments)
-    names = ["fragment", "row", "failed"] + (["logits"] if header.classifier else [])
-    for unit in range(plan.n_units):
-        part = parts.read(folder.parts, unit, names)
-        scores.set_unit(part["fragment"], part["row"], part["failed"], part.get("logits"))
-    return scores
-
-
-def write_tables(
-    folder: RunFolder, summary: StoreSummary, scores: Scores, sources: tuple[str, ...], consensus: str
-) -> Totals:
-    """The three tables from the token store and the scores."""
-    return tables.write(
-        folder.path,
-        (store.read_table(path) for path in ingest.block_paths(folder, summary)),
-        scores,
-        sources=sources,
-        new_names=summary.new_names,
-        n_records=summary.n_records,
-        consensus=consensus,
-    )
-
-
 def _check_widths(classifier: Classifier | None, models: dict[str, Path], settings: Settings) -> None:
     """Raises WeightsError when the classifier was made for other encoders or another chunk length."""
     if classifier is None:
@@ -403,17 +368,3 @@ def _warnings(summary: StoreSummary, plan: Plan, world_size: int) -> list[str]:
             f"(record {record + 1} is {name})"
         )
     return lines
-
-
-def summary_for_people(folder: RunFolder, totals: Totals, seconds: float, *, called: bool) -> str:
-    """What people read at the end."""
-    statuses = ", ".join(f"{count:,} {status}" for status, count in sorted(totals.statuses.items())) or "none"
-    lines = [f"{totals.records:,} sequences ({statuses}) in {seconds:.1f} s"]
-    if totals.chunks:
-        lines.append(f"{totals.scored_chunks:,} of {totals.chunks:,} chunks have an open frame and a score")
-    if called:
-        lines.append(f"{totals.virus_sequences:,} sequences called virus")
-    if totals.failed_fragments:
-        lines.append(f"{totals.failed_fragments:,} fragments FAILED; they are NA in fragments.tsv, see the log files")
-    lines.append(f"tables: {folder.path / 'sequences.tsv'}, chunks.tsv, fragments.tsv")
-    return "\n".join(lines)

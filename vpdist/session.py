@@ -18,7 +18,16 @@ from typing import TextIO
 from vpdist import environment, runtime
 from vpdist.control import Control, FailedElsewhere
 from vpdist.environment import Place
-from vpdist.errors import EXIT_BUG, EXIT_FAILURES_LISTED, EXIT_OK, Interrupted, PeerLost, StorageError, VpdistError
+from vpdist.errors import (
+    EXIT_BUG,
+    EXIT_FAILURES_LISTED,
+    EXIT_OK,
+    Interrupted,
+    PeerLost,
+    StorageError,
+    UsageError,
+    VpdistError,
+)
 from vpdist.files import storage_error
 from vpdist.interrupts import StopRequest
 from vpdist.progress import Progress
@@ -37,13 +46,21 @@ class Outcome:
     failures: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Session:
-    """An open run."""
+    """An open run folder."""
 
     control: Control
     folder: RunFolder
     progress: Progress
+    begun: bool
+    """Whether status.json speaks of this command: not before it is known that the folder's run is the same."""
+
+    def begin(self) -> None:
+        """From here on status.json says how this command fares."""
+        self.begun = True
+        if self.control.is_first:
+            self.folder.write_status("running", None, "")
 
 
 def conduct(
@@ -70,80 +87,85 @@ def conduct(
     place = environment.place()
     console = _console()
     with contextlib.ExitStack() as stack:
-        display: list[Progress] = []
-        stop = StopRequest(at_once=lambda: display[0].abort() if display else None)
+        opened = _Opened()
+        stop = StopRequest(at_once=opened.abort_display)
         stop.install()
-        owned = False
-        control: Control | None = None
         try:
-            control = Control(runtime.start(place, device), stop)
+            opened.control = control = Control(runtime.start(place, device), stop)
+            fresh = not folder.run.exists()
             if control.is_first:
-                if must_exist and not folder.run.exists():
-                    raise StorageError(f"{folder.path} holds no run (there is no run.json)")
+                if must_exist and fresh:
+                    raise UsageError(f"{folder.path} holds no run (there is no run.json)")
                 folder.prepare(restart=False)
                 lock = Lock(folder)
                 lock.take()
                 stack.callback(lock.release)
                 if restart:
                     folder.prepare(restart=True)
-                folder.write_status("running", None, "")
-            nonce = control.from_first("folder", lambda: _leave_mark(folder))
-            _see_mark(folder, nonce)
-            owned = True
+            _see_mark(folder, control.from_first("folder", lambda: _leave_mark(folder)))
             stack.enter_context(_output_to_log(folder, place))
-            display.append(
-                Progress(
-                    control.runtime,
-                    progress,
-                    folder.progress if control.is_first else None,
-                    console if control.is_first else None,
-                    stall_timeout_s=stall_timeout,
-                )
+            control.progress = Progress(
+                control.runtime,
+                progress,
+                folder.progress if control.is_first else None,
+                console if control.is_first else None,
+                stall_timeout_s=stall_timeout,
             )
-            control.progress = display[0]
-            outcome = body(Session(control, folder, display[0]))
-            display[0].close()
+            opened.session = Session(control, folder, control.progress, begun=fresh or restart)
+            outcome = body(opened.session)
+            control.progress.close()
         except Exception as error:  # noqa: BLE001 - the one place where every failure ends: told, logged, recorded
-            return _failed(error, control, folder if owned else None, display, console)
+            return _failed(error, opened, console)
         code = EXIT_FAILURES_LISTED if outcome.failures else EXIT_OK
         if control.is_first:
             folder.write_status("done_with_failures" if outcome.failures else "done", code, outcome.message)
-            console.write(outcome.message + "\n")
-            console.flush()
+            _tell(console, outcome.message)
         runtime.stop()
         return code
 
 
-def _failed(
-    error: Exception, control: Control | None, owned: RunFolder | None, display: list[Progress], console: TextIO
-) -> int:
+@dataclass(slots=True)
+class _Opened:
+    """What of a run has been opened so far."""
+
+    control: Control | None = None
+    session: Session | None = None
+
+    def abort_display(self) -> None:
+        if self.session is not None:
+            self.session.progress.abort()
+
+
+def _tell(console: TextIO, message: str) -> None:
+    console.write(message + "\n")
+    console.flush()
+
+
+def _failed(error: Exception, opened: _Opened, console: TextIO) -> int:
     """Tell the other ranks, people and status.json; returns the exit code."""
     code = error.exit_code if isinstance(error, VpdistError) else EXIT_BUG
-    if not isinstance(error, VpdistError):
-        log.exception("a bug")
-    else:
+    if isinstance(error, VpdistError):
         log.error("%s: %s", type(error).__name__, error)
+    else:
+        log.exception("a bug")
+    control, session = opened.control, opened.session
     if control is not None and not isinstance(error, PeerLost):
         control.publish_failure(error, code)
-    message = describe(error)
-    for progress in display:
-        progress.abort()
-    speaks = control is None or control.is_first
-    if isinstance(error, PeerLost) and control is not None:
-        speaks = control.runtime.rank == error.spokesman(control.runtime.world_size)
-    if speaks:
-        console.write(f"vpdist: {message}\n")
-        console.flush()
-    if control is not None and owned is not None and speaks:
-        failing = error.rank if isinstance(error, FailedElsewhere) else control.runtime.rank
-        with contextlib.suppress(StorageError):  # the disk may be what failed; the message above has been told
-            owned.write_status(
-                "interrupted" if isinstance(error, Interrupted) or code in (130, 143) else "failed",
-                code,
-                message,
-                failing,
-            )
-    if control is not None and control.is_first and control.runtime.world_size > 1:
+    opened.abort_display()
+    if control is None:
+        if environment.place().rank == 0:
+            _tell(console, f"vpdist: {describe(error)}")
+        return code
+    rank, world_size = control.runtime.rank, control.runtime.world_size
+    speaker = error.spokesman(world_size) if isinstance(error, PeerLost) else 0
+    if rank == speaker:
+        _tell(console, f"vpdist: {describe(error)}")
+        if session is not None and session.begun:
+            failing = error.rank if isinstance(error, FailedElsewhere) else rank
+            state = "interrupted" if code in (130, 143) else "failed"
+            with contextlib.suppress(StorageError):  # the disk may be what failed; people have been told
+                session.folder.write_status(state, code, describe(error), failing)
+    if control.is_first and world_size > 1:
         control.acknowledge_failure()
     return code
 
