@@ -131,6 +131,13 @@ def test_records_of_length_0_are_records(read: Read, content: bytes) -> None:
     assert read(content) == [("a", "", b""), ("b", "x", b""), ("c", "", b"")]
 
 
+def test_a_long_sequence_is_read_whole(read: Read, tmp_path: Path) -> None:
+    letters = b"acgun" * 500_000
+    assert read(b">a\n" + letters + b"\n" + letters) == [("a", "", b"ACGTN" * 1_000_000)]
+    error, _ = fault(b">a\n" + letters[:7] + b" " + letters + b"e", tmp_path)
+    assert (error.record, error.position) == ("a", "letter 2500008")
+
+
 def test_every_iupac_letter_and_gap_is_kept_in_upper_case_and_u_is_t(read: Read) -> None:
     letters = b"ACGTNRYSWKMBDHV"
     assert read(b">a\n" + letters + letters.lower() + b"-.uU") == [("a", "", letters * 2 + b"-.TT")]
@@ -247,7 +254,7 @@ def test_letters_that_are_no_nucleotides_are_refused_by_record_and_position(
         ("\ufeff>a\nAC".encode("utf-16-le"), "line 1", "binary data, neither FASTA nor FASTQ"),
         (gzip.compress(gzip.compress(FASTA)), "line 1", "compressed twice"),
         (gzip.compress(b"BAM\x01\0\0"), "line 1", "samtools fasta"),
-        (b">a\0b\nAC", "record 1", "binary data in a header"),
+        (b">a\0b\nAC", None, "binary data in a header"),
         (b"@a\nAC\n+\nIII\n", "line 4", "Length of sequence and qualities differ"),
         (b"@a\nAC\n+\nII\n@b\nAC\n+\n", "line 8", "Premature end of file"),
         (b"@a\nAC\n+b\nII\n", "line 3", "Sequence descriptions don't match ('a' != 'b'). The second"),

@@ -30,6 +30,7 @@ UNNAMED = "unnamed"
 """Name of a record whose header is empty."""
 
 _BUFFER_BYTES = 1 << 17
+_PIECE = 1 << 20
 _MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LETTERS = b"ACGTUNRYSWKMBDHV-."
@@ -158,31 +159,30 @@ class _CountedLines:
 
 
 class _Fasta(FastaReader):
-    """dnaio's reader, with headers as UTF-8 whatever the locale; yields (header, sequence)."""
+    """dnaio's reader, with headers as UTF-8 whatever the locale; yields records."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, sequence_class=lambda header, sequence, _: (header, sequence))
+    def __init__(self, file: BinaryIO, source: str) -> None:
+        super().__init__(file, sequence_class=lambda header, letters, _: _record(header, letters, source))
         self._file.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
 
 
 def _read_file(path: Path) -> Iterator[Record]:
     source = str(path)
-    count, name = 0, None
+    count, last = 0, None
     compression = None
     try:
         with open(path, "rb") as file:
             compression = _compression(file)
-            content = _decompressed(file, compression)
-            for header, letters in _entries(content, source):
+            for last in _records(_decompressed(file, compression), source):
                 count += 1
-                name, description = _name_and_description(header, source, count)
-                yield Record(name, description, source, _sequence(letters, source, name))
+                yield last
     except FileFormatError as error:
         where = f"after {count} whole records" if error.line is None else f"line {error.line + 1}"
         reason = " ".join(error.message.split())
         raise InputError(f"not valid {error.format}: {_shortened(reason)}", path=source, position=where) from error
     except _DECOMPRESSION_ERRORS as error:
         position = f"after {count} whole records" if count else "before the first whole record" if compression else None
+        name = last.name if last is not None else None
         raise InputError(_damage(error, compression), path=source, record=name, position=position) from error
 
 
@@ -203,8 +203,7 @@ def _decompressed(file: io.BufferedReader, compression: str | None) -> io.Buffer
     return opened
 
 
-def _entries(content: io.BufferedReader, source: str) -> Iterator[tuple[str, str]]:
-    """Header (without its mark) and letters of each record."""
+def _records(content: io.BufferedReader, source: str) -> Iterator[Record]:
     start = content.peek(64)
     if not start:
         return
@@ -213,31 +212,31 @@ def _entries(content: io.BufferedReader, source: str) -> Iterator[tuple[str, str
     if text.startswith(b"@"):
         lines = _CountedLines(content)
         try:
-            for record in FastqReader(lines):  # type: ignore[arg-type]
+            for entry in FastqReader(lines):  # type: ignore[arg-type]
                 count += 1
-                yield record.name, record.sequence
+                yield _record(entry.name, entry.sequence, source)
         except FileFormatError:
             if not lines.blank_from(4 * count):
                 raise
     elif text.startswith((b">", b"#")) or not text:
-        for entry in _Fasta(content):
+        for record in _Fasta(content, source):
             count += 1
-            yield entry  # type: ignore[misc]
+            yield record  # type: ignore[misc]
     else:
         raise InputError(_what_else(text), path=source, position="line 1")
     if count == 0:
         raise InputError("the file is not empty, but holds no records", path=source)
 
 
-def _name_and_description(header: str, source: str, count: int) -> tuple[str, str]:
+def _record(header: str, letters: str, source: str) -> Record:
     if not header.isprintable():
         if "\0" in header:
-            raise InputError("binary data in a header", path=source, position=f"record {count}")
+            raise InputError("binary data in a header", path=source, record=_shortened(repr(header), 40))
         header = "".join(map(_printable, header))
     words = header.split(None, 1)
-    if len(words) == 2:
-        return words[0], words[1].rstrip()
-    return (words[0] if words else UNNAMED), ""
+    name = words[0] if words else UNNAMED
+    description = words[1].rstrip() if len(words) == 2 else ""
+    return Record(name, description, source, _sequence(letters, source, name))
 
 
 def _printable(letter: str) -> str:
@@ -248,7 +247,13 @@ def _printable(letter: str) -> str:
 
 def _sequence(letters: str, source: str, name: str) -> bytes:
     """Letters in upper case, U as T, without white space. Raises InputError at the first that is no nucleotide."""
-    sequence = letters.encode("ascii", "replace").translate(_LETTER_TABLE)
+    if len(letters) <= _PIECE:
+        sequence = letters.encode("ascii", "replace").translate(_LETTER_TABLE)
+    else:  # a chromosome, a piece at a time: no second copy of it is made on the way
+        pieces = io.BytesIO()
+        for start in range(0, len(letters), _PIECE):
+            pieces.write(letters[start : start + _PIECE].encode("ascii", "replace").translate(_LETTER_TABLE))
+        sequence = pieces.getvalue()
     if b" " in sequence:
         sequence = sequence.replace(b" ", b"")
         letters = letters.replace(" ", "").replace("\t", "")

@@ -18,7 +18,7 @@ import xxhash
 from vpdist import hdf5
 from vpdist.fragments import chunk_bounds, six_frames
 from vpdist.hdf5 import DamagedFile
-from vpdist.records import read_records
+from vpdist.records import Record, read_records
 from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
 
 OK, TOO_SHORT, FILTERED = 0, 1, 2
@@ -157,24 +157,22 @@ def read_blocks(paths: Sequence[Path], chunk_length: int, min_length: int = 0) -
         if block.is_full:
             yield block.close()
             block = _OpenBlock(block.index + 1, chunk_length, number)
-        sequence = record.sequence
+        sequence, source = record.sequence, source_of[record.source]
         length = len(sequence)
-        status = TOO_SHORT if length < SHORTEST else FILTERED if length < min_length else OK
-        row = (record.name, record.description, source_of[record.source], length, status)
-        if status != OK:
-            block.add_record(*row, 0)
+        if length < SHORTEST or length < min_length:
+            block.add_record(record, source, 0, TOO_SHORT if length < SHORTEST else FILTERED)
         elif length <= chunk_length:
-            block.add_record(*row, 1)
+            block.add_record(record, source, 1, OK)
             block.add_chunk(number, 0, 0, length, sequence)
         else:
             starts, ends = chunk_bounds(length, chunk_length)
-            block.add_record(*row, len(starts))
+            block.add_record(record, source, len(starts), OK)
             for k, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
                 if block.is_full:
                     yield block.close()
                     block = _OpenBlock(block.index + 1, chunk_length, number + 1)
                 block.add_chunk(number, k, start, end, sequence[start:end])
-    if block.records or block.chunks:
+    if not block.is_empty:
         yield block.close()
 
 
@@ -183,40 +181,48 @@ class _OpenBlock:
 
     def __init__(self, index: int, chunk_length: int, first_record: int) -> None:
         self.index, self._chunk_length, self._first_record = index, chunk_length, first_record
-        self.records: list[tuple[str, str, int, int, int, int]] = []
-        self.chunks: list[tuple[int, int, int, int]] = []
+        self._names: list[str] = []
+        self._descriptions: list[str] = []
+        self._record_numbers: list[int] = []  # source, length, n_chunks, status of each record
+        self._chunk_numbers: list[int] = []  # record, number, start, end of each chunk
         self._bases: list[bytes] = []
         self._n_bases = 0
 
     @property
     def is_full(self) -> bool:
-        return self._n_bases >= BLOCK_BASES or len(self.chunks) >= BLOCK_CHUNKS or len(self.records) >= BLOCK_RECORDS
+        return self._n_bases >= BLOCK_BASES or len(self._bases) >= BLOCK_CHUNKS or len(self._names) >= BLOCK_RECORDS
 
-    def add_record(self, *row: Any) -> None:
-        self.records.append(row)
+    @property
+    def is_empty(self) -> bool:
+        return not self._names and not self._bases
+
+    def add_record(self, record: Record, source: int, n_chunks: int, status: int) -> None:
+        self._names.append(record.name)
+        self._descriptions.append(record.description)
+        self._record_numbers += (source, len(record.sequence), n_chunks, status)
 
     def add_chunk(self, record: int, number: int, start: int, end: int, bases: bytes) -> None:
-        self.chunks.append((record, number, start, end))
+        self._chunk_numbers += (record, number, start, end)
         self._bases.append(bases)
         self._n_bases += end - start
 
     def close(self) -> RawBlock:
-        names, descriptions, sources, lengths, statuses, n_chunks = _columns(self.records, 6)
-        record, number, start, end = _columns(self.chunks, 4)
+        source, length, n_chunks, status = np.array(self._record_numbers, np.int64).reshape(-1, 4).T
+        record, number, start, end = np.array(self._chunk_numbers, np.int64).reshape(-1, 4).T
         return RawBlock(
             index=self.index,
             chunk_length=self._chunk_length,
             first_record=self._first_record,
-            names=Texts.pack(names),
-            descriptions=Texts.pack(descriptions),
-            sources=np.array(sources, np.uint32),
-            lengths=np.array(lengths, np.int64),
-            n_chunks=np.array(n_chunks, np.int64),
-            statuses=np.array(statuses, np.int8),
-            chunk_record=np.array(record, np.int64),
-            chunk_number=np.array(number, np.int32),
-            chunk_start=np.array(start, np.int64),
-            chunk_end=np.array(end, np.int64),
+            names=Texts.pack(self._names),
+            descriptions=Texts.pack(self._descriptions),
+            sources=source.astype(np.uint32),
+            lengths=length.copy(),
+            n_chunks=n_chunks.copy(),
+            statuses=status.astype(np.int8),
+            chunk_record=record.copy(),
+            chunk_number=number.astype(np.int32),
+            chunk_start=start.copy(),
+            chunk_end=end.copy(),
             bases=np.frombuffer(b"".join(self._bases), np.uint8),
             base_offsets=_offsets([len(bases) for bases in self._bases]),
         )
@@ -315,10 +321,6 @@ def _offsets(lengths: Sequence[int]) -> np.ndarray:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
-
-
-def _columns(rows: Sequence[tuple[Any, ...]], n: int) -> list[tuple[Any, ...]]:
-    return list(zip(*rows, strict=True)) if rows else [()] * n
 
 
 def _content(block: BlockRecords) -> tuple[dict[str, np.ndarray], dict[str, str | int | float]]:
