@@ -76,7 +76,7 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
             f"{folder.path}: {len(missing)} of {plan.n_units} units are missing; resume the run with its command first"
         )
     session.begin()
-    session.progress.stage("tables", planned_units=plan.n_units)
+    session.progress.stage("classify", planned_units=plan.n_units)
     scores = _scores(session, classifier, path, plan, summary.n_fragments)
     chosen = consensus or run["settings"]["consensus"]
     totals = write_tables(folder, summary, scores, tuple(name for name, *_ in recorded.input), chosen)

@@ -72,7 +72,7 @@ class _Predict:
     def stages(self) -> Outcome:
         """The method section."""
         started = time.monotonic()
-        with self._stage("models"):
+        with self._stage("start"):
             models = self._resolve_models()
             classifier = load_classifier(self.settings.classifier) if self.settings.classifier else None
             _check_widths(classifier, models, self.settings)

@@ -1,0 +1,52 @@
+"""Signals: a request to stop with the right code, a second one at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from vpdist.errors import Interrupted
+from vpdist.interrupts import StopRequest
+
+PROGRAM = """
+    import os, signal, sys, time
+    from vpdist import interrupts
+    interrupts.SECOND_AFTER_S = 0.2
+    stop = interrupts.StopRequest(at_once=lambda: print("restored", flush=True))
+    stop.install()
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("a launcher's echo does not count", flush=True)
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGINT)
+    print("never reached", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)],
+    ids=lambda value: str(value),
+)
+def test_a_signal_asks_to_stop_with_its_code(number: signal.Signals, code: int) -> None:
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    stop = StopRequest(at_once=lambda: None)
+    try:
+        stop.install()
+        stop.check()
+        os.kill(os.getpid(), number)
+        with pytest.raises(Interrupted, match=number.name) as caught:
+            stop.check()
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert caught.value.exit_code == code
+
+
+def test_a_second_signal_stops_at_once_after_restoring_the_terminal() -> None:
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(PROGRAM)], capture_output=True, text=True, timeout=60)
+    assert ended.stdout.splitlines() == ["a launcher's echo does not count", "restored"]
+    assert ended.returncode == 130

@@ -1,0 +1,128 @@
+"""Tokens in plan order: every row's tokens come back as they went into the token store."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny_models import TinyModels, write_models
+from vpdist import layout, store
+from vpdist.hdf5 import DamagedFile
+from vpdist.layout import TokenShards
+from vpdist.plan import EncoderCost, FragmentKeys, Limits, Plan, build
+from vpdist.store import TokenBlock
+from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
+
+COST = EncoderCost(linear=10**6, attention=10**3)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def blocks(models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A token store of several small blocks, with sequences that occur twice."""
+    folder = tmp_path_factory.mktemp("store")
+    rng = np.random.default_rng(0)
+    lines, sequences = [], []
+    for number in range(60):
+        repeated = number % 5 == 4
+        bases = sequences[-3] if repeated else "".join(rng.choice(list("ACGT"), rng.integers(40, 700)))
+        sequences.append(bases)
+        lines.append(f">s{number}\n{bases}\n")
+    (folder / "in.fa").write_text("".join(lines))
+    tokenizers = NucleotideTokenizer(models.nucleotide), ProteinTokenizer(models.protein)
+    paths = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "BLOCK_BASES", 4000)
+        for raw in store.read_blocks([folder / "in.fa"], 200):
+            path = store.block_path(folder, raw.index)
+            store.write_block(path, store.tokenise_block(raw, *tokenizers))
+            paths.append(path)
+    assert len(paths) > 3
+    return paths
+
+
+def keys_of(contents: list[TokenBlock]) -> FragmentKeys:
+    return FragmentKeys(
+        residues=np.concatenate([block.fragment_residues for block in contents]),
+        nucleotide_tokens=np.concatenate([np.diff(block.nucleotide_token_offsets) for block in contents]),
+        protein_tokens=np.concatenate([np.diff(block.protein_token_offsets) for block in contents]),
+        nucleotide_hash=np.concatenate([block.nucleotide_hash for block in contents]),
+        protein_hash=np.concatenate([block.protein_hash for block in contents]),
+    )
+
+
+@pytest.fixture(scope="module")
+def laid_out(blocks: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan, list[TokenBlock]]:
+    folder = tmp_path_factory.mktemp("shards")
+    contents = [store.read_block(path) for path in blocks]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vpdist.plan.SHARD_TOKEN_BYTES", 2000)
+        plan = build(keys_of(contents), Limits(token_budget=400, unit_cost=10**9, unit_rows=50), COST, COST)
+    assert len(plan.shard_unit) > 4
+    assert plan.n_rows < len(plan.fragment)
+    first = np.concatenate(([0], np.cumsum([len(block.fragment_chunk) for block in contents]))).astype(np.int64)
+    for shard in range(len(plan.shard_unit) - 1):
+        layout.lay_out(folder, shard, plan, plan.digest(), blocks, first)
+    return folder, plan, contents
+
+
+def test_every_row_has_the_tokens_of_each_of_its_fragments(laid_out: tuple[Path, Plan, list[TokenBlock]]) -> None:
+    folder, plan, contents = laid_out
+    shards = TokenShards(folder, plan, plan.digest())
+    of_fragment: dict[str, list[list[int]]] = {
+        kind: [
+            getattr(block, f"{kind}_tokens")[a:b].tolist()
+            for block in contents
+            for offsets in [getattr(block, f"{kind}_token_offsets")]
+            for a, b in pairwise(offsets.tolist())
+        ]
+        for kind in layout.KINDS
+    }
+    for unit in range(plan.n_units):
+        tokens = shards.unit(unit)
+        for row in range(plan.unit_row[unit], plan.unit_row[unit + 1]):
+            here = row - plan.unit_row[unit]
+            for kind in layout.KINDS:
+                offsets = tokens[kind].offsets
+                found = tokens[kind].flat[offsets[here] : offsets[here + 1]].tolist()
+                for fragment in plan.fragment[plan.row_start[row] : plan.row_start[row + 1]]:
+                    assert of_fragment[kind][fragment] == found
+
+
+def test_a_shard_does_not_depend_on_the_order_in_which_shards_are_made(
+    laid_out: tuple[Path, Plan, list[TokenBlock]], blocks: list[Path], tmp_path: Path
+) -> None:
+    folder, plan, contents = laid_out
+    first = np.concatenate(([0], np.cumsum([len(block.fragment_chunk) for block in contents]))).astype(np.int64)
+    layout.lay_out(tmp_path, 2, plan, plan.digest(), blocks, first)
+    assert layout.shard_path(tmp_path, 2).read_bytes() == layout.shard_path(folder, 2).read_bytes()
+
+
+def test_a_shard_of_another_plan_is_refused(laid_out: tuple[Path, Plan, list[TokenBlock]]) -> None:
+    folder, plan, _ = laid_out
+    assert layout.shard_is_valid(folder, 0, plan.digest())
+    assert not layout.shard_is_valid(folder, 0, "another")
+    with pytest.raises(DamagedFile, match="another plan"):
+        TokenShards(folder, plan, "another").unit(0)
+
+
+def test_a_plan_can_be_mapped_again_and_damage_is_found(
+    laid_out: tuple[Path, Plan, list[TokenBlock]], tmp_path: Path
+) -> None:
+    _, plan, _ = laid_out
+    path = tmp_path / "plan.h5"
+    layout.write_plan(path, plan, "basis")
+    mapped, digest = layout.map_plan(path, "basis")
+    assert digest == plan.digest() == mapped.digest()
+    with pytest.raises(DamagedFile, match="was made from 'basis'"):
+        layout.map_plan(path, "another basis")
+    content = bytearray(path.read_bytes())
+    content[content.index(plan.fragment.tobytes()) + 8] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedFile, match="digest of the plan"):
+        layout.map_plan(path, "basis")
