@@ -1,0 +1,258 @@
+"""What a rank counts, and what all ranks counted at one moment.
+
+A rank's state is one int64 vector: its counters, their values when the present stage began, and a few state fields.
+Counters are sums that only grow, so vectors of several ranks can be added; rates are made by whoever draws.
+A `Snapshot` is the matrix of all ranks, judged (who waits, who is silent) and readable; one JSON line each way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+STAGES = ("start", "ingest", "plan", "layout", "load", "embed", "classify", "check", "tables")
+
+COUNTERS = (
+    "records",
+    "units",
+    "batches",
+    "fragments",
+    "nucleotide_tokens",
+    "protein_tokens",
+    "padded_tokens",
+    "bases",
+    "bytes_written",
+    "failures",
+    "load_us",
+    "compute_us",
+    "write_us",
+    "progress_us",
+)
+"""`progress_us` is what counting, exchanging and drawing cost: time in `Progress.add` and CPU time of its threads."""
+
+STATE_FIELDS = (
+    "stage",
+    "planned_tokens",
+    "planned_units",
+    "shared",
+    "waiting",
+    "done",
+    "memory_bytes",
+    "utilisation",
+    "tick",
+    "beat",
+)
+
+COUNTER_INDEX = {name: index for index, name in enumerate(COUNTERS)}
+FIRST_BASE = len(COUNTERS)
+FIRST_STATE = 2 * len(COUNTERS)
+WIDTH = FIRST_STATE + len(STATE_FIELDS)
+BATCHES = COUNTER_INDEX["batches"]
+STAGE, PLANNED_TOKENS, PLANNED_UNITS, SHARED, WAITING, DONE, MEMORY, UTILISATION, TICK, BEAT = range(FIRST_STATE, WIDTH)
+
+NO_UTILISATION = -1
+USUAL_INTERVALS = 5
+"""A working rank counts as stalled after this many of its usual intervals, if that is more than the least time."""
+
+
+def empty_vector() -> np.ndarray:
+    """A rank's vector before it has done anything: (WIDTH,) int64."""
+    vector = np.zeros(WIDTH, dtype=np.int64)
+    vector[UTILISATION] = NO_UTILISATION
+    return vector
+
+
+@dataclass(frozen=True, slots=True)
+class RankRow:
+    """One rank at one moment."""
+
+    rank: int
+    state: str
+    """running, waiting (for other ranks), done, stalled, or lost."""
+    stage: str
+    silent_s: float
+    """Seconds without a sign of life: of its main thread while it works on batches, else of its process."""
+    planned_tokens: int
+    """Tokens it will embed in this stage; 0 where that is not known."""
+    planned_units: int
+    """Units it will do in this stage; 0 where that is not known."""
+    shared: bool
+    """Whether the planned figures are a fair share of a pool that all ranks draw from."""
+    memory_bytes: int
+    utilisation: int
+    """Of its device, in percent; -1 where nobody can say."""
+    counters: tuple[int, ...]
+    """Since the run began, in the order of COUNTERS."""
+    base: tuple[int, ...]
+    """The counters when this stage began."""
+
+    def count(self, name: str) -> int:
+        """A counter since the run began."""
+        return self.counters[COUNTER_INDEX[name]]
+
+    def in_stage(self, name: str) -> int:
+        """A counter since this stage began."""
+        index = COUNTER_INDEX[name]
+        return self.counters[index] - self.base[index]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of both encoders since this stage began."""
+        return self.in_stage("nucleotide_tokens") + self.in_stage("protein_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All ranks at one moment, as rank 0 knows them.
+
+    As JSON (one line of progress.jsonl, field `v` = 1): `time` (Unix seconds), `elapsed` (seconds since the run began),
+    `source` ("round": gathered; "keys": a round is overdue and rank 0 looked at the key store), `ended` (null while
+    the run goes on, "" after success, else why it ended), `stage` of the run, `totals` (counter -> sum over ranks
+    since the run began), `columns` (names of the counters) and `ranks`: a list of objects with the fields of
+    `RankRow`, whose `counters` and `base` are lists in the order of `columns`.
+    """
+
+    time: float
+    elapsed: float
+    source: str
+    rows: tuple[RankRow, ...]
+    ended: str | None = None
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Every counter summed over ranks, since the run began."""
+        return {name: sum(row.counters[index] for row in self.rows) for name, index in COUNTER_INDEX.items()}
+
+    @property
+    def stage(self) -> str:
+        """The stage of the rank that is furthest behind among those at work."""
+        at_work = [row for row in self.rows if row.state not in ("waiting", "done", "lost")] or self.rows
+        return min((row.stage for row in at_work), key=STAGES.index)
+
+    @property
+    def outline(self) -> tuple[object, ...]:
+        """What, when it changes, deserves to be told at once: stages, states and the end."""
+        return (self.ended, *((row.stage, row.state) for row in self.rows))
+
+    def to_json(self) -> str:
+        """One line of progress.jsonl, without the line's end."""
+        fields = {
+            "v": 1,
+            "time": round(self.time, 3),
+            "elapsed": round(self.elapsed, 3),
+            "source": self.source,
+            "ended": self.ended,
+            "stage": self.stage,
+            "totals": self.totals,
+            "columns": COUNTERS,
+            "ranks": [asdict(row) for row in self.rows],
+        }
+        return json.dumps(fields, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> Snapshot:
+        """Read a line of progress.jsonl. Raises ValueError where it is none."""
+        try:
+            fields = json.loads(line)
+            order = [fields["columns"].index(name) for name in COUNTERS]
+            rows = tuple(
+                RankRow(
+                    **{
+                        **row,
+                        "counters": tuple(int(row["counters"][index]) for index in order),
+                        "base": tuple(int(row["base"][index]) for index in order),
+                    }
+                )
+                for row in fields["ranks"]
+            )
+            return cls(fields["time"], fields["elapsed"], fields["source"], rows, fields["ended"])
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"not a line of progress.jsonl: {error!r}") from error
+
+
+class Liveness:
+    """Since when each rank has been silent, by the clock of the one who looks (so clocks need not agree).
+
+    A rank's `beat` moves while its process lives, its `tick` with everything that its main thread does.
+    """
+
+    def __init__(self, ranks: int, now: float, stalled_s: float) -> None:
+        """A rank is stalled after `stalled_s` seconds of silence, or USUAL_INTERVALS usual intervals if longer."""
+        self._stalled_s = stalled_s
+        self._matrix = np.tile(empty_vector(), (ranks, 1))
+        self._tick_at = np.full(ranks, now)
+        self._beat_at = np.full(ranks, now)
+        self._usual_s = np.zeros(ranks)
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The newest vectors, (ranks, WIDTH) int64."""
+        return self._matrix
+
+    def observe(self, matrix: np.ndarray, now: float) -> None:
+        """Take in newer vectors of all ranks, (ranks, WIDTH); a row with a lower `beat` than known is ignored."""
+        fresh = matrix[:, BEAT] >= self._matrix[:, BEAT]
+        ticks = np.where(fresh, matrix[:, TICK] - self._matrix[:, TICK], 0)
+        moved = ticks > 0
+        interval_s = (now - self._tick_at) / np.maximum(ticks, 1)
+        usual_s = np.where(self._usual_s == 0, interval_s, 0.7 * self._usual_s + 0.3 * interval_s)
+        self._usual_s = np.where(moved & self._at_work(), usual_s, self._usual_s)
+        self._tick_at = np.where(moved, now, self._tick_at)
+        self._beat_at = np.where(matrix[:, BEAT] > self._matrix[:, BEAT], now, self._beat_at)
+        self._matrix = np.where(fresh[:, None], matrix, self._matrix)
+
+    def _at_work(self) -> np.ndarray:
+        """Ranks that owe a sign of life with every batch: past their stage's first batch, neither waiting nor done."""
+        in_stage = self._matrix[:, BATCHES] - self._matrix[:, FIRST_BASE + BATCHES]
+        return (in_stage > 0) & (self._matrix[:, WAITING] == 0) & (self._matrix[:, DONE] == 0)
+
+    def silent_s(self, now: float) -> np.ndarray:
+        """Seconds without a sign of life, per rank: of the main thread for ranks at work, else of the process."""
+        return np.where(self._at_work(), now - np.minimum(self._tick_at, self._beat_at), now - self._beat_at)
+
+    def states(self, now: float, lost: Collection[int] = ()) -> list[str]:
+        """running, waiting, done, stalled or lost, per rank."""
+        patience_s = np.where(self._at_work(), USUAL_INTERVALS * self._usual_s, 0.0)
+        stalled = self.silent_s(now) > np.maximum(self._stalled_s, patience_s)
+        states = []
+        for rank, row in enumerate(self._matrix):
+            if rank in lost:
+                states.append("lost")
+            elif stalled[rank]:
+                states.append("stalled")
+            else:
+                states.append("done" if row[DONE] else "waiting" if row[WAITING] else "running")
+        return states
+
+    def snapshot(
+        self,
+        now: float,
+        *,
+        time: float,
+        elapsed: float,
+        source: str,
+        ended: str | None = None,
+        lost: Collection[int] = (),
+    ) -> Snapshot:
+        """The newest vectors as a Snapshot."""
+        silent_s, states = self.silent_s(now), self.states(now, lost)
+        rows = tuple(
+            RankRow(
+                rank=rank,
+                state=states[rank],
+                stage=STAGES[int(row[STAGE])],
+                silent_s=round(float(silent_s[rank]), 2),
+                planned_tokens=int(row[PLANNED_TOKENS]),
+                planned_units=int(row[PLANNED_UNITS]),
+                shared=bool(row[SHARED]),
+                memory_bytes=int(row[MEMORY]),
+                utilisation=int(row[UTILISATION]),
+                counters=tuple(row[:FIRST_BASE].tolist()),
+                base=tuple(row[FIRST_BASE:FIRST_STATE].tolist()),
+            )
+            for rank, row in enumerate(self._matrix)
+        )
+        return Snapshot(time, elapsed, source, rows, ended)

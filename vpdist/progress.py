@@ -1,0 +1,334 @@
+"""What the stages of a run tell about how far they are, and who hears it.
+
+Every rank adds to its counters; rank 0 shows all ranks' as bars, as log lines or not at all, and appends them to
+progress.jsonl. Nothing here changes what is computed: a failure to show or to record is logged once and ends that.
+Only a lost peer, or a launcher that is gone, is raised to the run.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, TextIO
+
+from vpdist.counters import (
+    COUNTER_INDEX,
+    DONE,
+    FIRST_BASE,
+    FIRST_STATE,
+    PLANNED_TOKENS,
+    PLANNED_UNITS,
+    SHARED,
+    STAGE,
+    STAGES,
+    TICK,
+    WAITING,
+    Snapshot,
+    empty_vector,
+)
+from vpdist.display import Bars, Display, LogLines
+from vpdist.environment import draws_bars
+from vpdist.errors import StorageError
+from vpdist.exchange import Exchange, Timing
+from vpdist.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+MODES = ("auto", "bars", "log", "none")
+LOG_INTERVAL_S = 10.0
+
+
+def choose_display(mode: str, stream: TextIO | None, log_interval_s: float = LOG_INTERVAL_S) -> Display | None:
+    """The display for `mode`; 'auto' is bars on a terminal that can move its cursor, else log lines.
+
+    'bars' on something that is no terminal means log lines too: a file gets no control characters.
+    """
+    if mode not in MODES:
+        raise ValueError(f"progress mode {mode}: choose one of {', '.join(MODES)}")
+    if mode == "none" or stream is None:
+        return None
+    if draws_bars(stream) if mode == "auto" else mode == "bars" and stream.isatty():
+        return Bars(stream)
+    return LogLines(stream, log_interval_s)
+
+
+class Recorder:
+    """Appends snapshots to progress.jsonl, flushed line by line; thins them out as the run grows old."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError where the file cannot be opened."""
+        self._file: IO[bytes] = path.open("ab")
+        if self._file.tell() and path.read_bytes()[-1:] != b"\n":
+            self._file.write(b"\n")  # a line that an earlier run was killed in
+        self._recorded_s = -1e9
+        self._outline: tuple[object, ...] = ()
+
+    def record(self, snapshot: Snapshot) -> None:
+        """Append, if it says something new: at most once a second (every 5 s in old, every ranks/64 s in large runs),
+        and at once when a stage or a state changes or the run ends."""
+        spacing_s = max(1.0, min(5.0, snapshot.elapsed / 600), len(snapshot.rows) / 64)
+        if snapshot.outline == self._outline and snapshot.elapsed - self._recorded_s < 0.9 * spacing_s:
+            return
+        self._recorded_s, self._outline = snapshot.elapsed, snapshot.outline
+        self._file.write(snapshot.to_json().encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Painter:
+    """The thread of rank 0 that draws and records, so that a slow terminal or disk holds nobody up."""
+
+    def __init__(self, display: Display | None, recorder: Recorder | None) -> None:
+        self.spent_us = 0
+        self._display, self._recorder = display, recorder
+        self._inbox: queue.SimpleQueue[Snapshot | str | None] = queue.SimpleQueue()
+        self._last: Snapshot | None = None
+        self._thread = threading.Thread(target=self._run, name="vpdist-painter", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, news: Snapshot | str) -> None:
+        """A snapshot, or a line for people. Never waits."""
+        self._inbox.put(news)
+
+    def end(self, ended: str | None = None, timeout_s: float = 3.0) -> None:
+        """Draw and record what has come, then end; with `ended`, the last snapshot once more, with that reason."""
+        if ended is not None and self._last is not None and self._last.ended is None:
+            self._inbox.put(replace(self._last, ended=ended))
+        self._inbox.put(None)
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        next_tick, going_on = 0.0, True
+        while going_on:
+            period_s = self._display.period_s if self._display else 1.0
+            try:
+                going_on = self._take(self._inbox.get(timeout=max(0.0, next_tick - time.monotonic())))
+            except queue.Empty:
+                next_tick = time.monotonic() + period_s
+                self._draw(lambda display: display.tick(time.time()))
+            self.spent_us = time.thread_time_ns() // 1000
+        self._draw(lambda display: display.close())
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def _take(self, news: Snapshot | str | None) -> bool:
+        """Whether there is more to come."""
+        if isinstance(news, Snapshot):
+            self._last = news
+            self._record(news)
+            self._draw(lambda display: display.show(news))
+        elif news is not None:
+            self._draw(lambda display: display.message(news))
+        return news is not None
+
+    def _draw(self, action: Callable[[Display], None]) -> None:
+        if self._display is None:
+            return
+        try:
+            action(self._display)
+        except (OSError, ValueError) as error:  # ValueError: the stream is closed
+            self._display = None
+            logger.warning("the progress display is turned off: %s", error)
+
+    def _record(self, snapshot: Snapshot) -> None:
+        if self._recorder is None:
+            return
+        try:
+            self._recorder.record(snapshot)
+        except OSError as error:
+            self._recorder = None
+            logger.warning("progress is no longer recorded: %s", error)
+
+
+class Progress:
+    """One rank's account of its work. All ranks make it together, after `runtime.start`, and close it together.
+
+    Everything but `abort` is for the main thread. Once a peer is lost, or this rank's launcher is gone, `add`, `check`,
+    `stage` and `close` raise that; then the caller has a few seconds to call `abort` before the process is ended.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        mode: str,
+        jsonl: Path | None,
+        stream: TextIO | None,
+        stall_timeout_s: float = 1800.0,
+        *,
+        log_interval_s: float = LOG_INTERVAL_S,
+        timing: Timing | None = None,
+    ) -> None:
+        """`mode`: auto, bars, log or none. `jsonl`, `stream`: rank 0's progress.jsonl and the console to draw on."""
+        self._runtime, self._stream = runtime, stream
+        self._vector = empty_vector()
+        self._cells = self._vector.data
+        self._waits = 0
+        self._added_ns = 0
+        self._ended = False
+        self._process = os.getpid()
+        first = runtime.rank == 0
+        display = choose_display(mode, stream if first else None, log_interval_s)
+        self._painter = Painter(display, _recorder(jsonl) if first and jsonl is not None else None)
+        self._exchange = Exchange(
+            runtime,
+            self._vector,
+            replace(timing or Timing(), stall_timeout_s=stall_timeout_s),
+            on_snapshot=self._painter.put,
+            on_forced_exit=self._force_end,
+            spent_us=lambda: self._added_ns // 1000 + self._painter.spent_us,
+        )
+        atexit.register(self.abort, "the process ended")
+        if first:
+            self._painter.start()
+        self._exchange.start()
+
+    def stage(self, name: str, planned_tokens: int = 0, planned_units: int = 0, *, shared: bool = False) -> None:
+        """This rank enters a stage (one of counters.STAGES), in which it plans to do so much.
+
+        `shared`: ranks draw from one pool, and the planned figures are this rank's fair share of it.
+        """
+        vector = self._vector.copy()
+        vector[FIRST_BASE:FIRST_STATE] = vector[:FIRST_BASE]
+        vector[STAGE], vector[SHARED] = STAGES.index(name), shared
+        vector[PLANNED_TOKENS], vector[PLANNED_UNITS] = planned_tokens, planned_units
+        vector[TICK] += 1
+        self._vector[:] = vector  # at one go, for the thread that copies it
+        self._exchange.wake()
+        self._raise_failure()
+
+    def add(self, **counters: int) -> None:
+        """Add to this rank's counters (counters.COUNTERS), after every batch or block. Takes about a microsecond."""
+        begin_ns = time.perf_counter_ns()
+        cells = self._cells
+        for name, amount in counters.items():
+            cells[COUNTER_INDEX[name]] += amount
+        cells[TICK] += 1
+        self._added_ns += time.perf_counter_ns() - begin_ns
+        self._raise_failure()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While this rank waits for others."""
+        self._waits += 1
+        self._mark_waiting()
+        try:
+            yield
+        finally:
+            self._waits -= 1
+            self._mark_waiting()
+
+    def check(self) -> None:
+        """A sign of life between batches. Raises PeerLost or Interrupted once this rank must end."""
+        self._cells[TICK] += 1
+        self._raise_failure()
+
+    def message(self, text: str) -> None:
+        """One line for people: above the bars or among the log lines (rank 0), and in this rank's log."""
+        logger.info("%s", text)
+        if self._runtime.rank == 0:
+            self._painter.put(text)
+
+    def close(self) -> None:
+        """This rank is done: answer the others until all are, then show and record the final counters, exact."""
+        self._cells[DONE] = 1
+        self._exchange.wake()
+        while not self._exchange.join(0.2):
+            self._raise_failure()
+        self._raise_failure()
+        self._end()
+
+    def abort(self, message: str) -> None:
+        """Stop sharing and showing at once, the terminal clean. `message` goes to progress.jsonl and to the peers.
+
+        May be called at any time, from a signal's handler too, and again. Prints nothing.
+        """
+        if self._ended or os.getpid() != self._process:  # a forked child has none of the threads
+            return
+        self._exchange.stop(message, 2.0)
+        self._end(message)
+
+    def _end(self, ended: str | None = None) -> None:
+        self._ended = True
+        atexit.unregister(self.abort)
+        if self._runtime.rank == 0:
+            self._painter.end(ended)
+
+    def _mark_waiting(self) -> None:
+        self._cells[WAITING] = int(self._waits > 0)
+        self._cells[TICK] += 1
+        self._exchange.wake()
+
+    def _raise_failure(self) -> None:
+        if self._exchange.failure is not None:
+            raise self._exchange.failure
+
+    def _force_end(self, line: str) -> None:
+        """The exchange's thread is about to end this process, because the main thread hangs."""
+        if self._runtime.rank != 0:
+            return
+        self._painter.end(line, 1.0)
+        if self._stream is not None:
+            try:
+                self._stream.write(f"{line}\n")
+                self._stream.flush()
+            except (OSError, ValueError):
+                return  # nobody reads it any more; the log has it
+
+
+def _recorder(path: Path) -> Recorder | None:
+    try:
+        return Recorder(path)
+    except OSError as error:
+        logger.warning("progress is not recorded: %s", error)
+        return None
+
+
+def watch(run_folder: Path, stream: TextIO, follow: bool = True) -> None:
+    """Draw the run in `run_folder` from its progress.jsonl until it ends: bars on a terminal, else log lines.
+
+    Without `follow`, its newest snapshot once. Raises StorageError where there is nothing to read.
+    """
+    path = run_folder / "progress.jsonl"
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}: no run to watch") from error
+    display = choose_display("auto", stream)
+    assert display is not None
+    with file:
+        try:
+            for snapshot in _snapshots(file, follow):
+                if snapshot is not None:
+                    display.show(snapshot)
+                display.tick(time.time())
+                time.sleep(display.period_s if follow else 0.0)
+        finally:
+            display.close()
+
+
+def _snapshots(file: IO[bytes], follow: bool) -> Iterator[Snapshot | None]:
+    """The newest snapshot first, then those that come, None while nothing does, until the run ends."""
+    newest, part = None, b""
+    while True:
+        *lines, part = (part + file.read()).split(b"\n")
+        for line in reversed(lines):
+            try:
+                newest = Snapshot.from_json(line.decode())
+                break
+            except ValueError:  # cut short when an earlier run was killed
+                continue
+        yield newest if lines else None
+        if not follow or (newest is not None and newest.ended is not None):
+            return
