@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import Draw, dnabert_s_state, write_dnabert_s
+from tests.tiny_models import Draw, dnabert_s_state, write_dnabert_s
 
 from vpdist import dnabert_s
 from vpdist.dnabert_s import DnabertS, DnabertSConfig, alibi_slopes

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import write_esm2
+from tests.tiny_models import write_esm2
 from transformers import EsmConfig, EsmModel
 
 from vpdist import esm2

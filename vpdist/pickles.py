@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -128,6 +129,10 @@ class AllowListUnpickler(pickle.Unpickler):
     """Builds records of this module and plain containers, nothing else."""
 
     def __init__(self, content: bytes, path: Path) -> None:
+        for opcode, argument, _ in pickletools.genops(content):
+            # A memo of so many entries would be reserved before the first of them is used.
+            if opcode.name in ("PUT", "LONG_BINPUT") and int(argument) > len(content):
+                raise pickle.UnpicklingError("it numbers more objects than it has")
         super().__init__(io.BytesIO(content))
         self.path = path
 
@@ -185,9 +190,8 @@ def read_classifier_pickle(path: Path) -> PickledClassifier:
         EOFError,
         LookupError,
         MemoryError,
-        NotImplementedError,
         OSError,
-        RecursionError,
+        RuntimeError,
         TypeError,
         ValueError,
     ) as error:
