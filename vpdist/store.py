@@ -348,7 +348,7 @@ def _read(path: Path, kind: type[Block]) -> Block:
                 values[name] = attributes[name]
             elif name in _TEXTS:
                 values[name] = Texts(hdf5.read(file, name), hdf5.read(file, f"{name}_offsets"))
-            elif name not in file and "_token" in name:
+            elif "_token" in name and not attributes[f"{name.split('_')[0]}_tokenizer"]:
                 values[name] = None
             else:
                 values[name] = hdf5.read(file, name)

@@ -1,0 +1,294 @@
+"""The token store: blocks cut by the input alone, complete or absent files, and the parity set end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xxhash
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.tiny_models import ESM2_VOCABULARY, nucleotide_tokenizer
+from vpdist import hdf5, store
+from vpdist.errors import InputError
+from vpdist.fragments import FRAMES
+from vpdist.hdf5 import DamagedFile
+from vpdist.store import BlockTable, RawBlock, Texts, TokenBlock
+from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
+
+Tokenizers = tuple[NucleotideTokenizer, ProteinTokenizer]
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Tokenizers:
+    folder = tmp_path_factory.mktemp("tokenizers")
+    nucleotide_tokenizer().save(str(folder / "tokenizer.json"))
+    (folder / "vocab.txt").write_text("\n".join(ESM2_VOCABULARY))
+    return NucleotideTokenizer(folder), ProteinTokenizer(folder)
+
+
+def small_blocks(monkeypatch: pytest.MonkeyPatch, bases: int, chunks: int, records: int) -> None:
+    monkeypatch.setattr(store, "BLOCK_BASES", bases)
+    monkeypatch.setattr(store, "BLOCK_CHUNKS", chunks)
+    monkeypatch.setattr(store, "BLOCK_RECORDS", records)
+
+
+def write_fasta(path: Path, sequences: list[str]) -> Path:
+    path.write_text("".join(f">s{i} number {i}\n{sequence}\n" for i, sequence in enumerate(sequences)))
+    return path
+
+
+def random_sequences(lengths: list[int], seed: int = 3) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return ["".join(rng.choice(list("ACGT"), length)) for length in lengths]
+
+
+def bases_of(block: RawBlock) -> Iterator[str]:
+    text = block.bases.tobytes().decode()
+    return (text[start:end] for start, end in pairwise(block.base_offsets.tolist()))
+
+
+def assert_same(one: object, other: object, kind: type) -> None:
+    """Equal in every field of the dataclass `kind`, arrays in dtype too."""
+    for field in fields(kind):
+        left, right = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(left, Texts):
+            assert list(left) == list(right), field.name
+        elif isinstance(left, np.ndarray):
+            assert left.dtype == right.dtype, field.name
+            assert np.array_equal(left, right), field.name
+        else:
+            assert left == right, field.name
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lengths=st.lists(st.integers(0, 120), max_size=12),
+    chunk_length=st.integers(5, 40),
+    min_length=st.sampled_from([0, 3, 30]),
+    bases=st.integers(1, 300),
+    chunks=st.integers(1, 12),
+    records=st.integers(1, 6),
+)
+def test_blocks_hold_every_record_and_every_chunk_once_and_in_order(
+    tmp_path: Path, lengths: list[int], chunk_length: int, min_length: int, bases: int, chunks: int, records: int
+) -> None:
+    sequences = random_sequences(lengths)
+    path = write_fasta(tmp_path / "in.fa", sequences)
+    at_once = list(store.read_blocks([path], chunk_length, min_length))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        small_blocks(monkeypatch, bases, chunks, records)
+        blocks = list(store.read_blocks([path], chunk_length, min_length))
+    if not lengths:
+        assert at_once == blocks == []
+        return
+    [whole] = at_once
+    assert [block.index for block in blocks] == list(range(len(blocks)))
+    assert [name for block in blocks for name in block.names] == [f"s{i}" for i in range(len(lengths))]
+    for name in (
+        "sources",
+        "lengths",
+        "n_chunks",
+        "statuses",
+        "chunk_record",
+        "chunk_number",
+        "chunk_start",
+        "chunk_end",
+    ):
+        joined = np.concatenate([getattr(block, name) for block in blocks])
+        assert np.array_equal(joined, getattr(whole, name)), name
+    assert [text for block in blocks for text in bases_of(block)] == [
+        sequences[record][start:end]
+        for record, start, end in zip(whole.chunk_record, whole.chunk_start, whole.chunk_end, strict=True)
+    ]
+    n_before = 0
+    for block in blocks:
+        assert block.first_record == n_before
+        n_before += len(block.names)
+        # full when it ended, and not a chunk or a record before
+        full = (len(block.bases) >= bases, len(block.chunk_record) >= chunks, len(block.names) >= records)
+        assert any(full) or block is blocks[-1]
+        assert len(block.chunk_record) <= chunks
+        assert len(block.names) <= records
+        assert len(block.bases) < bases + chunk_length
+    expected = [store.TOO_SHORT if n < 3 else store.FILTERED if n < min_length else store.OK for n in lengths]
+    assert whole.statuses.tolist() == expected
+    assert np.array_equal(np.bincount(whole.chunk_record, minlength=len(lengths)), whole.n_chunks)
+    assert ((whole.n_chunks > 0) == (whole.statuses == store.OK)).all()
+
+
+def test_the_cut_follows_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch, bases=100, chunks=4, records=3)
+    path = write_fasta(tmp_path / "in.fa", random_sequences([20, 0, 0, 100, 10, 10, 10, 10, 95]))
+    blocks = list(store.read_blocks([path], 20))
+    assert [list(block.names) for block in blocks] == [["s0", "s1", "s2"], ["s3"], ["s4", "s5", "s6"], ["s7", "s8"], []]
+    assert [block.chunk_record.tolist() for block in blocks] == [[0], [3, 3, 3, 3], [3, 4, 5, 6], [7, 8, 8, 8], [8, 8]]
+    assert [block.chunk_number.tolist() for block in blocks] == [[0], [0, 1, 2, 3], [4, 0, 0, 0], [0, 0, 1, 2], [3, 4]]
+    assert [block.first_record for block in blocks] == [0, 3, 4, 7, 9]
+
+
+def test_an_empty_input_has_no_blocks_and_a_bad_one_raises(tmp_path: Path) -> None:
+    empty, bad = tmp_path / "empty.fa", tmp_path / "bad.fa"
+    empty.write_bytes(b"")
+    bad.write_bytes(b">a\nMKVLE\n")
+    assert list(store.read_blocks([empty], 500)) == []
+    with pytest.raises(InputError, match=r"bad\.fa, record a, letter 4"):
+        list(store.read_blocks([empty, bad], 500))
+
+
+def test_sources_say_which_file_a_record_is_from(tmp_path: Path) -> None:
+    one = write_fasta(tmp_path / "one.fa", ["ACGT", "ACGT"])
+    two = write_fasta(tmp_path / "two.fa", ["ACGT"])
+    [block] = store.read_blocks([one, two], 500)
+    assert block.sources.tolist() == [0, 0, 1]
+    assert list(block.descriptions) == ["number 0", "number 1", "number 0"]
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> RawBlock:
+    path = tmp_path / "in.fa"
+    lengths = [0, 2, 3, 60, 1300]
+    sequences = random_sequences(lengths)
+    path.write_text(
+        "".join(f">ß{i} é\n{s}\n" for i, s in enumerate(sequences)) + ">open\n" + "GCC" * 300 + "\n>gaps\n" + "N" * 50
+    )
+    [block] = store.read_blocks([path], 500)
+    return block
+
+
+def test_a_raw_block_comes_back_as_it_was_written(tmp_path: Path, raw: RawBlock) -> None:
+    path = store.raw_path(tmp_path, 7)
+    assert path.name == "raw-000007.h5"
+    assert store.write_raw(path, raw) == path.stat().st_size
+    assert_same(store.read_raw(path), raw, RawBlock)
+    assert store.read_raw(path).digest() == raw.digest() == store.raw_digest(path)
+
+
+def test_the_digest_of_a_raw_block_follows_every_field(raw: RawBlock) -> None:
+    digests = {raw.digest()}
+    for field in fields(RawBlock):
+        value = getattr(raw, field.name)
+        other: Any
+        if isinstance(value, Texts):
+            other = Texts.pack([*list(value)[:-1], "changed"])
+        elif isinstance(value, np.ndarray):
+            other = value.copy()
+            other[-1] += 1
+        else:
+            other = value + 1
+        digests.add(replace(raw, **{field.name: other}).digest())
+    assert len(digests) == 1 + len(fields(RawBlock))
+
+
+def test_tokenising_is_pure_and_hashes_are_those_of_the_strings(raw: RawBlock, tokenizers: Tokenizers) -> None:
+    block = store.tokenise_block(raw, *tokenizers)
+    assert_same(store.tokenise_block(raw, *tokenizers), block, TokenBlock)
+    assert_same(raw, block, store.BlockRecords)
+    opened = [i for i, chunk in enumerate(block.fragment_chunk) if block.chunk_record[chunk] == 5]
+    assert [FRAMES[block.fragment_frame[i]] for i in opened] == ["F1", "F2", "F3", "R1", "R2", "R3"] * 2
+    first = opened[0]
+    assert block.fragment_residues[first] == 166
+    assert block.protein_hash[first] == xxhash.xxh3_64_intdigest(b"A" * 166)
+    assert block.nucleotide_hash[first] == xxhash.xxh3_64_intdigest((b"GCC" * 167)[:499])
+    assert block.nucleotide_token_offsets is not None
+    assert block.nucleotide_tokens is not None
+    start, end = block.nucleotide_token_offsets[first : first + 2]
+    plain, _ = tokenizers[0].encode([("GCC" * 167)[:499]])
+    assert block.nucleotide_tokens[start:end].tolist() == plain.tolist()
+    assert block.protein_token_offsets is not None
+    assert np.array_equal(np.diff(block.protein_token_offsets), block.fragment_residues + 2)
+
+
+@pytest.mark.parametrize("which", [(True, True), (True, False), (False, True), (False, False)])
+def test_a_token_block_comes_back_as_it_was_written(
+    tmp_path: Path, raw: RawBlock, tokenizers: Tokenizers, which: tuple[bool, bool]
+) -> None:
+    nucleotide, protein = (one if wanted else None for one, wanted in zip(tokenizers, which, strict=True))
+    block = store.tokenise_block(raw, nucleotide, protein)  # type: ignore[arg-type]
+    path = store.block_path(tmp_path, 0)
+    store.write_block(path, block)
+    assert path.name == "block-000000.h5"
+    assert_same(store.read_block(path), block, TokenBlock)
+    assert_same(store.read_table(path), block, BlockTable)
+    with hdf5.opened(path) as file:
+        assert ("nucleotide_tokens" in file, "protein_tokens" in file) == which
+        for name in file:
+            assert file[name].chunks is None  # contiguous, so that it can be mapped
+
+
+def test_a_block_without_chunks_can_be_stored(tmp_path: Path, tokenizers: Tokenizers) -> None:
+    path = tmp_path / "in.fa"
+    path.write_text(">a\n>b\nAC\n")
+    [raw] = store.read_blocks([path], 500)
+    block = store.tokenise_block(raw, *tokenizers)
+    store.write_block(tmp_path / "block.h5", block)
+    assert_same(store.read_block(tmp_path / "block.h5"), block, TokenBlock)
+    assert len(block.fragment_chunk) == 0
+
+
+def test_a_block_is_valid_only_for_its_raw_block_and_tokenizers(
+    tmp_path: Path, raw: RawBlock, tokenizers: Tokenizers
+) -> None:
+    path = store.block_path(tmp_path, 0)
+    nucleotide, protein = (tokenizer.fingerprint for tokenizer in tokenizers)
+    assert not store.block_is_valid(path, raw.digest(), nucleotide, protein)
+    store.write_block(path, store.tokenise_block(raw, *tokenizers))
+    assert store.block_is_valid(path, raw.digest(), nucleotide, protein)
+    assert not store.block_is_valid(path, raw.digest(), nucleotide, "")
+    assert not store.block_is_valid(path, raw.digest(), "other", protein)
+    assert not store.block_is_valid(path, replace(raw, index=1).digest(), nucleotide, protein)
+
+
+def test_a_damaged_block_is_found(tmp_path: Path, raw: RawBlock, tokenizers: Tokenizers) -> None:
+    path = store.block_path(tmp_path, 0)
+    block = store.tokenise_block(raw, *tokenizers)
+    store.write_block(path, block)
+    content = path.read_bytes()
+    arguments = (raw.digest(), block.nucleotide_tokenizer, block.protein_tokenizer)
+    assert block.nucleotide_tokens is not None
+    place = content.index(block.nucleotide_tokens.tobytes())
+    for damaged in (content[:-100], content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :], b""):
+        path.write_bytes(damaged)
+        assert not store.block_is_valid(path, *arguments)
+        with pytest.raises(DamagedFile, match=path.name):
+            store.read_block(path)
+    path.write_bytes(content)
+    assert store.block_is_valid(path, *arguments)
+
+
+def test_a_block_without_half_of_its_token_arrays_is_damaged(
+    tmp_path: Path, raw: RawBlock, tokenizers: Tokenizers
+) -> None:
+    block = store.tokenise_block(raw, *tokenizers)
+    path = store.block_path(tmp_path, 0)
+    store.write_block(path, replace(block, nucleotide_tokens=None))
+    with pytest.raises(DamagedFile, match="nucleotide_tokens"):
+        store.read_block(path)
+
+
+@pytest.mark.parametrize("chunk_length", [300, 500])
+def test_the_parity_set_goes_through_the_store_to_the_letter(
+    shared: Path, chunk_length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_blocks(monkeypatch, bases=30_000, chunks=100, records=50)
+    found = []
+    names: list[str] = []
+    for raw in store.read_blocks([shared / "parity" / "input.fa"], chunk_length):
+        names += raw.names
+        block = store.tokenise_block(raw, None, None)
+        for chunk, frame, nucleotide, protein in zip(
+            block.fragment_chunk, block.fragment_frame, block.nucleotide_hash, block.protein_hash, strict=True
+        ):
+            name, number = names[block.chunk_record[chunk]], block.chunk_number[chunk] + 1
+            found.append((f"{name}_chunk_{number}{FRAMES[frame]}", int(nucleotide), int(protein)))
+    lines = (shared / "parity" / f"fragments.{chunk_length}.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    assert found == [
+        (identifier, xxhash.xxh3_64_intdigest(nucleotide.encode()), xxhash.xxh3_64_intdigest(protein.encode()))
+        for identifier, nucleotide, protein in (line.split("\t") for line in lines)
+    ]
