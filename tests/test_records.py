@@ -220,8 +220,6 @@ def test_a_damaged_second_stream_is_not_taken_for_the_end(tmp_path: Path, compre
         (b"ACG*", "*", 4),
         (b"ACGT1", "1", 5),
         (b"ACGT>two\nACGT", ">", 5),
-        (b"AC\xc3\xa9", "é", 3),
-        (b"AC\xe9", "\udce9", 3),
         (b"AC\x00", "\x00", 3),
     ],
 )
@@ -233,14 +231,19 @@ def test_letters_that_are_no_nucleotides_are_refused_by_record_and_position(
         content = b">good\nACGT\n>bad one\n" + letters + b"\n>last\nACGT\n"
     else:
         joined = letters.replace(b"\n", b"")
-        if not joined.isascii():
-            pytest.skip("dnaio refuses FASTQ that is not ASCII before letters are looked at; tested below")
         content = b"@good\nACGT\n+\nIIII\n@bad one\n" + joined + b"\n+\n" + b"I" * len(joined) + b"\n"
     error, records = fault(content, tmp_path)
     assert [record.name for record in records] == ["good"]
     assert (error.record, error.position) == ("bad", f"letter {position}")
     assert f"unexpected letter {letter!r}" in error.reason
     assert ("protein" in error.reason) == ((letter.isascii() and letter.isalpha()) or letter == "*")
+
+
+@pytest.mark.parametrize(("letters", "letter"), [(b"AC\xc3\xa9", "é"), (b"AC\xe9", "\udce9")])
+def test_bytes_that_are_not_ascii_are_refused_in_a_fasta_sequence(tmp_path: Path, letters: bytes, letter: str) -> None:
+    error, _ = fault(b">bad\n" + letters, tmp_path)
+    assert (error.record, error.position) == ("bad", "letter 3")
+    assert f"unexpected letter {letter!r}" in error.reason
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from itertools import pairwise
@@ -140,6 +142,34 @@ def test_an_empty_input_has_no_blocks_and_a_bad_one_raises(tmp_path: Path) -> No
     assert list(store.read_blocks([empty], 500)) == []
     with pytest.raises(InputError, match=r"bad\.fa, record a, letter 4"):
         list(store.read_blocks([empty, bad], 500))
+
+
+def peak_bytes(path: Path) -> int:
+    """Python's largest memory while the blocks of a file pass by."""
+    tracemalloc.start()
+    try:
+        deque(store.read_blocks([path], 500), maxlen=0)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_reads_take_the_memory_of_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch, bases=1 << 30, chunks=500, records=1 << 30)
+    path = write_fasta(tmp_path / "reads.fa", random_sequences([100]) * 20_000)
+    assert path.stat().st_size > 2_000_000
+    assert peak_bytes(path) < 1_000_000
+
+
+def test_chromosomes_take_the_memory_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch, bases=10_000, chunks=500, records=500)
+    one, three = tmp_path / "one.fa", tmp_path / "three.fa"
+    lines = "\n".join(["ACGTTGCA" * 10] * 25_000)
+    one.write_text(f">a\n{lines}\n")
+    three.write_text(f">a\n{lines}\n>b\n{lines}\n>c\n{lines}\n")
+    peak = peak_bytes(one)
+    assert peak < 5 * 2_000_000  # bytes per base: 1.6 for dnaio's lines, 1 for its text, 1 for the record
+    assert peak_bytes(three) < 1.1 * peak
 
 
 def test_sources_say_which_file_a_record_is_from(tmp_path: Path) -> None:

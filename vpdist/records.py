@@ -168,21 +168,21 @@ class _Fasta(FastaReader):
 
 def _read_file(path: Path) -> Iterator[Record]:
     source = str(path)
-    count, last = 0, None
+    count, name = 0, None
     compression = None
     try:
         with open(path, "rb") as file:
             compression = _compression(file)
-            for last in _records(_decompressed(file, compression), source):
-                count += 1
-                yield last
+            for record in _records(_decompressed(file, compression), source):
+                count, name = count + 1, record.name
+                yield record
+                del record  # it may be a chromosome, and the next one is about to be read
     except FileFormatError as error:
         where = f"after {count} whole records" if error.line is None else f"line {error.line + 1}"
         reason = " ".join(error.message.split())
         raise InputError(f"not valid {error.format}: {_shortened(reason)}", path=source, position=where) from error
     except _DECOMPRESSION_ERRORS as error:
         position = f"after {count} whole records" if count else "before the first whole record" if compression else None
-        name = last.name if last is not None else None
         raise InputError(_damage(error, compression), path=source, record=name, position=position) from error
 
 
@@ -222,6 +222,7 @@ def _records(content: io.BufferedReader, source: str) -> Iterator[Record]:
         for record in _Fasta(content, source):
             count += 1
             yield record  # type: ignore[misc]
+            del record
     else:
         raise InputError(_what_else(text), path=source, position="line 1")
     if count == 0:

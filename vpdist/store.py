@@ -153,7 +153,8 @@ def read_blocks(paths: Sequence[Path], chunk_length: int, min_length: int = 0) -
     for number, path in enumerate(paths):
         source_of.setdefault(str(path), number)
     block = _OpenBlock(0, chunk_length, 0)
-    for number, record in enumerate(read_records(paths)):
+    number = 0
+    for record in read_records(paths):
         if block.is_full:
             yield block.close()
             block = _OpenBlock(block.index + 1, chunk_length, number)
@@ -172,6 +173,8 @@ def read_blocks(paths: Sequence[Path], chunk_length: int, min_length: int = 0) -
                     yield block.close()
                     block = _OpenBlock(block.index + 1, chunk_length, number + 1)
                 block.add_chunk(number, k, start, end, sequence[start:end])
+        number += 1  # noqa: SIM113 - enumerate would hold the record as well
+        del record, sequence  # it may be a chromosome, and the next one is about to be read
     if not block.is_empty:
         yield block.close()
 
