@@ -16,8 +16,8 @@ export OMP_NUM_THREADS=1 # vpdist sets its threads itself; this keeps torchrun f
 rm -rf demo
 run python scripts/make_sample.py demo/sample
 run python scripts/make_models.py demo/models
-run vpdist embed demo/sample/virus.fa -o demo/virus "${models[@]}"
-run vpdist embed demo/sample/other.fa -o demo/other "${models[@]}"
+run vpdist embed demo/sample/virus.fa -o demo/virus --nproc 2 "${models[@]}"
+run vpdist embed demo/sample/other.fa -o demo/other --nproc 2 "${models[@]}"
 run python scripts/fit_classifier.py demo/virus demo/other demo/classifier.safetensors
 run torchrun --standalone --nproc-per-node=2 -m vpdist predict demo/sample/sample.fa.gz -o demo/run \
     "${models[@]}" --classifier demo/classifier.safetensors
