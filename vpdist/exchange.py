@@ -9,14 +9,13 @@ No other module uses torch.distributed's collectives.
 from __future__ import annotations
 
 import ctypes
-import json
+import itertools
 import logging
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
@@ -36,42 +35,19 @@ from vpdist.counters import (
     Snapshot,
 )
 from vpdist.errors import Interrupted, PeerLost, VpdistError
+from vpdist.losses import Loss, Losses
 from vpdist.runtime import Runtime
 from vpdist.telemetry import Telemetry
+from vpdist.timing import Timing
 
 logger = logging.getLogger(__name__)
 
 Steps = Generator[dist.Work, None, torch.Tensor]
 """A round under way: yields what it waits for, returns all ranks' vectors (ranks, WIDTH)."""
 
-ALARM, VERDICT, ENDED = "progress/alarm", "progress/verdict", "progress/ended"
+SESSION = itertools.count()
+"""Numbers the exchanges of a process: ranks make them together, so the numbers agree."""
 LAUNCHER_GONE = "the launcher is gone; resume with the same command"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """How often and how long, in seconds."""
-
-    stall_timeout_s: float = 1800.0
-    """A rank silent for longer ends the run."""
-    stalled_s: float = 10.0
-    """A rank silent for longer is shown as stalled."""
-    round_s: float = 1.0
-    """What N batches between two rounds should take."""
-    idle_s: float = 2.0
-    """A rank that has no N batches to report takes part in a round after this time all the same."""
-    waiting_s: float = 0.25
-    """The least time between rounds, which also is a waiting rank's pace."""
-    beat_s: float = 2.0
-    """Between settings of a rank's key, and readings of memory and utilisation."""
-    overdue_s: float = 3.0
-    """A round under way for longer is overdue: rank 0 looks at the keys."""
-    alarm_s: float = 0.3
-    """Between looks at whether another rank has noticed a loss."""
-    census_s: float = 1.0
-    """Time that survivors of a loss have to say so."""
-    grace_s: float = 4.0
-    """Time that the main thread has to leave after a loss, before the process is ended."""
 
 
 class Gather:
@@ -140,8 +116,8 @@ def _all_gather(part: torch.Tensor, group: dist.ProcessGroup) -> Steps:
 class Exchange:
     """One rank's end of the side channel, and its thread.
 
-    `vector` (WIDTH,) int64 is written by the main thread alone. `failure` is what the main thread must raise;
-    `finished` says that the exchange ended because every rank was done.
+    `vector` (WIDTH,) int64 is written by the main thread alone. `failure` is what the main thread must raise,
+    `lost` the ranks it is about; `finished` says that the exchange ended because every rank was done.
     """
 
     def __init__(
@@ -157,11 +133,16 @@ class Exchange:
         """`on_snapshot` is called on rank 0 with every snapshot, `on_forced_exit` with a line before this process is
         ended because its main thread hangs, both from the thread; `spent_us`: what other parts of progress cost."""
         self.failure: VpdistError | None = None
+        self.lost: tuple[int, ...] = ()
         self.finished = False
         self._runtime, self._vector, self._timing = runtime, vector, timing
         self._on_snapshot, self._on_forced_exit, self._spent_us = on_snapshot, on_forced_exit, spent_us
         self._gather = Gather(runtime, timing.stall_timeout_s + 60)
         self._keys = runtime.keys.clone()
+        self._prefix = f"progress/{next(SESSION)}"
+        self._losses = Losses(
+            self._keys, self._prefix, runtime.rank, runtime.world_size, timing.census_s, stopping=lambda: self._stopping
+        )
         self._alone = runtime.world_size == 1
         self._telemetry = Telemetry(runtime.device)
         self._commands: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -170,7 +151,7 @@ class Exchange:
         self._start_time = time.monotonic()
         self._liveness = Liveness(runtime.world_size, self._start_time, timing.stalled_s)
         self._first = Liveness(1, self._start_time, timing.stalled_s)
-        self._lost: list[int] = []
+        self._grace_s = timing.grace_s
         self._beat = 0
         self._steps: Steps | None = None
         self._work: dist.Work | None = None
@@ -179,6 +160,11 @@ class Exchange:
         self._batches_per_round = 1
         self._next: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="vpdist-exchange", daemon=True)
+
+    @property
+    def lowest_survivor(self) -> int:
+        """The rank that speaks for the run."""
+        return next(rank for rank in range(self._runtime.world_size) if rank not in self.lost)
 
     def start(self) -> None:
         self._thread.start()
@@ -216,7 +202,7 @@ class Exchange:
         if self.failure is not None:
             self._see_main_thread_off()
         elif self._farewell is not None and not self._alone:
-            self._say_farewell(self._farewell)
+            self._losses.say_farewell(self._farewell)
 
     def _sleep(self) -> None:
         under_way, in_a_hurry = self._steps is not None, self._vector[DONE] or self._vector[WAITING]
@@ -240,8 +226,8 @@ class Exchange:
         if self._due("beat", timing.beat_s, now):
             self._telemetry.read()
             self._set_key()
-        if not self._alone and self._due("alarm", timing.alarm_s, now) and self._keys.get(ALARM) is not None:
-            self._hear_verdict()
+        if not self._alone and self._due("alarm", timing.alarm_s, now) and self._losses.noticed():
+            self._fail(self._losses.hear())
             return
         try:
             if self._steps is None and self._wants_round(now):
@@ -310,7 +296,7 @@ class Exchange:
         now = time.monotonic()
         elapsed = now - self._start_time
         self._on_snapshot(
-            self._liveness.snapshot(now, time=time.time(), elapsed=elapsed, source=source, ended=ended, lost=self._lost)
+            self._liveness.snapshot(now, time=time.time(), elapsed=elapsed, source=source, ended=ended, lost=self.lost)
         )
 
     # Keys
@@ -318,12 +304,12 @@ class Exchange:
     def _set_key(self, vector: np.ndarray | None = None) -> None:
         if not self._alone:
             vector = self._present() if vector is None else vector
-            self._keys.set(f"progress/rank/{self._runtime.rank}", " ".join(map(str, vector.tolist())))
+            self._keys.set(f"{self._prefix}/rank/{self._runtime.rank}", " ".join(map(str, vector.tolist())))
 
     def _read_keys(self, ranks: range) -> np.ndarray:
         rows = self._liveness.matrix[ranks.start : ranks.stop].copy()
         for rank in ranks:
-            text = self._keys.get(f"progress/rank/{rank}")
+            text = self._keys.get(f"{self._prefix}/rank/{rank}")
             if text is not None:
                 rows[rank - ranks.start] = np.array(text.split(), dtype=np.int64)
         return rows
@@ -342,56 +328,23 @@ class Exchange:
         """A rank that holds the others up for too long is given up."""
         silent_s = liveness.silent_s(now)
         longest = int(silent_s.argmax())
-        if silent_s[longest] > self._timing.stall_timeout_s and not self._alone and self._keys.add(ALARM) == 1:
-            self._pronounce([longest], f"rank {longest} lost: silent for {silent_s[longest]:.0f} s")
+        if silent_s[longest] > self._timing.stall_timeout_s and not self._alone:
+            message = f"rank {longest} lost: silent for {silent_s[longest]:.0f} s"
+            self._fail(self._losses.give_up(longest, message))
 
-    # Loss
+    # The end
 
     def _peer_gone(self, reason: str) -> None:
-        if self._keys.get(ENDED) is not None:  # a faster peer has seen everyone done and left
+        if self._keys.get(f"{self._prefix}/ended") is not None:  # a faster peer has seen everyone done and left
             self._liveness.observe(self._read_keys(range(self._runtime.world_size)), time.monotonic())
             self.finished = True
-        elif self._keys.add(ALARM) == 1:
-            self._hold_census(reason)
         else:
-            self._hear_verdict()
+            self._fail(self._losses.report(reason))
 
-    def _hold_census(self, reason: str) -> None:
-        """Who does not say that it is alive is lost."""
-        missing = set(range(self._runtime.world_size)) - {self._runtime.rank}
-        until = time.monotonic() + self._timing.census_s
-        while missing and time.monotonic() < until and not self._stopping:
-            missing -= {rank for rank in missing if self._keys.get(f"progress/here/{rank}") is not None}
-            time.sleep(0.05)
-        lost = sorted(missing)
-        words = [self._keys.get(f"progress/farewell/{rank}") for rank in lost]
-        said = [f"rank {rank} stopped: {word.decode()}" for rank, word in zip(lost, words, strict=True) if word]
-        if said:
-            message = "; ".join(said)
-        elif lost:
-            message = f"rank{'s' if len(lost) > 1 else ''} {' and '.join(map(str, lost))} lost"
-        else:
-            message = f"the connection between ranks broke: {reason}"
-        self._pronounce(lost, message)
-
-    def _hear_verdict(self) -> None:
-        """Another rank has noticed a loss: say that this one is alive, and learn who is not."""
-        self._keys.set(f"progress/here/{self._runtime.rank}", "1")
-        until = time.monotonic() + 2 * self._timing.census_s
-        while (verdict := self._keys.get(VERDICT)) is None and time.monotonic() < until and not self._stopping:
-            time.sleep(0.05)
-        if verdict is None:
-            self._fail([], "a rank was lost")
-        else:
-            self._fail(*json.loads(verdict))
-
-    def _pronounce(self, lost: list[int], message: str) -> None:
-        self._keys.set(VERDICT, json.dumps([lost, message]))
-        self._fail(lost, message)
-
-    def _fail(self, lost: list[int], message: str) -> None:
-        self._lost = lost
-        self.failure = PeerLost(message)
+    def _fail(self, loss: Loss) -> None:
+        self.lost = loss.ranks
+        self._grace_s = self._timing.orderly_grace_s if loss.orderly else self._timing.grace_s
+        self.failure = PeerLost(loss.message)
 
     def _store_gone(self, error: PeerLost) -> None:
         if self.finished:
@@ -401,35 +354,27 @@ class Exchange:
         elif self._runtime.place.agent_store:
             self.failure = error
         else:
-            self._fail([0], "rank 0 lost")
-
-    # The end
+            self._fail(Loss((0,), "rank 0 lost", orderly=False))
 
     def _part_company(self) -> None:
         """Every rank is done. The process that hosts the key store leaves last."""
         self._emit("round", ended="")
         if self._alone:
             return
-        gone = self._keys.add(ENDED)
+        gone = self._keys.add(f"{self._prefix}/ended")
         until = time.monotonic() + 5.0
         while self._runtime.rank == 0 and gone < self._runtime.world_size and time.monotonic() < until:
             time.sleep(0.005)
-            gone = self._keys.add(ENDED, 0)
-
-    def _say_farewell(self, message: str) -> None:
-        try:
-            self._keys.set(f"progress/farewell/{self._runtime.rank}", message)
-        except PeerLost:
-            return  # the store is gone with its host: nobody is left to be told
+            gone = self._keys.add(f"{self._prefix}/ended", 0)
 
     def _see_main_thread_off(self) -> None:
         """The main thread raises the failure; should it hang somewhere, this process must end all the same."""
         line = str(self.failure)
         self._emit("keys", ended=line)
-        until = time.monotonic() + self._timing.grace_s
+        until = time.monotonic() + self._grace_s
         while not self._stopping and time.monotonic() < until:
             time.sleep(0.05)
         if not self._stopping:
-            logger.error("%s; the main thread did not stop within %.0f s", line, self._timing.grace_s)
+            logger.error("%s; the main thread did not stop within %.0f s", line, self._grace_s)
             self._on_forced_exit(line)
             os._exit(Interrupted.exit_code)

@@ -34,11 +34,12 @@ from vpdist.counters import (
     Snapshot,
     empty_vector,
 )
-from vpdist.display import Bars, Display, LogLines
+from vpdist.display import LEFT_BEHIND, Bars, Display, LogLines
 from vpdist.environment import draws_bars
 from vpdist.errors import StorageError
-from vpdist.exchange import Exchange, Timing
+from vpdist.exchange import Exchange
 from vpdist.runtime import Runtime
+from vpdist.timing import Timing
 
 logger = logging.getLogger(__name__)
 
@@ -169,8 +170,15 @@ class Progress:
         *,
         log_interval_s: float = LOG_INTERVAL_S,
         timing: Timing | None = None,
+        on_forced_exit: Callable[[str], None] | None = None,
     ) -> None:
-        """`mode`: auto, bars, log or none. `jsonl`, `stream`: rank 0's progress.jsonl and the console to draw on."""
+        """`mode`: auto, bars, log or none. `jsonl`, `stream`: rank 0's progress.jsonl and the console to draw on.
+
+        Other ranks use `stream`, where they have it, only to clear the terminal should rank 0 be lost.
+
+        `on_forced_exit` is called with the reason, on another thread, before this process is ended because its main
+        thread did not react to a loss.
+        """
         self._runtime, self._stream = runtime, stream
         self._vector = empty_vector()
         self._cells = self._vector.data
@@ -178,9 +186,11 @@ class Progress:
         self._added_ns = 0
         self._ended = False
         self._process = os.getpid()
+        self._on_forced_exit = on_forced_exit
         first = runtime.rank == 0
-        display = choose_display(mode, stream if first else None, log_interval_s)
-        self._painter = Painter(display, _recorder(jsonl) if first and jsonl is not None else None)
+        display = choose_display(mode, stream, log_interval_s)
+        self._shows_bars = isinstance(display, Bars)
+        self._painter = Painter(display if first else None, _recorder(jsonl) if first and jsonl is not None else None)
         self._exchange = Exchange(
             runtime,
             self._vector,
@@ -264,6 +274,8 @@ class Progress:
         atexit.unregister(self.abort)
         if self._runtime.rank == 0:
             self._painter.end(ended)
+        elif self._shows_bars and 0 in self._exchange.lost and self._runtime.rank == self._exchange.lowest_survivor:
+            self._write(LEFT_BEHIND)
 
     def _mark_waiting(self) -> None:
         self._cells[WAITING] = int(self._waits > 0)
@@ -276,15 +288,20 @@ class Progress:
 
     def _force_end(self, line: str) -> None:
         """The exchange's thread is about to end this process, because the main thread hangs."""
-        if self._runtime.rank != 0:
+        self._end(line)
+        if self._runtime.rank == self._exchange.lowest_survivor:
+            self._write(f"{line}\n")
+        if self._on_forced_exit is not None:
+            self._on_forced_exit(line)
+
+    def _write(self, text: str) -> None:
+        if self._stream is None:
             return
-        self._painter.end(line, 1.0)
-        if self._stream is not None:
-            try:
-                self._stream.write(f"{line}\n")
-                self._stream.flush()
-            except (OSError, ValueError):
-                return  # nobody reads it any more; the log has it
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            return  # nobody reads it any more; the log has it
 
 
 def _recorder(path: Path) -> Recorder | None:
