@@ -22,7 +22,7 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import EsmConfig, EsmForMaskedLM
 
-from vpdist import hdf5
+from vpdist import hdf5, tables
 from vpdist.classifier import load_classifier
 from vpdist.encoders import load_encoder
 
@@ -259,6 +259,20 @@ def test_the_summary_counts_calls_by_truth_and_leaves_uncalled_sequences_out_of_
     lines = [line.split() for line in capture.get().splitlines()]
     assert ["virus", "1", "1", "0"] in lines
     assert ["non-virus", "0", "1", "1"] in lines
+
+
+# The README
+
+
+def test_the_readme_names_every_module_and_no_other() -> None:
+    tree = (REPOSITORY / "README.md").read_text().split("```\nvpdist/\n")[1].split("scripts/")[0]
+    modules = {path.name for path in (REPOSITORY / "vpdist").glob("*.py")} - {"__init__.py"}
+    assert set(re.findall(r"\w+\.py", tree)) == modules
+
+
+@pytest.mark.parametrize("columns", [tables.SEQUENCE_COLUMNS, tables.CHUNK_COLUMNS, tables.FRAGMENT_COLUMNS])
+def test_the_readme_lists_the_tables_columns_in_order(columns: list[str]) -> None:
+    assert f"| {' '.join(columns)} |" in (REPOSITORY / "README.md").read_text()
 
 
 # The versions
