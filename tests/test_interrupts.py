@@ -16,13 +16,13 @@ PROGRAM = """
     from vpdist import interrupts
     interrupts.SECOND_AFTER_S = 0.2
     stop = interrupts.StopRequest(at_once=lambda: print("restored", flush=True))
-    stop.install()
-    os.kill(os.getpid(), signal.SIGTERM)
-    os.kill(os.getpid(), signal.SIGTERM)
-    print("a launcher's echo does not count", flush=True)
-    time.sleep(0.3)
-    os.kill(os.getpid(), signal.SIGINT)
-    print("never reached", flush=True)
+    with stop.installed():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("a launcher's echo does not count", flush=True)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+        print("never reached", flush=True)
 """
 
 
@@ -34,16 +34,13 @@ PROGRAM = """
 def test_a_signal_asks_to_stop_with_its_code(number: signal.Signals, code: int) -> None:
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     stop = StopRequest(at_once=lambda: None)
-    try:
-        stop.install()
+    with stop.installed():
         stop.check()
         os.kill(os.getpid(), number)
         with pytest.raises(Interrupted, match=number.name) as caught:
             stop.check()
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
     assert caught.value.exit_code == code
+    assert before == {each: signal.getsignal(each) for each in before}
 
 
 def test_a_second_signal_stops_at_once_after_restoring_the_terminal() -> None:

@@ -155,7 +155,6 @@ class Decisions:
 
 OPTION_OF_FIELD = {
     "input": "input",
-    "classifier": "--classifier",
     **{
         name: f"--{name.replace('_', '-')}"
         for name in (
@@ -171,6 +170,7 @@ OPTION_OF_FIELD = {
         )
     },
     "embeddings": "--no-embeddings",
+    "classifier": "--classifier",
 }
 
 
@@ -182,6 +182,8 @@ def refuse_other_configuration(old: Decisions, new: Decisions, folder: Path) -> 
             continue
         if field == "input":
             option, before, now = _input_difference(before, now)
+        if field == "embeddings":
+            before, now = not before, not now
         hint = "use another folder, or --restart to discard what it holds"
         if field == "classifier" and before is not None and now is not None:
             hint = "`vpdist classify` makes new calls from the embeddings there are; " + hint

@@ -181,5 +181,6 @@ def fragment_keys(folder: RunFolder, summary: StoreSummary) -> FragmentKeys:
                 name = f"{kind}_token_offsets"
                 lengths = np.diff(hdf5.read(file, name)) if name in file else np.zeros(n)
                 columns[f"{kind}_tokens"].append(lengths.astype(np.int32))
-    joined = {name: np.concatenate(pieces) if pieces else np.zeros(0, np.int32) for name, pieces in columns.items()}
-    return FragmentKeys(**joined)
+    types = {"nucleotide_hash": np.uint64, "protein_hash": np.uint64}
+    empty = {name: np.zeros(0, types.get(name, np.int32)) for name in columns}
+    return FragmentKeys(**{name: np.concatenate([empty[name], *pieces]) for name, pieces in columns.items()})

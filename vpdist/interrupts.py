@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from vpdist.errors import Interrupted
@@ -27,10 +28,15 @@ class StopRequest:
         self._signal: int | None = None
         self._since = 0.0
 
-    def install(self) -> None:
-        """Take over the signals; to be called from the main thread."""
-        for number in STOPPING:
-            signal.signal(number, self._receive)
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Take over the signals, and give them back; to be called from the main thread."""
+        before = {number: signal.signal(number, self._receive) for number in STOPPING}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

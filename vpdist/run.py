@@ -98,8 +98,10 @@ class _Predict:
         return Outcome(message, totals.failed_fragments)
 
     @contextmanager
-    def _stage(self, name: str, planned_tokens: int = 0, planned_units: int = 0) -> Iterator[None]:
-        self.session.progress.stage(name, planned_tokens=planned_tokens, planned_units=planned_units)
+    def _stage(
+        self, name: str, planned_tokens: int = 0, planned_units: int = 0, *, shared: bool = False
+    ) -> Iterator[None]:
+        self.session.progress.stage(name, planned_tokens, planned_units, shared=shared)
         log.info("stage %s", name)
         started = time.monotonic()
         yield
@@ -281,7 +283,7 @@ class _Predict:
             sampler = TokenWeightedDistributedSampler(todo, costs.tolist(), runtime.world_size, runtime.rank)
             tokens, n_units = int(work.plan.unit_tokens[sampler.mine].sum()), len(sampler)
             units = iter(sampler)
-        with self._stage("embed", planned_tokens=tokens, planned_units=n_units):
+        with self._stage("embed", tokens, n_units, shared=self.settings.schedule == "dynamic"):
             for unit in units:
                 work.run(unit, self._report)
             self.control.runtime.keys.add(f"done/embed/{attempt}")

@@ -89,7 +89,7 @@ def conduct(
     with contextlib.ExitStack() as stack:
         opened = _Opened()
         stop = StopRequest(at_once=opened.abort_display)
-        stop.install()
+        stack.enter_context(stop.installed())
         try:
             opened.control = control = Control(runtime.start(place, device), stop)
             fresh = not folder.run.exists()
@@ -131,9 +131,9 @@ class _Opened:
     control: Control | None = None
     session: Session | None = None
 
-    def abort_display(self) -> None:
-        if self.session is not None:
-            self.session.progress.abort()
+    def abort_display(self, reason: str = "stopped at once") -> None:
+        if self.control is not None and self.control.progress is not None:
+            self.control.progress.abort(reason)
 
 
 def _tell(console: TextIO, message: str) -> None:
@@ -151,7 +151,7 @@ def _failed(error: Exception, opened: _Opened, console: TextIO) -> int:
     control, session = opened.control, opened.session
     if control is not None and not isinstance(error, PeerLost):
         control.publish_failure(error, code)
-    opened.abort_display()
+    opened.abort_display(describe(error))
     if control is None:
         if environment.place().rank == 0:
             _tell(console, f"vpdist: {describe(error)}")

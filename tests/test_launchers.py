@@ -1,0 +1,237 @@
+"""The program under its real launchers: the same bytes on any number of ranks, failures told once, live bars."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pexpect
+import pyte
+import pytest
+
+from tests.sample import write_contigs
+from tests.tiny_models import TinyModels, write_models
+
+TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+ACCELERATE = [
+    *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2"),
+    *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+]
+PLAIN = [sys.executable]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def contigs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_contigs(tmp_path_factory.mktemp("input") / "contigs.fa", n=60)
+
+
+def standalone(n: int) -> list[str]:
+    return [*TORCHRUN, "--standalone", f"--nproc-per-node={n}"]
+
+
+def command(launcher: Sequence[str], models: TinyModels, source: Path | str, output: Path, *options: str) -> list[str]:
+    return [
+        *launcher,
+        *("-m", "vpdist", "predict", str(source), "-o", str(output)),
+        *("--nucleotide-model", str(models.nucleotide), "--protein-model", str(models.protein)),
+        *("--classifier", str(models.classifier), "--threads", "1", "--dtype", "float32", *options),
+    ]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "OMP_NUM_THREADS")}
+    return kept | changes
+
+
+def run(arguments: Sequence[str], code: int = 0) -> str:
+    ended = subprocess.run(arguments, capture_output=True, text=True, timeout=120, env=environment(), check=False)
+    assert ended.returncode == code, ended.stderr
+    return ended.stderr
+
+
+def tables(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in TABLES]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def plain(models: TinyModels, contigs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("plain") / "run"
+    run(command(PLAIN, models, contigs, output))
+    return output
+
+
+@pytest.mark.parametrize(
+    ("launcher", "options"),
+    [
+        (standalone(2), ["--progress", "log"]),
+        (ACCELERATE, ["--schedule", "dynamic"]),
+        (standalone(3), ["--schedule", "dynamic"]),
+        (standalone(5), []),
+        (PLAIN, ["--nproc", "2"]),
+    ],
+    ids=["torchrun-2", "accelerate-2-dynamic", "torchrun-3-dynamic", "torchrun-5", "built-in-2"],
+)
+def test_tables_are_the_same_bytes_under_every_launcher_and_world_size(
+    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path, launcher: list[str], options: list[str]
+) -> None:
+    told = run(command(launcher, models, contigs, tmp_path / "run", *options))
+    assert tables(tmp_path / "run") == tables(plain)
+    world_size = json.loads((tmp_path / "run" / "run.json").read_text())["world_size"]
+    assert world_size > 1
+    assert len(list((tmp_path / "run" / "logs").iterdir())) == world_size
+    assert told.count("sequences called virus") == 1
+    last = json.loads((tmp_path / "run" / "progress.jsonl").read_text().splitlines()[-1])
+    assert last["totals"]["fragments"] == len((plain / "fragments.tsv").read_text().splitlines()) - 1
+    assert last["totals"]["units"] == len(list((tmp_path / "run" / "parts").iterdir()))
+    if "log" in options:
+        assert re.search(r"rank=1 ", told)
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", told)
+
+
+@pytest.mark.parametrize("rendezvous", ["c10d", "static"])
+def test_two_agents_on_loopback_are_one_run(
+    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path, rendezvous: str
+) -> None:
+    port = free_port()
+    agents = []
+    for node in range(2):
+        launcher = [*TORCHRUN, "--nnodes=2", "--nproc-per-node=1", f"--node-rank={node}"]
+        if rendezvous == "c10d":
+            launcher += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=test"]
+        else:
+            launcher += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+        arguments = command(launcher, models, contigs, tmp_path / "run")
+        agents.append(
+            subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        )
+    told = [agent.communicate(timeout=120)[1] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], told
+    assert tables(tmp_path / "run") == tables(plain)
+
+
+def test_standard_input_that_only_one_worker_is_given_is_read_whole(
+    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path
+) -> None:
+    arguments = command(standalone(2), models, "-", tmp_path / "run")
+    with open(contigs, "rb") as source:
+        subprocess.run(arguments, stdin=source, env=environment(), check=True, timeout=120, capture_output=True)
+    assert tables(tmp_path / "run")[1:] == tables(plain)[1:]
+
+
+def test_a_failure_is_told_once_with_its_code_in_the_status(models: TinyModels, contigs: Path, tmp_path: Path) -> None:
+    source = tmp_path / "broken.fa"
+    source.write_text(contigs.read_text() + ">prot\nMKLVEFPQ\n")
+    told = run(command(standalone(2), models, source, tmp_path / "run"), code=1)
+    assert told.count("vpdist: ") == 1
+    assert re.search(r"vpdist: .*broken\.fa.*record prot", told)
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["exit_code"], status["failing_rank"]) == ("failed", 3, 0)
+
+
+def test_the_built_in_launch_returns_the_true_code(models: TinyModels, tmp_path: Path) -> None:
+    source = tmp_path / "broken.fa"
+    source.write_text(">prot\nMKLVEFPQ\n")
+    assert "record prot" in run(command(PLAIN, models, source, tmp_path / "run", "--nproc", "2"), code=3)
+
+
+def test_a_run_stopped_by_a_signal_resumes_with_the_same_command(models: TinyModels, tmp_path: Path) -> None:
+    source = write_contigs(tmp_path / "contigs.fa", n=400)
+    arguments = command(standalone(2), models, source, tmp_path / "run", "--token-budget", "400")
+    agent = subprocess.Popen(arguments, env=environment(), stderr=subprocess.PIPE, text=True)
+    parts = tmp_path / "run" / "parts"
+    until = time.monotonic() + 60
+    while time.monotonic() < until and (not parts.exists() or len(list(parts.glob("unit-*"))) < 5):
+        time.sleep(0.02)
+    agent.send_signal(signal.SIGTERM)
+    _, told = agent.communicate(timeout=25)
+    assert agent.returncode != 0
+    assert "the same command again resumes" in told
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("interrupted", 143)
+    written = {path.name: path.stat().st_mtime_ns for path in parts.glob("unit-*")}
+    assert len(written) >= 5
+    assert not (tmp_path / "run" / "sequences.tsv").exists()
+    run(command(standalone(3), models, source, tmp_path / "run", "--token-budget", "400"))
+    after = {path.name: path.stat().st_mtime_ns for path in parts.glob("unit-*")}
+    assert len(after) > len(written)
+    assert {name: after[name] for name in written} == written
+    run(command(PLAIN, models, source, tmp_path / "undisturbed", "--token-budget", "400"))
+    assert tables(tmp_path / "run") == tables(tmp_path / "undisturbed")
+
+
+class Terminal:
+    """A real pseudo-terminal whose screen a terminal emulator keeps."""
+
+    def __init__(self, arguments: Sequence[str], columns: int = 100, lines: int = 30) -> None:
+        self.screen = pyte.Screen(columns, lines)
+        self.stream = pyte.Stream(self.screen)
+        self.transcript = ""
+        self.child = pexpect.spawn(
+            arguments[0], list(arguments[1:]), dimensions=(lines, columns), encoding="utf-8",
+            env=environment(TERM="xterm-256color"), timeout=60,
+        )  # fmt: skip
+
+    def read(self, seconds: float) -> bool:
+        """Feed what comes to the emulator; False once the program has ended."""
+        try:
+            text = self.child.read_nonblocking(65536, timeout=seconds)
+        except pexpect.TIMEOUT:
+            return True
+        except pexpect.EOF:
+            return False
+        self.transcript += text
+        self.stream.feed(text)
+        return True
+
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self.screen.display]
+
+
+def test_bars_of_both_ranks_move_on_a_terminal_and_leave_it_clean(models: TinyModels, tmp_path: Path) -> None:
+    source = write_contigs(tmp_path / "contigs.fa", n=500)
+    terminal = Terminal(command(standalone(2), models, source, tmp_path / "run", "--token-budget", "400"))
+    percentages: dict[str, set[str]] = {"rank 0": set(), "rank 1": set(), "all": set()}
+    while terminal.read(0.5):
+        for line in terminal.lines():
+            for name, seen in percentages.items():
+                if line.strip().startswith(name) and (found := re.search(r"(\d+)\s?%", line)):
+                    seen.add(found[1])
+    terminal.child.close()
+    assert terminal.child.exitstatus == 0
+    assert all(len(seen) >= 2 for seen in percentages.values()), percentages
+    assert not terminal.screen.cursor.hidden
+    assert "sequences called virus" in "\n".join(terminal.lines())
+
+
+def test_ctrl_c_leaves_the_terminal_clean_and_says_how_to_go_on(models: TinyModels, tmp_path: Path) -> None:
+    source = write_contigs(tmp_path / "contigs.fa", n=2000)
+    terminal = Terminal(command(standalone(2), models, source, tmp_path / "run", "--token-budget", "400"))
+    parts = tmp_path / "run" / "parts"
+    while terminal.read(0.2) and not (parts.exists() and len(list(parts.glob("unit-*"))) > 3):
+        pass
+    terminal.child.sendintr()
+    while terminal.read(0.5):
+        pass
+    terminal.child.close()
+    assert not terminal.screen.cursor.hidden
+    assert "the same command again resumes" in terminal.transcript
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("interrupted", 130)
