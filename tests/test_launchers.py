@@ -134,6 +134,11 @@ def test_standard_input_that_only_one_worker_is_given_is_read_whole(
     with open(contigs, "rb") as source:
         subprocess.run(arguments, stdin=source, env=environment(), check=True, timeout=120, capture_output=True)
     assert tables(tmp_path / "run")[1:] == tables(plain)[1:]
+    again = command(PLAIN, models, "-", tmp_path / "run")
+    for sent, code, told in ((b"", 0, "standard input is empty"), (b">x\nACGTACGT\n", 2, "standard input differs")):
+        ended = subprocess.run(again, input=sent, env=environment(), check=False, timeout=120, capture_output=True)
+        assert (ended.returncode, told in ended.stderr.decode()) == (code, True), ended.stderr
+    assert tables(tmp_path / "run")[1:] == tables(plain)[1:]
 
 
 def test_a_failure_is_told_once_with_its_code_in_the_status(models: TinyModels, contigs: Path, tmp_path: Path) -> None:
@@ -153,7 +158,7 @@ def test_the_built_in_launch_returns_the_true_code(models: TinyModels, tmp_path:
 
 
 def test_a_run_stopped_by_a_signal_resumes_with_the_same_command(models: TinyModels, tmp_path: Path) -> None:
-    source = write_contigs(tmp_path / "contigs.fa", n=400)
+    source = write_contigs(tmp_path / "contigs.fa", n=150)
     arguments = command(standalone(2), models, source, tmp_path / "run", "--token-budget", "400")
     agent = subprocess.Popen(arguments, env=environment(), stderr=subprocess.PIPE, text=True)
     parts = tmp_path / "run" / "parts"

@@ -5,6 +5,7 @@ Every stage runs on every rank and takes its share by itself; what is complete i
 
 from __future__ import annotations
 
+import filecmp
 import logging
 import platform
 import sys
@@ -26,7 +27,7 @@ from vpdist.control import Control
 from vpdist.embed import UnitWork
 from vpdist.encoders import DTYPES, Encoder, load_encoder
 from vpdist.environment import limit_library_threads
-from vpdist.errors import StorageError, WeightsError
+from vpdist.errors import InputError, StorageError, UsageError, WeightsError
 from vpdist.ingest import StoreSummary
 from vpdist.parts import PartHeader
 from vpdist.plan import Plan, build, longest_first
@@ -127,10 +128,30 @@ class _Predict:
 
     def _inputs(self) -> list[Path]:
         """Where each input can be read; rank 0 spools standard input, which only one worker is given."""
-        spool = self.folder.tokens / "stdin"
         if "-" in self.settings.inputs:
-            self.control.from_first("spool", lambda: str(spool if spool.exists() else spool_stdin(spool)))
-        return [spool if name == "-" else Path(name) for name in self.settings.inputs]
+            self.control.from_first("spool", lambda: str(self._spool()))
+        return [self.folder.spool if name == "-" else Path(name) for name in self.settings.inputs]
+
+    def _spool(self) -> Path:
+        """Keep standard input in the run folder; when resumed, compare what comes now with what came before.
+
+        Raises UsageError when it differs. Nothing at all is taken as "the same again".
+        """
+        spool = self.folder.spool
+        if not spool.exists():
+            return spool_stdin(spool)
+        again = spool_stdin(spool.with_suffix(".again"))
+        try:
+            if again.stat().st_size == 0:
+                self.session.progress.message("standard input is empty: going on with what was read from it before")
+            elif not filecmp.cmp(spool, again, shallow=False):
+                raise UsageError(
+                    f"{self.folder.path} belongs to another configuration: standard input differs from what was read "
+                    f"before; use another folder, or --restart to discard what it holds"
+                )
+        finally:
+            again.unlink()
+        return spool
 
     def _decide(self, paths: list[Path], models: dict[str, Path], classifier: Classifier | None) -> Decisions:
         def make() -> str:
@@ -181,16 +202,21 @@ class _Predict:
         summary = ingest.load_summary(self.folder, basis) if have == "True" else None
         if summary is not None:
             return summary
-        return ingest.ingest(
-            self.control,
-            self.folder,
-            paths,
-            basis,
-            chunk_length=decisions.chunk_length,
-            min_length=decisions.min_length,
-            nucleotide_tokenizer=nucleotide,
-            protein_tokenizer=protein,
-        )
+        try:
+            return ingest.ingest(
+                self.control,
+                self.folder,
+                paths,
+                basis,
+                chunk_length=decisions.chunk_length,
+                min_length=decisions.min_length,
+                nucleotide_tokenizer=nucleotide,
+                protein_tokenizer=protein,
+            )
+        except InputError as error:
+            if error.path != str(self.folder.spool):
+                raise
+            raise InputError(error.reason, path="-", record=error.record, position=error.position) from error
 
     def _plan(self, summary: StoreSummary, models: dict[str, Path], decisions: Decisions) -> tuple[Plan, str]:
         """Rank 0 makes the plan (unless the folder has it), all ranks map it and compare its digest."""

@@ -51,6 +51,11 @@ class RunFolder:
         return self.tokens / "store.json"
 
     @property
+    def spool(self) -> Path:
+        """Standard input, kept."""
+        return self.tokens / "stdin"
+
+    @property
     def progress(self) -> Path:
         return self.path / "progress.jsonl"
 

@@ -102,7 +102,10 @@ def conduct(
                 stack.callback(lock.release)
                 if restart:
                     folder.prepare(restart=True)
-            _see_mark(folder, control.from_first("folder", lambda: _leave_mark(folder)))
+            mark = control.from_first("folder", lambda: _leave_mark(folder))
+            _see_mark(folder, mark)
+            if control.is_first:
+                stack.callback((folder.path / mark).unlink, missing_ok=True)
             stack.enter_context(_output_to_log(folder, place))
             control.progress = Progress(
                 control.runtime,
