@@ -2,6 +2,7 @@
 # test    the whole test suite, on CPU
 # check   ruff (rules and format) and mypy
 # format  let ruff rewrite what it can
+# bench   figures: balance of work over ranks
 # clean   remove what the other verbs made, but for the environment (.venv)
 #
 # Each verb creates the environment first where it is missing or older than its lists. pip's own settings
@@ -11,7 +12,7 @@ ENVIRONMENT := .venv/.installed
 BIN := .venv/bin
 INTERPRETERS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format bench clean
 
 demo: $(ENVIRONMENT)
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
@@ -27,6 +28,9 @@ check: $(ENVIRONMENT)
 format: $(ENVIRONMENT)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(ENVIRONMENT)
+	$(BIN)/python scripts/balance.py
 
 clean:
 	rm -rf demo build dist vpdist.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
