@@ -75,11 +75,10 @@ class Gather:
         self._rows_per_node = max(map(len, ranks_of.values()))
         members = list(ranks_of.values())
         self._members = [ranks + [-1] * (self._rows_per_node - len(ranks)) for ranks in members]
-        self._groups.append(dist.new_group(mine, timeout=timeout, backend="gloo", use_local_synchronization=True))
-        if self._leads:
-            leaders = [ranks[0] for ranks in members]
-            group = dist.new_group(leaders, timeout=timeout, backend="gloo", use_local_synchronization=True)
-            self._groups.append(group)
+        # torch numbers a process's groups, and members must agree on the number: so everyone makes two.
+        leaders = [ranks[0] for ranks in members] if self._leads else [runtime.rank]
+        for ranks in (mine, leaders):
+            self._groups.append(dist.new_group(ranks, timeout=timeout, backend="gloo", use_local_synchronization=True))
 
     def steps(self, vector: torch.Tensor) -> Steps:
         """One round, this rank's vector (WIDTH,) being its part. Raises RuntimeError when a peer is gone."""

@@ -1,0 +1,149 @@
+"""One rank of a small distributed job, for tests: `progress_worker.py FOLDER SCENARIO...`, one scenario after another.
+
+Each scenario leaves FOLDER/SCENARIO.RANK.json with what happened, and rank 0's FOLDER/SCENARIO.jsonl.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from vpdist import runtime
+from vpdist.counters import COUNTERS
+from vpdist.environment import place
+from vpdist.errors import Interrupted, PeerLost
+from vpdist.progress import Progress
+from vpdist.timing import Timing
+
+FOLDER = Path(sys.argv[1])
+FAST = Timing(stalled_s=1.0, overdue_s=0.6, beat_s=0.3)
+BATCH = {"batches": 1, "fragments": 10, "nucleotide_tokens": 600, "protein_tokens": 400}
+
+
+def tell(name: str, **facts: object) -> None:
+    """Leave FOLDER/name.json, complete or not at all."""
+    path = FOLDER / f"{name}.json"
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps({"time": time.time(), "pid": os.getpid(), **facts}))
+    temporary.rename(path)
+
+
+class Job:
+    """A rank in one scenario."""
+
+    def __init__(self, here: runtime.Runtime, scenario: str) -> None:
+        self.rank, self.scenario = here.rank, scenario
+        timings = {"uneven": None, "killed": None, "leaving": None, "orphan": None}
+        bars = scenario.startswith("bars")
+        self.progress = Progress(
+            here,
+            "auto" if bars else "none",
+            FOLDER / f"{scenario}.jsonl",
+            sys.stderr if bars else None,
+            stall_timeout_s=2.0 if scenario == "silent" else 60.0,
+            timing=timings.get(scenario, FAST),
+            on_forced_exit=lambda line: tell(f"{scenario}.{here.rank}.forced", line=line),
+        )
+        tell(f"{scenario}.{self.rank}.started")
+
+    def work(self, batches: int, seconds: float) -> None:
+        self.progress.stage("embed", planned_tokens=1000 * batches)
+        for _ in range(batches):
+            time.sleep(seconds)
+            self.progress.add(**BATCH)
+
+    def work_until_released(self) -> None:
+        self.progress.stage("embed", planned_tokens=100_000)
+        until = time.monotonic() + 25
+        while not (FOLDER / f"{self.scenario}.release").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+            self.progress.add(**BATCH)
+
+    def run(self) -> None:
+        rank = self.rank
+        match self.scenario:
+            case "uneven":
+                self.work((40, 80, 120, 160)[rank], 0.01)
+            case "idle":
+                if rank != 1:
+                    self.work(30, 0.01)
+            case "slow":
+                self.work(15, 0.2 if rank == 2 else 0.02)
+            case "stopped" | "silent":
+                self.work_until_released()
+            case "killed" | "orphan":
+                self.progress.stage("embed", planned_tokens=1_000_000)
+                self.work(20, 0.01)
+                if self.scenario == "killed" and rank == 1:
+                    tell("killed")
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if rank == 2 or (self.scenario == "orphan" and rank == 1):
+                    time.sleep(60)  # hangs: asks for no news
+                self.work(6000, 0.01)
+            case "leaving":
+                self.work(20, 0.01)
+                if rank == 3:
+                    self.progress.abort("x.fa, record 7: no sequence")
+                    tell("leaving.3", error="")
+                    os._exit(3)
+                self.work(6000, 0.01)
+            case _:
+                self.show()
+
+    def show(self) -> None:
+        """What a terminal gets to see."""
+        self.progress.stage("ingest")
+        for _ in range(10):
+            time.sleep(0.05)
+            self.progress.add(records=100, bases=100_000, fragments=300)
+        self.progress.stage("embed", planned_tokens=1000 * 60 * (1 + self.rank))
+        for batch in range(60 * (1 + self.rank)):
+            time.sleep(0.05)
+            self.progress.add(**BATCH)
+            if batch == 10 and self.rank == 0:
+                self.progress.message("message above \x1b[2J the bars")
+            if batch == 20 and self.rank == 1:
+                print("a line that somebody else writes", file=sys.stderr, flush=True)
+            if batch == 50 and self.rank == 1 and self.scenario == "bars_failing":
+                raise OSError("rank 1 fails")
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(f"stopped by {signal.Signals(number).name}", 128 + number)
+
+
+def main() -> None:
+    here = runtime.start(place(), "cpu")
+    for scenario in sys.argv[2:]:
+        if scenario.startswith("bars"):
+            signal.signal(signal.SIGINT, interrupt)
+            signal.signal(signal.SIGTERM, interrupt)
+        else:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, when another rank has died
+        job = Job(here, scenario)
+        error = ""
+        try:
+            job.run()
+            job.progress.close()
+        except (PeerLost, Interrupted, OSError) as failure:
+            error = f"{type(failure).__name__}: {failure}"
+            job.progress.abort(str(failure))
+            if here.rank == 0 and scenario.startswith("bars"):
+                print(f"ended: {failure}", file=sys.stderr, flush=True)
+        matrix = job.progress._exchange._liveness.matrix
+        tell(
+            f"{scenario}.{here.rank}",
+            error=error,
+            batches=matrix[:, COUNTERS.index("batches")].tolist(),
+            tokens=matrix[:, COUNTERS.index("nucleotide_tokens")].tolist(),
+        )
+        if error and scenario.startswith("bars"):
+            sys.exit(1)
+    runtime.stop()
+
+
+if __name__ == "__main__":
+    main()
