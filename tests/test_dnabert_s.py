@@ -1,8 +1,10 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
-from tests.tiny_models import Draw, dnabert_s_state, write_dnabert_s
 
+from tests.tiny_models import Draw, dnabert_s_state, write_dnabert_s
 from vpdist import dnabert_s
 from vpdist.dnabert_s import DnabertS, DnabertSConfig, alibi_slopes
 from vpdist.encoders import load_encoder
@@ -52,7 +54,9 @@ def plain_reference(tokens: torch.Tensor, state: dict[str, torch.Tensor], heads:
             query, key, value = (part.chunk(heads, -1)[head] for part in parts)
             scores = query @ key.T / query.shape[-1] ** 0.5 - slope * (place[:, None] - place).abs()
             attended.append(scores.softmax(-1) @ value)
-        x = norm(x + product(torch.cat(attended, -1), f"{name}.attention.output.dense"), f"{name}.attention.output.LayerNorm")
+        x = norm(
+            x + product(torch.cat(attended, -1), f"{name}.attention.output.dense"), f"{name}.attention.output.LayerNorm"
+        )
         gate, inner = product(x, f"{name}.mlp.gated_layers").chunk(2, -1)
         gelu = gate * 0.5 * (1 + torch.erf(gate / 2**0.5))
         x = norm(x + product(gelu * inner, f"{name}.mlp.wo"), f"{name}.mlp.layernorm")
@@ -112,7 +116,7 @@ def test_slopes_follow_the_rule_for_any_number_of_heads(heads: int, slopes: list
 def test_a_packed_batch_gives_what_a_plain_reference_gives_for_each_sequence(granule: int) -> None:
     tokens, packing = packed(2, 9, 9, 30, 31, 70, granule=granule)
     hidden = tiny_model()(tokens, packing)
-    for start, stop in zip(packing.offsets[:-1], packing.offsets[1:], strict=True):
+    for start, stop in pairwise(packing.offsets):
         expected = plain_reference(tokens[start:stop], tiny_state()).float()
         torch.testing.assert_close(hidden[start:stop], expected, atol=1e-5, rtol=0)
 
@@ -133,7 +137,9 @@ def test_bfloat16_stays_near_float32() -> None:
     assert cosine.min() > 0.999
 
 
-@pytest.mark.parametrize("layout", [{"prefix": "bert."}, {"safetensors": True}, {"prefix": "bert.", "safetensors": True}])
+@pytest.mark.parametrize(
+    "layout", [{"prefix": "bert."}, {"safetensors": True}, {"prefix": "bert.", "safetensors": True}]
+)
 def test_every_published_layout_gives_the_same_embeddings(tmp_path, layout) -> None:
     tokens, offsets = np.arange(5, 45, dtype=np.uint16), np.array([0, 15, 40])
     folders = write_dnabert_s(tmp_path / "plain"), write_dnabert_s(tmp_path / "other", **layout)

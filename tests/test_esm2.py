@@ -1,12 +1,13 @@
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tiny_models import write_esm2
 from transformers import EsmConfig, EsmModel
 
+from tests.tiny_models import write_esm2
 from vpdist import esm2
 from vpdist.encoders import load_encoder
 from vpdist.errors import WeightsError
@@ -61,7 +62,7 @@ def test_a_packed_batch_gives_what_the_library_gives_for_each_sequence(tmp_path)
     tokens, offsets = sequences(1, 8, 8, 30, 31, 120)
     for granule in (1, 16):
         hidden = encoder.model(torch.from_numpy(tokens.astype(np.int64)), Packing(offsets, CPU, granule))
-        for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+        for start, stop in pairwise(offsets):
             alone = library(torch.from_numpy(tokens[start:stop].astype(np.int64))[None]).last_hidden_state[0]
             torch.testing.assert_close(hidden[start:stop], alone, atol=1e-5, rtol=0)
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,7 @@ def test_attention_stays_within_every_sequence(lengths: list[int], granule: int,
 
     attended = packed.attention(query, key, value, 0.3, bias)
 
-    for start, stop in zip(packed.offsets[:-1], packed.offsets[1:], strict=True):
+    for start, stop in pairwise(packed.offsets):
         scores = torch.einsum("ihe,jhe->hij", query[start:stop], key[start:stop]) * 0.3
         if bias is not None:
             scores += bias[:, : stop - start, : stop - start]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.tiny_models import tiny_classifier
 from torch import nn
 
+from tests.tiny_models import tiny_classifier
 from vpdist.errors import WeightsError
 from vpdist.pickles import ALLOWED, read_classifier_pickle
 
@@ -57,7 +57,7 @@ def archive(path: Path, content: bytes, source: Path | None = None, **options: i
         if source is not None:
             with zipfile.ZipFile(source) as given:
                 for name in given.namelist():
-                    folder, _, rest = name.partition("/")
+                    _, _, rest = name.partition("/")
                     if rest != "data.pkl":
                         target.writestr(f"archive/{rest}", given.read(name))
     return path
@@ -109,11 +109,7 @@ def test_a_malicious_pickle_is_refused_by_name_and_does_not_run(tmp_path, origin
     assert not proof.exists()
 
     # The same file does run its payload where a pickle is simply loaded.
-    load = (
-        "import sys, torch\n"
-        "class MLPClassifier(torch.nn.Module): pass\n"
-        "torch.load(sys.argv[1], weights_only=False)"
-    )
+    load = "import sys, torch\nclass MLPClassifier(torch.nn.Module): pass\ntorch.load(sys.argv[1], weights_only=False)"
     subprocess.run([sys.executable, "-c", load, path], check=True, timeout=120)
     assert proof.exists()
 
@@ -200,7 +196,10 @@ def test_transposed_parameters_are_refused_rather_than_misread(tmp_path, origina
 def test_a_compressed_zip_is_refused(tmp_path, original) -> None:
     torch.save(original, tmp_path / "original.pth")
     packed = archive(
-        tmp_path / "x.pth", pickle_of(tmp_path / "original.pth"), tmp_path / "original.pth", compression=zipfile.ZIP_DEFLATED
+        tmp_path / "x.pth",
+        pickle_of(tmp_path / "original.pth"),
+        tmp_path / "original.pth",
+        compression=zipfile.ZIP_DEFLATED,
     )
     with pytest.raises(WeightsError, match="compressed"):
         read_classifier_pickle(packed)

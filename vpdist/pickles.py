@@ -104,7 +104,7 @@ class RebuildParameter(RebuildTensor):
 
     __slots__ = ()
 
-    def __call__(self, tensor: Tensor, *_: object) -> Tensor:  # type: ignore[override]
+    def __call__(self, tensor: Tensor, *_: object) -> Tensor:
         return tensor
 
 
@@ -131,7 +131,7 @@ class AllowListUnpickler(pickle.Unpickler):
     def __init__(self, content: bytes, path: Path) -> None:
         for opcode, argument, _ in pickletools.genops(content):
             # A memo of so many entries would be reserved before the first of them is used.
-            if opcode.name in ("PUT", "LONG_BINPUT") and int(argument) > len(content):
+            if opcode.name in ("PUT", "LONG_BINPUT") and argument is not None and int(argument) > len(content):
                 raise pickle.UnpicklingError("it numbers more objects than it has")
         super().__init__(io.BytesIO(content))
         self.path = path
@@ -217,7 +217,7 @@ def _classifier(model: object, path: Path, archive: zipfile.ZipFile, folder: str
         raise WeightsError(f"{path}: has layers that the original's classifier has not: {', '.join(map(str, others))}")
     if model.state["_parameters"] or model.state["_buffers"]:
         raise WeightsError(f"{path}: has parameters outside of its layers")
-    parameters = {}
+    parameters: dict[str, np.ndarray] = {}
     for name, module in (("hidden_layer", hidden), ("bn1", norm), ("output_layer", output)):
         tensors = {**module.state["_parameters"], **module.state["_buffers"]}
         tensors.pop("num_batches_tracked", None)

@@ -37,6 +37,7 @@ DESCRIPTION_FILES = ("config.json", "tokenizer.json", "vocab.txt")
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
@@ -96,25 +97,43 @@ def resolve_model(model: str, offline: bool = False) -> Path:
 
 
 def _snapshot(name: str, revision: str, offline: bool) -> Path:
-    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    def fetch(patterns: Iterable[str]) -> Path:
-        return Path(snapshot_download(name, revision=revision, local_files_only=offline, allow_patterns=list(patterns)))
+    transport_error = HfHubHTTPError.__bases__[0]  # of the HTTP library that this huggingface_hub is built on
+
+    def fetch(patterns: Iterable[str], *, local: bool) -> Path:
+        return Path(snapshot_download(name, revision=revision, local_files_only=local, allow_patterns=list(patterns)))
 
     try:
-        folder = fetch([*DESCRIPTION_FILES, "tokenizer_config.json", *SAFETENSORS, "model-*.safetensors"])
+        if offline or COMMIT.fullmatch(revision):  # a commit never changes: what is here needs no question to the hub
+            try:
+                folder = fetch(["*"], local=True)
+                if offline or _is_complete(folder):
+                    return folder
+            except LocalEntryNotFoundError:
+                if offline:
+                    raise
+        folder = fetch([*DESCRIPTION_FILES, "tokenizer_config.json", *SAFETENSORS, "model-*.safetensors"], local=False)
         if not any((folder / file).is_file() for file in SAFETENSORS):
-            folder = fetch([*PICKLES, "pytorch_model-*.bin"])
+            folder = fetch([*PICKLES, "pytorch_model-*.bin"], local=False)
     except LocalEntryNotFoundError as error:
         advice = "run once without --offline, or `vpdist download`" if offline else "check the network, or copy it here"
         raise WeightsError(f"{name}@{revision}: not in the local cache and not downloaded: {advice}") from error
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, transport_error, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"{name}@{revision}: cannot be downloaded: {reason}") from error
-    weight_files(folder)
     return folder
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a snapshot has all that vpdist reads; an interrupted download leaves some of it out."""
+    try:
+        weight_files(folder)
+    except WeightsError:
+        return False
+    present = [(folder / name).is_file() for name in DESCRIPTION_FILES]
+    return present[0] and any(present[1:])
 
 
 def read_config(folder: Path) -> dict[str, Any]:
