@@ -51,24 +51,30 @@ def sample(n_sequences: int, seed: int) -> tuple[FragmentKeys, np.ndarray]:
     ), np.array(owner)
 
 
+def balance(n_ranks: int, n_sequences: int, seed: int) -> tuple[float, float, int, int]:
+    """Cost of the busiest rank over the mean, sequences dealt by count and units dealt by cost; fragments; units."""
+    keys, owner = sample(n_sequences, seed)
+    nucleotide, protein = cost_of(DNABERT_S), cost_of(ESM2_3B)
+    cost = nucleotide.of(keys.nucleotide_tokens) + protein.of(keys.protein_tokens)
+    by_count = np.bincount(owner % n_ranks, weights=cost, minlength=n_ranks)
+    limits = Limits(token_budget=TOKEN_BUDGET["cpu"], unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
+    plan = build(keys, limits, nucleotide, protein)
+    units, costs = list(range(plan.n_units)), plan.unit_cost.tolist()
+    samplers = [TokenWeightedDistributedSampler(units, costs, n_ranks, rank) for rank in range(n_ranks)]
+    by_cost = np.array([sum(costs[unit] for unit in sampler) for sampler in samplers])
+    return by_count.max() / by_count.mean(), by_cost.max() / by_cost.mean(), len(cost), plan.n_units
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--sequences", type=int, default=200)
     parser.add_argument("--seed", type=int, default=3)
     arguments = parser.parse_args()
-    keys, owner = sample(arguments.sequences, arguments.seed)
-    nucleotide, protein = cost_of(DNABERT_S), cost_of(ESM2_3B)
-    cost = nucleotide.of(keys.nucleotide_tokens) + protein.of(keys.protein_tokens)
-    by_count = np.bincount(owner % arguments.ranks, weights=cost, minlength=arguments.ranks)
-    limits = Limits(token_budget=TOKEN_BUDGET["cpu"], unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
-    plan = build(keys, limits, nucleotide, protein)
-    units, costs = list(range(plan.n_units)), plan.unit_cost.tolist()
-    samplers = [TokenWeightedDistributedSampler(units, costs, arguments.ranks, rank) for rank in range(arguments.ranks)]
-    by_cost = np.array([sum(costs[unit] for unit in sampler) for sampler in samplers])
-    print(f"{arguments.sequences} sequences, {len(cost):,} fragments, {plan.n_units:,} units, {arguments.ranks} ranks")
-    print(f"busiest rank / mean, sequences dealt by count: {by_count.max() / by_count.mean():.4f}")
-    print(f"busiest rank / mean, units dealt by token cost: {by_cost.max() / by_cost.mean():.4f}")
+    by_count, by_cost, n_fragments, n_units = balance(arguments.ranks, arguments.sequences, arguments.seed)
+    print(f"{arguments.sequences} sequences, {n_fragments:,} fragments, {n_units:,} units, {arguments.ranks} ranks")
+    print(f"busiest rank / mean, sequences dealt by count: {by_count:.4f}")
+    print(f"busiest rank / mean, units dealt by token cost: {by_cost:.4f}")
 
 
 if __name__ == "__main__":

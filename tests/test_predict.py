@@ -140,7 +140,7 @@ def test_a_finished_run_says_so(done: Path) -> None:
     assert status(done)["state"] == "done"
     assert status(done)["exit_code"] == 0
     run = json.loads((done / "run.json").read_text())
-    assert run["decisions"]["token_budget"] == 2048
+    assert run["decisions"]["token_budget"] == 1024
     assert run["versions"]["torch"]
     assert run["statuses"] == {"ok": 37, "no_open_frame": 4}
     assert set(run["stage_seconds"]) >= {"ingest", "plan", "layout", "load", "embed", "check", "tables"}
@@ -194,7 +194,7 @@ def test_a_lost_piece_of_the_token_store_is_made_again(copy: Path, settings: Set
     [
         ({"chunk_length": 300, "classifier": None}, "--chunk-length was 500, is now 300"),
         ({"min_length": 200}, "--min-length was 0, is now 200"),
-        ({"token_budget": 512}, "--token-budget was 2048, is now 512"),
+        ({"token_budget": 512}, "--token-budget was 1024, is now 512"),
         ({"threads": 2}, "--threads was 1, is now 2"),
         ({"dtype": "bfloat16"}, "--dtype was float32, is now bfloat16"),
         ({"embedding_dtype": "float16"}, "--embedding-dtype was float32, is now float16"),

@@ -54,8 +54,7 @@ def summary_for_people(folder: RunFolder, totals: Totals, seconds: float, *, cal
     """What people read at the end."""
     statuses = ", ".join(f"{count:,} {status}" for status, count in sorted(totals.statuses.items())) or "none"
     lines = [f"{totals.records:,} sequences ({statuses}) in {seconds:.1f} s"]
-    if totals.chunks:
-        lines.append(f"{totals.scored_chunks:,} of {totals.chunks:,} chunks have an open frame and a score")
+    lines.append(f"{totals.open_chunks:,} of {totals.chunks:,} chunks have an open frame")
     if called:
         lines.append(f"{totals.virus_sequences:,} sequences called virus")
     if totals.failed_fragments:

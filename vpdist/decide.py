@@ -20,8 +20,8 @@ from vpdist.plan import COST_SCALE, EncoderCost, Limits
 from vpdist.runfolder import RunFolder
 from vpdist.weights import EncoderShape
 
-TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
-"""Tokens per batch: a CPU's caches want small batches, a GPU's multiprocessors large ones."""
+TOKEN_BUDGET = {"cpu": 1024, "cuda": 16384}
+"""Tokens per batch: a CPU gains nothing from larger ones and small ones balance small inputs; a GPU wants many rows."""
 UNIT_OPERATIONS = {"cpu": 3 * 10**12, "cuda": 9 * 10**15}
 """A unit takes about a minute at 50 GFLOP/s per CPU rank, 150 TFLOP/s per GPU."""
 THREADS_BESIDE_GPU = 4

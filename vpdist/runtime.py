@@ -8,6 +8,7 @@ count, because workers share their agent's store and would otherwise read dead p
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -93,7 +94,9 @@ def start(place: Place, device: str = "auto") -> Runtime:
         raise UsageError("--device cuda: no CUDA device is visible to this process")
     on_cpu = device == "cpu" or not cuda
     keys = _join(place)
-    state = PartialState(cpu=on_cpu)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")  # threads are set per rank, after decisions
+        state = PartialState(cpu=on_cpu)
     if state.num_processes != place.world_size:
         raise UsageError(f"the launcher announced {place.world_size} processes, accelerate sees {state.num_processes}")
     return Runtime(place=place, device=torch.device("cpu") if on_cpu else state.device, keys=keys, parent=os.getppid())

@@ -70,7 +70,7 @@ class Totals:
 
     records: int = 0
     chunks: int = 0
-    scored_chunks: int = 0
+    open_chunks: int = 0
     fragments: int = 0
     failed_fragments: int = 0
     virus_sequences: int = 0
@@ -251,7 +251,7 @@ class TableWriter:
             strict=True,
         ):
             scored = v == v
-            self.totals.scored_chunks += scored
+            self.totals.open_chunks += count > 0
             lines.append(f"{name}\t{k}\t{start}\t{end}\t{count}\t{_scores((v, n) if scored else None)}\n")
         self.totals.chunks += n_chunks
         self.totals.failed_fragments += sum(n_failed)
