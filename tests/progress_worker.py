@@ -96,18 +96,18 @@ class Job:
     def show(self) -> None:
         """What a terminal gets to see."""
         self.progress.stage("ingest")
-        for _ in range(10):
+        for _ in range(30):
             time.sleep(0.05)
             self.progress.add(records=100, bases=100_000, fragments=300)
-        self.progress.stage("embed", planned_tokens=1000 * 60 * (1 + self.rank))
-        for batch in range(60 * (1 + self.rank)):
-            time.sleep(0.05)
+        self.progress.stage("embed", planned_tokens=1000 * 50 * (1 + self.rank))
+        for batch in range(50 * (1 + self.rank)):
+            time.sleep(0.04)
             self.progress.add(**BATCH)
             if batch == 10 and self.rank == 0:
                 self.progress.message("message above \x1b[2J the bars")
             if batch == 20 and self.rank == 1:
                 print("a line that somebody else writes", file=sys.stderr, flush=True)
-            if batch == 50 and self.rank == 1 and self.scenario == "bars_failing":
+            if batch == 40 and self.rank == 1 and self.scenario == "bars_failing":
                 raise OSError("rank 1 fails")
 
 

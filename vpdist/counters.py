@@ -40,18 +40,21 @@ STATE_FIELDS = (
     "shared",
     "waiting",
     "done",
+    "added",
     "memory_bytes",
     "utilisation",
     "tick",
     "beat",
 )
+"""`added`: batches or blocks counted since the stage began; `tick` and `beat`: see Liveness."""
 
 COUNTER_INDEX = {name: index for index, name in enumerate(COUNTERS)}
 FIRST_BASE = len(COUNTERS)
 FIRST_STATE = 2 * len(COUNTERS)
 WIDTH = FIRST_STATE + len(STATE_FIELDS)
-BATCHES = COUNTER_INDEX["batches"]
-STAGE, PLANNED_TOKENS, PLANNED_UNITS, SHARED, WAITING, DONE, MEMORY, UTILISATION, TICK, BEAT = range(FIRST_STATE, WIDTH)
+STAGE, PLANNED_TOKENS, PLANNED_UNITS, SHARED, WAITING, DONE, ADDED, MEMORY, UTILISATION, TICK, BEAT = range(
+    FIRST_STATE, WIDTH
+)
 
 NO_UTILISATION = -1
 USUAL_INTERVALS = 5
@@ -206,8 +209,7 @@ class Liveness:
 
     def _at_work(self) -> np.ndarray:
         """Ranks that owe a sign of life with every batch: past their stage's first batch, neither waiting nor done."""
-        in_stage = self._matrix[:, BATCHES] - self._matrix[:, FIRST_BASE + BATCHES]
-        return (in_stage > 0) & (self._matrix[:, WAITING] == 0) & (self._matrix[:, DONE] == 0)
+        return (self._matrix[:, ADDED] > 0) & (self._matrix[:, WAITING] == 0) & (self._matrix[:, DONE] == 0)
 
     def silent_s(self, now: float) -> np.ndarray:
         """Seconds without a sign of life, per rank: of the main thread for ranks at work, else of the process."""

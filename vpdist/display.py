@@ -136,7 +136,7 @@ class Bars:
             return ""
         region = f"{SAVE}\x1b[1;{height - lines}r{RESTORE}"
         if more > 0:
-            return f"{INDEX * more}{region}\x1b[{more}A"
+            return f"{INDEX * more}\x1b[{more}A{region}"
         freed = "".join(f"\x1b[{height - row};1H\x1b[2K" for row in range(lines, len(self._drawn)))
         return f"{SAVE}{freed}{RESTORE}{region}"
 

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from vpdist.counters import (
-    BATCHES,
+    ADDED,
     BEAT,
     COUNTER_INDEX,
     DONE,
@@ -155,7 +155,7 @@ class Exchange:
         self._steps: Steps | None = None
         self._work: dist.Work | None = None
         self._posted_at = -np.inf
-        self._posted_batches = 0
+        self._posted_added = 0
         self._batches_per_round = 1
         self._next: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="vpdist-exchange", daemon=True)
@@ -246,7 +246,7 @@ class Exchange:
             return True
         if since_s < timing.waiting_s:
             return False
-        enough = self._vector[BATCHES] - self._posted_batches >= self._batches_per_round
+        enough = abs(self._vector[ADDED] - self._posted_added) >= self._batches_per_round  # less: a new stage
         return bool(self._vector[WAITING] or enough or since_s >= timing.idle_s)
 
     def _present(self) -> np.ndarray:
@@ -264,11 +264,11 @@ class Exchange:
         vector = self._present()
         if vector[DONE]:
             self._set_key(vector)
-        batches, since_s = int(vector[BATCHES]), now - self._posted_at
-        if batches > self._posted_batches:
-            per_s = (batches - self._posted_batches) / max(since_s, self._timing.waiting_s)
+        added, since_s = int(vector[ADDED]), now - self._posted_at
+        if added > self._posted_added:
+            per_s = (added - self._posted_added) / max(since_s, self._timing.waiting_s)
             self._batches_per_round = max(1, round(per_s * self._timing.round_s))
-        self._posted_at, self._posted_batches = now, batches
+        self._posted_at, self._posted_added = now, added
         self._steps, self._work = self._gather.steps(torch.from_numpy(vector)), None
         self._advance()
 

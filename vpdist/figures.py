@@ -73,11 +73,12 @@ class Figures:
         self.total = self._sum(snapshot)
 
     def _sample(self, row: RankRow, elapsed: float) -> None:
+        measures = _measures(row)
         if self._stage_of.get(row.rank) != row.stage:
             self._stage_of[row.rank] = row.stage
-            self._samples[row.rank] = deque([(elapsed, (0,) * len(MEASURED))])
+            self._samples[row.rank] = deque([(elapsed, measures)])
         samples = self._samples[row.rank]
-        if samples[-1][1] != (measures := _measures(row)):
+        if samples[-1][1] != measures:
             samples.append((elapsed, measures))
         while len(samples) > 2 and samples[1][0] < elapsed - WINDOW_S:
             samples.popleft()
@@ -168,7 +169,7 @@ def bytes_text(number: int) -> str:
         if size < 999.5:
             return f"{size:.0f} {unit}" if size >= 99.95 or unit == "KiB" else f"{size:.1f} {unit}"
         size /= 1024
-    return f"{size:.1f} TiB"
+    return f"{size:.0f} TiB" if size >= 99.95 else f"{size:.1f} TiB"
 
 
 def clock_text(seconds: float) -> str:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import IO, TextIO
 
 from vpdist.counters import (
+    ADDED,
     COUNTER_INDEX,
     DONE,
     FIRST_BASE,
@@ -34,123 +33,15 @@ from vpdist.counters import (
     Snapshot,
     empty_vector,
 )
-from vpdist.display import LEFT_BEHIND, Bars, Display, LogLines
-from vpdist.environment import draws_bars
+from vpdist.display import LEFT_BEHIND, Bars, LogLines
 from vpdist.errors import StorageError
 from vpdist.exchange import Exchange
+from vpdist.figures import clock_text
+from vpdist.painter import LOG_INTERVAL_S, Painter, choose_display, open_recorder
 from vpdist.runtime import Runtime
 from vpdist.timing import Timing
 
 logger = logging.getLogger(__name__)
-
-MODES = ("auto", "bars", "log", "none")
-LOG_INTERVAL_S = 10.0
-
-
-def choose_display(mode: str, stream: TextIO | None, log_interval_s: float = LOG_INTERVAL_S) -> Display | None:
-    """The display for `mode`; 'auto' is bars on a terminal that can move its cursor, else log lines.
-
-    'bars' on something that is no terminal means log lines too: a file gets no control characters.
-    """
-    if mode not in MODES:
-        raise ValueError(f"progress mode {mode}: choose one of {', '.join(MODES)}")
-    if mode == "none" or stream is None:
-        return None
-    if draws_bars(stream) if mode == "auto" else mode == "bars" and stream.isatty():
-        return Bars(stream)
-    return LogLines(stream, log_interval_s)
-
-
-class Recorder:
-    """Appends snapshots to progress.jsonl, flushed line by line; thins them out as the run grows old."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises OSError where the file cannot be opened."""
-        self._file: IO[bytes] = path.open("ab")
-        if self._file.tell() and path.read_bytes()[-1:] != b"\n":
-            self._file.write(b"\n")  # a line that an earlier run was killed in
-        self._recorded_s = -1e9
-        self._outline: tuple[object, ...] = ()
-
-    def record(self, snapshot: Snapshot) -> None:
-        """Append, if it says something new: at most once a second (every 5 s in old, every ranks/64 s in large runs),
-        and at once when a stage or a state changes or the run ends."""
-        spacing_s = max(1.0, min(5.0, snapshot.elapsed / 600), len(snapshot.rows) / 64)
-        if snapshot.outline == self._outline and snapshot.elapsed - self._recorded_s < 0.9 * spacing_s:
-            return
-        self._recorded_s, self._outline = snapshot.elapsed, snapshot.outline
-        self._file.write(snapshot.to_json().encode() + b"\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class Painter:
-    """The thread of rank 0 that draws and records, so that a slow terminal or disk holds nobody up."""
-
-    def __init__(self, display: Display | None, recorder: Recorder | None) -> None:
-        self.spent_us = 0
-        self._display, self._recorder = display, recorder
-        self._inbox: queue.SimpleQueue[Snapshot | str | None] = queue.SimpleQueue()
-        self._last: Snapshot | None = None
-        self._thread = threading.Thread(target=self._run, name="vpdist-painter", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def put(self, news: Snapshot | str) -> None:
-        """A snapshot, or a line for people. Never waits."""
-        self._inbox.put(news)
-
-    def end(self, ended: str | None = None, timeout_s: float = 3.0) -> None:
-        """Draw and record what has come, then end; with `ended`, the last snapshot once more, with that reason."""
-        if ended is not None and self._last is not None and self._last.ended is None:
-            self._inbox.put(replace(self._last, ended=ended))
-        self._inbox.put(None)
-        self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        next_tick, going_on = 0.0, True
-        while going_on:
-            period_s = self._display.period_s if self._display else 1.0
-            try:
-                going_on = self._take(self._inbox.get(timeout=max(0.0, next_tick - time.monotonic())))
-            except queue.Empty:
-                next_tick = time.monotonic() + period_s
-                self._draw(lambda display: display.tick(time.time()))
-            self.spent_us = time.thread_time_ns() // 1000
-        self._draw(lambda display: display.close())
-        if self._recorder is not None:
-            self._recorder.close()
-
-    def _take(self, news: Snapshot | str | None) -> bool:
-        """Whether there is more to come."""
-        if isinstance(news, Snapshot):
-            self._last = news
-            self._record(news)
-            self._draw(lambda display: display.show(news))
-        elif news is not None:
-            self._draw(lambda display: display.message(news))
-        return news is not None
-
-    def _draw(self, action: Callable[[Display], None]) -> None:
-        if self._display is None:
-            return
-        try:
-            action(self._display)
-        except (OSError, ValueError) as error:  # ValueError: the stream is closed
-            self._display = None
-            logger.warning("the progress display is turned off: %s", error)
-
-    def _record(self, snapshot: Snapshot) -> None:
-        if self._recorder is None:
-            return
-        try:
-            self._recorder.record(snapshot)
-        except OSError as error:
-            self._recorder = None
-            logger.warning("progress is no longer recorded: %s", error)
 
 
 class Progress:
@@ -190,7 +81,9 @@ class Progress:
         first = runtime.rank == 0
         display = choose_display(mode, stream, log_interval_s)
         self._shows_bars = isinstance(display, Bars)
-        self._painter = Painter(display if first else None, _recorder(jsonl) if first and jsonl is not None else None)
+        self._painter = Painter(
+            display if first else None, open_recorder(jsonl) if first and jsonl is not None else None
+        )
         self._exchange = Exchange(
             runtime,
             self._vector,
@@ -212,7 +105,7 @@ class Progress:
         vector = self._vector.copy()
         vector[FIRST_BASE:FIRST_STATE] = vector[:FIRST_BASE]
         vector[STAGE], vector[SHARED] = STAGES.index(name), shared
-        vector[PLANNED_TOKENS], vector[PLANNED_UNITS] = planned_tokens, planned_units
+        vector[PLANNED_TOKENS], vector[PLANNED_UNITS], vector[ADDED] = planned_tokens, planned_units, 0
         vector[TICK] += 1
         self._vector[:] = vector  # at one go, for the thread that copies it
         self._exchange.wake()
@@ -224,6 +117,7 @@ class Progress:
         cells = self._cells
         for name, amount in counters.items():
             cells[COUNTER_INDEX[name]] += amount
+        cells[ADDED] += 1
         cells[TICK] += 1
         self._added_ns += time.perf_counter_ns() - begin_ns
         self._raise_failure()
@@ -304,35 +198,35 @@ class Progress:
             return  # nobody reads it any more; the log has it
 
 
-def _recorder(path: Path) -> Recorder | None:
-    try:
-        return Recorder(path)
-    except OSError as error:
-        logger.warning("progress is not recorded: %s", error)
-        return None
-
-
 def watch(run_folder: Path, stream: TextIO, follow: bool = True) -> None:
     """Draw the run in `run_folder` from its progress.jsonl until it ends: bars on a terminal, else log lines.
 
-    Without `follow`, its newest snapshot once. Raises StorageError where there is nothing to read.
+    Without `follow`, its newest snapshot as log lines, once. Raises StorageError where there is nothing to read.
     """
     path = run_folder / "progress.jsonl"
     try:
         file = path.open("rb")
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}: no run to watch") from error
-    display = choose_display("auto", stream)
-    assert display is not None
+    display = (choose_display("auto", stream) if follow else None) or LogLines(stream, first_s=0.0)
     with file:
         try:
             for snapshot in _snapshots(file, follow):
                 if snapshot is not None:
                     display.show(snapshot)
+                    if snapshot.ended is not None:
+                        display.message(_ending(snapshot))
                 display.tick(time.time())
                 time.sleep(display.period_s if follow else 0.0)
         finally:
             display.close()
+
+
+def _ending(snapshot: Snapshot) -> str:
+    how = f"ended: {snapshot.ended}" if snapshot.ended else "done"
+    totals = snapshot.totals
+    counts = [f"{totals[name]} {name}" for name in ("records", "fragments", "units", "failures") if totals[name]]
+    return f"{', '.join([how, *counts])}, after {clock_text(snapshot.elapsed)}"
 
 
 def _snapshots(file: IO[bytes], follow: bool) -> Iterator[Snapshot | None]:

@@ -1,0 +1,233 @@
+import contextlib
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed import HashStore
+
+from tests.launched import environment
+from tests.snapshots import Stream, row, snapshot
+from vpdist.counters import Snapshot
+from vpdist.environment import Place
+from vpdist.errors import Interrupted, PeerLost, StorageError
+from vpdist.painter import Recorder
+from vpdist.progress import Progress, watch
+from vpdist.runtime import KeyStore, Runtime
+
+
+@pytest.fixture
+def alone() -> Runtime:
+    """A plain process: rank 0 of 1."""
+    store = HashStore()
+    keys = KeyStore(store, lambda: store)
+    return Runtime(place=Place(), device=torch.device("cpu"), keys=keys, parent=os.getppid())
+
+
+def recorded(path: Path) -> list[Snapshot]:
+    return [Snapshot.from_json(line) for line in path.read_text().splitlines()]
+
+
+def work(progress: Progress, batches: int = 50) -> None:
+    progress.stage("embed", planned_tokens=batches * 10)
+    for _ in range(batches):
+        progress.add(batches=1, fragments=2, nucleotide_tokens=6, protein_tokens=4)
+
+
+@pytest.mark.parametrize("mode", ["auto", "bars", "log", "none"])
+def test_every_mode_records_the_exact_final_counters(alone: Runtime, tmp_path: Path, mode: str) -> None:
+    stream = Stream()
+    progress = Progress(alone, mode, tmp_path / "progress.jsonl", stream)
+    work(progress)
+    progress.message("half way")
+    progress.close()
+    last = recorded(tmp_path / "progress.jsonl")[-1]
+    assert last.ended == ""
+    expected = {"batches": 50, "fragments": 100, "nucleotide_tokens": 300, "protein_tokens": 200}
+    assert {name: last.totals[name] for name in expected} == expected
+    assert (last.rows[0].state, last.rows[0].tokens) == ("done", 500)
+    assert ("half way" in stream.getvalue()) == (mode != "none")
+    assert not set(stream.getvalue()) & {"\x1b", "\r"}
+
+
+def test_what_counting_costs_is_counted(alone: Runtime, tmp_path: Path) -> None:
+    progress = Progress(alone, "none", tmp_path / "progress.jsonl", None)
+    begin = time.perf_counter()
+    work(progress, 20_000)
+    elapsed_us = 1e6 * (time.perf_counter() - begin)
+    progress.close()
+    cost_us = recorded(tmp_path / "progress.jsonl")[-1].totals["progress_us"]
+    assert 0 < cost_us < 2 * elapsed_us
+    assert cost_us / 20_000 < 50
+
+
+def test_waiting_is_shown_and_ends(alone: Runtime, tmp_path: Path) -> None:
+    progress = Progress(alone, "none", tmp_path / "progress.jsonl", None)
+    with progress.waiting(), progress.waiting():
+        time.sleep(0.8)
+    time.sleep(0.5)
+    progress.close()
+    states = [made.rows[0].state for made in recorded(tmp_path / "progress.jsonl")]
+    assert "waiting" in states
+    assert states[-1] == "done"
+
+
+def test_counters_of_unknown_name_are_refused(alone: Runtime) -> None:
+    progress = Progress(alone, "none", None, None)
+    with pytest.raises(KeyError):
+        progress.add(virions=1)
+    with pytest.raises(ValueError, match="tuple"):
+        progress.stage("sequencing")
+    progress.close()
+
+
+def test_a_failure_is_raised_at_the_next_call(alone: Runtime) -> None:
+    progress = Progress(alone, "none", None, None)
+    progress._exchange.failure = PeerLost("rank 3 lost")
+    for call in (progress.check, progress.close, lambda: progress.add(batches=1), lambda: progress.stage("embed")):
+        with pytest.raises(PeerLost, match="rank 3 lost"):
+            call()
+    progress.abort("rank 3 lost")
+
+
+def test_an_abort_is_recorded_once_and_may_be_repeated(alone: Runtime, tmp_path: Path) -> None:
+    progress = Progress(alone, "log", tmp_path / "progress.jsonl", Stream())
+    work(progress)
+    time.sleep(0.3)
+    progress.abort("stopped by SIGTERM")
+    progress.abort("again")
+    ends = [made.ended for made in recorded(tmp_path / "progress.jsonl")]
+    assert ends[-1] == "stopped by SIGTERM"
+    assert ends.count("stopped by SIGTERM") == 1
+    assert "again" not in ends
+
+
+def full() -> io.TextIOWrapper:
+    return open("/dev/full", "w", encoding="utf-8")
+
+
+def closed() -> Stream:
+    stream = Stream()
+    stream.close()
+    return stream
+
+
+def broken_pipe() -> io.TextIOWrapper:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w", encoding="utf-8", buffering=1)
+
+
+@pytest.mark.parametrize("make", [full, broken_pipe], ids=["a full disk", "a broken pipe"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_display_that_cannot_be_written_is_turned_off_with_one_line(
+    alone: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture, make: type
+) -> None:
+    stream = make()
+    with caplog.at_level(logging.WARNING):
+        progress = Progress(alone, "log", tmp_path / "progress.jsonl", stream)
+        for number in range(3):
+            progress.message(f"line {number}")
+        work(progress)
+        progress.close()
+    assert [record.message.split(":")[0] for record in caplog.records] == ["the progress display is turned off"]
+    assert recorded(tmp_path / "progress.jsonl")[-1].totals["batches"] == 50
+    with contextlib.suppress(OSError):  # what was never written
+        stream.close()
+
+
+def test_a_stream_that_is_closed_meanwhile_does_not_touch_the_run(
+    alone: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = Stream()
+    progress = Progress(alone, "log", tmp_path / "progress.jsonl", stream)
+    stream.close()
+    work(progress)
+    progress.close()
+    assert "the progress display is turned off" in caplog.text
+    assert recorded(tmp_path / "progress.jsonl")[-1].ended == ""
+
+
+def test_progress_that_cannot_be_recorded_is_told_once_and_the_run_goes_on(
+    alone: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in (Path("/dev/full"), tmp_path / "absent" / "progress.jsonl"):
+        caplog.clear()
+        stream = Stream()
+        progress = Progress(alone, "log", path, stream)
+        work(progress)
+        progress.close()
+        assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+        assert "recorded" in caplog.text
+        assert "batches" in stream.getvalue() or "rank=0" in stream.getvalue()
+
+
+def test_a_line_that_a_killed_run_left_unfinished_spoils_none_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "progress.jsonl"
+    path.write_text(snapshot(1, row()).to_json() + "\n" + '{"v":1,"ti')
+    recorder = Recorder(path)
+    recorder.record(snapshot(2, row(), ended=""))
+    recorder.close()
+    lines = path.read_text().splitlines()
+    assert lines[1] == '{"v":1,"ti'
+    assert Snapshot.from_json(lines[2]).elapsed == 2
+    stream = Stream()
+    watch(tmp_path, stream, follow=True)
+    assert "elapsed_s=2.0" in stream.getvalue()
+
+
+def test_watching_shows_what_the_run_shows_and_ends_with_it(alone: Runtime, tmp_path: Path) -> None:
+    progress = Progress(alone, "none", tmp_path / "progress.jsonl", None)
+    work(progress)
+    time.sleep(0.3)
+    once = Stream()
+    watch(tmp_path, once, follow=False)
+    assert "rank=all" in once.getvalue()
+    program = "import sys, pathlib; from vpdist.progress import watch; watch(pathlib.Path(sys.argv[1]), sys.stdout)"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], env=environment(), stdout=subprocess.PIPE, text=True
+    ) as watcher:
+        time.sleep(1.0)
+        assert watcher.poll() is None
+        progress.close()
+        output, _ = watcher.communicate(timeout=30)
+    assert watcher.returncode == 0
+    assert "state=done stage=embed done_percent=100.0" in output
+    assert "done, 100 fragments, after 0:" in output.splitlines()[-1]
+
+
+def test_there_is_nothing_to_watch_in_a_folder_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"progress\.jsonl.*no run to watch"):
+        watch(tmp_path, Stream())
+
+
+def test_a_process_that_forgets_to_close_ends_all_the_same(tmp_path: Path) -> None:
+    program = (
+        "import sys, pathlib\n"
+        "from vpdist import runtime\nfrom vpdist.environment import Place\nfrom vpdist.progress import Progress\n"
+        "progress = Progress(runtime.start(Place(), 'cpu'), 'log', pathlib.Path(sys.argv[1]), sys.stderr)\n"
+        "progress.stage('embed')\nprogress.add(batches=1)\nraise SystemExit(7)\n"
+    )
+    path = tmp_path / "progress.jsonl"
+    ended = subprocess.run([sys.executable, "-c", program, str(path)], env=environment(), timeout=60, check=False)
+    assert ended.returncode == 7
+    assert json.loads(path.read_text().splitlines()[-1])["ended"] == "the process ended"
+
+
+def test_a_launcher_that_is_gone_is_an_interruption(tmp_path: Path) -> None:
+    store = HashStore()
+    here = Runtime(
+        place=Place(launched=True), device=torch.device("cpu"), keys=KeyStore(store, lambda: store), parent=-1
+    )
+    progress = Progress(here, "none", tmp_path / "progress.jsonl", None)
+    with pytest.raises(Interrupted, match="the launcher is gone") as interruption:
+        progress.close()
+    assert interruption.value.exit_code == 143
+    progress.abort(str(interruption.value))
+    assert recorded(tmp_path / "progress.jsonl")[-1].ended == "the launcher is gone; resume with the same command"
