@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from vpdist import parts
 from vpdist.batches import batches, take
@@ -32,6 +33,8 @@ class UnitWork:
     shards: TokenShards
     encoders: Mapping[str, Encoder]
     """By kind: nucleotide, protein."""
+    in_float32: Callable[[str], Encoder]
+    """The encoder of a kind in float32, loaded when first asked for: for rows that overflow a narrower format."""
     classifier: Classifier | None
     header: PartHeader
     token_budget: int
@@ -80,12 +83,40 @@ class UnitWork:
         counter = f"{encoder.kind}_tokens"
         for rows in batches(lengths, self.token_budget):
             started = time.perf_counter()
-            flat, offsets = take(tokens.flat, tokens.offsets, rows)
-            rows_MD[rows] = encoder.embed(flat, offsets).cpu().numpy()
-            n_tokens = int(offsets[-1])
+            rows_MD[rows] = _embedded(encoder, tokens, rows)
+            n_tokens = int(lengths[rows].sum())
             padding = int(lengths[rows].max()) * len(rows) - n_tokens
             report(batches=1, padded_tokens=padding, compute_us=_microseconds_since(started), **{counter: n_tokens})
+        self._retry_in_float32(encoder, tokens, rows_MD, report)
         return rows_MD
+
+    def _retry_in_float32(self, encoder: Encoder, tokens: Tokens, rows_MD: np.ndarray, report: Report) -> None:
+        """Compute rows with NaN or infinity again in float32, in place. What stays so has failed."""
+        overflowed = np.flatnonzero(~np.isfinite(rows_MD).all(axis=1))
+        if len(overflowed) == 0 or encoder.dtype == torch.float32:
+            return
+        log.warning("%d %s rows overflow %s, retried in float32", len(overflowed), encoder.kind, encoder.dtype)
+        wide = self.in_float32(encoder.kind)
+        for positions in batches(tokens.lengths[overflowed], self.token_budget):
+            started = time.perf_counter()
+            rows_MD[overflowed[positions]] = _embedded(wide, tokens, overflowed[positions])
+            report(compute_us=_microseconds_since(started))
+
+
+def _embedded(encoder: Encoder, tokens: Tokens, rows: np.ndarray) -> np.ndarray:
+    """(B, width) embeddings of some rows. Where they don't fit the device's memory, of each half by itself; a single
+    sequence that does not fit becomes NaN."""
+    flat, offsets = take(tokens.flat, tokens.offsets, rows)
+    try:
+        return encoder.embed(flat, offsets).cpu().numpy()
+    except torch.OutOfMemoryError:
+        log.warning("out of memory: %d %s sequences, %d tokens", len(rows), encoder.kind, len(flat))
+    if encoder.device.type == "cuda":
+        torch.cuda.empty_cache()
+    if len(rows) == 1:
+        return np.full((1, encoder.width), np.nan, dtype=np.float32)
+    half = len(rows) // 2
+    return np.concatenate([_embedded(encoder, tokens, part) for part in (rows[:half], rows[half:])])
 
 
 def logits(classifier: Classifier, embedded: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -264,6 +264,13 @@ class _Predict:
         header: PartHeader,
     ) -> UnitWork:
         device = self.control.runtime.device
+        wide: dict[str, Encoder] = {}
+
+        def in_float32(kind: str) -> Encoder:
+            if kind not in wide:
+                wide[kind] = load_encoder(models[kind], kind, torch.float32, device)
+            return wide[kind]
+
         encoders: dict[str, Encoder] = {}
         for kind, folder in models.items():
             encoders[kind] = load_encoder(folder, kind, DTYPES[decisions.dtype], device)
@@ -272,6 +279,7 @@ class _Predict:
             plan=plan,
             shards=layout.TokenShards(self.folder.tokens, plan, plan_digest),
             encoders=encoders,
+            in_float32=in_float32,
             classifier=classifier,
             header=header,
             token_budget=decisions.token_budget,

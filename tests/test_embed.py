@@ -1,0 +1,144 @@
+"""One unit: its embeddings do not depend on memory or overflow; what cannot be embedded is marked, nothing else."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vpdist import parts
+from vpdist.embed import UnitWork
+from vpdist.layout import Tokens
+from vpdist.parts import PartHeader
+from vpdist.plan import EncoderCost, FragmentKeys, Limits, Plan, build
+
+COST = EncoderCost(linear=10**6, attention=10**3)
+N = 24
+
+
+class StubEncoder:
+    """Embeds a sequence as (its first token, its length); may refuse batches or overflow, as told."""
+
+    width = 2
+    device = torch.device("cpu")
+
+    def __init__(self, kind: str, dtype: torch.dtype, most_rows: int = 1000, bad: set[int] | None = None) -> None:
+        self.kind, self.dtype, self.most_rows, self.bad = kind, dtype, most_rows, bad or set()
+        self.calls: list[int] = []
+
+    def embed(self, tokens: np.ndarray, offsets: np.ndarray) -> torch.Tensor:
+        self.calls.append(len(offsets) - 1)
+        first = tokens[offsets[:-1]].astype(np.float32)
+        if len(first) > self.most_rows or (self.most_rows == 0):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        first[np.isin(first, list(self.bad))] = np.inf
+        return torch.from_numpy(np.stack([first, np.diff(offsets).astype(np.float32)], axis=1))
+
+
+class StubShards:
+    """One unit's tokens: sequence i is i, i, ... of length 5."""
+
+    def unit(self, unit: int) -> dict[str, Tokens]:
+        tokens = Tokens(np.repeat(np.arange(N), 5).astype(np.uint16), np.arange(N + 1, dtype=np.int64) * 5)
+        return {"nucleotide": tokens, "protein": tokens}
+
+
+@pytest.fixture
+def plan() -> Plan:
+    keys = FragmentKeys(
+        residues=np.full(N, 3),
+        nucleotide_tokens=np.full(N, 5),
+        protein_tokens=np.full(N, 5),
+        nucleotide_hash=np.arange(N, dtype=np.uint64) << np.uint64(40),
+        protein_hash=np.zeros(N, np.uint64),
+    )
+    plan = build(keys, Limits(token_budget=1000, unit_cost=10**12, unit_rows=1000), COST, COST)
+    assert plan.n_units == 1
+    return plan
+
+
+def run(
+    plan: Plan, folder: Path, encoder: Callable[[str], StubEncoder], wide: Callable[[str], StubEncoder]
+) -> tuple[dict[str, np.ndarray], int, Counter[str]]:
+    counted: Counter[str] = Counter()
+    header = PartHeader(
+        plan=plan.digest(), dtype="float16", nucleotide_model="n", protein_model="p", classifier="", embeddings=True
+    )
+    work = UnitWork(
+        plan=plan,
+        shards=StubShards(),  # type: ignore[arg-type]
+        encoders={kind: encoder(kind) for kind in ("nucleotide", "protein")},  # type: ignore[misc]
+        in_float32=wide,  # type: ignore[arg-type]
+        classifier=None,
+        header=header,
+        token_budget=60,
+        stored=np.dtype(np.float32),
+        folder=folder,
+    )
+    n_failed = work.run(0, lambda **counters: counted.update(counters))
+    return parts.read(folder, 0, ["nucleotide", "protein", "failed"]), n_failed, counted
+
+
+def no_retry(kind: str) -> StubEncoder:
+    raise AssertionError(f"{kind}: nothing should be retried")
+
+
+def test_every_row_of_a_unit_is_embedded_and_counted(plan: Plan, tmp_path: Path) -> None:
+    found, n_failed, counted = run(plan, tmp_path, lambda kind: StubEncoder(kind, torch.float16), no_retry)
+    assert found["nucleotide"][:, 0].tolist() == list(range(N))
+    assert found["protein"][:, 1].tolist() == [5.0] * N
+    assert n_failed == 0
+    assert (counted["nucleotide_tokens"], counted["protein_tokens"]) == (5 * N, 5 * N)
+    assert (counted["units"], counted["fragments"], counted["batches"]) == (1, N, 4)
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(plan: Plan, tmp_path: Path) -> None:
+    encoders = {kind: StubEncoder(kind, torch.float16, most_rows=3) for kind in ("nucleotide", "protein")}
+    found, n_failed, _ = run(plan, tmp_path, encoders.__getitem__, no_retry)
+    assert found["nucleotide"][:, 0].tolist() == list(range(N))
+    assert n_failed == 0
+    assert max(encoders["protein"].calls) == 12
+    assert min(encoders["protein"].calls) == 3
+
+
+def test_a_sequence_that_fits_nowhere_fails_and_says_so(
+    plan: Plan, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found, n_failed, counted = run(
+        plan,
+        tmp_path,
+        lambda kind: StubEncoder(kind, torch.float16, most_rows=0 if kind == "protein" else 1000),
+        lambda kind: StubEncoder(kind, torch.float32, most_rows=0),
+    )
+    assert n_failed == N == counted["failures"]
+    assert found["failed"].all()
+    assert "out of memory" in caplog.text
+
+
+def test_rows_that_overflow_are_retried_in_float32_and_no_others(plan: Plan, tmp_path: Path) -> None:
+    wide = {kind: StubEncoder(kind, torch.float32) for kind in ("nucleotide", "protein")}
+    found, n_failed, _ = run(
+        plan, tmp_path, lambda kind: StubEncoder(kind, torch.float16, bad={4, 7}), wide.__getitem__
+    )
+    assert found["nucleotide"][:, 0].tolist() == list(range(N))
+    assert n_failed == 0
+    assert wide["nucleotide"].calls == [2]
+
+
+def test_what_stays_infinite_in_float32_has_failed_and_leaves_the_rest_alone(plan: Plan, tmp_path: Path) -> None:
+    found, n_failed, _ = run(
+        plan,
+        tmp_path,
+        lambda kind: StubEncoder(kind, torch.float16, bad={4}),
+        lambda kind: StubEncoder(kind, torch.float32, bad={4}),
+    )
+    assert n_failed == 1
+    assert np.flatnonzero(found["failed"]).tolist() == [4]
+    assert np.delete(found["nucleotide"][:, 0], 4).tolist() == [i for i in range(N) if i != 4]
+
+
+def test_a_float32_run_has_nothing_wider_to_retry_in(plan: Plan, tmp_path: Path) -> None:
+    _, n_failed, _ = run(plan, tmp_path, lambda kind: StubEncoder(kind, torch.float32, bad={4}), no_retry)
+    assert n_failed == 1
