@@ -121,5 +121,7 @@ class Esm2(nn.Module):
         The embedding scale (token dropout: 0.88 where nothing is masked) depends on masked tokens only; proteins
         have none, so one row of all sequences gets the scale that each would get alone.
         """
-        output = self.model(input_ids=tokens_T[None], position_ids=packing.positions[None], packing=packing)
+        output = self.model(
+            input_ids=tokens_T[None], position_ids=packing.positions[None], packing=packing, return_dict=True
+        )
         return output.last_hidden_state[0]
