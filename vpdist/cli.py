@@ -12,7 +12,7 @@ import typer
 import vpdist
 from vpdist.config import Settings
 from vpdist.environment import place
-from vpdist.errors import VpdistError
+from vpdist.errors import StorageError, VpdistError
 from vpdist.launch import launch, ranks_to_start
 
 app = typer.Typer(
@@ -164,6 +164,21 @@ def classify(
     from vpdist.classify import classify as new_calls
 
     raise typer.Exit(new_calls(run, classifier, consensus=consensus, legacy_output=legacy_output, progress=progress))
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+) -> None:
+    """Open every file of a run, check digests and completeness; exits with 0 only if all holds, else with 6."""
+    from vpdist.verify import verify as check
+
+    found = check(run)
+    for problem in found:
+        typer.echo(problem, err=True)
+    if found:
+        raise typer.Exit(StorageError.exit_code)
+    typer.echo(f"{run}: complete and undamaged")
 
 
 @app.command("import-classifier")
