@@ -55,6 +55,7 @@ def packed_attention(
 
     ends, longest = packing.cu_seqlens, packing.longest
     attended_THE = varlen_attn(query_THE, key_THE, value_THE, ends, ends, longest, longest, scale=scaling)
+    assert isinstance(attended_THE, Tensor)  # a tuple only where auxiliary outputs are asked for
     return attended_THE[None], None
 
 
