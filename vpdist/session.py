@@ -36,6 +36,8 @@ from vpdist.runfolder import Lock, RunFolder
 log = logging.getLogger(__name__)
 
 SHARED_FOLDER_TIMEOUT_S = 5.0
+CENSUS_S = 2.5
+"""Time in which the survivors of a lost rank find out who it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ def conduct(
             outcome = body(opened.session)
             control.progress.close()
         except Exception as error:  # noqa: BLE001 - the one place where every failure ends: told, logged, recorded
-            return _failed(error, opened, console)
+            return _failed(_cause(error, opened), opened, console)
         code = EXIT_FAILURES_LISTED if outcome.failures else EXIT_OK
         if control.is_first:
             folder.write_status("done_with_failures" if outcome.failures else "done", code, outcome.message)
@@ -137,6 +139,22 @@ class _Opened:
     def abort_display(self, reason: str = "stopped at once") -> None:
         if self.control is not None and self.control.progress is not None:
             self.control.progress.abort(reason)
+
+
+def _cause(error: Exception, opened: _Opened) -> Exception:
+    """A launcher stops the survivors of a lost rank by a signal: then the loss is what people should read."""
+    control = opened.control
+    stopped = isinstance(error, Interrupted) and not isinstance(error, PeerLost)
+    if not stopped or control is None or control.progress is None or control.runtime.world_size == 1:
+        return error
+    until = time.monotonic() + CENSUS_S
+    try:
+        while time.monotonic() < until:
+            control.progress.check()
+            time.sleep(0.05)
+    except PeerLost as loss:
+        return loss
+    return error
 
 
 def _tell(console: TextIO, message: str) -> None:
