@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from torch.distributed import HashStore
 from tests.launched import environment
 from tests.snapshots import Stream, row, snapshot
 from vpdist.counters import Snapshot
+from vpdist.display import LEFT_BEHIND
 from vpdist.environment import Place
 from vpdist.errors import Interrupted, PeerLost, StorageError
 from vpdist.painter import Recorder
@@ -94,6 +96,14 @@ def test_a_failure_is_raised_at_the_next_call(alone: Runtime) -> None:
         with pytest.raises(PeerLost, match="rank 3 lost"):
             call()
     progress.abort("rank 3 lost")
+
+
+def test_the_lowest_survivor_clears_the_terminal_that_a_killed_rank_0_leaves_behind(alone: Runtime) -> None:
+    stream = Stream(terminal=True)
+    progress = Progress(replace(alone, place=Place(rank=1)), "bars", None, stream)
+    progress._exchange.failure = PeerLost("rank 0 lost", (0,))
+    progress.abort("rank 0 lost")
+    assert stream.getvalue() == LEFT_BEHIND
 
 
 def test_an_abort_is_recorded_once_and_may_be_repeated(alone: Runtime, tmp_path: Path) -> None:

@@ -33,15 +33,18 @@ LEFT_BEHIND = RELEASE + ERASE_BELOW + SHOW_CURSOR
 LINES_ABOVE = 2
 """Lines that bars leave to everything else, at least."""
 LEAST_COLUMNS, LEAST_LINES = 20, 6
-WHOLE_FRAME_S = 5.0
+CLOCK_S = 1.5
+"""Snapshots come about once a second and move the clock; where they do not, it is moved after this time."""
+WHOLE_FRAME_S = 15.0
 """Between frames only lines that changed are sent; after this time all, should something have erased them."""
 
 
 class Display(Protocol):
     """One way to show a run."""
 
-    period_s: float
-    """How often `tick` wants to be called."""
+    @property
+    def period_s(self) -> float:
+        """How often `tick` wants to be called."""
 
     def show(self, snapshot: Snapshot) -> None:
         """A newer snapshot has come."""
@@ -77,8 +80,6 @@ class Bars:
     that are echoed) scrolls above them, and breaks none. A frame leaves the cursor where it found it.
     """
 
-    period_s = 0.125
-
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._encoding = stream.encoding or "ascii"
@@ -87,33 +88,50 @@ class Bars:
         self._snapshot: Snapshot | None = None
         self._messages: list[str] = []
         self._size = (0, 0)
-        self._drawn: list[str] = []
+        self._drawn: list[Text] = []
+        self._shown = 0
+        self._looks: tuple[object, ...] = ()
         self._whole_frame_at = 0.0
         self._buffer = io.StringIO()
         self._console = Console(file=self._buffer, width=1000, force_terminal=True, highlight=False)
 
+    @property
+    def period_s(self) -> float:
+        """Bars that swing want more frames than those that only grow with a snapshot."""
+        return 0.2 if self._swings() else 0.5
+
+    def _swings(self) -> bool:
+        return any(line.fraction is None and line.state == "running" for line in self._figures.lines)
+
     def show(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
+        self._shown += 1
         self._figures.observe(snapshot)
 
     def tick(self, now: float) -> None:
-        if self._snapshot is None or not self._writable(0.0):
-            return  # the terminal is held (Ctrl-S): frames are left out, nothing waits
+        if self._snapshot is None:
+            return
         columns, height = size = terminal_size(self._stream)
         if columns < LEAST_COLUMNS or height < LEAST_LINES:
             return
+        whole = now - self._whole_frame_at >= WHOLE_FRAME_S
+        age_s = max(0.0, now - self._snapshot.time)
+        looks = (size, self._shown, now if self._swings() else int(age_s / CLOCK_S))
+        if looks == self._looks and not (whole or self._messages):
+            return
+        if not self._writable(0.0):
+            return  # the terminal is held (Ctrl-S): frames are left out, nothing waits
+        self._looks = looks
         start = ""
         if size != self._size and self._drawn:
             start, self._drawn = RELEASE + ERASE_BELOW, []
         self._size = size
-        lines = self._render(
-            picture(self._figures, self._snapshot, columns - 1, height - LINES_ABOVE, now, self._letters)
-        )
+        lines = picture(self._figures, self._snapshot, columns - 1, height - LINES_ABOVE, now, self._letters)
         start += self._reserve(len(lines), height) + self._take_messages()
-        if now - self._whole_frame_at >= WHOLE_FRAME_S or len(lines) != len(self._drawn):
-            self._whole_frame_at, self._drawn = now, [""] * len(lines)
+        if whole or len(lines) != len(self._drawn):
+            self._whole_frame_at, self._drawn = now, [Text()] * len(lines)
         changed = [
-            f"\x1b[{height - len(lines) + 1 + index};1H{line}\x1b[K"
+            f"\x1b[{height - len(lines) + 1 + index};1H{self._render(line)}\x1b[K"
             for index, line in enumerate(lines)
             if line != self._drawn[index]
         ]
@@ -152,21 +170,19 @@ class Bars:
         self._stream.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding))
         self._stream.flush()
 
-    def _render(self, texts: list[Text]) -> list[str]:
-        """Each line with the terminal's colours."""
-        lines = []
-        for text in texts:
-            self._console.print(text, end="", no_wrap=True, overflow="ignore", crop=False)
-            lines.append(self._buffer.getvalue())
-            self._buffer.seek(0)
-            self._buffer.truncate()
-        return lines
+    def _render(self, line: Text) -> str:
+        """The line with the terminal's colours."""
+        self._console.print(line, end="", no_wrap=True, overflow="ignore", crop=False)
+        text = self._buffer.getvalue()
+        self._buffer.seek(0)
+        self._buffer.truncate()
+        return text
 
 
 class LogLines:
     """One line per rank and interval, and one for all: key=value, no control characters."""
 
-    period_s = 0.5
+    period_s = 5.0
 
     def __init__(self, stream: TextIO, interval_s: float = 10.0, first_s: float = 1.0) -> None:
         """The first lines come `first_s` seconds after the run's start, then every `interval_s`, and at the end."""

@@ -115,8 +115,8 @@ def _all_gather(part: torch.Tensor, group: dist.ProcessGroup) -> Steps:
 class Exchange:
     """One rank's end of the side channel, and its thread.
 
-    `vector` (WIDTH,) int64 is written by the main thread alone. `failure` is what the main thread must raise,
-    `lost` the ranks it is about; `finished` says that the exchange ended because every rank was done.
+    `vector` (WIDTH,) int64 is written by the main thread alone. `failure` is what the main thread must raise;
+    `finished` says that the exchange ended because every rank was done.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Exchange:
         """`on_snapshot` is called on rank 0 with every snapshot, `on_forced_exit` with a line before this process is
         ended because its main thread hangs, both from the thread; `spent_us`: what other parts of progress cost."""
         self.failure: VpdistError | None = None
-        self.lost: tuple[int, ...] = ()
+        self._lost: tuple[int, ...] = ()
         self.finished = False
         self._runtime, self._vector, self._timing = runtime, vector, timing
         self._on_snapshot, self._on_forced_exit, self._spent_us = on_snapshot, on_forced_exit, spent_us
@@ -159,11 +159,6 @@ class Exchange:
         self._batches_per_round = 1
         self._next: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="vpdist-exchange", daemon=True)
-
-    @property
-    def lowest_survivor(self) -> int:
-        """The rank that speaks for the run."""
-        return next(rank for rank in range(self._runtime.world_size) if rank not in self.lost)
 
     def start(self) -> None:
         self._thread.start()
@@ -205,7 +200,7 @@ class Exchange:
 
     def _sleep(self) -> None:
         under_way, in_a_hurry = self._steps is not None, self._vector[DONE] or self._vector[WAITING]
-        pause_s = (0.02 if in_a_hurry else 0.05) if under_way else 0.1
+        pause_s = 0.02 if under_way and in_a_hurry else 0.15
         try:
             self._commands.get(timeout=min(pause_s, self._timing.waiting_s))
         except queue.Empty:
@@ -295,7 +290,7 @@ class Exchange:
         now = time.monotonic()
         elapsed = now - self._start_time
         self._on_snapshot(
-            self._liveness.snapshot(now, time=time.time(), elapsed=elapsed, source=source, ended=ended, lost=self.lost)
+            self._liveness.snapshot(now, time=time.time(), elapsed=elapsed, source=source, ended=ended, lost=self._lost)
         )
 
     # Keys
@@ -341,9 +336,9 @@ class Exchange:
             self._fail(self._losses.report(reason))
 
     def _fail(self, loss: Loss) -> None:
-        self.lost = loss.ranks
+        self._lost = loss.ranks
         self._grace_s = self._timing.orderly_grace_s if loss.orderly else self._timing.grace_s
-        self.failure = PeerLost(loss.message)
+        self.failure = PeerLost(loss.message, loss.ranks)
 
     def _store_gone(self, error: PeerLost) -> None:
         if self.finished:

@@ -34,7 +34,7 @@ from vpdist.counters import (
     empty_vector,
 )
 from vpdist.display import LEFT_BEHIND, Bars, LogLines
-from vpdist.errors import StorageError
+from vpdist.errors import PeerLost, StorageError
 from vpdist.exchange import Exchange
 from vpdist.figures import clock_text
 from vpdist.painter import LOG_INTERVAL_S, Painter, choose_display, open_recorder
@@ -168,7 +168,7 @@ class Progress:
         atexit.unregister(self.abort)
         if self._runtime.rank == 0:
             self._painter.end(ended)
-        elif self._shows_bars and 0 in self._exchange.lost and self._runtime.rank == self._exchange.lowest_survivor:
+        elif self._shows_bars and self._speaks():
             self._write(LEFT_BEHIND)
 
     def _mark_waiting(self) -> None:
@@ -183,10 +183,16 @@ class Progress:
     def _force_end(self, line: str) -> None:
         """The exchange's thread is about to end this process, because the main thread hangs."""
         self._end(line)
-        if self._runtime.rank == self._exchange.lowest_survivor:
+        if self._speaks():
             self._write(f"{line}\n")
         if self._on_forced_exit is not None:
             self._on_forced_exit(line)
+
+    def _speaks(self) -> bool:
+        """Whether this rank speaks for the run: rank 0, or should that be lost, the lowest survivor."""
+        failure = self._exchange.failure
+        world_size = self._runtime.world_size
+        return self._runtime.rank == (failure.spokesman(world_size) if isinstance(failure, PeerLost) else 0)
 
     def _write(self, text: str) -> None:
         if self._stream is None:
@@ -217,7 +223,7 @@ def watch(run_folder: Path, stream: TextIO, follow: bool = True) -> None:
                     if snapshot.ended is not None:
                         display.message(_ending(snapshot))
                 display.tick(time.time())
-                time.sleep(display.period_s if follow else 0.0)
+                time.sleep(min(0.5, display.period_s) if follow else 0.0)
         finally:
             display.close()
 

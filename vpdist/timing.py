@@ -21,7 +21,7 @@ class Timing:
     """Between settings of a rank's key, and readings of memory and utilisation."""
     overdue_s: float = 3.0
     """A round under way for longer is overdue: rank 0 looks at the keys."""
-    alarm_s: float = 0.3
+    alarm_s: float = 0.5
     """Between looks at whether another rank has noticed a loss."""
     census_s: float = 1.0
     """Time that survivors of a loss have to say so."""
