@@ -157,11 +157,11 @@ def _status(line: Line, figures: Figures, age_s: float) -> str:
 
 
 def _fitting(columns: tuple[_Column, ...], lines: list[Line], width: int) -> list[_Column]:
-    """The columns with something to say that leave the bar its least width, in drawing order."""
+    """The columns that leave the bar its least width, in drawing order; not those that hold nothing in this stage."""
     room = width - 1 - LEAST_BAR - 2 - STATUS_WIDTH
     fitting = []
     for column in sorted(columns, key=lambda column: column.rank):
-        if not any(column.text(line) for line in lines):
+        if (columns is COUNTING_COLUMNS or column.title == "GPU") and not any(column.text(line) for line in lines):
             continue
         if room < column.width + 2:
             break
