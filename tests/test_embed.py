@@ -64,7 +64,14 @@ def run(
 ) -> tuple[dict[str, np.ndarray], int, Counter[str]]:
     counted: Counter[str] = Counter()
     header = PartHeader(
-        plan=plan.digest(), dtype="float16", nucleotide_model="n", protein_model="p", classifier="", embeddings=True
+        plan=plan.digest(),
+        dtype="float16",
+        embedding_dtype="float32",
+        threads=1,
+        nucleotide_model="n",
+        protein_model="p",
+        classifier="",
+        embeddings=True,
     )
     work = UnitWork(
         plan=plan,

@@ -117,8 +117,10 @@ def test_a_plan_can_be_mapped_again_and_damage_is_found(
     _, plan, _ = laid_out
     path = tmp_path / "plan.h5"
     layout.write_plan(path, plan, "basis")
-    mapped, digest = layout.map_plan(path, "basis")
-    assert digest == plan.digest() == mapped.digest()
+    mapped, plan_id = layout.map_plan(path, "basis")
+    assert plan.digest() == mapped.digest()
+    layout.write_plan(tmp_path / "other.h5", plan, "another basis")
+    assert layout.map_plan(tmp_path / "other.h5")[1] != plan_id == layout.map_plan(path)[1]
     with pytest.raises(DamagedFile, match="was made from 'basis'"):
         layout.map_plan(path, "another basis")
     content = bytearray(path.read_bytes())

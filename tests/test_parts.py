@@ -13,7 +13,14 @@ from vpdist.parts import PartHeader
 from vpdist.plan import EncoderCost, FragmentKeys, Limits, Plan, build
 
 HEADER = PartHeader(
-    plan="", dtype="float32", nucleotide_model="n" * 8, protein_model="p" * 8, classifier="c" * 8, embeddings=True
+    plan="",
+    dtype="float32",
+    embedding_dtype="float32",
+    threads=1,
+    nucleotide_model="n" * 8,
+    protein_model="p" * 8,
+    classifier="c" * 8,
+    embeddings=True,
 )
 
 
@@ -95,7 +102,9 @@ def test_a_flipped_bit_in_any_dataset_is_found(plan: Plan, header: PartHeader, f
     assert list(parts.damaged(folder, range(plan.n_units), plan, header, full=True)) == [0]
 
 
-@pytest.mark.parametrize("field", ["plan", "dtype", "nucleotide_model", "protein_model", "classifier"])
+@pytest.mark.parametrize(
+    "field", ["plan", "dtype", "embedding_dtype", "nucleotide_model", "protein_model", "classifier"]
+)
 def test_a_part_of_another_run_is_refused_by_the_name_of_the_field(
     plan: Plan, header: PartHeader, written: Path, field: str
 ) -> None:

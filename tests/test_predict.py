@@ -10,14 +10,17 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from tests.sample import write_contigs
-from tests.tiny_models import TinyModels, write_classifier, write_models
+from tests.tiny_models import TinyModels, tiny_classifier, write_classifier, write_models
 from vpdist import parts
+from vpdist.classifier import save_classifier
 from vpdist.classify import classify
 from vpdist.config import Settings
+from vpdist.hdf5 import DamagedFile
 from vpdist.run import predict
 from vpdist.runfolder import RunFolder
 
@@ -155,6 +158,14 @@ def test_progress_is_recorded_without_a_display(done: Path) -> None:
     assert last["totals"]["units"] == len(list((done / "parts").iterdir()))
 
 
+def flip_a_bit(path: Path, dataset: str) -> None:
+    with h5py.File(path) as file:
+        position = file[dataset].id.get_offset()
+    content = bytearray(path.read_bytes())
+    content[position + 1] ^= 1
+    path.write_bytes(content)
+
+
 def test_the_same_command_again_recomputes_nothing(copy: Path, settings: Settings) -> None:
     before, written = tables(copy), modified(copy)
     assert predict(replace(settings, output=copy)) == 0
@@ -179,7 +190,69 @@ def test_missing_truncated_and_damaged_parts_are_redone_and_no_others(copy: Path
     assert "redone" in (copy / "logs" / "rank00000.log").read_text()
 
 
-@pytest.mark.parametrize("name", ["store.json", "plan.h5", "shard-00000.h5"])
+@pytest.mark.parametrize("dataset", ["nucleotide", "logits"])
+def test_damage_in_a_complete_run_is_found_and_redone(copy: Path, settings: Settings, dataset: str) -> None:
+    before, written = tables(copy), modified(copy)
+    flip_a_bit(parts.part_path(copy / "parts", 2), dataset)
+    assert predict(replace(settings, output=copy)) == 0
+    assert tables(copy) == before
+    assert {name for name, when in modified(copy).items() if when != written[name]} == {"unit-000002.h5"}
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset"),
+    [("block-000000.h5", "protein_tokens"), ("shard-00000.h5", "nucleotide_tokens"), ("plan.h5", "unit_cost")],
+)
+def test_damage_in_the_token_store_is_found_and_mended(copy: Path, settings: Settings, name: str, dataset: str) -> None:
+    before, whole = tables(copy), (copy / "tokens" / name).read_bytes()
+    flip_a_bit(copy / "tokens" / name, dataset)
+    if name.startswith("block"):
+        (copy / "tokens" / "shard-00000.h5").unlink()  # so that the block is read again
+    (copy / "parts" / "unit-000001.h5").unlink()
+    assert predict(replace(settings, output=copy)) == 0
+    assert tables(copy) == before
+    assert (copy / "tokens" / name).read_bytes() == whole
+
+
+def test_any_flipped_bit_in_a_part_is_a_damaged_file_and_nothing_else(copy: Path, done: Path) -> None:
+    path = parts.part_path(copy / "parts", 0)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    n_found = 0
+    for _ in range(300):
+        content = bytearray(whole)
+        for position in rng.integers(0, len(whole), 3):
+            content[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(content)
+        try:
+            for name in ("fragment", "row", "failed", "logits", "nucleotide", "protein"):
+                parts.read(copy / "parts", 0, [name])
+        except DamagedFile:
+            n_found += 1
+    assert n_found > 200
+
+
+def test_parts_of_another_input_are_not_taken_even_without_run_json(models: TinyModels, tmp_path: Path) -> None:
+    one, other = tmp_path / "one.fa", tmp_path / "other.fa"
+    one.write_text(">a\n" + "ATGGCTGCTGCA" * 20 + "\n")
+    other.write_text(">a\n" + "ATGGCTGCTGCG" * 20 + "\n")
+    runs = [settings_for(models, tmp_path / name, path) for name, path in (("run", one), ("fresh", other))]
+    assert [predict(each) for each in runs] == [0, 0]
+    for name in ("run.json", "tokens/store.json"):
+        (tmp_path / "run" / name).unlink()
+    assert predict(replace(runs[0], inputs=(str(other),))) == 0
+    assert tables(tmp_path / "run")[1:] == tables(tmp_path / "fresh")[1:]
+
+
+def test_temporary_files_of_killed_processes_are_removed(copy: Path, settings: Settings) -> None:
+    left = [copy / "parts" / ".unit-000001.h5.123.tmp", copy / ".sequences.tsv.123.tmp"]
+    for path in left:
+        path.write_text("half")
+    assert predict(replace(settings, output=copy)) == 0
+    assert not any(path.exists() for path in left)
+
+
+@pytest.mark.parametrize("name", ["store.json", "plan.h5", "shard-00000.h5", "names.h5"])
 def test_a_lost_piece_of_the_token_store_is_made_again(copy: Path, settings: Settings, name: str) -> None:
     before, written = tables(copy), modified(copy)
     (copy / "tokens" / name).unlink()
@@ -277,9 +350,22 @@ def test_classify_refuses_a_run_that_is_not_complete(
     assert "1 of" in capfd.readouterr().err
 
 
-def test_classify_refuses_a_classifier_of_another_width(
+def test_legacy_files_of_another_classifier_do_not_stay(copy: Path, tmp_path: Path) -> None:
+    other = write_classifier(tmp_path / "other.safetensors", seed=7)
+    assert (copy / "prediction_results.txt").exists()
+    assert classify(copy, other, consensus=None, legacy_output=False, progress="none") == 0
+    assert not list(copy.glob("prediction_results*"))
+
+
+def test_classify_refuses_a_classifier_of_another_width_or_chunk_length(
     copy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    before = status(copy)
+    short = tmp_path / "short.safetensors"
+    save_classifier(tiny_classifier(), short, {"chunk_length": "300"})
+    assert classify(copy, short, consensus=None, legacy_output=False, progress="none") == 4
+    assert "was trained on chunks of 300 bases" in capfd.readouterr().err
+    assert status(copy) == before
     wide = write_classifier(tmp_path / "wide.safetensors", protein_width=99)
     assert classify(copy, wide, consensus=None, legacy_output=False, progress="none") == 4
     assert "numbers" in capfd.readouterr().err
@@ -340,7 +426,7 @@ def test_an_empty_input_gives_tables_with_headers_only_and_a_warning(
 ) -> None:
     empty = tmp_path / "empty.fa"
     empty.write_text("")
-    here = replace(settings, output=tmp_path / "run", inputs=(str(empty),), progress="log")
+    here = replace(settings, output=tmp_path / "run", inputs=(str(empty),))
     assert predict(here) == 0
     assert [len(content.splitlines()) for content in tables(tmp_path / "run")] == [1, 1, 1]
     assert "warning: the input holds no sequences" in capfd.readouterr().err
@@ -351,7 +437,7 @@ def test_sequences_without_open_frames_are_listed_not_scored(
 ) -> None:
     source = tmp_path / "x.fa"
     source.write_text(">a\nTTAATTAATTAG\n>b\nAC\n>c\n\n>d\nTTAATTAATTAGTTAATTAATTAG\n")
-    here = replace(settings, output=tmp_path / "run", inputs=(str(source),), min_length=13, progress="log")
+    here = replace(settings, output=tmp_path / "run", inputs=(str(source),), min_length=13)
     assert predict(here) == 0
     assert [row["status"] for row in rows(tmp_path / "run" / "sequences.tsv")] == [
         "filtered",
@@ -407,6 +493,30 @@ def test_odd_but_legal_input_is_read_as_people_expect(settings: Settings, tmp_pa
     for source in (plain, odd):
         assert predict(replace(settings, output=tmp_path / source.stem, inputs=(str(source),))) == 0
     assert tables(tmp_path / "plain")[1:] == tables(tmp_path / "odd")[1:]
+
+
+def test_the_whole_parity_set_comes_out_as_the_original_answers(shared: Path, tmp_path: Path) -> None:
+    parity = shared / "parity"
+    settings = Settings(
+        inputs=(str(parity / "input.fa"),),
+        output=tmp_path / "run",
+        nucleotide_model=str(parity / "dnabert_s_tiny"),
+        protein_model=str(parity / "esm2_tiny"),
+        classifier=parity / "classifier_original_format.pth",
+        dtype="float32",
+        progress="none",
+        legacy_output=True,
+    )
+    assert predict(settings) == 0
+    found, expected = (
+        [line.split("\t") for line in path.read_text().splitlines()]
+        for path in (tmp_path / "run" / "prediction_results.txt", parity / "prediction_results.500.txt")
+    )
+    assert [row[:2] for row in found] == [row[:2] for row in expected]
+    for mine, theirs in zip(found[1:], expected[1:], strict=True):
+        assert [float(score) for score in mine[2:]] == pytest.approx([float(score) for score in theirs[2:]], abs=1e-5)
+    calls = tmp_path / "run" / "prediction_results_highestscore.csv"
+    assert calls.read_bytes() == (parity / "prediction_results_highestscore.500.csv").read_bytes()
 
 
 def test_missing_weights_end_with_code_4(settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import sys
 import zlib
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import xopen
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from vpdist.errors import InputError, StorageError
+from vpdist.errors import InputError, Interrupted, StorageError
 from vpdist.records import UNNAMED, Record, read_records, spool_stdin
 
 FASTA = b">one first record\nACGT\nacgu\n>two\nNNRY\n"
@@ -328,14 +329,33 @@ def test_a_bit_flipped_anywhere_loses_no_record_quietly(
 
 
 def test_standard_input_is_spooled_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(MANY)))
-    target = tmp_path / "stdin"
-    assert spool_stdin(target) == target
+    source, target = tmp_path / "source", tmp_path / "stdin"
+    source.write_bytes(MANY)
+    with source.open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert spool_stdin(target, check=lambda: None) == target
     assert target.read_bytes() == MANY
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(MANY)))
-    with pytest.raises(StorageError, match="nowhere"):
-        spool_stdin(tmp_path / "nowhere" / "stdin")
-    assert list(tmp_path.iterdir()) == [target]
+    with source.open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with pytest.raises(StorageError, match="nowhere"):
+            spool_stdin(tmp_path / "nowhere" / "stdin", check=lambda: None)
+    assert sorted(tmp_path.iterdir()) == [source, target]
+
+
+def test_waiting_for_standard_input_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()  # nobody ever writes
+    looks = iter([None, None, Interrupted("stopped")])
+
+    def check() -> None:
+        if (reason := next(looks)) is not None:
+            raise reason
+
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with pytest.raises(Interrupted, match="stopped"):
+            spool_stdin(tmp_path / "stdin", check)
+    os.close(writing)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_terminal_or_no_standard_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,4 +366,4 @@ def test_a_terminal_or_no_standard_input_is_refused(tmp_path: Path, monkeypatch:
     for stdin in (io.TextIOWrapper(Terminal()), None):
         monkeypatch.setattr(sys, "stdin", stdin)
         with pytest.raises(InputError, match="nothing is piped into standard input"):
-            spool_stdin(tmp_path / "stdin")
+            spool_stdin(tmp_path / "stdin", check=lambda: None)

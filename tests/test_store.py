@@ -197,7 +197,7 @@ def test_a_raw_block_comes_back_as_it_was_written(tmp_path: Path, raw: RawBlock)
     assert path.name == "raw-000007.h5"
     assert store.write_raw(path, raw) == path.stat().st_size
     assert_same(store.read_raw(path), raw, RawBlock)
-    assert store.read_raw(path).digest() == raw.digest() == store.raw_digest(path)
+    assert store.read_raw(path).digest() == raw.digest()
 
 
 def test_the_digest_of_a_raw_block_follows_every_field(raw: RawBlock) -> None:

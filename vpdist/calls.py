@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
 
 from vpdist import ingest, parts, store, tables
 from vpdist.config import Decisions
+from vpdist.errors import StorageError
 from vpdist.ingest import StoreSummary
 from vpdist.parts import PartHeader
 from vpdist.plan import Plan
-from vpdist.runfolder import RunFolder
+from vpdist.runfolder import LEGACY, RunFolder
+from vpdist.store import BlockTable
 from vpdist.tables import Scores, Totals
 
 
-def part_header(plan_digest: str, decisions: Decisions) -> PartHeader:
+def part_header(plan_id: str, decisions: Decisions) -> PartHeader:
     """What the parts of a run say of themselves."""
     return PartHeader(
-        plan=plan_digest,
+        plan=plan_id,
         dtype=decisions.dtype,
+        embedding_dtype=decisions.embedding_dtype,
+        threads=decisions.threads,
         nucleotide_model=decisions.nucleotide_model or "",
         protein_model=decisions.protein_model or "",
         classifier=decisions.classifier or "",
@@ -25,29 +31,64 @@ def part_header(plan_digest: str, decisions: Decisions) -> PartHeader:
     )
 
 
-def part_scores(folder: RunFolder, plan: Plan, header: PartHeader, n_fragments: int) -> Scores:
-    """Scores of all fragments from the parts' logits. Raises DamagedFile."""
+def part_scores(
+    folder: RunFolder, plan: Plan, header: PartHeader, n_fragments: int, check: Callable[[], None]
+) -> Scores:
+    """Scores of all fragments from the parts' logits; `check` is called between parts. Raises DamagedFile."""
     scores = Scores.empty(n_fragments)
     names = ["fragment", "row", "failed"] + (["logits"] if header.classifier else [])
     for unit in range(plan.n_units):
         part = parts.read(folder.parts, unit, names)
         scores.set_unit(part["fragment"], part["row"], part["failed"], part.get("logits"))
+        check()
+    return scores
+
+
+def checked_scores(scores: Scores) -> Scores:
+    """`scores`, if every fragment that has not failed has one. Raises StorageError."""
+    without = np.flatnonzero(np.isnan(scores.virus) & ~scores.failed)
+    if len(without):
+        raise StorageError(f"{len(without)} fragments have no score, the first is number {without[0] + 1}")
     return scores
 
 
 def write_tables(
-    folder: RunFolder, summary: StoreSummary, scores: Scores, sources: Sequence[str], consensus: str
+    folder: RunFolder,
+    summary: StoreSummary,
+    scores: Scores,
+    sources: Sequence[str],
+    consensus: str,
+    check: Callable[[], None],
+    *,
+    legacy: bool,
 ) -> Totals:
-    """The three tables from the token store and the scores."""
-    return tables.write(
+    """The three tables from the token store and the scores, and the original's two files where `legacy`; otherwise
+    such files of an earlier command are removed. `check` is called between blocks. Raises StorageError."""
+
+    def blocks() -> Iterator[BlockTable]:
+        for path in ingest.block_paths(folder, summary):
+            yield store.read_table(path)
+            check()
+
+    totals = tables.write(
         folder.path,
-        (store.read_table(path) for path in ingest.block_paths(folder, summary)),
+        blocks(),
         scores,
         sources=sources,
-        new_names=summary.new_names,
+        new_names=ingest.new_names(folder),
         n_records=summary.n_records,
         consensus=consensus,
     )
+    if (totals.chunks, totals.fragments) != (summary.n_chunks, summary.n_fragments):
+        raise StorageError(
+            f"the tables have {totals.chunks} chunks and {totals.fragments} fragments, "
+            f"the token store {summary.n_chunks} and {summary.n_fragments}"
+        )
+    for name in LEGACY:
+        (folder.path / name).unlink(missing_ok=True)
+    if legacy:
+        tables.write_legacy(folder.path, scores)
+    return totals
 
 
 def summary_for_people(folder: RunFolder, totals: Totals, seconds: float, *, called: bool) -> str:

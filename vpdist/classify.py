@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from vpdist import decide, ingest, layout, parts, tables
-from vpdist.calls import part_header, summary_for_people, write_tables
+from vpdist import decide, ingest, layout, parts
+from vpdist.calls import checked_scores, part_header, summary_for_people, write_tables
 from vpdist.classifier import Classifier, load_classifier
 from vpdist.config import CONSENSUS, one_of
 from vpdist.embed import logits
-from vpdist.errors import UsageError, WeightsError
+from vpdist.errors import UsageError
 from vpdist.files import read_json
 from vpdist.plan import Plan
 from vpdist.runfolder import RunFolder
@@ -68,20 +68,23 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
         raise UsageError(f"{folder.path}: a classifier needs the embeddings of both encoders, the run has one")
     classifier = load_classifier(path)
     torch.set_num_threads(recorded.threads)
-    plan, plan_digest = layout.map_plan(folder.plan)
-    header = part_header(plan_digest, recorded)
+    plan, plan_id = layout.map_plan(folder.plan)
+    header = part_header(plan_id, recorded)
     missing = parts.remaining(folder.parts, plan, header)
     if missing:
         raise UsageError(
             f"{folder.path}: {len(missing)} of {plan.n_units} units are missing; resume the run with its command first"
         )
+    if plan.n_units:
+        first = parts.read(folder.parts, 0, ("nucleotide", "protein"))
+        widths = [array.shape[1] for array in first.values()]
+        decide.check_classifier(classifier, str(path), widths, recorded.chunk_length)
+    chosen = consensus or str(run.get("settings", {}).get("consensus", CONSENSUS[0]))
     session.begin()
     session.progress.stage("classify", planned_units=plan.n_units)
-    scores = _scores(session, classifier, path, plan, summary.n_fragments)
-    chosen = consensus or run["settings"]["consensus"]
-    totals = write_tables(folder, summary, scores, tuple(name for name, *_ in recorded.input), chosen)
-    if legacy_output:
-        tables.write_legacy(folder.path, scores)
+    scores = checked_scores(_scores(session, classifier, plan, summary.n_fragments))
+    sources = [name for name, *_ in recorded.input]
+    totals = write_tables(folder, summary, scores, sources, chosen, session.control.check, legacy=legacy_output)
     folder.update_run(
         tables_from={
             "classifier": classifier.fingerprint,
@@ -92,14 +95,11 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
     return Outcome(summary_for_people(folder, totals, time.monotonic() - started, called=True), totals.failed_fragments)
 
 
-def _scores(session: Session, classifier: Classifier, path: Path, plan: Plan, n_fragments: int) -> Scores:
+def _scores(session: Session, classifier: Classifier, plan: Plan, n_fragments: int) -> Scores:
     """Scores of all fragments under `classifier`."""
     scores = Scores.empty(n_fragments)
     for unit in range(plan.n_units):
         part = parts.read(session.folder.parts, unit, ("fragment", "row", "failed", "nucleotide", "protein"))
-        width = part["nucleotide"].shape[1] + part["protein"].shape[1]
-        if classifier.input_width != width:
-            raise WeightsError(f"{path}: takes {classifier.input_width} numbers, the run's embeddings have {width}")
         scores.set_unit(part["fragment"], part["row"], part["failed"], logits(classifier, part))
         session.progress.add(units=1, fragments=len(part["fragment"]))
         session.control.check()

@@ -217,6 +217,14 @@ def main() -> None:
     sys.exit(_with_exit_code(app))
 
 
+def _speaks() -> bool:
+    """Whether this process tells people: rank 0, or one that does not know its rank."""
+    try:
+        return place().rank == 0
+    except VpdistError:
+        return True
+
+
 def _with_exit_code(command: Callable[[], None]) -> int:
     """Errors found before a run folder is open: rank 0 tells them."""
     try:
@@ -224,7 +232,7 @@ def _with_exit_code(command: Callable[[], None]) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 0
     except VpdistError as error:
-        if place().rank == 0:
+        if _speaks():
             typer.echo(f"vpdist: {error}", err=True)
         return error.exit_code
     return 0

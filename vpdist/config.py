@@ -83,8 +83,9 @@ class Settings:
             raise UsageError("no input: name FASTA or FASTQ files, or - for standard input")
         if self.inputs.count("-") > 1:
             raise UsageError("standard input (-) can be read once only")
-        if len(set(self.inputs)) < len(self.inputs):
-            twice = next(name for name in self.inputs if self.inputs.count(name) > 1)
+        paths = [str(Path(name)) for name in self.inputs]
+        if len(set(paths)) < len(paths):
+            twice = next(name for name in paths if paths.count(name) > 1)
             raise UsageError(f"{twice} is named twice")
         if self.nucleotide_model is None and self.protein_model is None:
             raise UsageError("name at least one of --nucleotide-model and --protein-model")
@@ -185,7 +186,7 @@ def refuse_other_configuration(old: Decisions, new: Decisions, folder: Path) -> 
         if field == "embeddings":
             before, now = not before, not now
         hint = "use another folder, or --restart to discard what it holds"
-        if field == "classifier" and before is not None and now is not None:
+        if field == "classifier" and now is not None and old.embeddings:
             hint = "`vpdist classify` makes new calls from the embeddings there are; " + hint
         raise UsageError(f"{folder} belongs to another configuration: {option} was {before}, is now {now}; {hint}")
 

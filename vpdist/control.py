@@ -12,12 +12,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from vpdist.errors import PeerLost, VpdistError
+from vpdist.errors import Interrupted, PeerLost, VpdistError
 from vpdist.interrupts import StopRequest
 from vpdist.progress import Progress
 from vpdist.runtime import Runtime
 
-POLL_S = 0.02
+POLL_S, MOST_POLL_S, POLL_PER_RANK_S = 0.01, 0.5, 0.002
+"""Many ranks ask the store less often each, so that it answers a bounded number of questions per second."""
 LOOK_FOR_FAILURE_S = 0.5
 ACKNOWLEDGE_S = 5.0
 FAILED, SEEN = "failed", "failed/seen"
@@ -46,16 +47,17 @@ class Control:
 
     def check(self) -> None:
         """Raises Interrupted, PeerLost or FailedElsewhere when this rank should end."""
+        self.stop.check()
         if self.progress is not None:
             self.progress.check()
-        self.stop.check()
+        elif self.runtime.orphaned:
+            raise Interrupted("the launcher is gone")
         now = time.monotonic()
         if self.runtime.world_size > 1 and now - self._looked > LOOK_FOR_FAILURE_S:
             self._looked = now
-            failure = self.runtime.keys.get(FAILED)
+            failure = self.failure_elsewhere()
             if failure is not None:
-                fields = json.loads(failure)
-                raise FailedElsewhere(int(fields["rank"]), int(fields["exit_code"]), str(fields["message"]))
+                raise failure
 
     def publish(self, key: str, text: str) -> None:
         self.runtime.keys.set(key, text)
@@ -64,10 +66,13 @@ class Control:
         """Poll until `ready` says so, answering progress rounds meanwhile."""
         if ready():
             return
+        pause_s = POLL_S
+        longest_s = min(MOST_POLL_S, POLL_S + self.runtime.world_size * POLL_PER_RANK_S)
         with self.progress.waiting() if self.progress is not None else nullcontext():
             while not ready():
                 self.check()
-                time.sleep(POLL_S)
+                time.sleep(pause_s)
+                pause_s = min(longest_s, 1.2 * pause_s)
 
     def wait_for(self, key: str) -> str:
         """The text that some rank publishes under `key`."""
@@ -89,6 +94,11 @@ class Control:
         """The next number (0, 1, 2, ...) that no rank has drawn under this name."""
         return self.runtime.keys.add(f"draw/{name}") - 1
 
+    def meet(self, name: str) -> None:
+        """Wait until every rank has come here."""
+        self.runtime.keys.add(f"met/{name}")
+        self.wait_until(lambda: self.runtime.keys.add(f"met/{name}", 0) >= self.runtime.world_size)
+
     def share(self, name: str, total: int, work: Callable[[int], None]) -> None:
         """Do `work(0)` to `work(total - 1)`, each on whichever rank is free, and wait until all are done."""
         while (item := self.draw(name)) < total:
@@ -97,13 +107,22 @@ class Control:
             self.runtime.keys.add(f"done/{name}")
         self.wait_until(lambda: self.runtime.keys.add(f"done/{name}", 0) >= total)
 
-    def publish_failure(self, error: BaseException, exit_code: int) -> None:
-        """Tell all ranks that this one failed; wait for rank 0 to have taken note, before a launcher ends it."""
+    def failure_elsewhere(self) -> FailedElsewhere | None:
+        """The failure that another rank has published."""
+        failure = self.runtime.keys.get(FAILED)
+        if failure is None:
+            return None
+        fields = json.loads(failure)
+        return FailedElsewhere(int(fields["rank"]), int(fields["exit_code"]), str(fields["message"]))
+
+    def publish_failure(self, message: str | None, exit_code: int) -> None:
+        """Tell all ranks that this one failed (no message: another one did); wait for rank 0 to have taken note, before
+        a launcher ends this process."""
         if self.runtime.world_size == 1:
             return
-        fields = {"rank": self.runtime.rank, "exit_code": exit_code, "message": str(error) or repr(error)}
+        fields = {"rank": self.runtime.rank, "exit_code": exit_code, "message": message}
         try:
-            if not isinstance(error, FailedElsewhere) and self.runtime.keys.get(FAILED) is None:
+            if message is not None and self.runtime.keys.get(FAILED) is None:
                 self.publish(FAILED, json.dumps(fields))
             until = time.monotonic() + ACKNOWLEDGE_S
             while not self.is_first and time.monotonic() < until and self.runtime.keys.get(SEEN) is None:

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 import xxhash
 
+from vpdist.classifier import Classifier
 from vpdist.config import Decisions, Settings, refuse_other_configuration
 from vpdist.encoders import choose_dtype
 from vpdist.environment import Place, available_cores
-from vpdist.errors import InputError, UsageError
+from vpdist.errors import InputError, UsageError, WeightsError
 from vpdist.files import read_json
 from vpdist.plan import COST_SCALE, EncoderCost, Limits
 from vpdist.runfolder import RunFolder
@@ -38,8 +39,6 @@ def input_identity(names: Sequence[str], paths: Sequence[Path]) -> tuple[tuple[s
         try:
             with open(path, "rb") as file:
                 status = path.stat()
-                if path.is_dir():
-                    raise InputError("is a folder, not a FASTA or FASTQ file", path=name)
                 digest = xxhash.xxh3_128()
                 step = max(SAMPLE_BYTES, status.st_size // SAMPLES)
                 for position in [*range(0, status.st_size, step), max(0, status.st_size - SAMPLE_BYTES)]:
@@ -115,6 +114,17 @@ def recorded_decisions(folder: RunFolder) -> Decisions | None:
         return Decisions.from_dict(content["decisions"])
     except (TypeError, ValueError) as error:
         raise UsageError(f"{folder.run} was written by another version of vpdist: {error}") from error
+
+
+def check_classifier(classifier: Classifier, name: str, widths: Sequence[int], chunk_length: int) -> None:
+    """Raises WeightsError when a classifier was made for other encoders or another chunk length."""
+    if classifier.input_width != sum(widths):
+        raise WeightsError(
+            f"{name}: takes {classifier.input_width} numbers, the encoders give {' + '.join(map(str, widths))}"
+        )
+    trained_on = classifier.metadata.get("chunk_length")
+    if trained_on is not None and trained_on != str(chunk_length):
+        raise WeightsError(f"{name}: was trained on chunks of {trained_on} bases, --chunk-length is {chunk_length}")
 
 
 def default_threads(place: Place, device: torch.device) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +18,7 @@ def storage_error(path: Path, error: OSError, action: str = "written") -> Storag
     return StorageError(f"{path}: cannot be {action}: {error.strerror or error}")
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write to that takes the name `path` when the block ends, and never exists half-written.
 
@@ -35,7 +35,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only file system says so even of an absent file
+            temporary.unlink(missing_ok=True)
 
 
 def write_file(path: Path, content: bytes) -> None:

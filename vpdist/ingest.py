@@ -7,6 +7,7 @@ store complete.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,13 +18,16 @@ import xxhash
 
 from vpdist import hdf5, store
 from vpdist.control import Control
+from vpdist.errors import StorageError
 from vpdist.files import read_json, write_json
 from vpdist.names import resolve_names
 from vpdist.plan import FragmentKeys
 from vpdist.runfolder import RunFolder
 from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
 
-READ, TOTAL = "ingest/read", "ingest/total"
+log = logging.getLogger(__name__)
+
+READ, TOTAL, KEPT = "ingest/read", "ingest/total", "ingest/kept"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +42,10 @@ class StoreSummary:
     n_chunks: int
     n_bases: int
     fragments_per_block: tuple[int, ...]
-    new_names: dict[int, str]
-    """New names of records whose name had been used before."""
+    n_renamed: int
+    """Records whose name had been used before; their new names are in names.h5."""
+    example_renamed: str
+    """One of the new names, '' where there is none."""
 
     @property
     def n_blocks(self) -> int:
@@ -57,16 +63,59 @@ class StoreSummary:
     def from_dict(cls, fields: dict[str, Any]) -> StoreSummary:
         fields = dict(fields)
         fields["fragments_per_block"] = tuple(fields["fragments_per_block"])
-        fields["new_names"] = {int(record): name for record, name in fields["new_names"].items()}
         return cls(**fields)
 
 
 def load_summary(folder: RunFolder, basis: str | None = None) -> StoreSummary | None:
     """The complete token store in a folder, None where there is none or it was made from something else."""
-    content = read_json(folder.store)
-    if content is None or (basis is not None and content.get("basis") != basis):
+    try:
+        content = read_json(folder.store)
+        if content is None or (basis is not None and content.get("basis") != basis):
+            return None
+        return StoreSummary.from_dict(content)
+    except (StorageError, TypeError, KeyError) as error:
+        log.warning("%s is damaged: %s", folder.store, error)
         return None
-    return StoreSummary.from_dict(content)
+
+
+def new_names(folder: RunFolder) -> dict[int, str]:
+    """New names of records whose name had been used before, by record. Raises DamagedFile."""
+    with hdf5.opened(folder.names) as file:
+        names = store.Texts(hdf5.read(file, "names"), hdf5.read(file, "names_offsets"))
+        return dict(zip(hdf5.read(file, "record").tolist(), names, strict=True))
+
+
+def _is_complete(folder: RunFolder, basis: str) -> bool:
+    """Whether store.json and names.h5 are there and made from `basis`."""
+    try:
+        return load_summary(folder, basis) is not None and new_names(folder) is not None
+    except hdf5.DamagedFile as error:
+        log.warning("made again: %s", error)
+        return False
+
+
+def keep(control: Control, folder: RunFolder, basis: str) -> StoreSummary | None:
+    """The token store of an earlier run, if it was made from the same and every block of it is whole; else None.
+
+    Raises StorageError when this rank sees another store.json than rank 0.
+    """
+    have = control.from_first("store/have", lambda: str(_is_complete(folder, basis)))
+    if have == "False":
+        return None
+    summary = load_summary(folder, basis)
+    if summary is None:
+        raise StorageError(f"{folder.store}: rank {control.runtime.rank} sees another one than rank 0")
+    paths = block_paths(folder, summary)
+
+    def check(block: int) -> None:
+        try:
+            store.read_block(paths[block])
+        except hdf5.DamagedFile as error:
+            log.warning("made again: %s", error)
+            control.runtime.keys.add("store/bad")
+
+    control.share("store/check", len(paths), check)
+    return summary if control.runtime.keys.add("store/bad", 0) == 0 else None
 
 
 def block_paths(folder: RunFolder, summary: StoreSummary) -> list[Path]:
@@ -98,21 +147,25 @@ def ingest(
         for raw in store.read_blocks(paths, chunk_length, min_length):
             digests.append(raw.digest())
             path = store.block_path(folder.tokens, raw.index)
-            if not store.block_is_valid(path, digests[-1], *fingerprints):
+            if store.block_is_valid(path, digests[-1], *fingerprints):
+                control.publish(f"{KEPT}/{raw.index}", "1")
+            else:
                 store.write_raw(store.raw_path(folder.tokens, raw.index), raw)
             control.publish(READ, str(len(digests)))
+            _count(control, records=len(raw.names))
             control.check()
         control.publish(TOTAL, str(len(digests)))
 
     def tokenise(index: int) -> None:
+        if control.runtime.keys.get(f"{KEPT}/{index}") is not None:
+            return
         raw_path = store.raw_path(folder.tokens, index)
-        if raw_path.exists():
-            raw = store.read_raw(raw_path)
-            block = store.tokenise_block(raw, nucleotide_tokenizer, protein_tokenizer)
-            size = store.write_block(store.block_path(folder.tokens, index), block)
-            raw_path.unlink()
-            if control.progress is not None:
-                control.progress.add(bases=int(raw.base_offsets[-1]), bytes_written=size)
+        control.wait_until(raw_path.exists)  # a network file system may show it late
+        raw = store.read_raw(raw_path)
+        block = store.tokenise_block(raw, nucleotide_tokenizer, protein_tokenizer)
+        size = store.write_block(store.block_path(folder.tokens, index), block)
+        raw_path.unlink()
+        _count(control, bases=int(raw.base_offsets[-1]), bytes_written=size)
 
     if control.is_first:
         read()
@@ -125,7 +178,7 @@ def ingest(
         tokenise(index)
         control.runtime.keys.add("done/ingest")
     control.wait_until(lambda: control.runtime.keys.add("done/ingest", 0) >= total)
-    control.from_first("store", lambda: _summarise(folder, basis, digests))
+    control.from_first("store", lambda: _summarise(control, folder, basis, digests))
     summary = load_summary(folder, basis)
     if summary is None:
         raise hdf5.DamagedFile(f"{folder.store}: is not what rank 0 has written")
@@ -141,8 +194,13 @@ def _total(control: Control) -> int | None:
     return None if value is None else int(value)
 
 
-def _summarise(folder: RunFolder, basis: str, digests: Sequence[str]) -> str:
-    """Write store.json from the blocks; returns the store's digest."""
+def _count(control: Control, **counters: int) -> None:
+    if control.progress is not None:
+        control.progress.add(**counters)
+
+
+def _summarise(control: Control, folder: RunFolder, basis: str, digests: Sequence[str]) -> str:
+    """Write names.h5 and store.json from the blocks; returns the store's digest."""
     digest = xxhash.xxh3_128(basis.encode())
     n_records = n_chunks = n_bases = 0
     fragments: list[int] = []
@@ -153,9 +211,13 @@ def _summarise(folder: RunFolder, basis: str, digests: Sequence[str]) -> str:
         n_chunks += len(table.chunk_record)
         n_bases += int(table.lengths.sum())
         fragments.append(len(table.fragment_chunk))
-    new_names = resolve_names(
+        control.check()
+    renamed = resolve_names(
         lambda: (store.read_table(store.block_path(folder.tokens, index)).names for index in range(len(digests)))
     )
+    names = store.Texts.pack(list(renamed.values()))
+    datasets = {"record": np.array(list(renamed), np.int64), "names": names.flat, "names_offsets": names.offsets}
+    hdf5.write_atomic(folder.names, datasets, {"basis": basis})
     summary = StoreSummary(
         basis=basis,
         digest=digest.hexdigest(),
@@ -163,7 +225,8 @@ def _summarise(folder: RunFolder, basis: str, digests: Sequence[str]) -> str:
         n_chunks=n_chunks,
         n_bases=n_bases,
         fragments_per_block=tuple(fragments),
-        new_names=new_names,
+        n_renamed=len(renamed),
+        example_renamed=next(iter(renamed.values()), ""),
     )
     write_json(folder.store, asdict(summary))
     return summary.digest

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vpdist import environment
 from vpdist.errors import EXIT_BUG, UsageError
-from vpdist.files import read_json
+from vpdist.files import read_json, storage_error
 
 
 def ranks_to_start(nproc: int | None, device: str) -> int:
@@ -41,7 +41,7 @@ def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    before = status.stat().st_mtime_ns if status.exists() else 0
+    before = _modified(status)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -52,15 +52,27 @@ def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
         local_addr="127.0.0.1",
         max_restarts=0,
         monitor_interval=0.1,
+        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
     )
     try:
         elastic_launch(config, sys.executable)("-m", "vpdist", *arguments)
     except SignalException as error:
         return 128 + (signal.SIGINT if error.sigval == signal.SIGINT else signal.SIGTERM)
     except ChildFailedError as error:
-        if status.exists() and status.stat().st_mtime_ns != before:
+        if _modified(status) != before:
             code = (read_json(status) or {}).get("exit_code")
             if isinstance(code, int) and code != 0:
                 return code
-        return max((failure.exitcode for failure in error.failures.values()), default=EXIT_BUG)
+        codes = [failure.exitcode for failure in error.failures.values()]
+        return max((code if code >= 0 else 128 - code for code in codes), default=EXIT_BUG)
     return 0
+
+
+def _modified(path: Path) -> int:
+    """When a file was written (ns), 0 where there is none. Raises StorageError."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise storage_error(path, error, "read") from error

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from vpdist import hdf5
 from vpdist.batches import take
@@ -40,7 +41,7 @@ def write_plan(path: Path, plan: Plan, basis: str) -> None:
 
 
 def map_plan(path: Path, basis: str | None = None) -> tuple[Plan, str]:
-    """The plan mapped from disk and its digest.
+    """The plan mapped from disk and its identity, which covers the input it was made for.
 
     Raises DamagedFile when it is damaged or, where a basis is given, was made from another.
     """
@@ -51,24 +52,35 @@ def map_plan(path: Path, basis: str | None = None) -> tuple[Plan, str]:
     plan = Plan(**{field.name: hdf5.mapped(path, field.name) for field in fields(Plan)})
     if plan.digest() != found.get("plan"):
         raise DamagedFile(f"{path}: the digest of the plan does not match its content")
-    return plan, str(found["plan"])
+    return plan, xxhash.xxh3_128_hexdigest(f"{found['basis']} {found['plan']}".encode())
 
 
 def shard_path(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:05d}.h5"
 
 
-def shard_is_valid(folder: Path, shard: int, plan_digest: str) -> bool:
-    """Whether a shard of this plan is there, judged by its header."""
+def shard_is_valid(folder: Path, shard: int, plan_id: str) -> bool:
+    """Whether a shard of this plan is there and undamaged."""
     try:
-        with hdf5.opened(shard_path(folder, shard)) as file:
-            return hdf5.attributes(file).get("plan") == plan_digest
+        _read_shard(shard_path(folder, shard), plan_id)
     except DamagedFile:
         return False
+    return True
+
+
+def _read_shard(path: Path, plan_id: str) -> list[str]:
+    """The names of a shard's datasets, their digests checked. Raises DamagedFile."""
+    with hdf5.opened(path) as file:
+        if hdf5.attributes(file).get("plan") != plan_id:
+            raise DamagedFile(f"{path}: belongs to another plan")
+        names = [str(name) for name in file]
+        for name in names:
+            hdf5.read(file, name)
+    return names
 
 
 def lay_out(
-    folder: Path, shard: int, plan: Plan, plan_digest: str, blocks: Sequence[Path], first_fragment: np.ndarray
+    folder: Path, shard: int, plan: Plan, plan_id: str, blocks: Sequence[Path], first_fragment: np.ndarray
 ) -> None:
     """Gather one shard's rows from the token store's blocks and write it.
 
@@ -76,7 +88,7 @@ def lay_out(
         folder: where the shard goes.
         shard: its number in `plan.shard_unit`.
         plan: the plan.
-        plan_digest: its digest.
+        plan_id: its identity.
         blocks: files of the token store, in input order.
         first_fragment: (blocks + 1,) number of each block's first fragment.
 
@@ -88,37 +100,35 @@ def lay_out(
     wanted = plan.fragment[plan.row_start[first:end]]
     by_fragment = np.argsort(wanted, kind="stable")
     bounds = np.searchsorted(wanted[by_fragment], first_fragment)
+    pieces: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
+    lengths = {kind: np.zeros(end - first, dtype=np.int64) for kind in KINDS}
+    for block in np.flatnonzero(np.diff(bounds)).tolist():
+        rows = by_fragment[bounds[block] : bounds[block + 1]]
+        mapped = hdf5.mapped_all(blocks[block])
+        for kind in KINDS:
+            if f"{kind}_tokens" in mapped:
+                flat, taken = take(
+                    mapped[f"{kind}_tokens"], mapped[f"{kind}_token_offsets"], wanted[rows] - first_fragment[block]
+                )
+                pieces[kind].append(flat)
+                lengths[kind][rows] = np.diff(taken)
     datasets: dict[str, np.ndarray] = {}
     for kind in KINDS:
-        pieces: list[np.ndarray] = []
-        lengths = np.zeros(end - first, dtype=np.int64)
-        for block in np.flatnonzero(np.diff(bounds)).tolist():
-            with hdf5.opened(blocks[block]) as file:
-                if f"{kind}_tokens" not in file:
-                    break
-            rows = by_fragment[bounds[block] : bounds[block + 1]]
-            offsets = np.asarray(hdf5.mapped(blocks[block], f"{kind}_token_offsets"))
-            flat, taken = take(
-                hdf5.mapped(blocks[block], f"{kind}_tokens"), offsets, wanted[rows] - first_fragment[block]
-            )
-            pieces.append(flat)
-            lengths[rows] = np.diff(taken)
-        else:
+        if pieces[kind]:
             # Pieces lie in input order; one more gather brings them into plan order.
-            gathered = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.uint8)
-            offsets = np.concatenate(([0], np.cumsum(lengths[by_fragment])))
+            offsets = np.concatenate(([0], np.cumsum(lengths[kind][by_fragment])))
             position = np.empty_like(by_fragment)
             position[by_fragment] = np.arange(len(by_fragment))
-            flat, taken = take(gathered, offsets, position)
+            flat, taken = take(np.concatenate(pieces[kind]), offsets, position)
             datasets |= {f"{kind}_tokens": flat, f"{kind}_token_offsets": taken}
-    hdf5.write_atomic(shard_path(folder, shard), datasets, {"plan": plan_digest, "shard": shard})
+    hdf5.write_atomic(shard_path(folder, shard), datasets, {"plan": plan_id, "shard": shard})
 
 
 class TokenShards:
     """Reads units' tokens; keeps the last shard mapped."""
 
-    def __init__(self, folder: Path, plan: Plan, plan_digest: str) -> None:
-        self.folder, self.plan, self.plan_digest = folder, plan, plan_digest
+    def __init__(self, folder: Path, plan: Plan, plan_id: str) -> None:
+        self.folder, self.plan, self.plan_id = folder, plan, plan_id
         self._shard = -1
         self._mapped: dict[str, np.ndarray] = {}
 
@@ -139,11 +149,6 @@ class TokenShards:
 
     def _open(self, shard: int) -> None:
         path = shard_path(self.folder, shard)
-        if not shard_is_valid(self.folder, shard, self.plan_digest):
-            raise DamagedFile(f"{path}: is absent, damaged, or belongs to another plan")
-        with hdf5.opened(path) as file:
-            names = [name for name in file if isinstance(name, str)]
-            for name in names:
-                hdf5.read(file, name)  # checks the digest, and brings the pages in that are about to be used
+        names = _read_shard(path, self.plan_id)  # also brings the pages in that are about to be used
         self._mapped = {name: hdf5.mapped(path, name) for name in names}
         self._shard = shard

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from vpdist import hdf5
+from vpdist.files import storage_error
 from vpdist.hdf5 import DamagedFile
 from vpdist.plan import Plan
 
-SMALL = ("fragment", "row", "failed", "logits")
 LARGE = ("nucleotide", "protein")
 
 
@@ -26,9 +26,13 @@ class PartHeader:
     """What a part says of itself, the same for all parts of a run but for `unit`."""
 
     plan: str
-    """Digest of the plan."""
+    """Identity of the plan and of the input it was made for."""
     dtype: str
     """Number format of the encoders."""
+    embedding_dtype: str
+    """Number format of the embeddings that logits were made from."""
+    threads: int
+    """CPU threads of the rank."""
     nucleotide_model: str
     """Fingerprint, or '' where the encoder did not run."""
     protein_model: str
@@ -42,6 +46,8 @@ class PartHeader:
             "plan": self.plan,
             "unit": unit,
             "dtype": self.dtype,
+            "embedding_dtype": self.embedding_dtype,
+            "threads": self.threads,
             "nucleotide_model": self.nucleotide_model,
             "protein_model": self.protein_model,
             "classifier": self.classifier,
@@ -61,6 +67,15 @@ class PartHeader:
 
 def part_path(folder: Path, unit: int) -> Path:
     return folder / f"unit-{unit:06d}.h5"
+
+
+def discard(folder: Path, unit: int) -> None:
+    """Remove a damaged part, so that its unit is computed again. Raises StorageError."""
+    path = part_path(folder, unit)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(path, error, "removed") from error
 
 
 def fragment_rows(plan: Plan, unit: int) -> tuple[np.ndarray, np.ndarray]:

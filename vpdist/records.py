@@ -10,7 +10,8 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
-import shutil
+import os
+import select
 import sys
 import unicodedata
 import zlib
@@ -86,15 +87,24 @@ def read_records(paths: Sequence[Path]) -> Iterator[Record]:
         yield from _read_file(path)
 
 
-def spool_stdin(target: Path) -> Path:
+def spool_stdin(target: Path, check: Callable[[], None]) -> Path:
     """Copy standard input to `target`, which appears when it is complete; returns `target`.
+
+    `check` is called at least twice a second, also while nothing comes, and may raise to stop.
 
     Raises InputError when standard input is a terminal or closed, StorageError when the copy cannot be written.
     """
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
         raise InputError("nothing is piped into standard input", path="-")
     with replacing(target) as file:
-        shutil.copyfileobj(sys.stdin.buffer, file, _BUFFER_BYTES)
+        source = sys.stdin.fileno()
+        while True:
+            check()
+            if select.select([source], [], [], 0.5)[0]:
+                block = os.read(source, _BUFFER_BYTES)
+                if not block:
+                    break
+                file.write(block)
     return target
 
 

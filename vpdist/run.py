@@ -5,41 +5,39 @@ Every stage runs on every rank and takes its share by itself; what is complete i
 
 from __future__ import annotations
 
-import filecmp
 import logging
-import platform
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 
-import vpdist
-from vpdist import decide, hdf5, ingest, layout, parts, tables
-from vpdist.calls import part_header, part_scores, summary_for_people, write_tables
-from vpdist.classifier import Classifier, load_classifier
-from vpdist.config import Decisions, Settings
+from vpdist import decide, hdf5, ingest, layout, materials, parts
+from vpdist.calls import checked_scores, part_header, part_scores, summary_for_people, write_tables
+from vpdist.config import Settings
 from vpdist.control import Control
 from vpdist.embed import UnitWork
 from vpdist.encoders import DTYPES, Encoder, load_encoder
 from vpdist.environment import limit_library_threads
-from vpdist.errors import InputError, StorageError, UsageError, WeightsError
+from vpdist.errors import InputError, StorageError
 from vpdist.ingest import StoreSummary
+from vpdist.layout import TokenShards
+from vpdist.materials import Materials
 from vpdist.parts import PartHeader
 from vpdist.plan import Plan, build, longest_first
-from vpdist.records import spool_stdin
 from vpdist.runfolder import RunFolder
 from vpdist.sampler import TokenWeightedDistributedSampler
 from vpdist.session import Outcome, Session, conduct
 from vpdist.tables import Totals
 from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
-from vpdist.weights import encoder_shape, model_fingerprint, resolve_model
+from vpdist.weights import encoder_shape
 
 log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""How often parts are computed that turn out damaged when they are checked."""
 
 
 def predict(settings: Settings) -> int:
@@ -61,6 +59,7 @@ class _Predict:
     settings: Settings
     session: Session
     seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def control(self) -> Control:
@@ -73,30 +72,23 @@ class _Predict:
     def stages(self) -> Outcome:
         """The method section."""
         started = time.monotonic()
+        self.session.begin()
         with self._stage("start"):
-            models = self._resolve_models()
-            classifier = load_classifier(self.settings.classifier) if self.settings.classifier else None
-            _check_widths(classifier, models, self.settings)
-            paths = self._inputs()
-            decisions = self._decide(paths, models, classifier)
-        limit_library_threads(decisions.threads)
-        torch.set_num_threads(decisions.threads)
+            made_of = materials.gather(self.settings, self.session)
+        limit_library_threads(made_of.decisions.threads)
+        torch.set_num_threads(made_of.decisions.threads)
         with self._stage("ingest"):
-            summary = self._ingest(paths, models, decisions)
+            summary = self._ingest(made_of)
         with self._stage("plan"):
-            plan, plan_digest = self._plan(summary, models, decisions)
+            plan, plan_id = self._plan(summary, made_of)
         with self._stage("layout"):
-            self._lay_out(summary, plan, plan_digest)
-        header = part_header(plan_digest, decisions)
-        with self._stage("load", planned_units=plan.n_units):
-            work = self._load(models, classifier, decisions, plan, plan_digest, header)
+            self._lay_out(summary, plan, plan_id)
+        with self._stage("load"):
+            work = self._load(made_of, plan, plan_id)
         self._embed_until_complete(work)
         with self._stage("tables"):
-            totals = self._tables(summary, plan, header)
-        self._record_end(started, totals)
-        called = self.settings.classifier is not None
-        message = summary_for_people(self.folder, totals, time.monotonic() - started, called=called)
-        return Outcome(message, totals.failed_fragments)
+            totals = self._tables(summary, plan, work.header)
+        return self._end(totals, time.monotonic() - started)
 
     @contextmanager
     def _stage(
@@ -108,105 +100,21 @@ class _Predict:
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 3)
 
-    def _resolve_models(self) -> dict[str, Path]:
-        """Folder of each encoder by kind; the first rank of a node downloads, the others wait."""
-        wanted = {"nucleotide": self.settings.nucleotide_model, "protein": self.settings.protein_model}
-        place = self.control.runtime.place
-        folders = {}
-        for kind, model in wanted.items():
-            if model is None:
-                continue
-            key = f"model/{place.node}/{kind}"
-            if place.local_rank == 0:
-                folder = resolve_model(model, offline=self.settings.offline)
-                self.control.publish(key, str(folder))
-            folders[kind] = Path(self.control.wait_for(key))
-            found = encoder_shape(folders[kind]).kind
-            if found != kind:
-                raise WeightsError(f"--{kind}-model {model}: is a {found} encoder")
-        return folders
-
-    def _inputs(self) -> list[Path]:
-        """Where each input can be read; rank 0 spools standard input, which only one worker is given."""
-        if "-" in self.settings.inputs:
-            self.control.from_first("spool", lambda: str(self._spool()))
-        return [self.folder.spool if name == "-" else Path(name) for name in self.settings.inputs]
-
-    def _spool(self) -> Path:
-        """Keep standard input in the run folder; when resumed, compare what comes now with what came before.
-
-        Raises UsageError when it differs. Nothing at all is taken as "the same again".
-        """
-        spool = self.folder.spool
-        if not spool.exists():
-            return spool_stdin(spool)
-        again = spool_stdin(spool.with_suffix(".again"))
-        try:
-            if again.stat().st_size == 0:
-                self.session.progress.message("standard input is empty: going on with what was read from it before")
-            elif not filecmp.cmp(spool, again, shallow=False):
-                raise UsageError(
-                    f"{self.folder.path} belongs to another configuration: standard input differs from what was read "
-                    f"before; use another folder, or --restart to discard what it holds"
-                )
-        finally:
-            again.unlink()
-        return spool
-
-    def _decide(self, paths: list[Path], models: dict[str, Path], classifier: Classifier | None) -> Decisions:
-        def make() -> str:
-            runtime = self.control.runtime
-            decisions = decide.decide(
-                self.settings,
-                runtime.place,
-                runtime.device,
-                self.folder,
-                inputs=decide.input_identity(self.settings.inputs, paths),
-                models={kind: model_fingerprint(folder) for kind, folder in models.items()},
-                classifier=classifier.fingerprint if classifier is not None else None,
-            )
-            self.folder.update_run(
-                command=sys.argv,
-                versions={
-                    "vpdist": vpdist.__version__,
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "numpy": np.__version__,
-                },
-                host=platform.node(),
-                world_size=runtime.world_size,
-                launcher_restarts=runtime.place.restart,
-                settings=self.settings.to_dict(),
-                decisions=decisions.to_dict(),
-                tables_from={"classifier": decisions.classifier, "command": "predict"},
-                models={kind: str(folder) for kind, folder in models.items()},
-                started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            )
-            self.session.progress.message(
-                f"{runtime.world_size} rank(s) on {decisions.device}, {decisions.dtype}, "
-                f"{decisions.token_budget} tokens a batch, {decisions.threads} thread(s) per rank"
-            )
-            return decisions.to_json()
-
-        decisions = Decisions.from_json(self.control.from_first("decisions", make))
-        self.session.begin()
-        log.info("decisions: %s", decisions)
-        return decisions
-
-    def _ingest(self, paths: list[Path], models: dict[str, Path], decisions: Decisions) -> StoreSummary:
+    def _ingest(self, made_of: Materials) -> StoreSummary:
+        """The token store: kept where it is whole and made from the same input, else filled by all ranks."""
+        models, decisions = made_of.models, made_of.decisions
         nucleotide = NucleotideTokenizer(models["nucleotide"]) if "nucleotide" in models else None
         protein = ProteinTokenizer(models["protein"]) if "protein" in models else None
         tokenizers = [tokenizer.fingerprint for tokenizer in (nucleotide, protein) if tokenizer is not None]
         basis = repr((decisions.input, decisions.chunk_length, decisions.min_length, tokenizers))
-        have = self.control.from_first("have", lambda: str(ingest.load_summary(self.folder, basis) is not None))
-        summary = ingest.load_summary(self.folder, basis) if have == "True" else None
-        if summary is not None:
-            return summary
+        kept = ingest.keep(self.control, self.folder, basis)
+        if kept is not None:
+            return kept
         try:
             return ingest.ingest(
                 self.control,
                 self.folder,
-                paths,
+                made_of.paths,
                 basis,
                 chunk_length=decisions.chunk_length,
                 min_length=decisions.min_length,
@@ -218,10 +126,10 @@ class _Predict:
                 raise
             raise InputError(error.reason, path="-", record=error.record, position=error.position) from error
 
-    def _plan(self, summary: StoreSummary, models: dict[str, Path], decisions: Decisions) -> tuple[Plan, str]:
+    def _plan(self, summary: StoreSummary, made_of: Materials) -> tuple[Plan, str]:
         """Rank 0 makes the plan (unless the folder has it), all ranks map it and compare its digest."""
-        shapes = {kind: encoder_shape(folder) for kind, folder in models.items()}
-        limits = decide.limits(decisions, shapes)
+        shapes = {kind: encoder_shape(folder) for kind, folder in made_of.models.items()}
+        limits = decide.limits(made_of.decisions, shapes)
         costs = {kind: decide.cost_of(shape) for kind, shape in shapes.items()}
         basis = f"{summary.digest} {limits} {sorted(costs.items())}"
 
@@ -237,51 +145,63 @@ class _Predict:
             return layout.map_plan(self.folder.plan, basis)[1]
 
         expected = self.control.from_first("plan", make)
-        plan, digest = layout.map_plan(self.folder.plan, basis)
-        if digest != expected:
+        plan, plan_id = layout.map_plan(self.folder.plan, basis)
+        if plan_id != expected:
             raise StorageError(f"{self.folder.plan}: rank {self.control.runtime.rank} sees another plan than rank 0")
         if self.control.is_first:
-            for warning in _warnings(summary, plan, self.control.runtime.world_size):
-                self.session.progress.message(warning)
-        return plan, digest
+            self._tell_plan(summary, plan)
+        return plan, plan_id
 
-    def _lay_out(self, summary: StoreSummary, plan: Plan, plan_digest: str) -> None:
+    def _tell_plan(self, summary: StoreSummary, plan: Plan) -> None:
+        """What people should know once the plan is there; warnings come again at the end."""
+        tell = self.session.progress.message
+        tell(
+            f"{summary.n_records:,} sequences, {summary.n_chunks:,} chunks, {summary.n_fragments:,} fragments "
+            f"({plan.n_rows:,} different) in {plan.n_units:,} units"
+        )
+        if summary.n_records == 0:
+            self.warnings.append("warning: the input holds no sequences; the tables have headers only")
+        elif summary.n_fragments == 0:
+            self.warnings.append("warning: no chunk has an open reading frame; nothing can be scored")
+        if summary.n_renamed:
+            self.warnings.append(
+                f"warning: {summary.n_renamed:,} sequences had a name used before and were numbered, "
+                f"such as {summary.example_renamed}"
+            )
+        for warning in self.warnings:
+            tell(warning)
+        if 0 < plan.n_units < self.control.runtime.world_size:
+            tell(f"{plan.n_units} units for {self.control.runtime.world_size} ranks: some ranks stay idle")
+
+    def _lay_out(self, summary: StoreSummary, plan: Plan, plan_id: str) -> None:
         blocks, first_fragment = ingest.block_paths(self.folder, summary), summary.first_fragment()
 
         def make(shard: int) -> None:
-            if not layout.shard_is_valid(self.folder.tokens, shard, plan_digest):
-                layout.lay_out(self.folder.tokens, shard, plan, plan_digest, blocks, first_fragment)
+            if not layout.shard_is_valid(self.folder.tokens, shard, plan_id):
+                layout.lay_out(self.folder.tokens, shard, plan, plan_id, blocks, first_fragment)
 
         self.control.share("layout", len(plan.shard_unit) - 1, make)
 
-    def _load(
-        self,
-        models: dict[str, Path],
-        classifier: Classifier | None,
-        decisions: Decisions,
-        plan: Plan,
-        plan_digest: str,
-        header: PartHeader,
-    ) -> UnitWork:
-        device = self.control.runtime.device
+    def _load(self, made_of: Materials, plan: Plan, plan_id: str) -> UnitWork:
+        device, decisions = self.control.runtime.device, made_of.decisions
         wide: dict[str, Encoder] = {}
 
         def in_float32(kind: str) -> Encoder:
             if kind not in wide:
-                wide[kind] = load_encoder(models[kind], kind, torch.float32, device)
+                wide[kind] = load_encoder(made_of.models[kind], kind, torch.float32, device)
             return wide[kind]
 
         encoders: dict[str, Encoder] = {}
-        for kind, folder in models.items():
+        for kind, folder in made_of.models.items():
             encoders[kind] = load_encoder(folder, kind, DTYPES[decisions.dtype], device)
             self.control.check()
         return UnitWork(
             plan=plan,
-            shards=layout.TokenShards(self.folder.tokens, plan, plan_digest),
+            shards=TokenShards(self.folder.tokens, plan, plan_id),
             encoders=encoders,
             in_float32=in_float32,
-            classifier=classifier,
-            header=header,
+            classifier=made_of.classifier,
+            header=part_header(plan_id, decisions),
             token_budget=decisions.token_budget,
             stored=np.dtype(decisions.embedding_dtype),
             folder=self.folder.parts,
@@ -289,16 +209,15 @@ class _Predict:
 
     def _embed_until_complete(self, work: UnitWork) -> None:
         """Compute what is left, check every part, and again, until no part is missing or damaged."""
-        for attempt in range(3):
-            todo = self._publish_remaining(work, attempt)
-            if not todo:
+        for attempt in range(ATTEMPTS):
+            todo = self._remaining(work, attempt)
+            if todo:
+                self._embed(work, todo, attempt)
+            if not self._check(work, attempt):
                 return
-            self._embed(work, todo, attempt)
-            self._check(work, attempt)
-        if self.control.is_first and parts.remaining(self.folder.parts, work.plan, work.header):
-            raise StorageError(f"{self.folder.parts}: parts keep getting damaged; is the disk sound?")
+        raise StorageError(f"{self.folder.parts}: parts keep getting damaged; is the disk sound?")
 
-    def _publish_remaining(self, work: UnitWork, attempt: int) -> list[int]:
+    def _remaining(self, work: UnitWork, attempt: int) -> list[int]:
         """Rank 0 lists the folder, before anyone computes; the others take its word."""
         text = self.control.from_first(
             f"todo/{attempt}",
@@ -307,9 +226,10 @@ class _Predict:
         return [int(unit) for unit in text.split()]
 
     def _embed(self, work: UnitWork, todo: list[int], attempt: int) -> None:
+        """Compute the units of `todo`, dealt by cost beforehand or drawn one by one."""
         costs = work.plan.unit_cost[todo]
         runtime = self.control.runtime
-        if self.settings.schedule == "dynamic":
+        if dynamic := self.settings.schedule == "dynamic":
             tokens = int(work.plan.unit_tokens[todo].sum()) // runtime.world_size
             units: Iterator[int] = self._drawn([todo[i] for i in longest_first(costs).tolist()], attempt)
             n_units = len(todo) // runtime.world_size
@@ -317,13 +237,10 @@ class _Predict:
             sampler = TokenWeightedDistributedSampler(todo, costs.tolist(), runtime.world_size, runtime.rank)
             tokens, n_units = int(work.plan.unit_tokens[sampler.mine].sum()), len(sampler)
             units = iter(sampler)
-        with self._stage("embed", tokens, n_units, shared=self.settings.schedule == "dynamic"):
+        with self._stage("embed", tokens, n_units, shared=dynamic):
             for unit in units:
                 work.run(unit, self._report)
-            self.control.runtime.keys.add(f"done/embed/{attempt}")
-            self.control.wait_until(
-                lambda: self.control.runtime.keys.add(f"done/embed/{attempt}", 0) >= runtime.world_size
-            )
+            self.control.meet(f"embed/{attempt}")
 
     def _drawn(self, todo: list[int], attempt: int) -> Iterator[int]:
         while (position := self.control.draw(f"embed/{attempt}")) < len(todo):
@@ -333,74 +250,48 @@ class _Predict:
         self.session.progress.add(**counters)
         self.control.check()
 
-    def _check(self, work: UnitWork, attempt: int) -> None:
-        """Compare the digest of every part, each rank its share; a damaged part is put aside."""
+    def _check(self, work: UnitWork, attempt: int) -> int:
+        """Compare the digest of every part, each rank its share; returns how many were damaged and put aside."""
+        keys, bad = self.control.runtime.keys, f"bad/{attempt}"
 
         def check(unit: int) -> None:
             for reason in parts.damaged(self.folder.parts, [unit], work.plan, work.header, full=True).values():
                 log.warning("redone: %s", reason)
-                parts.part_path(self.folder.parts, unit).unlink(missing_ok=True)
+                parts.discard(self.folder.parts, unit)
+                keys.add(bad)
 
-        with self._stage("check", planned_units=work.plan.n_units):
+        with self._stage("check"):
             self.control.share(f"check/{attempt}", work.plan.n_units, check)
+        return keys.add(bad, 0)
 
     def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader) -> Totals:
         """Rank 0 writes the tables, the others wait."""
         made: list[Totals] = []
 
         def make() -> str:
-            scores = part_scores(self.folder, plan, header, summary.n_fragments)
-            made.append(write_tables(self.folder, summary, scores, self.settings.inputs, self.settings.consensus))
-            if self.settings.legacy_output:
-                tables.write_legacy(self.folder.path, scores)
+            scores = part_scores(self.folder, plan, header, summary.n_fragments, self.control.check)
+            made.append(
+                write_tables(
+                    self.folder,
+                    summary,
+                    checked_scores(scores) if header.classifier else scores,
+                    self.settings.inputs,
+                    self.settings.consensus,
+                    self.control.check,
+                    legacy=self.settings.legacy_output,
+                )
+            )
+            self.folder.update_run(tables_from={"command": "predict", "classifier": header.classifier})
             return "1"
 
         self.control.from_first("tables", make)
         return made[0] if made else Totals()
 
-    def _record_end(self, started: float, totals: Totals) -> None:
+    def _end(self, totals: Totals, seconds: float) -> Outcome:
         if self.control.is_first:
             self.folder.update_run(
-                stage_seconds=self.seconds,
-                seconds=round(time.monotonic() - started, 3),
-                statuses=dict(totals.statuses),
+                stage_seconds=self.seconds, seconds=round(seconds, 3), statuses=dict(totals.statuses)
             )
-
-
-def _check_widths(classifier: Classifier | None, models: dict[str, Path], settings: Settings) -> None:
-    """Raises WeightsError when the classifier was made for other encoders or another chunk length."""
-    if classifier is None:
-        return
-    widths = [encoder_shape(folder).width for folder in models.values()]
-    if classifier.input_width != sum(widths):
-        raise WeightsError(
-            f"{settings.classifier}: takes {classifier.input_width} numbers, "
-            f"the encoders give {' + '.join(map(str, widths))}"
-        )
-    trained_on = classifier.metadata.get("chunk_length")
-    if trained_on is not None and int(trained_on) != settings.chunk_length:
-        raise WeightsError(
-            f"{settings.classifier}: was trained on chunks of {trained_on} bases, "
-            f"--chunk-length is {settings.chunk_length}"
-        )
-
-
-def _warnings(summary: StoreSummary, plan: Plan, world_size: int) -> list[str]:
-    """What people should know once the plan is there."""
-    lines = [
-        f"{summary.n_records:,} sequences, {summary.n_chunks:,} chunks, {summary.n_fragments:,} fragments "
-        f"({plan.n_rows:,} different) in {plan.n_units:,} units"
-    ]
-    if summary.n_records == 0:
-        lines.append("warning: the input holds no sequences; the tables will have headers only")
-    elif summary.n_fragments == 0:
-        lines.append("warning: no chunk has an open reading frame; nothing can be scored")
-    elif plan.n_units < world_size:
-        lines.append(f"{plan.n_units} units for {world_size} ranks: some ranks stay idle")
-    if summary.new_names:
-        record, name = next(iter(summary.new_names.items()))
-        lines.append(
-            f"{len(summary.new_names):,} sequences had a name used before and were numbered "
-            f"(record {record + 1} is {name})"
-        )
-    return lines
+        called = self.settings.classifier is not None
+        lines = [*self.warnings, summary_for_people(self.folder, totals, seconds, called=called)]
+        return Outcome("\n".join(lines), totals.failed_fragments)

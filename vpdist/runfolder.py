@@ -6,6 +6,7 @@ records command, decisions and versions; status.json state, exit code and messag
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -49,6 +50,11 @@ class RunFolder:
     @property
     def store(self) -> Path:
         return self.tokens / "store.json"
+
+    @property
+    def names(self) -> Path:
+        """New names of records whose name had been used before."""
+        return self.tokens / "names.h5"
 
     @property
     def spool(self) -> Path:
@@ -100,6 +106,15 @@ class RunFolder:
             else:
                 target.unlink(missing_ok=True)
 
+    def remove_temporary_files(self) -> None:
+        """Remove what processes that were killed while writing left behind. Raises StorageError."""
+        for folder in (self.path, self.parts, self.tokens):
+            for path in folder.glob(".*.tmp"):
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise storage_error(path, error, "removed") from error
+
     def write_status(self, state: str, exit_code: int | None, message: str, failing_rank: int | None = None) -> None:
         """state: running, done, done_with_failures, failed or interrupted. Raises StorageError."""
         write_json(
@@ -123,6 +138,7 @@ class Lock:
 
     def __init__(self, folder: RunFolder) -> None:
         self.path = folder.path / "lock"
+        self._content = ""
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
 
@@ -132,28 +148,35 @@ class Lock:
         A lock whose process is gone on this host, or whose heartbeat is old, is taken over.
         """
         me = {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
-        for _ in range(10):
-            try:
-                descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            except FileExistsError:
-                self._take_over()
-                continue
-            except OSError as error:
-                raise storage_error(self.path, error) from error
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(me, file)
-            self._thread.start()
-            return
+        complete = self.path.with_name(f".lock.{me['host']}.{me['pid']}.tmp")
+        try:
+            complete.write_text(json.dumps(me))
+            for _ in range(10):
+                try:
+                    os.link(complete, self.path)
+                except FileExistsError:
+                    self._take_over()
+                    continue
+                self._content = json.dumps(me)
+                self._thread.start()
+                return
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                complete.unlink(missing_ok=True)
         raise StorageError(f"{self.path}: could not be taken, other runs keep taking it")
 
     def _take_over(self) -> None:
         """Remove an abandoned lock, or raise UsageError."""
         try:
             age = time.time() - self.path.stat().st_mtime
-            holder = json.loads(self.path.read_text())
-            host, pid, started = str(holder["host"]), int(holder["pid"]), float(holder["started"])
+            content = self.path.read_text()
         except FileNotFoundError:
             return
+        try:
+            holder = json.loads(content)
+            host, pid, started = str(holder["host"]), int(holder["pid"]), float(holder["started"])
         except (ValueError, KeyError, TypeError):
             host, pid, started = "unknown", 0, 0.0
         gone = host == socket.gethostname() and not _is_running(pid, started)
@@ -162,21 +185,32 @@ class Lock:
                 f"{self.path.parent} is in use: process {pid} on {host}, last sign of life {max(0, age):.0f} s ago; "
                 f"wait for it, or use another folder"
             )
-        self.path.unlink(missing_ok=True)
+        aside = self.path.with_name(f".lock.{socket.gethostname()}.{os.getpid()}.old.tmp")
+        try:
+            os.rename(self.path, aside)
+        except FileNotFoundError:
+            return
+        if aside.read_text() != content:  # another run was quicker to take it over: give it back
+            os.link(aside, self.path)
+        aside.unlink()
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
             try:
+                if self.path.read_text() != self._content:
+                    return  # taken over: this process was stopped for longer than a heartbeat may take
                 os.utime(self.path)
             except OSError:
                 return  # the folder is gone or unwritable: the next part to be written says so
 
     def release(self) -> None:
-        """Give the folder back."""
+        """Give the folder back, if it is still held."""
         self._released.set()
         if self._thread.is_alive():
             self._thread.join()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a lock that stays is taken over: its process is gone
+            if self.path.read_text() == self._content:
+                self.path.unlink()
 
 
 def _is_running(pid: int, started: float) -> bool:

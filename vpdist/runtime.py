@@ -87,11 +87,11 @@ def start(place: Place, device: str = "auto") -> Runtime:
 
     Raises UsageError when CUDA is asked for and absent.
     """
-    cuda = torch.cuda.is_available()
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device {device}: choose auto, cpu or cuda")
+    cuda = torch.cuda.is_available()
     if device == "cuda" and not cuda:
-        raise UsageError("--device cuda: no CUDA device is visible to this process")
+        raise UsageError(f"--device cuda: rank {place.rank} sees no CUDA device")
     on_cpu = device == "cpu" or not cuda
     keys = _join(place)
     with warnings.catch_warnings():

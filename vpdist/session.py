@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ from vpdist.errors import (
     UsageError,
     VpdistError,
 )
-from vpdist.files import storage_error
+from vpdist.files import storage_error, write_file
 from vpdist.interrupts import StopRequest
 from vpdist.progress import Progress
 from vpdist.runfolder import Lock, RunFolder
@@ -55,14 +56,23 @@ class Session:
     control: Control
     folder: RunFolder
     progress: Progress
-    begun: bool
-    """Whether status.json speaks of this command: not before it is known that the folder's run is the same."""
+    begun: bool = False
+    _before: bytes | None = None
 
     def begin(self) -> None:
         """From here on status.json says how this command fares."""
         self.begun = True
         if self.control.is_first:
+            with contextlib.suppress(FileNotFoundError):
+                self._before = self.folder.status.read_bytes()
             self.folder.write_status("running", None, "")
+
+    def end(self, state: str, code: int, message: str, failing_rank: int | None = None) -> None:
+        """Write the last status. A command that was refused leaves the one of the run it was refused by."""
+        if self.begun and code == UsageError.exit_code and self._before is not None:
+            write_file(self.folder.status, self._before)
+        elif self.begun:
+            self.folder.write_status(state, code, message, failing_rank)
 
 
 def conduct(
@@ -86,6 +96,7 @@ def conduct(
         restart: discard what the folder holds.
         must_exist: the folder must hold a run.
     """
+    logging.getLogger().addHandler(logging.NullHandler())  # nothing reaches the console before the log file is open
     place = environment.place()
     console = _console()
     with contextlib.ExitStack() as stack:
@@ -94,39 +105,49 @@ def conduct(
         stack.enter_context(stop.installed())
         try:
             opened.control = control = Control(runtime.start(place, device), stop)
-            fresh = not folder.run.exists()
             if control.is_first:
-                if must_exist and fresh:
-                    raise UsageError(f"{folder.path} holds no run (there is no run.json)")
-                folder.prepare(restart=False)
-                lock = Lock(folder)
-                lock.take()
-                stack.callback(lock.release)
-                if restart:
-                    folder.prepare(restart=True)
+                _open_folder(folder, stack, restart=restart and place.restart == 0, must_exist=must_exist)
             mark = control.from_first("folder", lambda: _leave_mark(folder))
             _see_mark(folder, mark)
             if control.is_first:
-                stack.callback((folder.path / mark).unlink, missing_ok=True)
+                stack.callback(_remove_mark, folder, mark)
             stack.enter_context(_output_to_log(folder, place))
+            control.meet("opened")  # whoever failed until now has said so; what follows is a collective
             control.progress = Progress(
                 control.runtime,
                 progress,
                 folder.progress if control.is_first else None,
-                console if control.is_first else None,
+                console,
                 stall_timeout_s=stall_timeout,
+                on_forced_exit=opened.forced_exit,
             )
-            opened.session = Session(control, folder, control.progress, begun=fresh or restart)
+            opened.session = Session(control, folder, control.progress)
             outcome = body(opened.session)
             control.progress.close()
+            code = EXIT_FAILURES_LISTED if outcome.failures else EXIT_OK
+            if control.is_first:
+                opened.session.end("done_with_failures" if outcome.failures else "done", code, outcome.message)
+                _tell(console, outcome.message)
         except Exception as error:  # noqa: BLE001 - the one place where every failure ends: told, logged, recorded
             return _failed(_cause(error, opened), opened, console)
-        code = EXIT_FAILURES_LISTED if outcome.failures else EXIT_OK
-        if control.is_first:
-            folder.write_status("done_with_failures" if outcome.failures else "done", code, outcome.message)
-            _tell(console, outcome.message)
         runtime.stop()
         return code
+
+
+def _open_folder(folder: RunFolder, stack: contextlib.ExitStack, *, restart: bool, must_exist: bool) -> None:
+    """Rank 0 creates and locks the folder, and clears what killed processes left in it."""
+    try:
+        if must_exist and not folder.run.exists():
+            raise UsageError(f"{folder.path} holds no run (there is no run.json)")
+    except OSError as error:
+        raise storage_error(folder.path, error, "read") from error
+    folder.prepare(restart=False)
+    lock = Lock(folder)
+    lock.take()
+    stack.callback(lock.release)
+    if restart:
+        folder.prepare(restart=True)
+    folder.remove_temporary_files()
 
 
 @dataclass(slots=True)
@@ -140,26 +161,38 @@ class _Opened:
         if self.control is not None and self.control.progress is not None:
             self.control.progress.abort(reason)
 
+    def forced_exit(self, line: str) -> None:
+        """The main thread hangs, and progress is about to end this process: leave word of it."""
+        if self.session is not None:
+            with contextlib.suppress(StorageError):  # the process ends here, its log has the line
+                self.session.end("interrupted", Interrupted.exit_code, line)
+
 
 def _cause(error: Exception, opened: _Opened) -> Exception:
-    """A launcher stops the survivors of a lost rank by a signal: then the loss is what people should read."""
+    """What people should read. A rank that fails is soon followed by a signal from the launcher, and a broken
+    connection, on all others; and a rank that is lost by a signal."""
     control = opened.control
-    stopped = isinstance(error, Interrupted) and not isinstance(error, PeerLost)
-    if not stopped or control is None or control.progress is None or control.runtime.world_size == 1:
+    if control is None or not isinstance(error, Interrupted) or control.runtime.world_size == 1:
         return error
     until = time.monotonic() + CENSUS_S
     try:
-        while time.monotonic() < until:
+        while True:
+            failure = control.failure_elsewhere()
+            if failure is not None and failure.exit_code not in (130, 143):
+                return failure
+            by_person = error.exit_code == 128 + signal.SIGINT
+            if isinstance(error, PeerLost) or by_person or control.progress is None or time.monotonic() > until:
+                return error
             control.progress.check()
             time.sleep(0.05)
-    except PeerLost as loss:
+    except Interrupted as loss:
         return loss
-    return error
 
 
 def _tell(console: TextIO, message: str) -> None:
-    console.write(message + "\n")
-    console.flush()
+    with contextlib.suppress(OSError):  # the terminal is gone; status.json and the log have it
+        console.write(message + "\n")
+        console.flush()
 
 
 def _failed(error: Exception, opened: _Opened, console: TextIO) -> int:
@@ -168,36 +201,41 @@ def _failed(error: Exception, opened: _Opened, console: TextIO) -> int:
     if isinstance(error, VpdistError):
         log.error("%s: %s", type(error).__name__, error)
     else:
-        log.exception("a bug")
+        log.error("a bug", exc_info=error)
     control, session = opened.control, opened.session
     if control is not None and not isinstance(error, PeerLost):
-        control.publish_failure(error, code)
+        control.publish_failure(None if isinstance(error, FailedElsewhere) else describe(error), code)
     opened.abort_display(describe(error))
-    if control is None:
-        if environment.place().rank == 0:
-            _tell(console, f"vpdist: {describe(error)}")
-        return code
-    rank, world_size = control.runtime.rank, control.runtime.world_size
-    speaker = error.spokesman(world_size) if isinstance(error, PeerLost) else 0
-    if rank == speaker:
+    if control is None:  # it could not even join its peers: nobody else can tell
         _tell(console, f"vpdist: {describe(error)}")
-        if session is not None and session.begun:
-            failing = error.rank if isinstance(error, FailedElsewhere) else rank
+        return code
+    if _speaks(error, control):
+        _tell(console, f"vpdist: {describe(error)}")
+        if session is not None:
+            failing = error.rank if isinstance(error, FailedElsewhere) else control.runtime.rank
             state = "interrupted" if code in (130, 143) else "failed"
             with contextlib.suppress(StorageError):  # the disk may be what failed; people have been told
-                session.folder.write_status(state, code, describe(error), failing)
-    if control.is_first and world_size > 1:
+                session.end(state, code, describe(error), failing)
+    if control.is_first and control.runtime.world_size > 1:
         control.acknowledge_failure()
     return code
+
+
+def _speaks(error: Exception, control: Control) -> bool:
+    """Whether this rank tells people: rank 0, or the lowest one left."""
+    if not isinstance(error, PeerLost):
+        return control.is_first
+    if not error.ranks:  # the store's host is gone, and nobody knows who else
+        return control.runtime.place.local_rank == 0
+    return control.runtime.rank == error.spokesman(control.runtime.world_size)
 
 
 def describe(error: Exception) -> str:
     """The one line that people read."""
     if isinstance(error, FailedElsewhere):
-        text = f"rank {error.rank}: {error}"
-        return f"{text}; the same command again resumes" if error.exit_code in (130, 143) else text
+        return f"rank {error.rank}: {error}"
     if isinstance(error, Interrupted):
-        return f"{error}; the same command again resumes"
+        return f"{error}; the same command again resumes (without --restart)"
     if isinstance(error, VpdistError):
         return str(error)
     return f"this is a bug, see the log files: {type(error).__name__}: {error}"
@@ -234,12 +272,15 @@ def _output_to_log(folder: RunFolder, place: Place) -> Iterator[None]:
     finally:
         logging.captureWarnings(False)
         root.removeHandler(handler)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # a full disk: what the log lacks, people have been told
+            sys.stdout.flush()
+            sys.stderr.flush()
+            file.flush()
         for descriptor, before in zip((1, 2), kept, strict=True):
             os.dup2(before, descriptor)
             os.close(before)
-        file.close()
+        with contextlib.suppress(OSError):
+            file.close()
 
 
 def _leave_mark(folder: RunFolder) -> str:
@@ -252,6 +293,11 @@ def _leave_mark(folder: RunFolder) -> str:
     except OSError as error:
         raise storage_error(folder.path, error) from error
     return name
+
+
+def _remove_mark(folder: RunFolder, name: str) -> None:
+    with contextlib.suppress(OSError):  # it is removed by the next run
+        (folder.path / name).unlink(missing_ok=True)
 
 
 def _see_mark(folder: RunFolder, name: str) -> None:

@@ -280,12 +280,6 @@ def read_raw(path: Path) -> RawBlock:
     return _read(path, RawBlock)
 
 
-def raw_digest(path: Path) -> str:
-    """The digest that a raw block's file states. Raises DamagedFile."""
-    with hdf5.opened(path) as file:
-        return str(hdf5.attributes(file).get("digest", ""))
-
-
 def write_block(path: Path, block: TokenBlock) -> int:
     """Write a block of the token store; returns its size in bytes. Raises StorageError."""
     return hdf5.write_atomic(path, *_content(block))

@@ -17,7 +17,7 @@ import numpy as np
 
 from vpdist.errors import StorageError
 from vpdist.files import replacing
-from vpdist.fragments import fragment_span
+from vpdist.fragments import FRAMES, fragment_span
 from vpdist.store import STATUS_NAMES, BlockTable
 
 SEQUENCE_COLUMNS = (
@@ -26,7 +26,6 @@ SEQUENCE_COLUMNS = (
 ).split()
 CHUNK_COLUMNS = "seq_name chunk start end n_fragments virus_score nonvirus_score prediction".split()
 FRAGMENT_COLUMNS = "fragment_id seq_name chunk start end strand frame virus_score nonvirus_score prediction".split()
-FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 NA = "NA"
 
 
@@ -172,13 +171,21 @@ class TableWriter:
                 sequence.nonvirus.append(chunk_nonvirus[c])
         for following in waiting:
             if sequence is not None:
-                lines.append(sequence.row(self.consensus, self.totals))
+                lines.append(self._complete(sequence))
             sequence = following
         if sequence is not None and sequence.chunks_seen == sequence.n_chunks:
             lines.append(sequence.row(self.consensus, self.totals))
             sequence = None
         self._open = sequence
         self.files["sequences"].write("".join(lines).encode())
+
+    def _complete(self, sequence: _Sequence) -> str:
+        """The row of a sequence that must have been seen whole. Raises StorageError."""
+        if sequence.chunks_seen != sequence.n_chunks:
+            raise StorageError(
+                f"token store: {sequence.name} has {sequence.n_chunks} chunks, {sequence.chunks_seen} were found"
+            )
+        return sequence.row(self.consensus, self.totals)
 
     def _sequences(self, table: BlockTable) -> list[_Sequence]:
         """The records that begin in a block."""
@@ -220,7 +227,7 @@ class TableWriter:
             nonvirus.tolist(),
             strict=True,
         ):
-            name, frame_name = chunk_names[c], FRAME_NAMES[frame]
+            name, frame_name = chunk_names[c], FRAMES[frame]
             columns = _scores((v, n) if v == v else None)
             lines.append(
                 f"{name}_chunk_{k}{frame_name}\t{name}\t{k}\t{s}\t{e}\t{'+-'[frame // 3]}\t{frame % 3 + 1}\t{columns}\n"

@@ -35,11 +35,17 @@ def problems(path: Path) -> Iterator[str]:
         except DamagedFile as error:
             yield str(error)
     try:
-        plan, digest = layout.map_plan(folder.plan)
+        plan, plan_id = layout.map_plan(folder.plan)
     except DamagedFile as error:
         yield str(error)
         return
-    yield from parts.damaged(folder.parts, range(plan.n_units), plan, part_header(digest, recorded), full=True).values()
+    for shard in range(len(plan.shard_unit) - 1):
+        if not layout.shard_is_valid(folder.tokens, shard, plan_id):
+            path_of_shard = layout.shard_path(folder.tokens, shard)
+            yield f"{path_of_shard}: is absent, damaged, or belongs to another plan"
+    yield from parts.damaged(
+        folder.parts, range(plan.n_units), plan, part_header(plan_id, recorded), full=True
+    ).values()
     yield from _wrong_tables(path, summary)
 
 
