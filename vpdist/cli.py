@@ -14,6 +14,7 @@ from vpdist.config import Settings
 from vpdist.environment import place
 from vpdist.errors import StorageError, VpdistError
 from vpdist.launch import launch, ranks_to_start
+from vpdist.weights import resolve_model
 
 app = typer.Typer(
     help="Tell viral sequences from everything else in sequencing data, on as many GPUs as there are.",
@@ -179,6 +180,15 @@ def verify(
     if found:
         raise typer.Exit(StorageError.exit_code)
     typer.echo(f"{run}: complete and undamaged")
+
+
+@app.command()
+def download(
+    models: Annotated[list[str], typer.Argument(metavar="ID...", help="Hub ids: owner/name or owner/name@revision.")],
+) -> None:
+    """Fetch encoders at their pinned revisions, so that --offline finds them."""
+    for model in models:
+        typer.echo(f"{model}: {resolve_model(model)}")
 
 
 @app.command("import-classifier")
