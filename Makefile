@@ -2,7 +2,7 @@
 # test    the whole test suite, on CPU
 # check   ruff (rules and format) and mypy
 # format  let ruff rewrite what it can
-# bench   figures: balance of work over ranks
+# bench   figures: balance of work over ranks; wall time of predict on 1 and 2 ranks, full-size random encoders
 # clean   remove what the other verbs made, but for the environment (.venv)
 #
 # Each verb creates the environment first where it is missing or older than its lists. pip's own settings
@@ -31,9 +31,12 @@ format: $(ENVIRONMENT)
 
 bench: $(ENVIRONMENT)
 	$(BIN)/python scripts/balance.py
+	$(BIN)/python scripts/make_sample.py bench/sample
+	$(BIN)/python scripts/make_models.py bench/models --nucleotide 12x768 --protein 12x480
+	$(BIN)/python scripts/bench_predict.py bench/sample/sample.fa.gz --contigs 12 --models bench/models --work bench/runs
 
 clean:
-	rm -rf demo build dist vpdist.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo bench build dist vpdist.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf vpdist/__pycache__ tests/__pycache__ scripts/__pycache__
 
 $(ENVIRONMENT): pyproject.toml constraints.txt

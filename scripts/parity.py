@@ -96,9 +96,8 @@ def main() -> None:
         clear = np.abs(expected_virus - 0.5) > (0.05 if dtype == torch.bfloat16 else 0)
         equal = ((virus > nonvirus) == expected_label)[clear].sum()
         name = str(dtype).removeprefix("torch.")
-        print(
-            f"scores, {name}: {np.abs(virus - expected_virus).max():.1e} at most; labels: {equal} of {clear.sum()} equal"
-        )
+        deviation = np.abs(virus - expected_virus).max()
+        print(f"scores, {name}: {deviation:.1e} at most; labels: {equal} of {clear.sum()} equal")
 
 
 if __name__ == "__main__":
