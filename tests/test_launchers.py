@@ -182,6 +182,30 @@ def test_a_run_stopped_by_a_signal_resumes_with_the_same_command(models: TinyMod
     assert tables(tmp_path / "run") == tables(tmp_path / "undisturbed")
 
 
+def test_torchrun_finishes_by_itself_after_a_rank_was_killed(
+    models: TinyModels, contigs: Path, plain: Path, tmp_path: Path
+) -> None:
+    launcher = [*standalone(3), "--max-restarts=1"]
+    arguments = command(launcher, models, contigs, tmp_path / "run", "--token-budget", "200")
+    agent = subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parts = tmp_path / "run" / "parts"
+    until = time.monotonic() + 60
+    while time.monotonic() < until and (not parts.exists() or len(list(parts.glob("unit-*"))) < 5):
+        time.sleep(0.02)
+    log = (tmp_path / "run" / "logs" / "rank00001.log").read_text()
+    found = re.search(r"rank 1 of 3, process (\d+)", log)
+    assert found is not None
+    written = {path.name: path.stat().st_mtime_ns for path in parts.glob("unit-*")}
+    os.kill(int(found[1]), signal.SIGKILL)
+    assert agent.wait(timeout=120) == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["launcher_restarts"] == 1
+    after = {path.name: path.stat().st_mtime_ns for path in parts.glob("unit-*")}
+    assert {name: after[name] for name in written} == written
+    assert [line.split(b"\t")[:4] for content in tables(tmp_path / "run") for line in content.splitlines()] == [
+        line.split(b"\t")[:4] for content in tables(plain) for line in content.splitlines()
+    ]
+
+
 class Terminal:
     """A real pseudo-terminal whose screen a terminal emulator keeps."""
 
