@@ -100,7 +100,7 @@ def conduct(
     place = environment.place()
     console = _console()
     with contextlib.ExitStack() as stack:
-        opened = _Opened()
+        opened = _Opened(restart)
         stop = StopRequest(at_once=opened.abort_display)
         stack.enter_context(stop.installed())
         try:
@@ -154,6 +154,8 @@ def _open_folder(folder: RunFolder, stack: contextlib.ExitStack, *, restart: boo
 class _Opened:
     """What of a run has been opened so far."""
 
+    restart: bool
+    """Whether the command says --restart, which the one that resumes must not."""
     control: Control | None = None
     session: Session | None = None
 
@@ -202,20 +204,20 @@ def _failed(error: Exception, opened: _Opened, console: TextIO) -> int:
         log.error("%s: %s", type(error).__name__, error)
     else:
         log.error("a bug", exc_info=error)
-    control, session = opened.control, opened.session
+    control, session, message = opened.control, opened.session, describe(error, opened.restart)
     if control is not None and not isinstance(error, PeerLost):
-        control.publish_failure(None if isinstance(error, FailedElsewhere) else describe(error), code)
-    opened.abort_display(describe(error))
+        control.publish_failure(None if isinstance(error, FailedElsewhere) else message, code)
+    opened.abort_display(message)
     if control is None:  # it could not even join its peers: nobody else can tell
-        _tell(console, f"vpdist: {describe(error)}")
+        _tell(console, f"vpdist: {message}")
         return code
     if _speaks(error, control):
-        _tell(console, f"vpdist: {describe(error)}")
+        _tell(console, f"vpdist: {message}")
         if session is not None:
             failing = error.rank if isinstance(error, FailedElsewhere) else control.runtime.rank
             state = "interrupted" if code in (130, 143) else "failed"
             with contextlib.suppress(StorageError):  # the disk may be what failed; people have been told
-                session.end(state, code, describe(error), failing)
+                session.end(state, code, message, failing)
     if control.is_first and control.runtime.world_size > 1:
         control.acknowledge_failure()
     return code
@@ -230,12 +232,12 @@ def _speaks(error: Exception, control: Control) -> bool:
     return control.runtime.rank == error.spokesman(control.runtime.world_size)
 
 
-def describe(error: Exception) -> str:
+def describe(error: Exception, restart: bool = False) -> str:
     """The one line that people read."""
     if isinstance(error, FailedElsewhere):
         return f"rank {error.rank}: {error}"
     if isinstance(error, Interrupted):
-        return f"{error}; the same command again resumes (without --restart)"
+        return f"{error}; the same command again resumes" + (" (without --restart)" if restart else "")
     if isinstance(error, VpdistError):
         return str(error)
     return f"this is a bug, see the log files: {type(error).__name__}: {error}"
