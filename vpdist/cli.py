@@ -210,7 +210,10 @@ def watch(
     """Draw a run's live bars in this terminal."""
     from vpdist.progress import watch as draw
 
-    draw(run, sys.stderr)
+    try:
+        draw(run, sys.stderr)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 @app.callback(invoke_without_command=True)
