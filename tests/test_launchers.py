@@ -158,7 +158,7 @@ def test_the_built_in_launch_returns_the_true_code(models: TinyModels, tmp_path:
 
 
 def test_a_run_stopped_by_a_signal_resumes_with_the_same_command(models: TinyModels, tmp_path: Path) -> None:
-    source = write_contigs(tmp_path / "contigs.fa", n=150)
+    source = write_contigs(tmp_path / "contigs.fa", n=100)
     arguments = command(standalone(2), models, source, tmp_path / "run", "--token-budget", "400")
     agent = subprocess.Popen(arguments, env=environment(), stderr=subprocess.PIPE, text=True)
     parts = tmp_path / "run" / "parts"
@@ -235,7 +235,7 @@ class Terminal:
 
 
 def test_bars_of_both_ranks_move_on_a_terminal_and_leave_it_clean(models: TinyModels, tmp_path: Path) -> None:
-    source = write_contigs(tmp_path / "contigs.fa", n=500)
+    source = write_contigs(tmp_path / "contigs.fa", n=300)
     terminal = Terminal(command(standalone(2), models, source, tmp_path / "run", "--token-budget", "400"))
     percentages: dict[str, set[str]] = {"rank 0": set(), "rank 1": set(), "all": set()}
     while terminal.read(0.5):
@@ -251,7 +251,7 @@ def test_bars_of_both_ranks_move_on_a_terminal_and_leave_it_clean(models: TinyMo
 
 
 def test_ctrl_c_leaves_the_terminal_clean_and_says_how_to_go_on(models: TinyModels, tmp_path: Path) -> None:
-    source = write_contigs(tmp_path / "contigs.fa", n=2000)
+    source = write_contigs(tmp_path / "contigs.fa", n=1000)
     terminal = Terminal(command(standalone(2), models, source, tmp_path / "run", "--token-budget", "400"))
     parts = tmp_path / "run" / "parts"
     while terminal.read(0.2) and not (parts.exists() and len(list(parts.glob("unit-*"))) > 3):
