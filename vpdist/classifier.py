@@ -18,8 +18,8 @@ import xxhash
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from vpdist import hdf5
 from vpdist.errors import WeightsError
+from vpdist.files import write_file
 from vpdist.pickles import read_classifier_pickle
 
 FORMAT = "vpdist-classifier-1"
@@ -107,7 +107,7 @@ def save_classifier(classifier: Classifier, path: Path, metadata: Mapping[str, s
         "dropout": repr(classifier.dropout.p),
         "metadata": json.dumps({**classifier.metadata, **metadata}, sort_keys=True),
     }
-    hdf5.write_file(path, safetensors.torch.save(classifier.parameters_by_name(), described))
+    write_file(path, safetensors.torch.save(classifier.parameters_by_name(), described))
 
 
 def load_classifier(path: Path) -> Classifier:

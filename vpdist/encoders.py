@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vpdist import dnabert_s, esm2
+from vpdist.batches import take
 from vpdist.errors import UsageError, WeightsError
 from vpdist.packing import Packing
 from vpdist.weights import encoder_shape, fitted, load_state_dict, read_config
@@ -55,21 +56,13 @@ class Encoder:
         order = np.argsort(lengths, kind="stable")
         in_order = bool((order[:-1] < order[1:]).all())
         if not in_order:
-            tokens, offsets = _rearranged(tokens, offsets, order)
+            tokens, offsets = take(tokens, offsets, order)
         packing = Packing(offsets, self.device, CUDA_GRANULE if self.device.type == "cuda" else 1)
         hidden_TD = self.model(torch.from_numpy(tokens.astype(np.int32)).to(self.device), packing)
         pooled_BD = packing.means(hidden_TD, first=self.special, last=self.special)
         if in_order:
             return pooled_BD
         return torch.empty_like(pooled_BD).index_copy_(0, torch.from_numpy(order).to(self.device), pooled_BD)
-
-
-def _rearranged(tokens: np.ndarray, offsets: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and offsets of the same sequences in another order."""
-    lengths = np.diff(offsets)[order]
-    rearranged = np.concatenate(([0], np.cumsum(lengths)))
-    source = np.arange(rearranged[-1]) + np.repeat(offsets[:-1][order] - rearranged[:-1], lengths)
-    return tokens[source], rearranged
 
 
 def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.device) -> Encoder:

@@ -8,6 +8,7 @@ fragment's nucleotide string has one base more than the codons of its protein.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,9 +115,9 @@ def six_frames(bases: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Fragm
         frame=np.concatenate(frame),
         residues=all_residues,
         nucleotide=np.frombuffer(b"".join(nucleotide), np.uint8),
-        nucleotide_offsets=_offsets(np.concatenate(nucleotide_lengths)),
+        nucleotide_offsets=offsets_of(np.concatenate(nucleotide_lengths)),
         protein=np.frombuffer(b"".join(protein), np.uint8),
-        protein_offsets=_offsets(all_residues),
+        protein_offsets=offsets_of(all_residues),
     )
 
 
@@ -194,7 +195,8 @@ def _translate(
     )
 
 
-def _offsets(lengths: np.ndarray) -> np.ndarray:
+def offsets_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """(n + 1,) int64: where each of n pieces laid end to end begins, and where the last one ends."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets

@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 
 from vpdist import hdf5
-from vpdist.fragments import chunk_bounds, six_frames
+from vpdist.fragments import chunk_bounds, offsets_of, six_frames
 from vpdist.hdf5 import DamagedFile
 from vpdist.records import Record, read_records
 from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
@@ -48,7 +48,7 @@ class Texts:
     @classmethod
     def pack(cls, texts: Sequence[str]) -> Texts:
         encoded = [text.encode() for text in texts]
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), _offsets([len(text) for text in encoded]))
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets_of([len(text) for text in encoded]))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -227,7 +227,7 @@ class _OpenBlock:
             chunk_start=start.copy(),
             chunk_end=end.copy(),
             bases=np.frombuffer(b"".join(self._bases), np.uint8),
-            base_offsets=_offsets([len(bases) for bases in self._bases]),
+            base_offsets=offsets_of([len(bases) for bases in self._bases]),
         )
 
 
@@ -312,12 +312,6 @@ def _hashes(texts: Iterable[bytes]) -> np.ndarray:
 def _pieces(flat: np.ndarray, offsets: np.ndarray) -> Iterator[bytes]:
     content, bounds = flat.tobytes(), offsets.tolist()
     return (content[start:end] for start, end in pairwise(bounds))
-
-
-def _offsets(lengths: Sequence[int]) -> np.ndarray:
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
 
 
 def _content(block: BlockRecords) -> tuple[dict[str, np.ndarray], dict[str, str | int | float]]:
