@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -22,6 +20,7 @@ from pathlib import Path
 
 import dnaio
 import torch
+from verdicts import conditions
 
 from vpdist.classifier import Classifier, save_classifier
 from vpdist.weights import encoder_shape
@@ -33,15 +32,6 @@ def first_contigs(source: Path, target: Path, n: int) -> Path:
         for _, record in zip(range(n), reader, strict=False):
             file.write(f">{record.name}\n{record.sequence}\n")
     return target
-
-
-def processor() -> str:
-    """The processor's name and what of its vector units matters here."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    flags = next((line.split(":")[1].split() for line in lines if line.startswith("flags")), [])
-    units = [unit for unit in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if unit in flags]
-    return f"{name}, {os.cpu_count()} cores, {' '.join(units)}"
 
 
 def measure(
@@ -91,7 +81,7 @@ def main() -> None:
     torch.manual_seed(0)
     width = sum(encoder_shape(arguments.models / name).width for name in ("dnabert-s", "esm-2"))
     save_classifier(Classifier(width, 512).eval(), classifier, {"chunk_length": "500"})
-    print(f"{processor()}; torch {torch.__version__}; command: {' '.join(sys.argv)}", flush=True)
+    print(conditions(), flush=True)
     print("ranks  whole run s  embedding s  fragments  tokens/s (whole)  tokens/s (embedding)  progress %", flush=True)
     for ranks in arguments.ranks:
         folder = arguments.work / f"ranks-{ranks}"
