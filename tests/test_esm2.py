@@ -11,7 +11,7 @@ from tests.tiny_models import write_esm2
 from vpdist import esm2
 from vpdist.encoders import load_encoder
 from vpdist.errors import WeightsError
-from vpdist.packing import Packing
+from vpdist.packing import Packing, has_varlen_kernel
 from vpdist.weights import read_config
 
 CPU = torch.device("cpu")
@@ -71,23 +71,38 @@ def test_a_packed_batch_gives_what_the_library_gives_for_each_sequence(tmp_path)
 def test_the_embedding_scale_of_token_dropout_survives_packing(tmp_path) -> None:
     encoder = load_encoder(write_esm2(tmp_path), "protein", torch.float32, CPU)
     seen = []
-    encoder.model.model.embeddings.register_forward_hook(lambda module, given, embedded: seen.append(embedded[0]))
+    encoder.model.embeddings.register_forward_hook(lambda module, given, embedded: seen.append(embedded.clone()))
     tokens, offsets = sequences(5, 50)
     encoder.embed(tokens, offsets)
-    words = encoder.model.model.embeddings.word_embeddings.weight[torch.from_numpy(tokens.astype(np.int64))]
+    words = encoder.model.embeddings.word_embeddings.weight[torch.from_numpy(tokens.astype(np.int64))]
     torch.testing.assert_close(seen[0], 0.88 * words)
 
 
-def test_no_mask_of_all_pairs_is_made(tmp_path) -> None:
-    """A packed row has many times more pairs of tokens than its sequences have."""
+def test_tokens_of_other_sequences_change_nothing(tmp_path) -> None:
     encoder = load_encoder(write_esm2(tmp_path), "protein", torch.float32, CPU)
-    masks = []
-    attention = encoder.model.model.encoder.layer[0].attention
-    attention.register_forward_hook(
-        lambda module, given, named, out: masks.append(named["attention_mask"]), with_kwargs=True
+    tokens, offsets = sequences(5, 5)
+    before = encoder.embed(tokens, offsets)
+    tokens[offsets[1] + 1 : -1] = 9
+    after = encoder.embed(tokens, offsets)
+    assert torch.equal(before[0], after[0])
+    assert not torch.allclose(before[1], after[1])
+
+
+def test_queries_and_keys_reordered_alike_are_rotated_as_the_library_rotates_them() -> None:
+    torch.manual_seed(0)
+    heads, size, length, width = 3, 8, 5, 24
+    weight = torch.randn(heads * size, width)
+    hidden = torch.randn(length, width)
+    angle = torch.rand(length, size // 2)
+    cos, sin = (torch.cat((part, part), 1)[:, None] for part in (angle.cos(), angle.sin()))
+    plain = (hidden @ weight.T).unflatten(1, (heads, size))
+    expected = plain * cos + torch.cat((-plain[..., size // 2 :], plain[..., : size // 2]), -1) * sin
+    reordered = esm2.interleaved("encoder.layer.0.attention.self.query.weight", weight, heads)
+    turned = esm2.rotated(
+        (hidden @ reordered.T).unflatten(1, (heads, size)), torch.polar(torch.ones(1), angle)[:, None]
     )
-    encoder.embed(*sequences(5, 6))
-    assert masks == [None]
+    expected = expected.unflatten(2, (2, -1)).transpose(2, 3).flatten(2)
+    torch.testing.assert_close(turned, expected, atol=1e-5, rtol=0)
 
 
 def test_the_hub_layout_gives_the_same_embeddings(tmp_path) -> None:
@@ -114,9 +129,9 @@ def test_rotary_frequencies_come_from_the_checkpoint_and_stay_float32(tmp_path) 
             state[name.format(layer)] = stored.clone()
 
     changed(folder, other_frequencies)
-    rotary = load_encoder(folder, "protein", torch.bfloat16, CPU).model.model.rotary_embeddings
-    assert rotary.inv_freq.dtype == torch.float32
-    assert torch.equal(rotary.inv_freq, stored)
+    model = load_encoder(folder, "protein", torch.bfloat16, CPU).model
+    assert model.inv_freq.dtype == torch.float32
+    assert torch.equal(model.inv_freq, stored)
 
     changed(folder, lambda state: state[name.format(1)].mul_(2))
     with pytest.raises(WeightsError, match=r"inv_freq.* differ"):
@@ -144,7 +159,13 @@ def test_old_layer_norm_names_are_understood(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"position_embedding_type": "absolute"}, {"is_decoder": True}, {"hidden_size": "wide"}]
+    "change",
+    [
+        {"position_embedding_type": "absolute"},
+        {"is_decoder": True},
+        {"emb_layer_norm_before": True},
+        {"hidden_size": "wide"},
+    ],
 )
 def test_another_kind_of_esm_is_refused(tmp_path, change) -> None:
     config = json.loads((write_esm2(tmp_path) / "config.json").read_text())
@@ -160,6 +181,6 @@ def test_the_variable_length_kernel_agrees_with_float32(tmp_path, dtype: torch.d
     tokens, offsets = sequences(1, 8, 30, 200, 31, 1022)
     exact = load_encoder(folder, "protein", torch.float32, CPU).embed(tokens, offsets)
     encoder = load_encoder(folder, "protein", dtype, device)
-    assert esm2.has_varlen_kernel(device, dtype)
+    assert has_varlen_kernel(device, dtype)
     cosine = torch.nn.functional.cosine_similarity(exact, encoder.embed(tokens, offsets).cpu(), dim=1)
     assert cosine.min() > 0.999

@@ -8,13 +8,14 @@ the caller's.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vpdist import dnabert_s, esm2
+from vpdist import dnabert_s, esm2, packed_linear
 from vpdist.batches import take
 from vpdist.errors import UsageError, WeightsError
 from vpdist.packing import Packing
@@ -84,35 +85,61 @@ def _load_dnabert_s(folder: Path, dtype: torch.dtype, device: torch.device) -> n
     config = dnabert_s.read_config(read_config(folder), folder)
     with torch.device("meta"):
         model = dnabert_s.DnabertS(config, with_pooler=False)
-    return _filled(model, dnabert_s.published_names(load_state_dict(folder)), dtype, device, folder, dnabert_s.UNUSED)
+    state = dnabert_s.published_names(load_state_dict(folder))
+    wanted = {name: (name,) for name, _ in model.named_parameters()}
+    return _filled(model, state, wanted, dtype, device, folder, dnabert_s.UNUSED)
 
 
 def _load_esm2(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
     config = esm2.read_config(read_config(folder), folder)
     with torch.device("meta"):
-        encoder = esm2.Esm2(config)
+        model = esm2.Esm2(config)
     state = esm2.published_names(load_state_dict(folder), folder)
-    encoder.set_frequencies(state.pop(esm2.INV_FREQ, None), device)
-    _filled(encoder.model, state, dtype, device, folder, esm2.UNUSED)
-    return encoder
+    if (inv_freq := state.pop(esm2.INV_FREQ, None)) is not None:
+        model.set_frequencies(inv_freq)
+    wanted = {name: esm2.sources(name) for name, _ in model.named_parameters()}
+
+    def arrange(name: str, tensor: Tensor) -> Tensor:
+        return esm2.interleaved(name, tensor, config.num_attention_heads)
+
+    return _filled(model, state, wanted, dtype, device, folder, esm2.UNUSED, arrange)
 
 
 def _filled(
     model: nn.Module,
     state: dict[str, Tensor],
+    wanted: Mapping[str, tuple[str, ...]],
     dtype: torch.dtype,
     device: torch.device,
     folder: Path,
     unused: re.Pattern[str],
+    arrange: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor,
 ) -> nn.Module:
-    """`model`, its parameters replaced by copies of the tensors of `state`. Copies, because the tensors are mapped
-    from files that someone may replace while the run goes on."""
-    wanted = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
-    copies = {
-        name: tensor.to(device=device, dtype=dtype, copy=True)
-        for name, tensor in fitted(state, wanted, folder, unused).items()
-    }
-    model.load_state_dict(copies, strict=False, assign=True)
+    """`model`, each of its parameters a copy of the tensors of `state` that `wanted` names for it, one below the other,
+    their rows as `arrange` orders them.
+
+    Copied one by one, so that the host never holds a second set; copied at all, because the tensors are mapped from
+    files that someone may replace while the run goes on.
+    """
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    fit = fitted(
+        state,
+        [
+            (source, (shapes[name][0] // len(names), *shapes[name][1:]))
+            for name, names in wanted.items()
+            for source in names
+        ],
+        folder,
+        unused,
+    )
+    for name, names in wanted.items():
+        filled = torch.empty(shapes[name], dtype=dtype, device=device)
+        for part, source in zip(filled.chunk(len(names)), names, strict=True):
+            part.copy_(arrange(source, fit[source]))
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(filled, requires_grad=False))
+    if packed_linear.serves(device, dtype):
+        packed_linear.pack(model)
     return model
 
 

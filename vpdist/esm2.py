@@ -1,9 +1,10 @@
-"""ESM-2, the encoder of proteins (Lin et al. 2023): the library's `EsmModel`, run on packed batches.
+"""ESM-2, the encoder of proteins, written from its published design (Lin et al. 2023).
 
-Enters: a packed batch of token ids. Leaves: one vector per token, after the final LayerNorm. Packed as one row of T
-tokens; positions restart with every sequence, attention stays within it through the library's attention interface.
+Enters: a packed batch of token ids. Leaves: one vector per token, after the final LayerNorm. Pre-norm transformer with
+rotary positions, which restart with every sequence; attention stays within it. Queries, keys and values are one
+product, GELU and rotation one pass each: the library's model runs GELU as five kernels and rotation as eight.
 
-Shapes: T tokens of all sequences, D width, H heads, E = D / H.
+Shapes: T tokens of all sequences, D width, H heads, E = D / H, I inner width of the feed-forward.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AttentionInterface, EsmConfig, EsmModel
+from torch.nn import functional
+from transformers import EsmConfig
 
 from vpdist.errors import WeightsError
 from vpdist.packing import Packing
-
-ATTENTION = "vpdist_packed"
 
 UNUSED = re.compile(
     r"lm_head\..*|contact_head\..*|pooler\..*|embeddings\.position_ids|embeddings\.position_embeddings\.weight"
@@ -31,41 +31,8 @@ UNUSED = re.compile(
 INV_FREQ = "rotary_embeddings.inv_freq"
 LAYER_INV_FREQ = re.compile(r"encoder\.layer\.[^.]+\.attention\.self\.rotary_embeddings\.inv_freq")
 
-
-def packed_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float,
-    packing: Packing,
-    **_: object,
-) -> tuple[Tensor, None]:
-    """Attention within every sequence of a packed row: query, key, value (1, H, T, E) -> (1, T, H, E).
-
-    The library also passes its own settings, which do not concern an encoder at inference (dropout, use_cache, ...).
-    On CUDA in half precision through the variable-length kernel, else through SDPA over runs of about equal lengths.
-    """
-    query_THE, key_THE, value_THE = (states[0].transpose(0, 1) for states in (query, key, value))
-    if not has_varlen_kernel(query.device, query.dtype):
-        return packing.attention(query_THE, key_THE, value_THE, scaling)[None], None
-    from torch.nn.attention.varlen import varlen_attn
-
-    ends, longest = packing.cu_seqlens, packing.longest
-    attended_THE = varlen_attn(query_THE, key_THE, value_THE, ends, ends, longest, longest, scale=scaling)
-    assert isinstance(attended_THE, Tensor)  # a tuple only where auxiliary outputs are asked for
-    return attended_THE[None], None
-
-
-AttentionInterface.register(ATTENTION, packed_attention)
-
-
-def has_varlen_kernel(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the variable-length kernel serves this device and dtype: half precision, Ampere or newer."""
-    half = dtype in (torch.float16, torch.bfloat16)
-    return device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0)
+UNMASKED_IN_TRAINING = 1 - 0.15 * 0.8
+"""Token dropout: embeddings are scaled by the share of tokens that training left unmasked; here none is masked."""
 
 
 def read_config(config: Mapping[str, Any], folder: Path) -> EsmConfig:
@@ -76,12 +43,13 @@ def read_config(config: Mapping[str, Any], folder: Path) -> EsmConfig:
         raise WeightsError(f"{folder}: config.json is not an ESM-2 configuration: {error}") from error
     if described.position_embedding_type != "rotary" or described.is_decoder or described.is_folding_model:
         raise WeightsError(f"{folder}: not an ESM-2 encoder (rotary positions, neither decoder nor folding model)")
-    described._attn_implementation = ATTENTION
+    if described.emb_layer_norm_before:
+        raise WeightsError(f"{folder}: not an ESM-2 encoder (it normalises its embeddings, as ESM-1b did)")
     return described
 
 
 def published_names(state: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    """The tensors by `EsmModel`'s names: without `esm.`, old LayerNorm names as new ones, rotary frequencies once.
+    """The tensors by the library's names: without `esm.`, old LayerNorm names as new ones, rotary frequencies once.
 
     Raises WeightsError where layers have different frequencies, which no ESM-2 has.
     """
@@ -97,32 +65,134 @@ def published_names(state: Mapping[str, Tensor], folder: Path) -> dict[str, Tens
     return named
 
 
+def sources(name: str) -> tuple[str, ...]:
+    """The published tensors that, one below the other, make up a parameter: three of them make one product."""
+    if ".qkv." not in name:
+        return (name,)
+    return tuple(name.replace("qkv", part) for part in ("query", "key", "value"))
+
+
+def frequencies(config: EsmConfig) -> Tensor:
+    """(E / 2,) float32: rotary frequencies as the configuration gives them (Su et al. 2021)."""
+    size = config.hidden_size // config.num_attention_heads
+    return 1.0 / (config.rope_theta ** (torch.arange(0, size, 2, dtype=torch.float32, device="cpu") / size))
+
+
+class Embeddings(nn.Module):
+    def __init__(self, config: EsmConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.scale = UNMASKED_IN_TRAINING if config.token_dropout else 1.0
+
+    def forward(self, tokens_T: Tensor) -> Tensor:
+        return self.word_embeddings(tokens_T).mul_(self.scale)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: EsmConfig) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+
+    def forward(self, hidden_TD: Tensor, packing: Packing, rotation_T1E: Tensor) -> Tensor:
+        qkv_THE = self.qkv(hidden_TD).unflatten(1, (3 * self.heads, -1))
+        query_THE, key_THE = rotated(qkv_THE[:, : 2 * self.heads], rotation_T1E).chunk(2, dim=1)
+        scale = query_THE.shape[-1] ** -0.5
+        return packing.attention(query_THE, key_THE, qkv_THE[:, 2 * self.heads :], scale).flatten(1)
+
+
+class Output(nn.Module):
+    """A product that returns to the residual stream."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inputs, width)
+
+    def forward(self, inner_TI: Tensor, hidden_TD: Tensor) -> Tensor:
+        return self.dense(inner_TI).add_(hidden_TD)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: EsmConfig) -> None:
+        super().__init__()
+        self.self = SelfAttention(config)
+        self.output = Output(config.hidden_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_TD: Tensor, packing: Packing, rotation_T1E: Tensor) -> Tensor:
+        return self.output(self.self(self.LayerNorm(hidden_TD), packing, rotation_T1E), hidden_TD)
+
+
+class Intermediate(nn.Module):
+    def __init__(self, config: EsmConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+
+    def forward(self, hidden_TD: Tensor) -> Tensor:
+        return functional.gelu(self.dense(hidden_TD))
+
+
+class Layer(nn.Module):
+    def __init__(self, config: EsmConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.intermediate = Intermediate(config)
+        self.output = Output(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_TD: Tensor, packing: Packing, rotation_T1E: Tensor) -> Tensor:
+        hidden_TD = self.attention(hidden_TD, packing, rotation_T1E)
+        return self.output(self.intermediate(self.LayerNorm(hidden_TD)), hidden_TD)
+
+
+class Layers(nn.Module):
+    def __init__(self, config: EsmConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.emb_layer_norm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
 class Esm2(nn.Module):
-    """The encoder: `EsmModel` without pooler and contact head."""
+    """The encoder, without pooler and heads. For inference only: sums are made in place."""
 
     def __init__(self, config: EsmConfig) -> None:
         super().__init__()
-        self.model = EsmModel(config, add_pooling_layer=False)
-        del self.model.contact_head
+        self.embeddings = Embeddings(config)
+        self.encoder = Layers(config)
+        self.inv_freq = frequencies(config)
 
-    def set_frequencies(self, inv_freq: Tensor | None, device: torch.device) -> None:
-        """Take the rotary frequencies (E / 2,) of the checkpoint, or those that follow from the configuration.
-
-        They stay float32 whatever the weights' dtype. Raises WeightsError for another number of them.
-        """
-        rotary = self.model.rotary_embeddings
-        computed, _ = rotary.compute_default_rope_parameters(self.model.config)
-        if inv_freq is not None and inv_freq.shape != computed.shape:
-            raise WeightsError(f"{INV_FREQ} is {tuple(inv_freq.shape)}, not {tuple(computed.shape)}")
-        rotary.inv_freq = (computed if inv_freq is None else inv_freq).to(device, torch.float32, copy=True)
+    def set_frequencies(self, inv_freq: Tensor) -> None:
+        """Take the rotary frequencies (E / 2,) of the checkpoint. Raises WeightsError for another number of them."""
+        if inv_freq.shape != self.inv_freq.shape:
+            raise WeightsError(f"{INV_FREQ} is {tuple(inv_freq.shape)}, not {tuple(self.inv_freq.shape)}")
+        self.inv_freq = inv_freq.to(torch.float32, copy=True)
 
     def forward(self, tokens_T: Tensor, packing: Packing) -> Tensor:
-        """(T, D): the last layer's vector of every token, normalised. `tokens_T` are integer ids.
+        """(T, D): the last layer's vector of every token, normalised. `tokens_T` are integer ids."""
+        hidden_TD = self.embeddings(tokens_T)
+        rotation_T1E = self._rotation(packing)
+        for layer in self.encoder.layer:
+            hidden_TD = layer(hidden_TD, packing, rotation_T1E)
+        return self.encoder.emb_layer_norm_after(hidden_TD)
 
-        The embedding scale (token dropout: 0.88 where nothing is masked) depends on masked tokens only; proteins
-        have none, so one row of all sequences gets the scale that each would get alone.
-        """
-        output = self.model(
-            input_ids=tokens_T[None], position_ids=packing.positions[None], packing=packing, return_dict=True
-        )
-        return output.last_hidden_state[0]
+    def _rotation(self, packing: Packing) -> Tensor:
+        """(T, 1, E / 2) complex64 of modulus 1: how far each token's position turns each pair of numbers."""
+        self.inv_freq = self.inv_freq.to(packing.device)
+        angle_TE = packing.positions[:, None].float() * self.inv_freq
+        return torch.polar(torch.ones_like(angle_TE), angle_TE)[:, None]
+
+
+def rotated(states_THE: Tensor, rotation_T1E: Tensor) -> Tensor:
+    """Rotary position embedding in float32, whatever the dtype: numbers i and i + E / 2 of every head are the
+    parts of a complex number, which is turned. They come interleaved (`interleaved`). May work in place."""
+    exact_THE = states_THE.float()
+    torch.view_as_complex(exact_THE.unflatten(2, (-1, 2))).mul_(rotation_T1E)
+    return exact_THE.to(states_THE.dtype)
+
+
+def interleaved(name: str, tensor: Tensor, heads: int) -> Tensor:
+    """The rows of a published query or key tensor in the order that `rotated` wants: 0, E / 2, 1, E / 2 + 1, ... of
+    every head. Products of queries and keys don't change when both are reordered alike."""
+    if not re.search(r"\.(query|key)\.", name):
+        return tensor
+    return tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)

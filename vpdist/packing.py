@@ -99,8 +99,11 @@ class Packing:
     ) -> torch.Tensor:
         """(T, H, E): softmax(scale * query key + bias) value within every sequence.
 
-        `bias_HLL` covers the longest run's length and depends on two positions only.
+        `bias_HLL` covers the longest run's length and depends on two positions only. Without one, in half precision on
+        CUDA, through the variable-length kernel; else through SDPA, run by run.
         """
+        if bias_HLL is None and has_varlen_kernel(query_THE.device, query_THE.dtype):
+            return _attend_varlen(query_THE, key_THE, value_THE, scale, self.cu_seqlens, self.longest)
         outputs = [self._attend(run, query_THE, key_THE, value_THE, scale, bias_HLL) for run in self.runs]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -122,6 +125,27 @@ class Packing:
         output_NHLE = scaled_dot_product_attention(query_NHLE, key_NHLE, value_NHLE, attn_mask=mask, scale=scale)
         output_THE = output_NHLE.transpose(1, 2).reshape(-1, *query_THE.shape[1:])
         return output_THE if run.scattered is None else output_THE[run.scattered]
+
+
+def has_varlen_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the variable-length kernel serves this device and dtype: half precision, Ampere or newer."""
+    half = dtype in (torch.float16, torch.bfloat16)
+    return device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _attend_varlen(
+    query_THE: torch.Tensor,
+    key_THE: torch.Tensor,
+    value_THE: torch.Tensor,
+    scale: float,
+    cu_seqlens: torch.Tensor,
+    longest: int,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    attended_THE = varlen_attn(query_THE, key_THE, value_THE, cu_seqlens, cu_seqlens, longest, longest, scale=scale)
+    assert isinstance(attended_THE, torch.Tensor)  # a tuple only where auxiliary outputs are asked for
+    return attended_THE
 
 
 def _laid_out(flat_THE: torch.Tensor, run: Run) -> torch.Tensor:
