@@ -12,7 +12,7 @@ import argparse
 
 import numpy as np
 
-from vpdist.decide import TOKEN_BUDGET, UNIT_OPERATIONS
+from vpdist.decide import CPU_TOKEN_BUDGET, UNIT_OPERATIONS
 from vpdist.fragments import chunk_bounds
 from vpdist.plan import COST_SCALE, EncoderCost, FragmentKeys, Limits, build
 from vpdist.sampler import TokenWeightedDistributedSampler
@@ -57,7 +57,7 @@ def balance(n_ranks: int, n_sequences: int, seed: int) -> tuple[float, float, in
     nucleotide, protein = cost_of(DNABERT_S), cost_of(ESM2_3B)
     cost = nucleotide.of(keys.nucleotide_tokens) + protein.of(keys.protein_tokens)
     by_count = np.bincount(owner % n_ranks, weights=cost, minlength=n_ranks)
-    limits = Limits(token_budget=TOKEN_BUDGET["cpu"], unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
+    limits = Limits(token_budget=CPU_TOKEN_BUDGET, unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
     plan = build(keys, limits, nucleotide, protein)
     units, costs = list(range(plan.n_units)), plan.unit_cost.tolist()
     samplers = [TokenWeightedDistributedSampler(units, costs, n_ranks, rank) for rank in range(n_ranks)]

@@ -1,7 +1,7 @@
 """Figures beside their goals: what every benchmark prints, so that a row tells goal, figure and verdict.
 
-    row = Row("plan for 10 million fragments", 6.1, "s", at_most=15)
-    print(conditions()); print(table([row]))
+row = Row("plan for 10 million fragments", 6.1, "s", at_most=15)
+print(conditions()); print(table([row]))
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from vpdist import parts
-from vpdist.embed import UnitWork
+from vpdist.embed import Pipeline, UnitWork
+from vpdist.errors import Interrupted, StorageError
 from vpdist.layout import Tokens
 from vpdist.parts import PartHeader
 from vpdist.plan import EncoderCost, FragmentKeys, Limits, Plan, build
@@ -27,6 +28,9 @@ class StubEncoder:
     def __init__(self, kind: str, dtype: torch.dtype, most_rows: int = 1000, bad: set[int] | None = None) -> None:
         self.kind, self.dtype, self.most_rows, self.bad = kind, dtype, most_rows, bad or set()
         self.calls: list[int] = []
+
+    def padding(self, lengths: np.ndarray) -> int:
+        return 0
 
     def embed(self, tokens: np.ndarray, offsets: np.ndarray) -> torch.Tensor:
         self.calls.append(len(offsets) - 1)
@@ -59,10 +63,12 @@ def plan() -> Plan:
     return plan
 
 
-def run(
-    plan: Plan, folder: Path, encoder: Callable[[str], StubEncoder], wide: Callable[[str], StubEncoder]
-) -> tuple[dict[str, np.ndarray], int, Counter[str]]:
-    counted: Counter[str] = Counter()
+def work_of(
+    plan: Plan,
+    folder: Path,
+    encoder: Callable[[str], StubEncoder],
+    wide: Callable[[str], StubEncoder],
+) -> UnitWork:
     header = PartHeader(
         plan=plan.digest(),
         dtype="float16",
@@ -73,7 +79,7 @@ def run(
         classifier="",
         embeddings=True,
     )
-    work = UnitWork(
+    return UnitWork(
         plan=plan,
         shards=StubShards(),  # type: ignore[arg-type]
         encoders={kind: encoder(kind) for kind in ("nucleotide", "protein")},  # type: ignore[misc]
@@ -84,7 +90,13 @@ def run(
         stored=np.dtype(np.float32),
         folder=folder,
     )
-    n_failed = work.run(0, lambda **counters: counted.update(counters))
+
+
+def run(
+    plan: Plan, folder: Path, encoder: Callable[[str], StubEncoder], wide: Callable[[str], StubEncoder]
+) -> tuple[dict[str, np.ndarray], int, Counter[str]]:
+    counted: Counter[str] = Counter()
+    n_failed = work_of(plan, folder, encoder, wide).run(0, lambda **counters: counted.update(counters))
     return parts.read(folder, 0, ["nucleotide", "protein", "failed"]), n_failed, counted
 
 
@@ -149,3 +161,56 @@ def test_what_stays_infinite_in_float32_has_failed_and_leaves_the_rest_alone(pla
 def test_a_float32_run_has_nothing_wider_to_retry_in(plan: Plan, tmp_path: Path) -> None:
     _, n_failed, _ = run(plan, tmp_path, lambda kind: StubEncoder(kind, torch.float32, bad={4}), no_retry)
     assert n_failed == 1
+
+
+def plain(kind: str) -> StubEncoder:
+    return StubEncoder(kind, torch.float16)
+
+
+def test_units_written_while_the_next_is_computed_are_the_same_files(plan: Plan, tmp_path: Path) -> None:
+    counts = {}
+    for overlap in (False, True):
+        folder, counted = tmp_path / str(overlap), Counter[str]()
+        folder.mkdir()
+        work = work_of(plan, folder, plain, no_retry)
+        with Pipeline(work, lambda counted=counted, **counters: counted.update(counters), overlap=overlap) as pipeline:
+            for _ in range(3):
+                pipeline.run(0)
+        counts[overlap] = {name: n for name, n in counted.items() if not name.endswith("_us")}
+    assert counts[True] == counts[False]
+    assert counts[True]["units"] == 3
+    assert parts.part_path(tmp_path / "True", 0).read_bytes() == parts.part_path(tmp_path / "False", 0).read_bytes()
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_part_that_cannot_be_written_ends_the_run_with_its_path(plan: Plan, tmp_path: Path, overlap: bool) -> None:
+    absent = tmp_path / "absent"
+    with (
+        pytest.raises(StorageError, match=str(absent)),
+        Pipeline(work_of(plan, absent, plain, no_retry), lambda **_: None, overlap=overlap) as pipeline,
+    ):
+        pipeline.run(0)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_request_to_stop_leaves_no_half_written_part(plan: Plan, tmp_path: Path, overlap: bool) -> None:
+    reports: list[dict[str, int]] = []
+
+    def stop_in_the_second_unit(**counters: int) -> None:
+        reports.append(counters)
+        if sum("load_us" in report for report in reports) == 2:
+            raise Interrupted("stopped")
+
+    work = work_of(plan, tmp_path, plain, no_retry)
+
+    def two_units() -> None:
+        with Pipeline(work, stop_in_the_second_unit, overlap=overlap) as pipeline:
+            pipeline.run(0)
+            pipeline.run(0)
+
+    with pytest.raises(Interrupted):
+        two_units()
+    left = [path.name for path in tmp_path.iterdir()]
+    assert left in ([], ["unit-000000.h5"])
+    if left:
+        parts.check(tmp_path, 0, plan, work.header, full=True)

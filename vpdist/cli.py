@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import vpdist
-from vpdist.config import Settings
+from vpdist.config import Settings, parsed_budget
 from vpdist.environment import place
 from vpdist.errors import StorageError, VpdistError
 from vpdist.launch import launch, ranks_to_start
@@ -38,7 +38,9 @@ MinLength = Annotated[int, typer.Option(help="Shorter sequences are listed as fi
 Consensus = Annotated[str, typer.Option(help="A sequence's scores from its chunks': mean, max or fraction.")]
 Dtype = Annotated[str, typer.Option(help="Encoders: auto, float32, bfloat16 or float16.")]
 EmbeddingDtype = Annotated[str, typer.Option(help="Stored embeddings: auto, float32 or float16.")]
-TokenBudget = Annotated[int | None, typer.Option(help="Tokens per batch; by default by device.")]
+TokenBudget = Annotated[
+    str, typer.Option(metavar="auto|N", help="Tokens per batch; auto: by encoders and device, see run.json.")
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads per rank; by default this node's cores divided.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Nproc = Annotated[
@@ -65,7 +67,7 @@ def predict(
     dtype: Dtype = "auto",
     embedding_dtype: EmbeddingDtype = "auto",
     no_embeddings: Annotated[bool, typer.Option("--no-embeddings", help="Keep calls only.")] = False,
-    token_budget: TokenBudget = None,
+    token_budget: TokenBudget = "auto",
     threads: Threads = None,
     device: Device = "auto",
     nproc: Nproc = None,
@@ -89,7 +91,7 @@ def predict(
         dtype=dtype,
         embedding_dtype=embedding_dtype,
         embeddings=not no_embeddings,
-        token_budget=token_budget,
+        token_budget=parsed_budget(token_budget),
         threads=threads,
         device=device,
         schedule=schedule,
@@ -112,7 +114,7 @@ def embed(
     min_length: MinLength = 0,
     dtype: Dtype = "auto",
     embedding_dtype: EmbeddingDtype = "auto",
-    token_budget: TokenBudget = None,
+    token_budget: TokenBudget = "auto",
     threads: Threads = None,
     device: Device = "auto",
     nproc: Nproc = None,
@@ -132,7 +134,7 @@ def embed(
         min_length=min_length,
         dtype=dtype,
         embedding_dtype=embedding_dtype,
-        token_budget=token_budget,
+        token_budget=parsed_budget(token_budget),
         threads=threads,
         device=device,
         schedule=schedule,

@@ -27,6 +27,15 @@ def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
         raise UsageError(f"--{option} {value}: choose one of {', '.join(choices)}")
 
 
+def parsed_budget(text: str) -> int | None:
+    """A --token-budget: a number, or None for auto. Raises UsageError."""
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"--token-budget {text}: give auto or a number of tokens")
+    return int(text)
+
+
 def at_least(option: str, value: int | float | None, least: int | float) -> None:
     """Raises UsageError when `value` is given and below `least`."""
     if value is not None and value < least:

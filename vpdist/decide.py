@@ -5,7 +5,7 @@ Where the user leaves a choice open, a resumed run keeps what was decided before
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,8 +21,17 @@ from vpdist.plan import COST_SCALE, EncoderCost, Limits
 from vpdist.runfolder import RunFolder
 from vpdist.weights import EncoderShape
 
-TOKEN_BUDGET = {"cpu": 1024, "cuda": 16384}
-"""Tokens per batch: a CPU gains nothing from larger ones and small ones balance small inputs; a GPU wants many rows."""
+CPU_TOKEN_BUDGET = 1024
+"""Tokens per batch on a CPU: from 512 to 4,096 the speed is the same at every width from 480 to 1,280 (BENCHMARKS.md),
+and small batches balance small inputs."""
+CUDA_TOKEN_BUDGET = 16384
+"""Tokens per batch on a GPU with memory enough: kernels are then long beside their launches."""
+CUDA_LEAST_BUDGET = 1024
+CUDA_MEMORY_SHARE = 0.4
+"""Share of the memory beside the weights that one batch's temporaries may take: the allocator keeps more than that."""
+TEMPORARIES_PER_TOKEN = 24
+"""Numbers of the model's width that one layer holds per token at its peak: residual, norm, queries, keys and values,
+their rotation in float32, and the feed-forward's inner layer before and after its activation."""
 UNIT_OPERATIONS = {"cpu": 3 * 10**12, "cuda": 9 * 10**15}
 """A unit takes about a minute at 50 GFLOP/s per CPU rank, 150 TFLOP/s per GPU."""
 THREADS_BESIDE_GPU = 4
@@ -60,6 +69,7 @@ def decide(
     *,
     inputs: tuple[tuple[str, int, int, str], ...],
     models: dict[str, str],
+    shapes: Mapping[str, EncoderShape],
     classifier: str | None,
 ) -> Decisions:
     """Decide what results depend on, keeping what a run in `folder` has decided.
@@ -71,6 +81,7 @@ def decide(
         folder: the run folder.
         inputs: identity of the input.
         models: fingerprint of each encoder by kind.
+        shapes: size of each encoder by kind.
         classifier: fingerprint of the classifier.
 
     Raises:
@@ -84,7 +95,8 @@ def decide(
     stored = settings.embedding_dtype
     if stored == "auto":
         stored = recorded.embedding_dtype if recorded else "float32" if dtype == "float32" else "float16"
-    budget = settings.token_budget or (recorded.token_budget if recorded else TOKEN_BUDGET[device.type])
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    budget = settings.token_budget or (recorded.token_budget if recorded else token_budget(shapes, dtype, memory))
     threads = settings.threads or (recorded.threads if recorded else default_threads(place, device))
     decisions = Decisions(
         input=inputs,
@@ -131,6 +143,23 @@ def default_threads(place: Place, device: torch.device) -> int:
     """This node's cores divided among its ranks; beside a GPU a few are enough."""
     share = max(1, available_cores() // place.local_world_size)
     return min(share, THREADS_BESIDE_GPU) if device.type == "cuda" else share
+
+
+def token_budget(shapes: Mapping[str, EncoderShape], dtype: str, cuda_memory: int | None) -> int:
+    """Tokens per batch, as far as the user leaves it open.
+
+    Args:
+        shapes: size of each encoder by kind.
+        dtype: number format of weights and temporaries.
+        cuda_memory: bytes of the device's memory; None on a CPU.
+    """
+    if cuda_memory is None:
+        return CPU_TOKEN_BUDGET
+    number_bytes = 4 if dtype == "float32" else 2
+    weights = sum(number_bytes * shape.linear_flops_per_token // 2 for shape in shapes.values())
+    per_token = max(number_bytes * TEMPORARIES_PER_TOKEN * shape.width for shape in shapes.values())
+    fitting = int(CUDA_MEMORY_SHARE * (cuda_memory - weights)) // per_token
+    return min(CUDA_TOKEN_BUDGET, max(CUDA_LEAST_BUDGET, 1 << max(0, fitting.bit_length() - 1)))
 
 
 def cost_of(shape: EncoderShape) -> EncoderCost:

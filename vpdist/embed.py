@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vpdist import parts
 from vpdist.batches import batches, take
@@ -18,6 +20,7 @@ from vpdist.encoders import Encoder
 from vpdist.layout import Tokens, TokenShards
 from vpdist.parts import PartHeader
 from vpdist.plan import Plan
+from vpdist.transfer import InFlight, Rows
 
 log = logging.getLogger(__name__)
 
@@ -44,79 +47,165 @@ class UnitWork:
     """Where parts go."""
 
     def run(self, unit: int, report: Report) -> int:
-        """Embed, classify and write one unit; returns how many of its rows failed.
+        """Embed, classify and write one unit; returns how many of its rows failed. Raises as `Pipeline.run`."""
+        with Pipeline(self, report) as pipeline:
+            pipeline.run(unit)
+        return pipeline.failures
 
-        Raises DamagedFile when its tokens cannot be read, StorageError when its part cannot be written.
+
+@dataclass(slots=True)
+class _Embedded:
+    """A unit whose batches have all been launched."""
+
+    unit: int
+    tokens: dict[str, Tokens]
+    rows: dict[str, Rows]
+
+
+class Pipeline:
+    """Units one after the other. On CUDA the embeddings of one travel to the host, are classified and written while
+    the next is computed; on a CPU, where that would gain nothing, each is written before the next begins.
+
+    As a context manager: leaving waits for what is under way; leaving with an exception only for a part that is being
+    written.
+    """
+
+    def __init__(self, work: UnitWork, report: Report, *, overlap: bool | None = None) -> None:
+        """`overlap`: whether a unit is written while the next is computed; None: on CUDA."""
+        self.failures = 0
+        self._work, self._report = work, report
+        self._device = next(iter(work.encoders.values())).device
+        on_cuda = self._device.type == "cuda"
+        self._overlaps = on_cuda if overlap is None else overlap
+        self._stream = torch.cuda.Stream(self._device) if on_cuda else None
+        self._in_flight = InFlight(self._device)
+        self._embedded: _Embedded | None = None
+        self._writer = ThreadPoolExecutor(1, "vpdist-writer") if self._overlaps else None
+        self._writing: Future[dict[str, int]] | None = None
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._in_flight.wait()
+                self._hand_over()
+                self._see_written()
+        finally:
+            if self._writer is not None:
+                self._writer.shutdown()
+
+    def run(self, unit: int) -> None:
+        """Embed, classify and write one unit.
+
+        Raises DamagedFile for tokens that cannot be read, StorageError when its part or the one before cannot be written.
         """
         started = time.perf_counter()
-        tokens = self.shards.unit(unit)
-        report(load_us=_microseconds_since(started))
-        embedded = {kind: self._embed(encoder, tokens[kind], report) for kind, encoder in self.encoders.items()}
-        started = time.perf_counter()
-        failed = np.zeros(len(next(iter(embedded.values()))), dtype=bool)
-        for rows in embedded.values():
-            failed |= ~np.isfinite(rows).all(axis=1)
-        results: dict[str, np.ndarray] = {}
-        if self.classifier is not None:
-            results["logits"] = logits(self.classifier, embedded)
-        if self.header.embeddings:
-            results |= embedded
-        classified = time.perf_counter()
-        size = parts.write(self.folder, unit, self.plan, self.header, failed, results)
-        if failed.any():
-            log.warning("unit %d: %d of %d rows have no finite embedding", unit, failed.sum(), len(failed))
-        fragment, _ = parts.fragment_rows(self.plan, unit)
-        report(
-            units=1,
-            fragments=len(fragment),
-            failures=int(failed.sum()),
-            bytes_written=size,
-            compute_us=round((classified - started) * 1e6),
-            write_us=_microseconds_since(classified),
-        )
-        return int(failed.sum())
+        tokens = self._work.shards.unit(unit)
+        self._report(load_us=_microseconds_since(started))
+        rows = {kind: self._launch(encoder, tokens[kind]) for kind, encoder in self._work.encoders.items()}
+        self._hand_over()  # the unit before, should it still be here
+        self._embedded = _Embedded(unit, tokens, rows)
+        if not self._overlaps:
+            self._hand_over()
+            self._see_written()
 
-    def _embed(self, encoder: Encoder, tokens: Tokens, report: Report) -> np.ndarray:
-        """(m, width) embeddings of a unit's sequences in the unit's order, as they are stored."""
+    def _launch(self, encoder: Encoder, tokens: Tokens) -> Rows:
+        """A unit's embeddings by one encoder, in the unit's order, as they are stored: on their way to the host."""
         lengths = tokens.lengths
-        rows_MD = np.empty((len(lengths), encoder.width), dtype=self.stored)
-        counter = f"{encoder.kind}_tokens"
-        for rows in batches(lengths, self.token_budget):
-            started = time.perf_counter()
-            rows_MD[rows] = _embedded(encoder, tokens, rows)
-            n_tokens = int(lengths[rows].sum())
-            padding = int(lengths[rows].max()) * len(rows) - n_tokens
-            report(batches=1, padded_tokens=padding, compute_us=_microseconds_since(started), **{counter: n_tokens})
-        self._retry_in_float32(encoder, tokens, rows_MD, report)
+        rows_MD = Rows(len(lengths), encoder.width, self._work.stored, self._device, self._stream)
+        started = time.perf_counter()
+        for rows in batches(lengths, self._work.token_budget):
+            rows_MD.put(rows, self._computed(encoder, tokens, rows))
+            n_tokens, padding = int(lengths[rows].sum()), encoder.padding(lengths[rows])
+            spent_us, started = _microseconds_since(started), time.perf_counter()
+
+            def done(n_tokens: int = n_tokens, padding: int = padding, spent_us: int = spent_us) -> None:
+                counted = {f"{encoder.kind}_tokens": n_tokens}
+                self._report(batches=1, padded_tokens=padding, compute_us=spent_us, **counted)
+
+            self._in_flight.launched(done)
+            if self._embedded is not None and all(there.have_arrived for there in self._embedded.rows.values()):
+                self._hand_over()
+        rows_MD.leave()
         return rows_MD
 
-    def _retry_in_float32(self, encoder: Encoder, tokens: Tokens, rows_MD: np.ndarray, report: Report) -> None:
+    def _computed(self, encoder: Encoder, tokens: Tokens, rows: np.ndarray) -> Tensor:
+        """(B, width) float32 embeddings of some rows. Where they don't fit the device's memory, of each half by itself;
+        a single sequence that does not fit becomes NaN."""
+        flat, offsets = take(tokens.flat, tokens.offsets, rows)
+        try:
+            return encoder.embed(flat, offsets)
+        except torch.OutOfMemoryError:
+            log.warning("out of memory: %d %s sequences, %d tokens", len(rows), encoder.kind, len(flat))
+        self._in_flight.wait()
+        if encoder.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(rows) == 1:
+            return torch.full((1, encoder.width), torch.nan, device=encoder.device)
+        half = len(rows) // 2
+        return torch.cat([self._computed(encoder, tokens, part) for part in (rows[:half], rows[half:])])
+
+    def _hand_over(self) -> None:
+        """The unit before goes to be classified and written; rows that overflow are computed again first."""
+        if self._embedded is None:
+            return
+        embedded, self._embedded = self._embedded, None
+        arrived = {kind: rows.on_host() for kind, rows in embedded.rows.items()}
+        for kind, rows_MD in arrived.items():
+            self._retry_in_float32(self._work.encoders[kind], embedded.tokens[kind], rows_MD)
+        self._see_written()
+        if self._writer is None:
+            self._writing = Future()
+            self._writing.set_result(_written(self._work, embedded.unit, arrived))
+        else:
+            self._writing = self._writer.submit(_written, self._work, embedded.unit, arrived)
+
+    def _see_written(self) -> None:
+        """Wait for the part that is being written, and count it. Raises what writing it raised."""
+        if self._writing is not None:
+            counted, self._writing = self._writing.result(), None
+            self.failures += counted["failures"]
+            self._report(**counted)
+
+    def _retry_in_float32(self, encoder: Encoder, tokens: Tokens, rows_MD: np.ndarray) -> None:
         """Compute rows with NaN or infinity again in float32, in place. What stays so has failed."""
         overflowed = np.flatnonzero(~np.isfinite(rows_MD).all(axis=1))
         if len(overflowed) == 0 or encoder.dtype == torch.float32:
             return
         log.warning("%d %s rows overflow %s, retried in float32", len(overflowed), encoder.kind, encoder.dtype)
-        wide = self.in_float32(encoder.kind)
-        for positions in batches(tokens.lengths[overflowed], self.token_budget):
+        wide = self._work.in_float32(encoder.kind)
+        for positions in batches(tokens.lengths[overflowed], self._work.token_budget):
             started = time.perf_counter()
-            rows_MD[overflowed[positions]] = _embedded(wide, tokens, overflowed[positions])
-            report(compute_us=_microseconds_since(started))
+            rows_MD[overflowed[positions]] = self._computed(wide, tokens, overflowed[positions]).cpu().numpy()
+            self._report(compute_us=_microseconds_since(started))
 
 
-def _embedded(encoder: Encoder, tokens: Tokens, rows: np.ndarray) -> np.ndarray:
-    """(B, width) embeddings of some rows. Where they don't fit the device's memory, of each half by itself; a single
-    sequence that does not fit becomes NaN."""
-    flat, offsets = take(tokens.flat, tokens.offsets, rows)
-    try:
-        return encoder.embed(flat, offsets).cpu().numpy()
-    except torch.OutOfMemoryError:
-        log.warning("out of memory: %d %s sequences, %d tokens", len(rows), encoder.kind, len(flat))
-    if encoder.device.type == "cuda":
-        torch.cuda.empty_cache()
-    if len(rows) == 1:
-        return np.full((1, encoder.width), np.nan, dtype=np.float32)
-    half = len(rows) // 2
-    return np.concatenate([_embedded(encoder, tokens, part) for part in (rows[:half], rows[half:])])
+def _written(work: UnitWork, unit: int, embedded: dict[str, np.ndarray]) -> dict[str, int]:
+    """Classify and write one unit; returns what there is to count. Raises StorageError."""
+    started = time.perf_counter()
+    failed = np.zeros(len(next(iter(embedded.values()))), dtype=bool)
+    for rows in embedded.values():
+        failed |= ~np.isfinite(rows).all(axis=1)
+    results: dict[str, np.ndarray] = {}
+    if work.classifier is not None:
+        results["logits"] = logits(work.classifier, embedded)
+    if work.header.embeddings:
+        results |= embedded
+    classified = time.perf_counter()
+    size = parts.write(work.folder, unit, work.plan, work.header, failed, results)
+    if failed.any():
+        log.warning("unit %d: %d of %d rows have no finite embedding", unit, failed.sum(), len(failed))
+    fragment, _ = parts.fragment_rows(work.plan, unit)
+    return {
+        "units": 1,
+        "fragments": len(fragment),
+        "failures": int(failed.sum()),
+        "bytes_written": size,
+        "compute_us": round((classified - started) * 1e6),
+        "write_us": _microseconds_since(classified),
+    }
 
 
 def logits(classifier: Classifier, embedded: Mapping[str, np.ndarray]) -> np.ndarray:

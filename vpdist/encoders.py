@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from vpdist import dnabert_s, esm2, packed_linear
 from vpdist.batches import take
 from vpdist.errors import UsageError, WeightsError
-from vpdist.packing import Packing
+from vpdist.fragments import offsets_of
+from vpdist.packing import Packing, has_varlen_kernel
+from vpdist.transfer import to_device
 from vpdist.weights import encoder_shape, fitted, load_state_dict, read_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,6 +38,15 @@ class Encoder:
         self.device, self.dtype = weight.device, weight.dtype
         self.special = 0 if kind == "nucleotide" else 1
         """Tokens at either end that do not enter the mean: the original counts [CLS] and [SEP], not <cls> and <eos>."""
+
+        self.granule = CUDA_GRANULE if self.device.type == "cuda" else 1
+        """See `Packing`."""
+
+    def padding(self, lengths: np.ndarray) -> int:
+        """Tokens of padding that attention computes in a batch of these lengths. Linear layers never see any."""
+        if self.kind == "protein" and has_varlen_kernel(self.device, self.dtype):
+            return 0
+        return Packing(offsets_of(lengths), self.device, self.granule).padded_tokens
 
     @torch.inference_mode()
     def embed(self, tokens: np.ndarray, offsets: np.ndarray) -> Tensor:
@@ -58,12 +69,12 @@ class Encoder:
         in_order = bool((order[:-1] < order[1:]).all())
         if not in_order:
             tokens, offsets = take(tokens, offsets, order)
-        packing = Packing(offsets, self.device, CUDA_GRANULE if self.device.type == "cuda" else 1)
-        hidden_TD = self.model(torch.from_numpy(tokens.astype(np.int32)).to(self.device), packing)
+        packing = Packing(offsets, self.device, self.granule)
+        hidden_TD = self.model(to_device(tokens.astype(np.int32), self.device), packing)
         pooled_BD = packing.means(hidden_TD, first=self.special, last=self.special)
         if in_order:
             return pooled_BD
-        return torch.empty_like(pooled_BD).index_copy_(0, torch.from_numpy(order).to(self.device), pooled_BD)
+        return torch.empty_like(pooled_BD).index_copy_(0, to_device(order, self.device), pooled_BD)
 
 
 def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.device) -> Encoder:

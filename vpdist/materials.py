@@ -124,6 +124,7 @@ def _decisions(
             session.folder,
             inputs=decide.input_identity(settings.inputs, paths),
             models={kind: model_fingerprint(folder) for kind, folder in models.items()},
+            shapes={kind: encoder_shape(folder) for kind, folder in models.items()},
             classifier=classifier.fingerprint if classifier is not None else None,
         )
         session.folder.update_run(

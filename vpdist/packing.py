@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from vpdist.transfer import to_device
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -48,22 +50,25 @@ class Packing:
     @cached_property
     def cu_seqlens(self) -> torch.Tensor:
         """(B + 1,) int32 on the device, as variable-length kernels want it."""
-        return torch.from_numpy(self.offsets.astype(np.int32)).to(self.device)
+        return to_device(self.offsets.astype(np.int32), self.device)
 
     @cached_property
     def positions(self) -> torch.Tensor:
         """(T,) int64 on the device: each token's place in its sequence, from 0."""
-        return torch.from_numpy(self._positions).to(self.device)
+        return to_device(self._positions, self.device)
 
     @cached_property
     def _positions(self) -> np.ndarray:
         return np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], self.lengths)
 
+    @property
+    def _rounded(self) -> np.ndarray:
+        return -(-self.lengths // self.granule) * self.granule
+
     @cached_property
     def runs(self) -> list[Run]:
         """The runs in order; together they cover every sequence once."""
-        rounded = -(-self.lengths // self.granule) * self.granule
-        first = _starts_of_equal(rounded)
+        rounded, first = self._rounded, _starts_of_equal(self._rounded)
         return [
             self._run(a, b, int(rounded[a])) for a, b in zip(first, [*first[1:], len(rounded)], strict=True) if b > a
         ]
@@ -73,8 +78,13 @@ class Packing:
         scattered = None
         if stop - start != (last - first) * length:
             row = np.repeat(np.arange(last - first), self.lengths[first:last])
-            scattered = torch.from_numpy(row * length + self._positions[start:stop]).to(self.device)
+            scattered = to_device(row * length + self._positions[start:stop], self.device)
         return Run(start, stop, last - first, length, scattered)
+
+    @property
+    def padded_tokens(self) -> int:
+        """Tokens of padding in all runs."""
+        return int((self._rounded - self.lengths).sum())
 
     def means(self, hidden_TD: torch.Tensor, *, first: int = 0, last: int = 0) -> torch.Tensor:
         """(B, D) float32: the mean of every sequence's tokens, less `first` at its start and `last` at its end.

@@ -18,7 +18,7 @@ from vpdist import decide, hdf5, ingest, layout, materials, parts
 from vpdist.calls import checked_scores, part_header, part_scores, summary_for_people, write_tables
 from vpdist.config import Settings
 from vpdist.control import Control
-from vpdist.embed import UnitWork
+from vpdist.embed import Pipeline, UnitWork
 from vpdist.encoders import DTYPES, Encoder, load_encoder
 from vpdist.environment import limit_library_threads
 from vpdist.errors import InputError, StorageError
@@ -238,8 +238,9 @@ class _Predict:
             tokens, n_units = int(work.plan.unit_tokens[sampler.mine].sum()), len(sampler)
             units = iter(sampler)
         with self._stage("embed", tokens, n_units, shared=dynamic):
-            for unit in units:
-                work.run(unit, self._report)
+            with Pipeline(work, self._report) as pipeline:
+                for unit in units:
+                    pipeline.run(unit)
             self.control.meet(f"embed/{attempt}")
 
     def _drawn(self, todo: list[int], attempt: int) -> Iterator[int]:
