@@ -99,7 +99,7 @@ class Pipeline:
     def run(self, unit: int) -> None:
         """Embed, classify and write one unit.
 
-        Raises DamagedFile for tokens that cannot be read, StorageError when its part or the one before cannot be written.
+        Raises DamagedFile for tokens that cannot be read, StorageError where this part or the last cannot be written.
         """
         started = time.perf_counter()
         tokens = self._work.shards.unit(unit)
