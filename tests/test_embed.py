@@ -167,6 +167,15 @@ def plain(kind: str) -> StubEncoder:
     return StubEncoder(kind, torch.float16)
 
 
+class CudaStubEncoder(StubEncoder):
+    """The same on the GPU."""
+
+    device = torch.device("cuda")
+
+    def embed(self, tokens: np.ndarray, offsets: np.ndarray) -> torch.Tensor:
+        return super().embed(tokens, offsets).to(self.device)
+
+
 def test_units_written_while_the_next_is_computed_are_the_same_files(plan: Plan, tmp_path: Path) -> None:
     counts = {}
     for overlap in (False, True):
@@ -214,3 +223,21 @@ def test_a_request_to_stop_leaves_no_half_written_part(plan: Plan, tmp_path: Pat
     assert left in ([], ["unit-000000.h5"])
     if left:
         parts.check(tmp_path, 0, plan, work.header, full=True)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_units_that_leave_a_gpu_on_a_stream_of_their_own_are_the_same_files(plan: Plan, tmp_path: Path) -> None:
+    for name, encoder in (("cpu", StubEncoder), ("cuda", CudaStubEncoder)):
+        (tmp_path / name).mkdir()
+        work = work_of(
+            plan, tmp_path / name, lambda kind, made=encoder: made(kind, torch.float16, bad={4}), wide_of(encoder)
+        )
+        with Pipeline(work, lambda **_: None) as pipeline:
+            for _ in range(3):
+                pipeline.run(0)
+    assert parts.part_path(tmp_path / "cuda", 0).read_bytes() == parts.part_path(tmp_path / "cpu", 0).read_bytes()
+
+
+def wide_of(encoder: type[StubEncoder]) -> Callable[[str], StubEncoder]:
+    return lambda kind: encoder(kind, torch.float32)
