@@ -43,6 +43,8 @@ MIXED_GOAL = 0.9
 PASSES = 3
 PASS_OPERATIONS = {"cpu": 4e11, "cuda": 2e14}
 """About how many operations one pass over the fragments takes."""
+LEAST_FRAGMENTS = 7
+"""One full batch on a CPU, and one that is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +84,16 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def seconds_of(action: Callable[[], object], device: torch.device) -> float:
+    started = time.perf_counter()
+    action()
+    wait(device)
+    return time.perf_counter() - started
+
+
 def median_seconds(action: Callable[[], object], device: torch.device, times: int = 5) -> float:
-    taken = []
-    for _ in range(times + 1):
-        started = time.perf_counter()
-        action()
-        wait(device)
-        taken.append(time.perf_counter() - started)
-    return statistics.median(taken[1:])
+    """After one run that does not count."""
+    return statistics.median([seconds_of(action, device) for _ in range(times + 1)][1:])
 
 
 def products_rate(shape: EncoderShape, tokens: int, dtype: torch.dtype, device: torch.device) -> float:
@@ -150,7 +154,7 @@ def measure(folder: Path, dtype_name: str, device_name: str, budget: int | None)
     rng = np.random.default_rng(0)
     encoder = load_encoder(folder, shape.kind, dtype, device)
     wanted = PASS_OPERATIONS[device.type]
-    n = max(12, round(wanted / operations(shape, fragment_lengths(shape.kind, 1000, rng)) * 1000))
+    n = max(LEAST_FRAGMENTS, round(wanted / operations(shape, fragment_lengths(shape.kind, 1000, rng)) * 1000))
     lengths = fragment_lengths(shape.kind, n, rng)
     tokens = rng.integers(5, 24, lengths.sum()).astype(np.uint16)
     seen = RowsSeen(encoder)
@@ -160,7 +164,7 @@ def measure(folder: Path, dtype_name: str, device_name: str, budget: int | None)
     ceilings, seconds = [], []
     for _ in range(PASSES):
         ceilings.append(products_rate(shape, budget, dtype, device))
-        seconds.append(median_seconds(lambda: idle.append(one_pass(encoder, tokens, lengths, budget)), device, 1))
+        seconds.append(seconds_of(lambda: idle.append(one_pass(encoder, tokens, lengths, budget)), device))
     taken = statistics.median(seconds)
     return Speed(
         rate=operations(shape, lengths) / taken,
