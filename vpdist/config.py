@@ -86,6 +86,8 @@ class Settings:
     """Discard what the run folder holds."""
     legacy_output: bool = False
     """Also write the original method's two files."""
+    dry_run: bool = False
+    """Only count and estimate (`vpdist plan`): the models may be left out, nothing is kept."""
 
     def __post_init__(self) -> None:
         if not self.inputs:
@@ -96,11 +98,11 @@ class Settings:
         if len(set(paths)) < len(paths):
             twice = next(name for name in paths if paths.count(name) > 1)
             raise UsageError(f"{twice} is named twice")
-        if self.nucleotide_model is None and self.protein_model is None:
+        if self.nucleotide_model is None and self.protein_model is None and not self.dry_run:
             raise UsageError("name at least one of --nucleotide-model and --protein-model")
         if self.classifier is not None and (self.nucleotide_model is None or self.protein_model is None):
             raise UsageError("a classifier needs both --nucleotide-model and --protein-model")
-        if not self.embeddings and self.classifier is None:
+        if not self.embeddings and self.classifier is None and not self.dry_run:
             raise UsageError("--no-embeddings without a classifier would keep nothing")
         if not 3 <= self.chunk_length <= 1_000_000:
             raise UsageError(f"--chunk-length {self.chunk_length}: must be from 3 to 1,000,000")

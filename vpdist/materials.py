@@ -56,6 +56,31 @@ def gather(settings: Settings, session: Session) -> Materials:
     return Materials(models, classifier, paths, decisions)
 
 
+def record(settings: Settings, session: Session, made_of: Materials) -> None:
+    """Rank 0: write to run.json what the run is made of, and tell people. Raises StorageError."""
+    runtime, decisions = session.control.runtime, made_of.decisions
+    session.folder.update_run(
+        command=sys.argv,
+        versions={
+            "vpdist": vpdist.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        host=platform.node(),
+        world_size=runtime.world_size,
+        launcher_restarts=runtime.place.restart,
+        settings=settings.to_dict(),
+        decisions=decisions.to_dict(),
+        models={kind: str(folder) for kind, folder in made_of.models.items()},
+        started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    )
+    session.progress.message(
+        f"{runtime.world_size} rank(s) on {decisions.device}, {decisions.dtype}, "
+        f"{decisions.token_budget} tokens a batch, {decisions.threads} thread(s) per rank"
+    )
+
+
 def _models(settings: Settings, session: Session) -> dict[str, Path]:
     """Folder of each encoder; the first rank of a node downloads, the others wait."""
     wanted = {"nucleotide": settings.nucleotide_model, "protein": settings.protein_model}
@@ -113,7 +138,7 @@ def _decisions(
     classifier: Classifier | None,
     paths: list[Path],
 ) -> Decisions:
-    """Rank 0 decides, or finds what was decided, and records it."""
+    """Rank 0 decides, or finds what was decided."""
 
     def make() -> str:
         runtime = session.control.runtime
@@ -126,26 +151,6 @@ def _decisions(
             models={kind: model_fingerprint(folder) for kind, folder in models.items()},
             shapes={kind: encoder_shape(folder) for kind, folder in models.items()},
             classifier=classifier.fingerprint if classifier is not None else None,
-        )
-        session.folder.update_run(
-            command=sys.argv,
-            versions={
-                "vpdist": vpdist.__version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-            },
-            host=platform.node(),
-            world_size=runtime.world_size,
-            launcher_restarts=runtime.place.restart,
-            settings=settings.to_dict(),
-            decisions=decisions.to_dict(),
-            models={kind: str(folder) for kind, folder in models.items()},
-            started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        )
-        session.progress.message(
-            f"{runtime.world_size} rank(s) on {decisions.device}, {decisions.dtype}, "
-            f"{decisions.token_budget} tokens a batch, {decisions.threads} thread(s) per rank"
         )
         return decisions.to_json()
 

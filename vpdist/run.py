@@ -14,25 +14,23 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from vpdist import decide, hdf5, ingest, layout, materials, parts
+from vpdist import materials, parts, prepare
 from vpdist.calls import checked_scores, part_header, part_scores, summary_for_people, write_tables
 from vpdist.config import Settings
 from vpdist.control import Control
 from vpdist.embed import Pipeline, UnitWork
 from vpdist.encoders import DTYPES, Encoder, load_encoder
 from vpdist.environment import limit_library_threads
-from vpdist.errors import InputError, StorageError
+from vpdist.errors import StorageError
 from vpdist.ingest import StoreSummary
 from vpdist.layout import TokenShards
 from vpdist.materials import Materials
 from vpdist.parts import PartHeader
-from vpdist.plan import Plan, build, longest_first
+from vpdist.plan import Plan, longest_first
 from vpdist.runfolder import RunFolder
 from vpdist.sampler import TokenWeightedDistributedSampler
 from vpdist.session import Outcome, Session, conduct
 from vpdist.tables import Totals
-from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
-from vpdist.weights import encoder_shape
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +73,18 @@ class _Predict:
         self.session.begin()
         with self._stage("start"):
             made_of = materials.gather(self.settings, self.session)
+            if self.control.is_first:
+                materials.record(self.settings, self.session, made_of)
         limit_library_threads(made_of.decisions.threads)
         torch.set_num_threads(made_of.decisions.threads)
         with self._stage("ingest"):
-            summary = self._ingest(made_of)
+            summary = prepare.token_store(self.control, self.folder, made_of)
         with self._stage("plan"):
-            plan, plan_id = self._plan(summary, made_of)
+            plan, plan_id = prepare.make_plan(self.control, self.folder, summary, made_of)
+            if self.control.is_first:
+                self._tell_plan(summary, plan)
         with self._stage("layout"):
-            self._lay_out(summary, plan, plan_id)
+            prepare.lay_out(self.control, self.folder, summary, plan, plan_id)
         with self._stage("load"):
             work = self._load(made_of, plan, plan_id)
         self._embed_until_complete(work)
@@ -99,58 +101,6 @@ class _Predict:
         started = time.monotonic()
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 3)
-
-    def _ingest(self, made_of: Materials) -> StoreSummary:
-        """The token store: kept where it is whole and made from the same input, else filled by all ranks."""
-        models, decisions = made_of.models, made_of.decisions
-        nucleotide = NucleotideTokenizer(models["nucleotide"]) if "nucleotide" in models else None
-        protein = ProteinTokenizer(models["protein"]) if "protein" in models else None
-        tokenizers = [tokenizer.fingerprint for tokenizer in (nucleotide, protein) if tokenizer is not None]
-        basis = repr((decisions.input, decisions.chunk_length, decisions.min_length, tokenizers))
-        kept = ingest.keep(self.control, self.folder, basis)
-        if kept is not None:
-            return kept
-        try:
-            return ingest.ingest(
-                self.control,
-                self.folder,
-                made_of.paths,
-                basis,
-                chunk_length=decisions.chunk_length,
-                min_length=decisions.min_length,
-                nucleotide_tokenizer=nucleotide,
-                protein_tokenizer=protein,
-            )
-        except InputError as error:
-            if error.path != str(self.folder.spool):
-                raise
-            raise InputError(error.reason, path="-", record=error.record, position=error.position) from error
-
-    def _plan(self, summary: StoreSummary, made_of: Materials) -> tuple[Plan, str]:
-        """Rank 0 makes the plan (unless the folder has it), all ranks map it and compare its digest."""
-        shapes = {kind: encoder_shape(folder) for kind, folder in made_of.models.items()}
-        limits = decide.limits(made_of.decisions, shapes)
-        costs = {kind: decide.cost_of(shape) for kind, shape in shapes.items()}
-        basis = f"{summary.digest} {limits} {sorted(costs.items())}"
-
-        def make() -> str:
-            try:
-                return layout.map_plan(self.folder.plan, basis)[1]
-            except hdf5.DamagedFile as reason:
-                log.info("a new plan: %s", reason)
-            keys = ingest.fragment_keys(self.folder, summary)
-            layout.write_plan(
-                self.folder.plan, build(keys, limits, costs.get("nucleotide"), costs.get("protein")), basis
-            )
-            return layout.map_plan(self.folder.plan, basis)[1]
-
-        expected = self.control.from_first("plan", make)
-        plan, plan_id = layout.map_plan(self.folder.plan, basis)
-        if plan_id != expected:
-            raise StorageError(f"{self.folder.plan}: rank {self.control.runtime.rank} sees another plan than rank 0")
-        if self.control.is_first:
-            self._tell_plan(summary, plan)
-        return plan, plan_id
 
     def _tell_plan(self, summary: StoreSummary, plan: Plan) -> None:
         """What people should know once the plan is there; warnings come again at the end."""
@@ -172,15 +122,6 @@ class _Predict:
             tell(warning)
         if 0 < plan.n_units < self.control.runtime.world_size:
             tell(f"{plan.n_units} units for {self.control.runtime.world_size} ranks: some ranks stay idle")
-
-    def _lay_out(self, summary: StoreSummary, plan: Plan, plan_id: str) -> None:
-        blocks, first_fragment = ingest.block_paths(self.folder, summary), summary.first_fragment()
-
-        def make(shard: int) -> None:
-            if not layout.shard_is_valid(self.folder.tokens, shard, plan_id):
-                layout.lay_out(self.folder.tokens, shard, plan, plan_id, blocks, first_fragment)
-
-        self.control.share("layout", len(plan.shard_unit) - 1, make)
 
     def _load(self, made_of: Materials, plan: Plan, plan_id: str) -> UnitWork:
         device, decisions = self.control.runtime.device, made_of.decisions

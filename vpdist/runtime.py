@@ -87,12 +87,7 @@ def start(place: Place, device: str = "auto") -> Runtime:
 
     Raises UsageError when CUDA is asked for and absent.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {device}: choose auto, cpu or cuda")
-    cuda = torch.cuda.is_available()
-    if device == "cuda" and not cuda:
-        raise UsageError(f"--device cuda: rank {place.rank} sees no CUDA device")
-    on_cpu = device == "cpu" or not cuda
+    on_cpu = not _uses_cuda(device, place.rank)
     keys = _join(place)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")  # threads are set per rank, after decisions
@@ -100,6 +95,29 @@ def start(place: Place, device: str = "auto") -> Runtime:
     if state.num_processes != place.world_size:
         raise UsageError(f"the launcher announced {place.world_size} processes, accelerate sees {state.num_processes}")
     return Runtime(place=place, device=torch.device("cpu") if on_cpu else state.device, keys=keys, parent=os.getppid())
+
+
+def alone(place: Place, device: str = "auto") -> Runtime:
+    """A process without peers, whatever its launcher has started: for what rank 0 carries out by itself.
+
+    Raises UsageError when CUDA is asked for and absent.
+    """
+    local = HashStore()
+    return Runtime(
+        place=Place(launched=place.launched),
+        device=torch.device("cuda", place.local_rank) if _uses_cuda(device, place.rank) else torch.device("cpu"),
+        keys=KeyStore(local, lambda: local),
+        parent=os.getppid(),
+    )
+
+
+def _uses_cuda(device: str, rank: int) -> bool:
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {device}: choose auto, cpu or cuda")
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise UsageError(f"--device cuda: rank {rank} sees no CUDA device")
+    return cuda and device != "cpu"
 
 
 def _join(place: Place) -> KeyStore:

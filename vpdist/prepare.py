@@ -1,0 +1,87 @@
+"""Materials to a token store, its plan, and the tokens in the plan's order: the stages before any encoder is loaded.
+
+`predict` and the dry run (`vpdist plan`) share them, so that a dry run counts what a run will do.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from vpdist import decide, hdf5, ingest, layout
+from vpdist.control import Control
+from vpdist.errors import InputError, StorageError
+from vpdist.ingest import StoreSummary
+from vpdist.materials import Materials
+from vpdist.plan import Plan, build
+from vpdist.runfolder import RunFolder
+from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
+from vpdist.weights import encoder_shape
+
+log = logging.getLogger(__name__)
+
+
+def token_store(control: Control, folder: RunFolder, made_of: Materials) -> StoreSummary:
+    """The token store: kept where it is whole and made from the same input, else filled by all ranks.
+
+    Raises InputError naming file, record and position; StorageError.
+    """
+    models, decisions = made_of.models, made_of.decisions
+    nucleotide = NucleotideTokenizer(models["nucleotide"]) if "nucleotide" in models else None
+    protein = ProteinTokenizer(models["protein"]) if "protein" in models else None
+    tokenizers = [tokenizer.fingerprint for tokenizer in (nucleotide, protein) if tokenizer is not None]
+    basis = repr((decisions.input, decisions.chunk_length, decisions.min_length, tokenizers))
+    kept = ingest.keep(control, folder, basis)
+    if kept is not None:
+        return kept
+    try:
+        return ingest.ingest(
+            control,
+            folder,
+            made_of.paths,
+            basis,
+            chunk_length=decisions.chunk_length,
+            min_length=decisions.min_length,
+            nucleotide_tokenizer=nucleotide,
+            protein_tokenizer=protein,
+        )
+    except InputError as error:
+        if error.path != str(folder.spool):
+            raise
+        raise InputError(error.reason, path="-", record=error.record, position=error.position) from error
+
+
+def make_plan(control: Control, folder: RunFolder, summary: StoreSummary, made_of: Materials) -> tuple[Plan, str]:
+    """Rank 0 makes the plan (unless the folder has it), all ranks map it and compare its digest.
+
+    Returns the plan and its identity. Raises StorageError.
+    """
+    shapes = {kind: encoder_shape(model) for kind, model in made_of.models.items()}
+    limits = decide.limits(made_of.decisions, shapes)
+    costs = {kind: decide.cost_of(shape) for kind, shape in shapes.items()}
+    basis = f"{summary.digest} {limits} {sorted(costs.items())}"
+
+    def make() -> str:
+        try:
+            return layout.map_plan(folder.plan, basis)[1]
+        except hdf5.DamagedFile as reason:
+            log.info("a new plan: %s", reason)
+        keys = ingest.fragment_keys(folder, summary)
+        layout.write_plan(folder.plan, build(keys, limits, costs.get("nucleotide"), costs.get("protein")), basis)
+        return layout.map_plan(folder.plan, basis)[1]
+
+    expected = control.from_first("plan", make)
+    plan, plan_id = layout.map_plan(folder.plan, basis)
+    if plan_id != expected:
+        raise StorageError(f"{folder.plan}: rank {control.runtime.rank} sees another plan than rank 0")
+    return plan, plan_id
+
+
+def lay_out(control: Control, folder: RunFolder, summary: StoreSummary, plan: Plan, plan_id: str) -> None:
+    """Write the tokens in the plan's order, every rank its share; shards that are there and whole are kept."""
+    blocks, first_fragment = ingest.block_paths(folder, summary), summary.first_fragment()
+
+    def make(shard: int) -> None:
+        if not layout.shard_is_valid(folder.tokens, shard, plan_id):
+            layout.lay_out(folder.tokens, shard, plan, plan_id, blocks, first_fragment)
+
+    control.share("layout", len(plan.shard_unit) - 1, make)
