@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import vpdist
-from vpdist.config import Settings, parsed_budget
+from vpdist.config import Settings, at_least, parsed_budget
 from vpdist.environment import place
 from vpdist.errors import StorageError, VpdistError
 from vpdist.launch import launch, ranks_to_start
@@ -153,6 +153,62 @@ def _run(settings: Settings, nproc: int | None) -> None:
     from vpdist.run import predict as run  # brings torch in
 
     raise typer.Exit(run(settings))
+
+
+@app.command()
+def plan(
+    inputs: Inputs,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="RUN", help="Where the run would be: is there room?"),
+    ] = None,
+    classifier: Annotated[Path | None, typer.Option(help="Check that it fits the encoders.")] = None,
+    nucleotide_model: NucleotideModel = None,
+    protein_model: ProteinModel = None,
+    ranks: Annotated[int | None, typer.Option(help="Ranks of the run; by default what predict would start.")] = None,
+    chunk_length: ChunkLength = 500,
+    min_length: MinLength = 0,
+    dtype: Dtype = "auto",
+    embedding_dtype: EmbeddingDtype = "auto",
+    no_embeddings: Annotated[bool, typer.Option("--no-embeddings", help="Of a run that keeps calls only.")] = False,
+    token_budget: TokenBudget = None,
+    threads: Threads = None,
+    device: Device = "auto",
+    progress: ProgressMode = "auto",
+    offline: Offline = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Dry run: counts, balance over ranks, and what `predict` needs of disk, memory and time. Writes nothing there.
+
+    Works in a temporary folder (TMPDIR). Without models it only counts.
+    """
+    settings = Settings(
+        inputs=tuple(inputs),
+        output=output or Path(),
+        nucleotide_model=nucleotide_model,
+        protein_model=protein_model,
+        classifier=classifier,
+        chunk_length=chunk_length,
+        min_length=min_length,
+        dtype=dtype,
+        embedding_dtype=embedding_dtype,
+        embeddings=not no_embeddings,
+        token_budget=token_budget,
+        threads=threads,
+        device=device,
+        progress=progress,
+        offline=offline,
+        dry_run=True,
+    )
+    at_least("ranks", ranks, 1)
+    here = place()
+    if here.rank != 0:
+        return  # rank 0 does it for all
+    ranks = ranks or (here.world_size if here.launched else ranks_to_start(None, device))
+    from vpdist.dry_run import forecast  # brings torch in
+
+    found = forecast(settings, ranks, output)
+    typer.echo(found.to_json() if as_json else "\n".join(found.lines()))
 
 
 @app.command()

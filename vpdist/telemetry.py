@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import torch
@@ -31,6 +32,17 @@ class Telemetry:
             self.memory_bytes = self._process.memory_info().rss
         if self._read_utilisation is not None:
             self.utilisation = self._read_utilisation()
+
+
+def most_memory_bytes(device: torch.device) -> int:
+    """The most memory this process has had: reserved on its CUDA device, else resident.
+
+    Not from getrusage: there a process that was just started counts its parent's memory.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) * 1024
 
 
 def _nvml_reader(device: torch.device) -> Callable[[], int] | None:

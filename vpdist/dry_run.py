@@ -1,0 +1,349 @@
+"""`vpdist plan`: the stages of a run up to its plan in a temporary folder, a few timed batches, and what follows.
+
+Everything that can be counted is made as a run makes it, and counted: token store, plan, some of its parts, the tables
+(with scores that mean nothing). Time is that of a few batches of the real encoders, scaled by the plan's own cost
+model. Nothing stays, and no run folder is touched.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from vpdist import decide, environment, ingest, layout, materials, parts, prepare, runtime, trial
+from vpdist.calls import part_header, write_tables
+from vpdist.config import Decisions, Settings
+from vpdist.control import Control
+from vpdist.environment import Place
+from vpdist.errors import VpdistError
+from vpdist.files import storage_error
+from vpdist.forecast import Counts, Disk, Forecast, Memory, Rank, Time, Work
+from vpdist.ingest import StoreSummary
+from vpdist.interrupts import StopRequest
+from vpdist.materials import Materials
+from vpdist.parts import PartHeader
+from vpdist.plan import Plan, deal, plan_order, shared_rows
+from vpdist.progress import Progress
+from vpdist.runfolder import TABLES, RunFolder
+from vpdist.session import Session
+from vpdist.tables import Scores, Totals
+from vpdist.telemetry import most_memory_bytes
+from vpdist.trial import Request, Timing
+from vpdist.workload import Workload
+
+UNITS_TIMED = 16
+"""Units, spread evenly over the plan's cost, of which a process times one batch per encoder."""
+PARTS_WRITTEN = 8
+"""Parts, spread evenly over the units, that are written to learn what a part takes."""
+TIMING_S = 20.0
+"""A process stops timing after this, if it has timed a few batches of each encoder."""
+
+
+def forecast(settings: Settings, ranks: int, output: Path | None) -> Forecast:
+    """What a run with these settings on so many ranks would do.
+
+    Args:
+        settings: of the run, with `dry_run`; its output is not used.
+        ranks: of the run.
+        output: where the run folder would be; None where that is not known.
+
+    Raises:
+        InputError, WeightsError, UsageError: as the run would.
+        StorageError: the temporary folder (TMPDIR) cannot be written.
+        Interrupted: a signal came.
+    """
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix="vpdist-plan-"))
+    except OSError as error:
+        raise storage_error(Path(tempfile.gettempdir()), error) from error
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        stop = StopRequest(at_once=lambda: shutil.rmtree(temporary, ignore_errors=True))
+        stack.enter_context(stop.installed())
+        place = environment.place()
+        control = Control(runtime.alone(place, settings.device), stop)
+        folder = RunFolder(temporary)
+        folder.prepare(restart=False)
+        control.progress = Progress(control.runtime, settings.progress, None, sys.stderr)
+        try:
+            session = Session(control, folder, control.progress)
+            found = _DryRun(settings, session, ranks, ranks_here(ranks, place, control.runtime.device)).forecast(output)
+            control.progress.close()
+        except VpdistError as error:
+            control.progress.abort(str(error))
+            raise
+    return found
+
+
+def ranks_here(ranks: int, place: Place, device: torch.device) -> int:
+    """How many of the ranks would share this machine: one per device, or on a CPU at most one per core."""
+    if device.type == "cuda":
+        return min(ranks, torch.cuda.device_count())
+    return min(ranks, place.local_world_size if place.launched else environment.available_cores())
+
+
+@dataclass(frozen=True, slots=True)
+class _LaidOut:
+    """The token store and the plan's shards: bytes of all of them, seconds to lay all shards out."""
+
+    token_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """Parts: bytes of all of them, seconds to write and to check one."""
+
+    part_bytes: int
+    write_s: float
+    check_s: float
+
+
+@dataclass(slots=True)
+class _DryRun:
+    """One dry run."""
+
+    settings: Settings
+    session: Session
+    ranks: int
+    here: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def control(self) -> Control:
+        return self.session.control
+
+    @property
+    def folder(self) -> RunFolder:
+        return self.session.folder
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self.session.progress.stage(name)
+        started = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - started
+
+    def forecast(self, output: Path | None) -> Forecast:
+        """The stages of a run, as far as they go without computing it."""
+        with self._stage("start"):
+            made_of = self._gather()
+        environment.limit_library_threads(made_of.decisions.threads)
+        torch.set_num_threads(made_of.decisions.threads)
+        with self._stage("ingest"):
+            summary = prepare.token_store(self.control, self.folder, made_of)
+        with self._stage("tables"):
+            totals = self._tables(summary, made_of.decisions)
+        if not made_of.models:
+            keys = ingest.fragment_keys(self.folder, summary)
+            return Forecast(counts=_counts(summary, totals, len(shared_rows(keys, plan_order(keys))) - 1))
+        with self._stage("plan"):
+            plan, plan_id = prepare.make_plan(self.control, self.folder, summary, made_of)
+            work = Workload.of(plan, ingest.fragment_keys(self.folder, summary), made_of.models)
+        planning_bytes = most_memory_bytes(torch.device("cpu"))
+        units, places = work.spread_units(UNITS_TIMED)
+        with self._stage("layout"):
+            laid_out = self._lay_out(summary, plan, plan_id, units)
+        with self._stage("check"):
+            written = self._write_parts(work, part_header(plan_id, made_of.decisions))
+        counts, disk = _counts(summary, totals, plan.n_rows), self._disk(laid_out, written, output)
+        if not plan.n_units:
+            return Forecast(counts=counts, work=self._work(work, made_of.decisions, {}, 0.0), disk=disk)
+        with self._stage("embed"):
+            timings = trial.measure(self._requests(work, made_of, units, places), self.control.check)
+        dealt = self._work(work, made_of.decisions, _seconds_per_cost(timings), written.write_s)
+        return Forecast(
+            counts=counts,
+            work=dealt,
+            disk=disk,
+            memory=_memory(timings, planning_bytes),
+            time=self._time(dealt, timings, laid_out, written),
+        )
+
+    def _gather(self) -> Materials:
+        """What the run would be made of; its threads divide this machine among the ranks that share it."""
+        here = Place(world_size=self.here, local_world_size=self.here)
+        threads = self.settings.threads or decide.default_threads(here, self.control.runtime.device)
+        settings = replace(self.settings, threads=threads, output=self.folder.path)
+        made_of = materials.gather(settings, self.session)
+        if len(made_of.models) == 2 and made_of.classifier is None:  # for size and time any classifier is like another
+            decisions = replace(made_of.decisions, classifier="any")
+            made_of = replace(made_of, decisions=decisions)
+        return made_of
+
+    def _tables(self, summary: StoreSummary, decisions: Decisions) -> Totals:
+        """The tables of the run, with scores as long as real ones."""
+        scores = Scores.empty(summary.n_fragments)
+        if decisions.classifier:
+            scores.virus[:], scores.nonvirus[:] = 0.493123, 0.506877
+        sources, consensus = self.settings.inputs, self.settings.consensus
+        return write_tables(self.folder, summary, scores, sources, consensus, self.control.check, legacy=False)
+
+    def _lay_out(self, summary: StoreSummary, plan: Plan, plan_id: str, units: np.ndarray) -> _LaidOut:
+        """Lay out the shards that hold `units`."""
+        tokens = self.folder.tokens
+        blocks, first_fragment = ingest.block_paths(self.folder, summary), summary.first_fragment()
+        store_bytes = _bytes(*tokens.iterdir())
+        shards = np.unique(np.searchsorted(plan.shard_unit, units, side="right") - 1).tolist()
+        started = time.monotonic()
+        for shard in shards:
+            layout.lay_out(tokens, shard, plan, plan_id, blocks, first_fragment)
+            self.control.check()
+        seconds = time.monotonic() - started
+        share = (len(plan.shard_unit) - 1) / max(1, len(shards))
+        size = _bytes(*(layout.shard_path(tokens, shard) for shard in shards))
+        return _LaidOut(round(store_bytes + share * size), share * seconds)
+
+    def _write_parts(self, work: Workload, header: PartHeader) -> _Written:
+        """Write, check and remove a few parts."""
+        plan, folder = work.plan, self.folder.parts
+        n = min(PARTS_WRITTEN, plan.n_units)
+        write_s = check_s = 0.0
+        beside = 0  # bytes of a file that are not its datasets'
+        for unit in np.linspace(0, plan.n_units - 1, n).round().astype(int).tolist():
+            rows = int(plan.unit_row[unit + 1] - plan.unit_row[unit])
+            columns = {name: (width, header.embedding_dtype) for name, width in work.widths.items()}
+            columns["logits"] = (2, "float32")
+            results = {
+                name: np.ones((rows, width), dtype)
+                for name, (width, dtype) in columns.items()
+                if name in header.datasets()
+            }
+            begun = time.monotonic()
+            size = parts.write(folder, unit, plan, header, np.zeros(rows, dtype=bool), results)
+            written = time.monotonic()
+            parts.check(folder, unit, plan, header, full=True)
+            write_s, check_s = write_s + written - begun, check_s + time.monotonic() - written
+            fragments = int(plan.row_start[plan.unit_row[unit + 1]] - plan.row_start[plan.unit_row[unit]])
+            beside += size - sum(array.nbytes for array in results.values()) - rows - 16 * fragments
+            parts.discard(folder, unit)
+            self.control.check()
+        return _Written(
+            work.part_bytes(header) + beside * plan.n_units // max(1, n), write_s / max(1, n), check_s / max(1, n)
+        )
+
+    def _disk(self, laid_out: _LaidOut, written: _Written, output: Path | None) -> Disk:
+        return Disk(
+            parts=written.part_bytes,
+            tokens=laid_out.token_bytes,
+            tables=_bytes(*(self.folder.path / name for name in TABLES)),
+            where=str(output or ""),
+            free=None if output is None else _free_bytes(output),
+        )
+
+    def _requests(self, work: Workload, made_of: Materials, units: np.ndarray, places: np.ndarray) -> list[Request]:
+        """What each process does that is timed: batches of the same units, of other places in them."""
+        decisions = made_of.decisions
+        budget = decisions.token_budget
+        return [
+            Request(
+                folder=str(self.folder.tokens),
+                models={kind: str(model.resolve()) for kind, model in made_of.models.items()},
+                dtype=decisions.dtype,
+                device=f"cuda:{number}" if decisions.device == "cuda" else "cpu",
+                threads=decisions.threads,
+                token_budget=budget,
+                batches=work.batches_at(units, (places + number / self.here) % 1, budget),
+                longest=work.longest(budget),
+                seconds=TIMING_S,
+            )
+            for number in range(self.here)
+        ]
+
+    def _work(self, work: Workload, decisions: Decisions, seconds_per_cost: dict[str, float], write_s: float) -> Work:
+        """Deal the units as the sampler does."""
+        plan, n_ranks = work.plan, self.ranks
+        unit_s = np.full(plan.n_units, write_s)
+        for kind, seconds in seconds_per_cost.items():
+            unit_s += seconds * work.unit_cost(kind)
+        dealt = [
+            Rank(
+                units=len(units),
+                tokens=int(plan.unit_tokens[units].sum()),
+                cost=int(plan.unit_cost[units].sum()),
+                embed_s=round(float(unit_s[units].sum()), 3),
+            )
+            for units in (np.array(units, dtype=np.int64) for units in deal(plan.unit_cost, n_ranks))
+        ]
+        return Work(
+            tokens={kind: int(lengths.sum()) for kind, lengths in work.lengths.items()},
+            units=plan.n_units,
+            device=decisions.device,
+            dtype=decisions.dtype,
+            threads=decisions.threads,
+            token_budget=decisions.token_budget,
+            ranks=dealt,
+        )
+
+    def _time(self, work: Work, timings: list[Timing], laid_out: _LaidOut, written: _Written) -> Time:
+        launched = 2 if self.ranks > 1 else 1  # a launcher imports torch, then its workers do
+        units = max(rank.units for rank in work.ranks)
+        return Time(
+            launch=round(launched * max(timing.import_s for timing in timings), 3),
+            start=round(self.seconds["start"], 3),
+            load=round(max(timing.load_s for timing in timings), 3),
+            ingest=round(self.seconds["ingest"] / self.ranks, 3),
+            plan=round(self.seconds["plan"] + laid_out.seconds / self.ranks, 3),
+            embed=round(max(rank.embed_s for rank in work.ranks), 3),
+            tables=round(self.seconds["tables"] + written.check_s * units, 3),
+            timed_at_once=len(timings),
+            timed_batches=sum(len(seconds) for timing in timings for seconds in timing.seconds.values()),
+        )
+
+
+def _counts(summary: StoreSummary, totals: Totals, n_rows: int) -> Counts:
+    return Counts(
+        sequences=summary.n_records,
+        statuses=dict(totals.statuses),
+        bases=summary.n_bases,
+        chunks=summary.n_chunks,
+        open_chunks=totals.open_chunks,
+        fragments=summary.n_fragments,
+        different_fragments=n_rows,
+    )
+
+
+def _seconds_per_cost(timings: list[Timing]) -> dict[str, float]:
+    """Of each encoder, the mean over the batches that were timed."""
+    return {
+        kind: float(
+            np.mean(
+                np.concatenate([np.array(timing.seconds[kind]) / np.array(timing.costs[kind]) for timing in timings])
+            )
+        )
+        for kind in timings[0].seconds
+    }
+
+
+def _memory(timings: list[Timing], planning_bytes: int) -> Memory:
+    return Memory(
+        program=max(timing.program_bytes for timing in timings),
+        encoders=max(timing.encoder_bytes for timing in timings),
+        batches=max(timing.batch_bytes for timing in timings),
+        planning=planning_bytes,
+        device=timings[0].device_bytes,
+        machine=psutil.virtual_memory().total,
+    )
+
+
+def _bytes(*paths: Path) -> int:
+    return sum(path.stat().st_size for path in paths)
+
+
+def _free_bytes(folder: Path) -> int:
+    """Free bytes where a folder is or would be made. Raises StorageError."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        return shutil.disk_usage(there).free
+    except OSError as error:
+        raise storage_error(there, error, "read") from error
