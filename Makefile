@@ -2,17 +2,19 @@
 # test    the whole test suite, on CPU
 # check   ruff (rules and format) and mypy
 # format  let ruff rewrite what it can
-# bench   figures: balance of work over ranks; wall time of predict on 1 and 2 ranks, full-size random encoders
+# bench   figures beside their goals, on the CPU, in under 10 minutes; left in bench/figures.md
+# bench-large   the same for runs with a million fragments and more
 # clean   remove what the other verbs made, but for the environment (.venv)
 #
 # Each verb creates the environment first where it is missing or older than its lists. pip's own settings
 # (PIP_INDEX_URL, PIP_FIND_LINKS, ...) say where packages come from. PYTHON=... names the interpreter to build it from.
+# CONTIGS="virus.fa.gz host.fa.gz" makes `bench` take its contigs from these files instead of a synthetic sample.
 
 ENVIRONMENT := .venv/.installed
 BIN := .venv/bin
 INTERPRETERS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench bench-large clean
 
 demo: $(ENVIRONMENT)
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
@@ -30,10 +32,10 @@ format: $(ENVIRONMENT)
 	$(BIN)/ruff format .
 
 bench: $(ENVIRONMENT)
-	$(BIN)/python scripts/balance.py
-	$(BIN)/python scripts/make_sample.py bench/sample
-	$(BIN)/python scripts/make_models.py bench/models --nucleotide 12x768 --protein 12x480
-	$(BIN)/python scripts/bench_predict.py bench/sample/sample.fa.gz --contigs 12 --models bench/models --work bench/runs
+	$(BIN)/python scripts/bench.py $(CONTIGS)
+
+bench-large: $(ENVIRONMENT)
+	$(BIN)/python scripts/bench.py --large
 
 clean:
 	rm -rf demo bench build dist vpdist.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

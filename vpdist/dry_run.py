@@ -45,7 +45,7 @@ UNITS_TIMED = 16
 """Units, spread evenly over the plan's cost, of which a process times one batch per encoder."""
 PARTS_WRITTEN = 8
 """Parts, spread evenly over the units, that are written to learn what a part takes."""
-TIMING_S = 20.0
+TIMING_S = 10.0
 """A process stops timing after this, if it has timed a few batches of each encoder."""
 
 
