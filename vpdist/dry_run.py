@@ -14,13 +14,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
 
-from vpdist import decide, environment, ingest, layout, materials, parts, prepare, runtime, trial
+from vpdist import decide, environment, ingest, materials, prepare, runtime, samples, store, trial
 from vpdist.calls import part_header, write_tables
 from vpdist.config import Decisions, Settings
 from vpdist.control import Control
@@ -31,10 +32,10 @@ from vpdist.forecast import Counts, Disk, Forecast, Memory, Rank, Time, Work
 from vpdist.ingest import StoreSummary
 from vpdist.interrupts import StopRequest
 from vpdist.materials import Materials
-from vpdist.parts import PartHeader
-from vpdist.plan import Plan, deal, plan_order, shared_rows
+from vpdist.plan import deal, plan_order, shared_rows
 from vpdist.progress import Progress
 from vpdist.runfolder import TABLES, RunFolder
+from vpdist.samples import LaidOut, Written, total_bytes
 from vpdist.session import Session
 from vpdist.tables import Scores, Totals
 from vpdist.telemetry import most_memory_bytes
@@ -43,8 +44,6 @@ from vpdist.workload import Workload
 
 UNITS_TIMED = 16
 """Units, spread evenly over the plan's cost, of which a process times one batch per encoder."""
-PARTS_WRITTEN = 8
-"""Parts, spread evenly over the units, that are written to learn what a part takes."""
 TIMING_S = 10.0
 """A process stops timing after this, if it has timed a few batches of each encoder."""
 
@@ -92,23 +91,6 @@ def ranks_here(ranks: int, place: Place, device: torch.device) -> int:
     return min(ranks, place.local_world_size if place.launched else environment.available_cores())
 
 
-@dataclass(frozen=True, slots=True)
-class _LaidOut:
-    """The token store and the plan's shards: bytes of all of them, seconds to lay all shards out."""
-
-    token_bytes: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """Parts: bytes of all of them, seconds to write and to check one."""
-
-    part_bytes: int
-    write_s: float
-    check_s: float
-
-
 @dataclass(slots=True)
 class _DryRun:
     """One dry run."""
@@ -142,6 +124,7 @@ class _DryRun:
         torch.set_num_threads(made_of.decisions.threads)
         with self._stage("ingest"):
             summary = prepare.token_store(self.control, self.folder, made_of)
+        reading_s = self._reading_s(made_of, summary.n_blocks)
         with self._stage("tables"):
             totals = self._tables(summary, made_of.decisions)
         if not made_of.models:
@@ -153,9 +136,10 @@ class _DryRun:
         planning_bytes = most_memory_bytes(torch.device("cpu"))
         units, places = work.spread_units(UNITS_TIMED)
         with self._stage("layout"):
-            laid_out = self._lay_out(summary, plan, plan_id, units)
+            laid_out = samples.lay_out(self.folder, summary, plan, plan_id, units, self.control.check)
         with self._stage("check"):
-            written = self._write_parts(work, part_header(plan_id, made_of.decisions))
+            header = part_header(plan_id, made_of.decisions)
+            written = samples.write_parts(self.folder.parts, work, header, self.control.check)
         counts, disk = _counts(summary, totals, plan.n_rows), self._disk(laid_out, written, output)
         if not plan.n_units:
             return Forecast(counts=counts, work=self._work(work, made_of.decisions, {}, 0.0), disk=disk)
@@ -167,7 +151,7 @@ class _DryRun:
             work=dealt,
             disk=disk,
             memory=_memory(timings, planning_bytes),
-            time=self._time(dealt, timings, laid_out, written),
+            time=self._time(dealt, timings, reading_s, laid_out, written),
         )
 
     def _gather(self) -> Materials:
@@ -181,6 +165,12 @@ class _DryRun:
             made_of = replace(made_of, decisions=decisions)
         return made_of
 
+    def _reading_s(self, made_of: Materials, n_blocks: int) -> float:
+        """Seconds that reading alone takes, which one rank does for all: from the first few blocks, read again."""
+        decisions, started = made_of.decisions, time.monotonic()
+        n = sum(1 for _ in islice(store.read_blocks(made_of.paths, decisions.chunk_length, decisions.min_length), 4))
+        return (time.monotonic() - started) * n_blocks / max(1, n)
+
     def _tables(self, summary: StoreSummary, decisions: Decisions) -> Totals:
         """The tables of the run, with scores as long as real ones."""
         scores = Scores.empty(summary.n_fragments)
@@ -189,54 +179,11 @@ class _DryRun:
         sources, consensus = self.settings.inputs, self.settings.consensus
         return write_tables(self.folder, summary, scores, sources, consensus, self.control.check, legacy=False)
 
-    def _lay_out(self, summary: StoreSummary, plan: Plan, plan_id: str, units: np.ndarray) -> _LaidOut:
-        """Lay out the shards that hold `units`."""
-        tokens = self.folder.tokens
-        blocks, first_fragment = ingest.block_paths(self.folder, summary), summary.first_fragment()
-        store_bytes = _bytes(*tokens.iterdir())
-        shards = np.unique(np.searchsorted(plan.shard_unit, units, side="right") - 1).tolist()
-        started = time.monotonic()
-        for shard in shards:
-            layout.lay_out(tokens, shard, plan, plan_id, blocks, first_fragment)
-            self.control.check()
-        seconds = time.monotonic() - started
-        share = (len(plan.shard_unit) - 1) / max(1, len(shards))
-        size = _bytes(*(layout.shard_path(tokens, shard) for shard in shards))
-        return _LaidOut(round(store_bytes + share * size), share * seconds)
-
-    def _write_parts(self, work: Workload, header: PartHeader) -> _Written:
-        """Write, check and remove a few parts."""
-        plan, folder = work.plan, self.folder.parts
-        n = min(PARTS_WRITTEN, plan.n_units)
-        write_s = check_s = 0.0
-        beside = 0  # bytes of a file that are not its datasets'
-        for unit in np.linspace(0, plan.n_units - 1, n).round().astype(int).tolist():
-            rows = int(plan.unit_row[unit + 1] - plan.unit_row[unit])
-            columns = {name: (width, header.embedding_dtype) for name, width in work.widths.items()}
-            columns["logits"] = (2, "float32")
-            results = {
-                name: np.ones((rows, width), dtype)
-                for name, (width, dtype) in columns.items()
-                if name in header.datasets()
-            }
-            begun = time.monotonic()
-            size = parts.write(folder, unit, plan, header, np.zeros(rows, dtype=bool), results)
-            written = time.monotonic()
-            parts.check(folder, unit, plan, header, full=True)
-            write_s, check_s = write_s + written - begun, check_s + time.monotonic() - written
-            fragments = int(plan.row_start[plan.unit_row[unit + 1]] - plan.row_start[plan.unit_row[unit]])
-            beside += size - sum(array.nbytes for array in results.values()) - rows - 16 * fragments
-            parts.discard(folder, unit)
-            self.control.check()
-        return _Written(
-            work.part_bytes(header) + beside * plan.n_units // max(1, n), write_s / max(1, n), check_s / max(1, n)
-        )
-
-    def _disk(self, laid_out: _LaidOut, written: _Written, output: Path | None) -> Disk:
+    def _disk(self, laid_out: LaidOut, written: Written, output: Path | None) -> Disk:
         return Disk(
             parts=written.part_bytes,
             tokens=laid_out.token_bytes,
-            tables=_bytes(*(self.folder.path / name for name in TABLES)),
+            tables=total_bytes(*(self.folder.path / name for name in TABLES)),
             where=str(output or ""),
             free=None if output is None else _free_bytes(output),
         )
@@ -285,14 +232,14 @@ class _DryRun:
             ranks=dealt,
         )
 
-    def _time(self, work: Work, timings: list[Timing], laid_out: _LaidOut, written: _Written) -> Time:
+    def _time(self, work: Work, timings: list[Timing], reading_s: float, laid_out: LaidOut, written: Written) -> Time:
         launched = 2 if self.ranks > 1 else 1  # a launcher imports torch, then its workers do
         units = max(rank.units for rank in work.ranks)
         return Time(
             launch=round(launched * max(timing.import_s for timing in timings), 3),
             start=round(self.seconds["start"], 3),
             load=round(max(timing.load_s for timing in timings), 3),
-            ingest=round(self.seconds["ingest"] / self.ranks, 3),
+            ingest=round(max(reading_s, self.seconds["ingest"] / self.ranks), 3),
             plan=round(self.seconds["plan"] + laid_out.seconds / self.ranks, 3),
             embed=round(max(rank.embed_s for rank in work.ranks), 3),
             tables=round(self.seconds["tables"] + written.check_s * units, 3),
@@ -334,10 +281,6 @@ def _memory(timings: list[Timing], planning_bytes: int) -> Memory:
         device=timings[0].device_bytes,
         machine=psutil.virtual_memory().total,
     )
-
-
-def _bytes(*paths: Path) -> int:
-    return sum(path.stat().st_size for path in paths)
 
 
 def _free_bytes(folder: Path) -> int:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from vpdist.figures import bytes_text, span_text
 
 RANKS_LISTED = 16
-"""More ranks than this are summed up instead of listed."""
+"""Of more ranks than this only the extremes are listed."""
 STATUSES = {"ok": "to be scored", "no_open_frame": "no open frame", "too_short": "too short", "filtered": "filtered"}
 
 
@@ -189,11 +189,17 @@ def _work(work: Work) -> Iterator[str]:
     if len(work.ranks) > 1 and busy:
         yield _line("balance", f"busiest rank {work.busiest:.3f} x mean")
         mean = sum(rank.cost for rank in work.ranks) / len(work.ranks)
-        for number, rank in enumerate(work.ranks[:RANKS_LISTED]):
+        for label, rank in _listed(work.ranks):
             share = f"{rank.cost / mean:.3f} x mean"
-            yield _line("", f"rank {number:<4} {rank.units:>7,} units {rank.tokens:>15,} tokens   {share}")
-        if len(work.ranks) > RANKS_LISTED:
-            yield _line("", f"... and {len(work.ranks) - RANKS_LISTED:,} more")
+            yield _line("", f"{label:<10} {rank.units:>7,} units {rank.tokens:>15,} tokens   {share}")
+
+
+def _listed(ranks: list[Rank]) -> list[tuple[str, Rank]]:
+    """The ranks that people read about: all, or of many the busiest and the least busy."""
+    if len(ranks) <= RANKS_LISTED:
+        return [(f"rank {number}", rank) for number, rank in enumerate(ranks)]
+    in_order = sorted(ranks, key=lambda rank: rank.cost)
+    return [("busiest", in_order[-1]), ("least busy", in_order[0])]
 
 
 def _disk(disk: Disk) -> Iterator[str]:
