@@ -70,7 +70,8 @@ def forecast(settings: Settings, ranks: int, output: Path | None) -> Forecast:
         stop = StopRequest(at_once=lambda: shutil.rmtree(temporary, ignore_errors=True))
         stack.enter_context(stop.installed())
         place = environment.place()
-        control = Control(runtime.alone(place, settings.device), stop)
+        encodes = settings.nucleotide_model or settings.protein_model
+        control = Control(runtime.alone(place, settings.device if encodes else "cpu"), stop)
         folder = RunFolder(temporary)
         folder.prepare(restart=False)
         control.progress = Progress(control.runtime, settings.progress, None, sys.stderr)
