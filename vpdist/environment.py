@@ -12,6 +12,9 @@ from typing import TextIO
 
 from vpdist.errors import UsageError
 
+PARENT = os.getppid()
+"""This process's parent, noted before the slow imports: a launcher that ends during them is missed all the same."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
@@ -28,7 +31,7 @@ class Place:
     node: int = 0
     """Number of the node."""
     restart: int = 0
-    """How often the launcher has started this group of processes anew."""
+    """How often this worker's own agent has started its workers anew. Agents differ: see attempt.py."""
     launched: bool = False
     """Whether a launcher started this process; only then is its parent expected to outlive it."""
     agent_store: bool = False

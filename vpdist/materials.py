@@ -69,7 +69,7 @@ def record(settings: Settings, session: Session, made_of: Materials) -> None:
         },
         host=platform.node(),
         world_size=runtime.world_size,
-        launcher_restarts=runtime.place.restart,
+        launcher_restarts=runtime.attempt,
         settings=settings.to_dict(),
         decisions=decisions.to_dict(),
         models={kind: str(folder) for kind, folder in made_of.models.items()},
@@ -114,7 +114,7 @@ def _spool(session: Session) -> Path:
     """
     folder, check = session.folder, session.control.check
     if not folder.spool.exists():
-        if session.control.runtime.place.restart:
+        if session.control.runtime.attempt:
             raise UsageError("standard input was used up by an attempt that was lost; pipe it in again")
         return spool_stdin(folder.spool, check)
     again = spool_stdin(folder.spool.with_suffix(".again"), check)

@@ -5,16 +5,19 @@ Every stage runs on every rank and takes its share by itself; what is complete i
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from vpdist import materials, parts, prepare
+from vpdist.at_work import AtWork, count_deaths
 from vpdist.calls import checked_scores, part_header, part_scores, summary_for_people, write_tables
 from vpdist.config import Settings
 from vpdist.control import Control
@@ -27,6 +30,7 @@ from vpdist.layout import TokenShards
 from vpdist.materials import Materials
 from vpdist.parts import PartHeader
 from vpdist.plan import Plan, longest_first
+from vpdist.quarantine import Quarantine, QuarantinedEncoder
 from vpdist.runfolder import RunFolder
 from vpdist.sampler import TokenWeightedDistributedSampler
 from vpdist.session import Outcome, Session, conduct
@@ -36,6 +40,8 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """How often parts are computed that turn out damaged when they are checked."""
+DEATHS = 2
+"""A unit during which processes died this often is computed apart."""
 
 
 def predict(settings: Settings) -> int:
@@ -151,20 +157,29 @@ class _Predict:
     def _embed_until_complete(self, work: UnitWork) -> None:
         """Compute what is left, check every part, and again, until no part is missing or damaged."""
         for attempt in range(ATTEMPTS):
-            todo = self._remaining(work, attempt)
+            todo, deadly = self._remaining(work, attempt)
             if todo:
                 self._embed(work, todo, attempt)
+            if deadly:
+                self._embed_apart(work, deadly, attempt)
             if not self._check(work, attempt):
                 return
         raise StorageError(f"{self.folder.parts}: parts keep getting damaged; is the disk sound?")
 
-    def _remaining(self, work: UnitWork, attempt: int) -> list[int]:
-        """Rank 0 lists the folder, before anyone computes; the others take its word."""
-        text = self.control.from_first(
-            f"todo/{attempt}",
-            lambda: " ".join(map(str, parts.remaining(self.folder.parts, work.plan, work.header))),
-        )
-        return [int(unit) for unit in text.split()]
+    def _remaining(self, work: UnitWork, attempt: int) -> tuple[list[int], list[int]]:
+        """Units without a part; and those among them during which processes have died too often, which come last.
+
+        Rank 0 lists the folder, before anyone computes; the others take its word.
+        """
+
+        def look() -> str:
+            deaths = count_deaths(self.folder)
+            left = parts.remaining(self.folder.parts, work.plan, work.header)
+            deadly = [unit for unit in left if deaths.get(unit, 0) >= DEATHS]
+            return json.dumps([sorted(set(left) - set(deadly)), deadly])
+
+        todo, deadly = json.loads(self.control.from_first(f"todo/{attempt}", look))
+        return todo, deadly
 
     def _embed(self, work: UnitWork, todo: list[int], attempt: int) -> None:
         """Compute the units of `todo`, dealt by cost beforehand or drawn one by one."""
@@ -179,10 +194,40 @@ class _Predict:
             tokens, n_units = int(work.plan.unit_tokens[sampler.mine].sum()), len(sampler)
             units = iter(sampler)
         with self._stage("embed", tokens, n_units, shared=dynamic):
-            with Pipeline(work, self._report) as pipeline:
+            at_once = 2 if runtime.device.type == "cuda" else 1
+            with AtWork(self.folder, runtime.rank, at_once) as at_work, Pipeline(work, self._report) as pipeline:
                 for unit in units:
+                    log.info("unit %d", unit)
+                    at_work.begin(unit)
                     pipeline.run(unit)
             self.control.meet(f"embed/{attempt}")
+
+    def _embed_apart(self, work: UnitWork, deadly: list[int], attempt: int) -> None:
+        """Compute units that may end the process in a child process, which loses only what cannot be computed."""
+        runtime = self.control.runtime
+        share = len(deadly) / runtime.world_size
+        tokens = int(work.plan.unit_tokens[deadly].sum() / runtime.world_size)
+        if self.control.is_first:
+            self.session.progress.message(
+                f"{len(deadly)} units during which processes died {DEATHS} times are computed apart"
+            )
+        with Quarantine(runtime.device, work.header.threads, self.control.check) as quarantine:
+
+            def quarantined(kind: str, dtype: torch.dtype) -> Encoder:
+                return QuarantinedEncoder(quarantine, work.encoders[kind], dtype)
+
+            apart = replace(
+                work,
+                encoders={kind: quarantined(kind, encoder.dtype) for kind, encoder in work.encoders.items()},
+                in_float32=lambda kind: quarantined(kind, torch.float32),
+            )
+            with self._stage("embed", tokens, math.ceil(share), shared=True):
+                self.control.share(f"apart/{attempt}", len(deadly), lambda i: self._run_apart(apart, deadly[i]))
+
+    def _run_apart(self, apart: UnitWork, unit: int) -> None:
+        log.info("unit %d, apart", unit)
+        failed = apart.run(unit, self._report)
+        log.info("unit %d, apart: %d rows failed", unit, failed)
 
     def _drawn(self, todo: list[int], attempt: int) -> Iterator[int]:
         while (position := self.control.draw(f"embed/{attempt}")) < len(todo):

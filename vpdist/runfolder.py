@@ -24,7 +24,7 @@ from vpdist.files import read_json, storage_error, write_json
 
 HEARTBEAT_S = 5.0
 STALE_AFTER_S = 60.0
-OURS = ("parts", "tokens", "logs", "run.json", "status.json", "progress.jsonl", "lock")
+OURS = ("parts", "tokens", "logs", "at_work", "run.json", "status.json", "progress.jsonl", "lock")
 TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 LEGACY = ("prediction_results.txt", "prediction_results_highestscore.csv")
 
@@ -66,6 +66,11 @@ class RunFolder:
         return self.path / "progress.jsonl"
 
     @property
+    def at_work(self) -> Path:
+        """What working processes are computing, see at_work.py."""
+        return self.path / "at_work"
+
+    @property
     def run(self) -> Path:
         return self.path / "run.json"
 
@@ -91,7 +96,7 @@ class RunFolder:
                     raise UsageError(f"{self.path} holds {foreign[0]} and no run.json: name a new or empty folder")
             if restart:
                 self._discard()
-            for folder in (self.parts, self.tokens, self.path / "logs"):
+            for folder in (self.parts, self.tokens, self.at_work, self.path / "logs"):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(self.path, error) from error

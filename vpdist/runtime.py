@@ -1,13 +1,14 @@
 """One process's place among its peers: process group, key store, device, threads.
 
 gloo is initialised first and adopted by accelerate's PartialState; vpdist needs no NCCL. The key store carries small
-texts and atomic counters between ranks; nothing is pickled. Ranks find each other under a prefix with the restart
-count, because workers share their agent's store and would otherwise read dead peers' addresses.
+texts and atomic counters between ranks; nothing is pickled. Ranks find each other under a prefix with the attempt's id,
+because workers share their agent's store and would otherwise read dead peers' addresses.
 """
 
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,12 +20,16 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch.distributed import HashStore, PrefixStore, Store, TCPStore
 
+from vpdist import environment
+from vpdist.attempt import Attempt, agree
 from vpdist.environment import Place
-from vpdist.errors import PeerLost, UsageError
+from vpdist.errors import Interrupted, PeerLost, UsageError
 
 T = TypeVar("T")
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
+CONNECT_TIMEOUT = timedelta(seconds=3)
+"""Between two tries to reach the store this process looks whether it should end."""
 
 
 class KeyStore:
@@ -38,7 +43,7 @@ class KeyStore:
 
     def clone(self) -> KeyStore:
         """A connection of its own to the same keys, for another thread."""
-        return KeyStore(self._connect(), self._connect)
+        return KeyStore(self._call(self._connect), self._connect)
 
     def set(self, key: str, text: str) -> None:
         self._call(lambda: self._store.set(key, text))
@@ -67,6 +72,8 @@ class Runtime:
     keys: KeyStore
     parent: int
     """Process id of the parent at the start."""
+    attempt: int = 0
+    """How often the launcher has started this group of processes before; the same on every rank."""
 
     @property
     def rank(self) -> int:
@@ -82,19 +89,32 @@ class Runtime:
         return self.place.launched and os.getppid() != self.parent
 
 
-def start(place: Place, device: str = "auto") -> Runtime:
+def start(place: Place, device: str = "auto", check: Callable[[], None] = lambda: None) -> Runtime:
     """Join the process group (if there is one) and choose the device: 'auto' (CUDA where there is any), 'cpu', 'cuda'.
 
-    Raises UsageError when CUDA is asked for and absent.
+    `check` is called while this process waits for its peers, and may raise. Raises UsageError when CUDA is asked for
+    and absent, PeerLost when the peers cannot be reached, Interrupted when the launcher ends meanwhile.
     """
     on_cpu = not _uses_cuda(device, place.rank)
-    keys = _join(place)
+
+    def check_launcher() -> None:
+        check()
+        if place.launched and os.getppid() != environment.PARENT:
+            raise Interrupted("the launcher is gone")
+
+    keys, attempt = _join(place, check_launcher)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")  # threads are set per rank, after decisions
         state = PartialState(cpu=on_cpu)
     if state.num_processes != place.world_size:
         raise UsageError(f"the launcher announced {place.world_size} processes, accelerate sees {state.num_processes}")
-    return Runtime(place=place, device=torch.device("cpu") if on_cpu else state.device, keys=keys, parent=os.getppid())
+    return Runtime(
+        place=place,
+        device=torch.device("cpu") if on_cpu else state.device,
+        keys=keys,
+        parent=environment.PARENT,
+        attempt=attempt.number,
+    )
 
 
 def alone(place: Place, device: str = "auto") -> Runtime:
@@ -107,7 +127,8 @@ def alone(place: Place, device: str = "auto") -> Runtime:
         place=Place(launched=place.launched),
         device=torch.device("cuda", place.local_rank) if _uses_cuda(device, place.rank) else torch.device("cpu"),
         keys=KeyStore(local, lambda: local),
-        parent=os.getppid(),
+        parent=environment.PARENT,
+        attempt=place.restart,
     )
 
 
@@ -120,34 +141,45 @@ def _uses_cuda(device: str, rank: int) -> bool:
     return cuda and device != "cpu"
 
 
-def _join(place: Place) -> KeyStore:
+def _join(place: Place, check: Callable[[], None]) -> tuple[KeyStore, Attempt]:
     if place.world_size == 1:
         local = HashStore()
-        return KeyStore(local, lambda: local)
-
-    def connect(*, host: bool = False) -> Store:
-        hosting = host and not place.agent_store and place.rank == 0
-        store = TCPStore(
-            place.master_address,
-            place.master_port,
-            is_master=hosting,
-            timeout=RENDEZVOUS_TIMEOUT,
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
-        return PrefixStore(f"vpdist/{place.restart}", store)
-
+        return KeyStore(local, lambda: local), Attempt("", place.restart)
     try:
-        store = connect(host=True)
+        shared = _connect(place, check, host=place.rank == 0 and not place.agent_store)
+        attempt = agree(shared, place, check, RENDEZVOUS_TIMEOUT.total_seconds())
+        store = PrefixStore(f"vpdist/{attempt.id}", shared)
         dist.init_process_group(
             "gloo", store=store, rank=place.rank, world_size=place.world_size, timeout=RENDEZVOUS_TIMEOUT
         )
-    except (dist.DistError, RuntimeError) as error:
+    except (dist.DistError, RuntimeError, PeerLost) as error:
         raise PeerLost(
             f"rank {place.rank} could not join its {place.world_size - 1} peers through "
             f"{place.master_address}:{place.master_port}: {error}"
         ) from error
-    return KeyStore(store, connect)
+    return KeyStore(store, lambda: PrefixStore(f"vpdist/{attempt.id}", _connect(place, check))), attempt
+
+
+def _connect(place: Place, check: Callable[[], None], *, host: bool = False) -> Store:
+    """A connection to the store that the agent, or else rank 0, hosts. Raises DistError when nobody answers."""
+    until = time.monotonic() + RENDEZVOUS_TIMEOUT.total_seconds()
+    while True:
+        try:
+            store = TCPStore(
+                place.master_address,
+                place.master_port,
+                is_master=host,
+                timeout=CONNECT_TIMEOUT,
+                wait_for_workers=False,
+                multi_tenant=True,
+            )
+        except dist.DistError:
+            check()
+            if host or time.monotonic() > until:
+                raise
+        else:
+            store.set_timeout(RENDEZVOUS_TIMEOUT)
+            return store
 
 
 def stop() -> None:

@@ -104,9 +104,9 @@ def conduct(
         stop = StopRequest(at_once=opened.abort_display)
         stack.enter_context(stop.installed())
         try:
-            opened.control = control = Control(runtime.start(place, device), stop)
+            opened.control = control = Control(runtime.start(place, device, stop.check), stop)
             if control.is_first:
-                _open_folder(folder, stack, restart=restart and place.restart == 0, must_exist=must_exist)
+                _open_folder(folder, stack, restart=restart and control.runtime.attempt == 0, must_exist=must_exist)
             mark = control.from_first("folder", lambda: _leave_mark(folder))
             _see_mark(folder, mark)
             if control.is_first:
@@ -209,7 +209,8 @@ def _failed(error: Exception, opened: _Opened, console: TextIO) -> int:
         control.publish_failure(None if isinstance(error, FailedElsewhere) else message, code)
     opened.abort_display(message)
     if control is None:  # it could not even join its peers: nobody else can tell
-        _tell(console, f"vpdist: {message}")
+        if isinstance(error, PeerLost) or not isinstance(error, Interrupted) or environment.place().rank == 0:
+            _tell(console, f"vpdist: {message}")
         return code
     if _speaks(error, control):
         _tell(console, f"vpdist: {message}")

@@ -1,0 +1,74 @@
+"""Which unit each rank computes, on disk, so that a process that dies leaves word of what it was doing.
+
+RUN/at_work holds a file per working process, which goes when the process leaves in order. What lies there when a run is
+taken up is counted in run.json as deaths; a unit with too many is computed apart, see quarantine.py. Nothing is synced:
+what a process has written survives its death, and of a power cut no unit is guilty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections import Counter
+from types import TracebackType
+
+from vpdist.errors import VpdistError
+from vpdist.files import read_json, storage_error
+from vpdist.runfolder import RunFolder
+
+log = logging.getLogger(__name__)
+
+WIDTH = 64
+"""Bytes of a note, so that a shorter one covers a longer one."""
+
+
+class AtWork:
+    """This process's note. Leaving the block removes it, unless a bug ends the block: that counts as a death."""
+
+    def __init__(self, folder: RunFolder, rank: int) -> None:
+        """Raises StorageError."""
+        self.path = folder.at_work / f"rank{rank:05d}.{os.getpid()}"
+        try:
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def __enter__(self) -> AtWork:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+        if error is None or isinstance(error, VpdistError):
+            with contextlib.suppress(OSError):  # one death too many is counted, which loses nothing
+                self.path.unlink(missing_ok=True)
+
+    def note(self, *units: int) -> None:
+        """These units are under way now, and no others. Raises StorageError."""
+        try:
+            os.pwrite(self._descriptor, " ".join(map(str, units)).ljust(WIDTH).encode(), 0)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+
+def count_deaths(folder: RunFolder) -> dict[int, int]:
+    """How often a process died during each unit, what lies in RUN/at_work included; clears that.
+
+    For rank 0, before any rank is at work. Raises StorageError.
+    """
+    deaths = Counter({int(unit): times for unit, times in (read_json(folder.run) or {}).get("deaths", {}).items()})
+    try:
+        notes = sorted(folder.at_work.iterdir())
+        for path in notes:
+            units = path.read_text(errors="replace").split()
+            log.warning("%s: its process died during unit(s) %s", path.name, " ".join(units) or "none")
+            deaths.update(int(unit) for unit in units if unit.isdigit())
+        if notes:
+            folder.update_run(deaths={str(unit): times for unit, times in sorted(deaths.items())})
+        for path in notes:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(folder.at_work, error, "read") from error
+    return dict(deaths)
