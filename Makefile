@@ -1,5 +1,6 @@
 # demo    try vpdist: sample, models, classifier, prediction on two ranks, summary (everything under demo/)
 # test    the whole test suite, on CPU
+# test-faults  the long form of the fault tests: many launches that are killed, signalled, poisoned (half an hour)
 # check   ruff (rules and format) and mypy
 # format  let ruff rewrite what it can
 # bench   figures beside their goals, on the CPU, in under 10 minutes; left in bench/figures.md
@@ -14,13 +15,16 @@ ENVIRONMENT := .venv/.installed
 BIN := .venv/bin
 INTERPRETERS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
-.PHONY: demo test check format bench bench-large clean
+.PHONY: demo test test-faults check format bench bench-large clean
 
 demo: $(ENVIRONMENT)
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
 test: $(ENVIRONMENT)
 	$(BIN)/python -m pytest
+
+test-faults: $(ENVIRONMENT)
+	$(BIN)/python -m pytest -m faults
 
 check: $(ENVIRONMENT)
 	$(BIN)/ruff check .

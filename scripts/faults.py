@@ -28,6 +28,7 @@ import torch
 from disturb import KILLS, SIGNALS, Chase, signal_rank
 from launches import Job, Launch, lost_and_twice, part_paths, repeated, standalone, status, tables
 from make_models import make_dnabert_s, make_esm2
+from mishaps import MISHAPS
 from two_nodes import nodes
 from verdicts import conditions
 
@@ -296,7 +297,15 @@ def campaign(job: Job, work: Path, kills: int, tries: int, seed: int, log: TextI
     undisturbed(marked, work / "marked")
     rows.append(poisoned(marked, work / "poisoned", work / "marked"))
     rows.append(does_not_fit(marked, work / "memory", work / "marked"))
+    rows += [mishap(name, job, work, number) for number, name in enumerate(MISHAPS)]
     return rows
+
+
+def mishap(name: str, job: Job, work: Path, number: int) -> Row:
+    """The line of a fault that ends no process; needs `work`/undisturbed."""
+    started = time.monotonic()
+    problems = MISHAPS[name](job, work / "undisturbed", work / f"mishap{number}")
+    return Row(name, 1, 0, "-", (), (time.monotonic() - started,), tuple(problems))
 
 
 def small_job(sources: list[Path], contigs: int, work: Path, models: Path | None) -> Job:

@@ -3,11 +3,9 @@
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -155,55 +153,6 @@ def test_the_built_in_launch_returns_the_true_code(models: TinyModels, tmp_path:
     source = tmp_path / "broken.fa"
     source.write_text(">prot\nMKLVEFPQ\n")
     assert "record prot" in run(command(PLAIN, models, source, tmp_path / "run", "--nproc", "2"), code=3)
-
-
-def test_a_run_stopped_by_a_signal_resumes_with_the_same_command(models: TinyModels, tmp_path: Path) -> None:
-    source = write_contigs(tmp_path / "contigs.fa", n=100)
-    arguments = command(standalone(2), models, source, tmp_path / "run", "--token-budget", "400")
-    agent = subprocess.Popen(arguments, env=environment(), stderr=subprocess.PIPE, text=True)
-    parts = tmp_path / "run" / "parts"
-    until = time.monotonic() + 60
-    while time.monotonic() < until and (not parts.exists() or len(list(parts.glob("unit-*"))) < 5):
-        time.sleep(0.02)
-    agent.send_signal(signal.SIGTERM)
-    _, told = agent.communicate(timeout=25)
-    assert agent.returncode != 0
-    assert "the same command again resumes" in told
-    status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert (status["state"], status["exit_code"]) == ("interrupted", 143)
-    written = {path.name: path.stat().st_mtime_ns for path in parts.glob("unit-*")}
-    assert len(written) >= 5
-    assert not (tmp_path / "run" / "sequences.tsv").exists()
-    run(command(standalone(3), models, source, tmp_path / "run", "--token-budget", "400"))
-    after = {path.name: path.stat().st_mtime_ns for path in parts.glob("unit-*")}
-    assert len(after) > len(written)
-    assert {name: after[name] for name in written} == written
-    run(command(PLAIN, models, source, tmp_path / "undisturbed", "--token-budget", "400"))
-    assert tables(tmp_path / "run") == tables(tmp_path / "undisturbed")
-
-
-def test_torchrun_finishes_by_itself_after_a_rank_was_killed(
-    models: TinyModels, contigs: Path, plain: Path, tmp_path: Path
-) -> None:
-    launcher = [*standalone(3), "--max-restarts=1"]
-    arguments = command(launcher, models, contigs, tmp_path / "run", "--token-budget", "200")
-    agent = subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    parts = tmp_path / "run" / "parts"
-    until = time.monotonic() + 60
-    while time.monotonic() < until and (not parts.exists() or len(list(parts.glob("unit-*"))) < 5):
-        time.sleep(0.02)
-    log = (tmp_path / "run" / "logs" / "rank00001.log").read_text()
-    found = re.search(r"rank 1 of 3, process (\d+)", log)
-    assert found is not None
-    written = {path.name: path.stat().st_mtime_ns for path in parts.glob("unit-*")}
-    os.kill(int(found[1]), signal.SIGKILL)
-    assert agent.wait(timeout=120) == 0
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["launcher_restarts"] == 1
-    after = {path.name: path.stat().st_mtime_ns for path in parts.glob("unit-*")}
-    assert {name: after[name] for name in written} == written
-    assert [line.split(b"\t")[:4] for content in tables(tmp_path / "run") for line in content.splitlines()] == [
-        line.split(b"\t")[:4] for content in tables(plain) for line in content.splitlines()
-    ]
 
 
 class Terminal:

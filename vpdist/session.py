@@ -7,6 +7,7 @@ log file, so that nothing breaks a line of the display.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -269,10 +270,15 @@ def _output_to_log(folder: RunFolder, place: Place) -> Iterator[None]:
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
+    traces_crashes = not faulthandler.is_enabled()
+    if traces_crashes:
+        faulthandler.enable(file)  # where in the code a crash of the process happened
     log.info("rank %d of %d, process %d, started %s", place.rank, place.world_size, os.getpid(), time.ctime())
     try:
         yield
     finally:
+        if traces_crashes:
+            faulthandler.disable()
         logging.captureWarnings(False)
         root.removeHandler(handler)
         with contextlib.suppress(OSError):  # a full disk: what the log lacks, people have been told

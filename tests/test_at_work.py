@@ -1,0 +1,63 @@
+"""What a process leaves when it dies during a unit, and only then."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vpdist.at_work import AtWork, count_deaths
+from vpdist.errors import Interrupted
+from vpdist.runfolder import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    made = RunFolder(tmp_path / "run")
+    made.prepare(restart=False)
+    return made
+
+
+def leave(folder: RunFolder, units: tuple[int, ...], error: Exception, rank: int = 0) -> None:
+    with AtWork(folder, rank) as at_work:
+        at_work.note(100)
+        at_work.note(*units)
+        raise error
+
+
+def die(folder: RunFolder, *units: int, rank: int = 0) -> None:
+    """What a process leaves that ends in the middle of its units."""
+    with pytest.raises(RuntimeError):
+        leave(folder, units, RuntimeError("a bug"), rank)
+
+
+def test_a_process_that_leaves_in_order_leaves_nothing(folder: RunFolder) -> None:
+    with AtWork(folder, 0) as at_work:
+        at_work.note(7)
+        assert next(folder.at_work.iterdir()).read_text().split() == ["7"]
+    with pytest.raises(Interrupted):
+        leave(folder, (8,), Interrupted("stopped by SIGTERM"))
+    assert list(folder.at_work.iterdir()) == []
+    assert count_deaths(folder) == {}
+
+
+def test_deaths_are_counted_over_runs_and_each_only_once(folder: RunFolder) -> None:
+    die(folder, 7)
+    assert count_deaths(folder) == {7: 1}
+    assert count_deaths(folder) == {7: 1}
+    die(folder, 7, 9)
+    die(folder, 3, rank=1)
+    assert count_deaths(folder) == {3: 1, 7: 2, 9: 1}
+    assert json.loads(folder.run.read_text())["deaths"] == {"3": 1, "7": 2, "9": 1}
+
+
+def test_a_process_that_died_between_units_accuses_none(folder: RunFolder) -> None:
+    (folder.at_work / "rank00000.1").touch()
+    (folder.at_work / "rank00001.2").write_text("\0\0 ?")
+    assert count_deaths(folder) == {}
+    assert list(folder.at_work.iterdir()) == []
+
+
+def test_restart_forgets_deaths(folder: RunFolder) -> None:
+    die(folder, 7)
+    folder.prepare(restart=True)
+    assert count_deaths(folder) == {}

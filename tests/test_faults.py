@@ -1,0 +1,118 @@
+"""Nothing is lost: the real program under the real launchers, killed, signalled, poisoned, short of memory.
+
+The long form, `make test-faults`, does all of this many times, on real contigs where they lie beside the checkout.
+"""
+
+import random
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import faults
+import pytest
+from disturb import KILLS, SIGNALS, Chase
+from launches import Job, Launch, part_paths, standalone, tables
+
+from tests.sample import write_contigs
+from tests.tiny_models import write_models
+
+SEED = 4
+NAMES = {each.name: each for each in (*KILLS, *SIGNALS)}
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("job")
+    models = write_models(folder / "models")
+    source = faults.write_marked(write_contigs(folder / "contigs.fa", n=100), folder / "marked.fa", "WMH")
+    return Job(source, models.nucleotide, models.protein, models.classifier)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(job: Job, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A run that is left alone, and the seconds it took."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    return folder, faults.undisturbed(job, folder)
+
+
+def test_nothing_is_lost_or_done_twice_whenever_a_run_is_killed_or_stopped(
+    job: Job, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    rng = random.Random(SEED)
+    disturbances = [KILLS[0], *rng.choices(KILLS, k=3), KILLS[1]]
+    disturbances += [NAMES[name] for name in ("SIGTERM to the agent", "SIGUSR1 to the agent, which passes it on")]
+    disturbances += [NAMES["SIGINT to a rank"], NAMES["Slurm: SIGTERM to all, SIGKILL after 30 s"]]
+    reference, seconds = undisturbed
+    chase = Chase(job, tmp_path, tables(reference), 2 * seconds, rng, sys.stderr)
+    chase.disturb_all(disturbances)
+    assert chase.faults() == []
+    assert len(chase.trials) == len(disturbances)
+    assert sum(finish.repeated for finish in chase.finishes) > 0  # at least one was hit in the middle of its work
+
+
+def test_torchrun_finishes_by_itself_though_a_rank_is_killed_twice(
+    job: Job, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    row = faults.elastic(job, tmp_path / "run", tables(undisturbed[0]), random.Random(SEED))
+    assert row.problems == ()
+    assert row.lost == 0
+
+
+def test_of_two_nodes_one_may_be_killed_and_come_back(
+    job: Job, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    row = faults.node_lost(job, tmp_path / "run", tables(undisturbed[0]), fast=True)
+    assert row.problems == ()
+    assert row.lost == 0
+
+
+def test_what_crashes_or_yields_nan_is_listed_and_all_else_keeps_its_bits(
+    job: Job, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    row = faults.poisoned(job, tmp_path / "run", undisturbed[0])
+    assert row.problems == ()
+    assert row.lost == 0
+    logs = "".join(path.read_text() for path in (tmp_path / "run" / "logs").iterdir())
+    assert "set aside: a protein sequence" in logs
+
+
+def test_short_of_memory_batches_are_halved_and_only_what_fits_nowhere_fails(
+    job: Job, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    row = faults.does_not_fit(job, tmp_path / "run", undisturbed[0])
+    assert row.problems == ()
+    assert "out of memory" in (tmp_path / "run" / "logs" / "rank00000.log").read_text()
+
+
+def test_a_second_signal_stops_a_rank_at_once_that_is_in_the_middle_of_a_batch(job: Job, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with Launch(faults.sabotaged(job, sleep_s=60), folder, standalone(1)) as launch:
+        assert launch.wait_until(lambda: any((folder / "at_work").glob("rank*")))
+        time.sleep(0.5)
+        launch.signal(launch.agent.pid, signal.SIGTERM)
+        time.sleep(2.0)
+        assert launch.agent.poll() is None
+        launch.signal(launch.agent.pid, signal.SIGTERM)
+        assert launch.end() < 2.0
+        assert launch.agent.returncode == 143
+    assert part_paths(folder) == []
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3 * 3600)
+def test_the_whole_campaign(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if data.is_dir():
+        sources = [data / name for name in ("virus.fa.gz", "host.fa.gz")]
+        long_job = faults.small_job(sources, 40, tmp_path / "long", None)
+    else:
+        long_job = replace(job, source=write_contigs(tmp_path / "contigs.fa", n=200))
+        (tmp_path / "long").mkdir()
+    rows = faults.campaign(long_job, tmp_path / "long", kills=50, tries=3, seed=SEED, log=sys.stderr)
+    with capsys.disabled():
+        print(f"\n{faults.as_markdown(rows)}")
+    assert [problem for row in rows for problem in row.problems] == []
+    assert sum(row.lost for row in rows) == 0
+    assert rows[0].tries == 50

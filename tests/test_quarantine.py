@@ -1,0 +1,139 @@
+"""Units computed in a child process: what kills it is found and set aside, all else keeps its bits."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.sample import write_contigs
+from tests.tiny_models import write_models
+from vpdist import parts
+from vpdist.config import Settings
+from vpdist.errors import Interrupted
+from vpdist.quarantine import Batch, ChildDied, Quarantine, QuarantinedEncoder
+from vpdist.run import predict
+
+LENGTHS = (5, 5, 6, 9)
+DEADLY = 66
+
+
+class StubEncoder:
+    """What a quarantined encoder takes over from the rank's own."""
+
+    kind, width, folder, vocabulary, special = "protein", 2, Path("esm2"), 100, 1
+
+
+class StubQuarantine:
+    """Computes (second token, number of sequences) of each sequence, and dies as it is told."""
+
+    def __init__(self, dies: Callable[[int, Batch], bool]) -> None:
+        self.dies, self.asked = dies, list[Batch]()
+
+    def embed(self, kind: str, dtype: str, folder: Path, batch: Batch) -> np.ndarray:
+        self.asked.append(batch)
+        if self.dies(len(self.asked), batch):
+            raise ChildDied("the child process ended with status -11")
+        tokens, offsets = batch
+        n = len(offsets) - 1
+        return np.stack([tokens[offsets[:-1] + 1], np.full(n, n)], axis=1).astype(np.float32)
+
+
+def embed(quarantine: StubQuarantine, *rows: int) -> np.ndarray:
+    """Sequences 0 x x ... 2, where x is the row's number."""
+    sequences = [np.array([0, *[row] * (length - 2), 2]) for row, length in zip(rows, LENGTHS, strict=False)]
+    offsets = np.concatenate(([0], np.cumsum([len(sequence) for sequence in sequences])))
+    encoder = QuarantinedEncoder(quarantine, StubEncoder(), torch.float32)  # type: ignore[arg-type]
+    return encoder.embed(np.concatenate(sequences), offsets).numpy()
+
+
+def holds_deadly(times: int, batch: Batch) -> bool:
+    return DEADLY in batch[0]
+
+
+def test_what_kills_nothing_is_computed_as_it_comes() -> None:
+    quarantine = StubQuarantine(lambda times, batch: False)
+    assert embed(quarantine, 7, 8, 9, 10).tolist() == [[7, 4], [8, 4], [9, 4], [10, 4]]
+    assert len(quarantine.asked) == 1
+
+
+def test_only_what_kills_the_child_alone_is_set_aside_and_the_others_keep_their_batch() -> None:
+    quarantine = StubQuarantine(holds_deadly)
+    found = embed(quarantine, 7, 8, DEADLY, 10)
+    assert np.isnan(found[2]).all()
+    assert np.delete(found, 2, axis=0).tolist() == [[7, 4], [8, 4], [10, 4]]
+    tokens, offsets = quarantine.asked[-1]
+    assert np.diff(offsets).tolist() == list(LENGTHS)
+    assert tokens[offsets[2] : offsets[3]].tolist() == [0, 7, 7, 7, 7, 2]
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_a_death_from_outside_costs_nothing(times: int) -> None:
+    quarantine = StubQuarantine(lambda now, batch: now in (1, times))
+    assert embed(quarantine, 7, 8, 9, 10).tolist() == [[7, 4], [8, 4], [9, 4], [10, 4]]
+    assert len(quarantine.asked) > 1
+
+
+def test_where_only_the_batch_kills_each_sequence_keeps_what_it_got_alone() -> None:
+    quarantine = StubQuarantine(lambda now, batch: len(batch[1]) > 2)
+    assert embed(quarantine, 7, 8, 9, 10).tolist() == [[7, 1], [8, 1], [9, 1], [10, 1]]
+
+
+def test_a_deadly_sequence_that_is_a_batch_of_its_own_is_tried_twice() -> None:
+    quarantine = StubQuarantine(holds_deadly)
+    assert np.isnan(embed(quarantine, DEADLY)).all()
+    assert len(quarantine.asked) == 2
+
+
+def test_memory_that_does_not_suffice_is_the_callers_business() -> None:
+    class Small(StubQuarantine):
+        def embed(self, kind: str, dtype: str, folder: Path, batch: Batch) -> np.ndarray:
+            raise torch.OutOfMemoryError("in the child process")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        embed(Small(holds_deadly), 7, 8)
+
+
+def test_the_child_ends_with_its_parents_interest_in_it() -> None:
+    def stop() -> None:
+        raise Interrupted("stopped by SIGTERM")
+
+    batch = (np.zeros(3), np.array([0, 3]))
+    with Quarantine(torch.device("cpu"), 1, stop) as quarantine:
+        with pytest.raises(Interrupted):
+            quarantine.embed("protein", "float32", Path("nowhere"), batch)
+        child = quarantine._process
+        assert child is not None
+        assert child.poll() is None
+    assert child.poll() == -9
+
+
+def test_a_unit_that_was_merely_unlucky_comes_out_the_same_to_the_bit(tmp_path: Path) -> None:
+    models, source = write_models(tmp_path / "models"), write_contigs(tmp_path / "contigs.fa", n=20)
+    settings = Settings(
+        inputs=(str(source),),
+        output=tmp_path / "run",
+        nucleotide_model=str(models.nucleotide),
+        protein_model=str(models.protein),
+        classifier=models.classifier,
+        threads=1,
+        dtype="float32",
+        progress="none",
+    )
+    assert predict(settings) == 0
+    names = ("nucleotide", "protein", "logits", "failed", "fragment", "row")
+    before = parts.read(tmp_path / "run" / "parts", 1, names)
+    tables = [(tmp_path / "run" / name).read_bytes() for name in ("sequences.tsv", "chunks.tsv", "fragments.tsv")]
+    (tmp_path / "run" / "parts" / "unit-000001.h5").unlink()
+    for rank in range(2):
+        (tmp_path / "run" / "at_work" / f"rank{rank:05d}.1").write_text("1")
+    assert predict(settings) == 0
+    assert "unit 1, apart: 0 rows failed" in (tmp_path / "run" / "logs" / "rank00000.log").read_text()
+    after = parts.read(tmp_path / "run" / "parts", 1, names)
+    assert all(before[name].tobytes() == after[name].tobytes() for name in names)
+    assert [
+        (tmp_path / "run" / each).read_bytes() for each in ("sequences.tsv", "chunks.tsv", "fragments.tsv")
+    ] == tables
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["deaths"] == {"1": 2}
