@@ -1,6 +1,6 @@
 """Two nodes on one machine: two agents that meet by c10d, each in a network of its own where that is allowed.
 
-Needs the right to make network namespaces (root); elsewhere both agents use the loopback.
+Network namespaces need root; elsewhere both agents use the loopback. One of the agents is killed.
 """
 
 from __future__ import annotations
@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from launches import TORCHRUN
+from launches import TORCHRUN, Job, Launch, part_paths, standalone
+from outcomes import Row, judged
 
+ACROSS_NODES_S = 30.0
 FIRST, SECOND = "10.213.77.1", "10.213.77.2"
 
 
@@ -27,16 +30,21 @@ class Nodes:
     port: int
     namespaces: bool
 
-    def launcher(self, node: int, *options: str, host: int = 0) -> tuple[str, ...]:
-        """The agent of a node; the rendezvous lives on node `host`."""
+    def launcher(self, node: int, *options: str, host: int, keep_alive_s: int) -> tuple[str, ...]:
+        """The agent of a node; the rendezvous lives on node `host`, and takes a node for dead after three times
+        `keep_alive_s` without a sign of life."""
+        conf = f"keep_alive_interval={keep_alive_s},keep_alive_max_attempt=3"
+        if self.namespaces:  # torch knows its host by the machine's name, which means another address here
+            conf += f",is_host={int(node == host)}"
         return (
             *self.prefixes[node],
             *(*TORCHRUN, "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=two"),
-            *(f"--rdzv-endpoint={self.addresses[host]}:{self.port}", f"--local-addr={self.addresses[node]}", *options),
+            *(f"--rdzv-endpoint={self.addresses[host]}:{self.port}", f"--local-addr={self.addresses[node]}"),
+            *(f"--rdzv-conf={conf}", *options),
         )
 
     def environment(self, node: int) -> dict[str, str]:
-        """gloo takes the address of the host's name unless told; in a namespace that one leads nowhere."""
+        """gloo takes the address of the machine's name unless told; in a namespace that one leads nowhere."""
         return {"GLOO_SOCKET_IFNAME": f"vpdist{node}"} if self.namespaces else {}
 
 
@@ -74,6 +82,59 @@ def _ip(arguments: str) -> None:
     subprocess.run(["ip", *arguments.split()], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-if __name__ == "__main__":
+def node_lost(
+    job: Job, folder: Path, undisturbed: list[bytes], *, killed: int = 1, keep_alive_s: int = 5, restarts: int = 3
+) -> Row:
+    """Two nodes; the agent that does not hold the rendezvous is killed and started again; the run finishes by itself.
+
+    Node 0 has rank 0. Where that one is killed, torch is told not to share its store with the ranks.
+    """
+    problems = []
+    unshared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} if killed == 0 else {}
     with nodes() as two:
-        sys.stdout.write(f"{two}\n")
+
+        def start(node: int) -> Launch:
+            launcher = two.launcher(node, f"--max-restarts={restarts}", host=1 - killed, keep_alive_s=keep_alive_s)
+            return Launch(job, folder, launcher, two.environment(node) | unshared)
+
+        agents = [start(0), start(1)]
+        with agents[0], agents[1]:
+            if not agents[0].wait_until(lambda: len(part_paths(folder)) >= 5):
+                problems.append(f"did not begin: {agents[0].told()[-2000:]}")
+            lost_at = time.monotonic()
+            agents[killed].agent.kill()
+            stop_s = agents[killed].end()
+            with start(killed) as again:
+                for each in (agents[1 - killed], again):
+                    each.end()
+                    if each.agent.returncode != 0:
+                        problems.append(f"an agent ended with {each.agent.returncode}: {each.told()[-3000:]}")
+        seconds = time.monotonic() - lost_at
+        where = "own networks" if two.namespaces else "loopback"
+    name = f"one of two agents killed, comes back (rank {killed}; {where})"
+    return judged(name, folder, undisturbed, (stop_s,), (seconds,), problems)
+
+
+def rendezvous_lost(job: Job, folder: Path, undisturbed: list[bytes]) -> Row:
+    """Two nodes; the agent that holds the rendezvous is killed. The other stops too; the command again finishes."""
+    problems = []
+    with nodes() as two:
+        agents = [
+            Launch(job, folder, two.launcher(node, host=0, keep_alive_s=5), two.environment(node)) for node in range(2)
+        ]
+        with agents[0], agents[1]:
+            if not agents[0].wait_until(lambda: len(part_paths(folder)) >= 5):
+                problems.append(f"did not begin: {agents[0].told()[-2000:]}")
+            lost_at = time.monotonic()
+            agents[0].agent.kill()
+            for each in agents:
+                each.end()
+            stop_s = time.monotonic() - lost_at
+    if stop_s > ACROSS_NODES_S:
+        problems.append(f"stopped after {stop_s:.1f} s, {ACROSS_NODES_S:.0f} s are allowed")
+    started = time.monotonic()
+    with Launch(job, folder, standalone(2)) as launch:
+        launch.end()
+    seconds = time.monotonic() - started
+    name = "the agent of two killed that holds the rendezvous"
+    return judged(name, folder, undisturbed, (stop_s,), (seconds,), problems)

@@ -11,7 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import faults
+import outcomes
+import poison
 import pytest
+import two_nodes
 from disturb import KILLS, SIGNALS, Chase
 from launches import Job, Launch, part_paths, standalone, tables
 
@@ -26,7 +29,7 @@ NAMES = {each.name: each for each in (*KILLS, *SIGNALS)}
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("job")
     models = write_models(folder / "models")
-    source = faults.write_marked(write_contigs(folder / "contigs.fa", n=100), folder / "marked.fa", "WMH")
+    source = poison.write_marked(write_contigs(folder / "contigs.fa", n=100), folder / "marked.fa", "WMH")
     return Job(source, models.nucleotide, models.protein, models.classifier)
 
 
@@ -63,7 +66,7 @@ def test_torchrun_finishes_by_itself_though_a_rank_is_killed_twice(
 def test_of_two_nodes_one_may_be_killed_and_come_back(
     job: Job, undisturbed: tuple[Path, float], tmp_path: Path
 ) -> None:
-    row = faults.node_lost(job, tmp_path / "run", tables(undisturbed[0]), fast=True)
+    row = two_nodes.node_lost(job, tmp_path / "run", tables(undisturbed[0]), keep_alive_s=1)
     assert row.problems == ()
     assert row.lost == 0
 
@@ -71,7 +74,7 @@ def test_of_two_nodes_one_may_be_killed_and_come_back(
 def test_what_crashes_or_yields_nan_is_listed_and_all_else_keeps_its_bits(
     job: Job, undisturbed: tuple[Path, float], tmp_path: Path
 ) -> None:
-    row = faults.poisoned(job, tmp_path / "run", undisturbed[0])
+    row = poison.poisoned(job, tmp_path / "run", undisturbed[0])
     assert row.problems == ()
     assert row.lost == 0
     logs = "".join(path.read_text() for path in (tmp_path / "run" / "logs").iterdir())
@@ -81,14 +84,14 @@ def test_what_crashes_or_yields_nan_is_listed_and_all_else_keeps_its_bits(
 def test_short_of_memory_batches_are_halved_and_only_what_fits_nowhere_fails(
     job: Job, undisturbed: tuple[Path, float], tmp_path: Path
 ) -> None:
-    row = faults.does_not_fit(job, tmp_path / "run", undisturbed[0])
+    row = poison.does_not_fit(job, tmp_path / "run", undisturbed[0])
     assert row.problems == ()
     assert "out of memory" in (tmp_path / "run" / "logs" / "rank00000.log").read_text()
 
 
 def test_a_second_signal_stops_a_rank_at_once_that_is_in_the_middle_of_a_batch(job: Job, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with Launch(faults.sabotaged(job, sleep_s=60), folder, standalone(1)) as launch:
+    with Launch(poison.sabotaged(job, sleep_s=60), folder, standalone(1)) as launch:
         assert launch.wait_until(lambda: any((folder / "at_work").glob("rank*")))
         time.sleep(0.5)
         launch.signal(launch.agent.pid, signal.SIGTERM)
@@ -112,7 +115,7 @@ def test_the_whole_campaign(job: Job, tmp_path: Path, capsys: pytest.CaptureFixt
         (tmp_path / "long").mkdir()
     rows = faults.campaign(long_job, tmp_path / "long", kills=50, tries=3, seed=SEED, log=sys.stderr)
     with capsys.disabled():
-        print(f"\n{faults.as_markdown(rows)}")
+        print(f"\n{outcomes.as_markdown(rows)}")
     assert [problem for row in rows for problem in row.problems] == []
     assert sum(row.lost for row in rows) == 0
     assert rows[0].tries == 50
