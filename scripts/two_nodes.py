@@ -87,10 +87,11 @@ def node_lost(
 ) -> Row:
     """Two nodes; the agent that does not hold the rendezvous is killed and started again; the run finishes by itself.
 
-    Node 0 has rank 0. Where that one is killed, torch is told not to share its store with the ranks.
+    torch 2.13 must be told not to share its store with the ranks: it announces a shared one in the first round only, so
+    that an agent which comes later waits for it in vain.
     """
     problems = []
-    unshared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} if killed == 0 else {}
+    unshared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     with nodes() as two:
 
         def start(node: int) -> Launch:

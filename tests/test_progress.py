@@ -240,4 +240,4 @@ def test_a_launcher_that_is_gone_is_an_interruption(tmp_path: Path) -> None:
         progress.close()
     assert interruption.value.exit_code == 143
     progress.abort(str(interruption.value))
-    assert recorded(tmp_path / "progress.jsonl")[-1].ended == "the launcher is gone; resume with the same command"
+    assert recorded(tmp_path / "progress.jsonl")[-1].ended == "the launcher is gone"

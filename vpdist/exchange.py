@@ -47,7 +47,7 @@ Steps = Generator[dist.Work, None, torch.Tensor]
 
 SESSION = itertools.count()
 """Numbers the exchanges of a process: ranks make them together, so the numbers agree."""
-LAUNCHER_GONE = "the launcher is gone; resume with the same command"
+LAUNCHER_GONE = "the launcher is gone"
 
 
 class Gather:
