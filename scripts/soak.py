@@ -122,17 +122,18 @@ def judge(samples: list[Sample], progress: list[tuple[float, int]]) -> list[Row]
     begin, end = samples[0].time, samples[-1].time
     tenth = (end - begin) / 10
 
-    def mean(name: str, number: int) -> float:
+    def usual(name: str, number: int) -> float:
+        """Median, since a part that is just being written is an open file more."""
         first = begin + (number - 1) * tenth
-        return float(np.mean([getattr(each, name) for each in samples if first <= each.time <= first + tenth]))
+        return float(np.median([getattr(each, name) for each in samples if first <= each.time <= first + tenth]))
 
     rows = [Row("embedding watched", end - begin, "s"), Row("tokens", progress[-1][1], "")]
     first, last = rate(progress, begin, begin + tenth), rate(progress, end - tenth, end)
     rows.append(Row("tokens/s, first tenth", first, ""))
     rows.append(Row("tokens/s, last tenth / first", last / first, "", at_least=0.95, at_most=1.05))
-    rows.append(Row("memory, second tenth", mean("memory_bytes", 2) / 2**20, "MiB"))
+    rows.append(Row("memory, second tenth", usual("memory_bytes", 2) / 2**20, "MiB"))
     for name, at_most in (("memory_bytes", 1.05), ("descriptors", 1.0), ("threads", 1.0), ("files", 1.0)):
-        ratio = mean(name, 10) / mean(name, 2)
+        ratio = usual(name, 10) / usual(name, 2)
         rows.append(Row(f"{name.removesuffix('_bytes')}, last tenth / second", ratio, "", at_most=at_most))
     return rows
 

@@ -44,11 +44,10 @@ def test_nothing_is_lost_or_done_twice_whenever_a_run_is_killed_or_stopped(
     job: Job, undisturbed: tuple[Path, float], tmp_path: Path
 ) -> None:
     rng = random.Random(SEED)
-    disturbances = [KILLS[0], *rng.choices(KILLS, k=3), KILLS[1]]
-    disturbances += [NAMES[name] for name in ("SIGTERM to the agent", "SIGUSR1 to the agent, which passes it on")]
-    disturbances += [NAMES["SIGINT to a rank"], NAMES["Slurm: SIGTERM to all, SIGKILL after 30 s"]]
+    disturbances = [*KILLS, *rng.choices(KILLS, k=3)]
+    disturbances += [NAMES[name] for name in ("SIGTERM to the agent", "SIGUSR1 to a rank")]
     reference, seconds = undisturbed
-    chase = Chase(job, tmp_path, tables(reference), 2 * seconds, rng, sys.stderr)
+    chase = Chase(job, tmp_path, tables(reference), 2 * seconds, rng, sys.stderr, slack=4)
     chase.disturb_all(disturbances)
     assert chase.faults() == []
     assert len(chase.trials) == len(disturbances)
@@ -86,7 +85,8 @@ def test_short_of_memory_batches_are_halved_and_only_what_fits_nowhere_fails(
 ) -> None:
     row = poison.does_not_fit(job, tmp_path / "run", undisturbed[0])
     assert row.problems == ()
-    assert "out of memory" in (tmp_path / "run" / "logs" / "rank00000.log").read_text()
+    logs = "".join(path.read_text() for path in (tmp_path / "run" / "logs").iterdir())
+    assert "out of memory" in logs
 
 
 def test_a_second_signal_stops_a_rank_at_once_that_is_in_the_middle_of_a_batch(job: Job, tmp_path: Path) -> None:
