@@ -117,8 +117,8 @@ class Chase:
         log: TextIO,
         slack: float = 1.0,
     ) -> None:
-        """`undisturbed`: the tables to expect; `seconds`: how long a launch takes that is left alone; `slack`: times the
-        seconds that are allowed to stop, where other programs use the machine as well."""
+        """`undisturbed`: the tables to expect; `seconds`: how long a launch takes that is left alone; `slack`: times
+        the seconds that are allowed to stop, where other programs use the machine as well."""
         self.slack = slack
         self.job, self.work, self.undisturbed, self.seconds, self.rng, self.log = (
             *(job, work, undisturbed, seconds, rng, log),

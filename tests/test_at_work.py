@@ -18,9 +18,9 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def leave(folder: RunFolder, units: tuple[int, ...], error: Exception, rank: int = 0) -> None:
-    with AtWork(folder, rank) as at_work:
-        at_work.note(100)
-        at_work.note(*units)
+    with AtWork(folder, rank, at_once=len(units)) as at_work:
+        for unit in (100, *units):
+            at_work.begin(unit)
         raise error
 
 
@@ -32,7 +32,7 @@ def die(folder: RunFolder, *units: int, rank: int = 0) -> None:
 
 def test_a_process_that_leaves_in_order_leaves_nothing(folder: RunFolder) -> None:
     with AtWork(folder, 0) as at_work:
-        at_work.note(7)
+        at_work.begin(7)
         assert next(folder.at_work.iterdir()).read_text().split() == ["7"]
     with pytest.raises(Interrupted):
         leave(folder, (8,), Interrupted("stopped by SIGTERM"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections import Counter
+from collections import Counter, deque
 from types import TracebackType
 
 from vpdist.errors import VpdistError
@@ -26,8 +26,10 @@ WIDTH = 64
 class AtWork:
     """This process's note. Leaving the block removes it, unless a bug ends the block: that counts as a death."""
 
-    def __init__(self, folder: RunFolder, rank: int) -> None:
-        """Raises StorageError."""
+    def __init__(self, folder: RunFolder, rank: int, at_once: int = 1) -> None:
+        """`at_once`: how many units may be under way: a GPU still computes one while the next is launched. Raises
+        StorageError."""
+        self._under_way: deque[int] = deque(maxlen=at_once)
         self.path = folder.at_work / f"rank{rank:05d}.{os.getpid()}"
         try:
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -45,10 +47,11 @@ class AtWork:
             with contextlib.suppress(OSError):  # one death too many is counted, which loses nothing
                 self.path.unlink(missing_ok=True)
 
-    def note(self, *units: int) -> None:
-        """These units are under way now, and no others. Raises StorageError."""
+    def begin(self, unit: int) -> None:
+        """This unit is under way now, and the ones before as far as several can be. Raises StorageError."""
+        self._under_way.append(unit)
         try:
-            os.pwrite(self._descriptor, " ".join(map(str, units)).ljust(WIDTH).encode(), 0)
+            os.pwrite(self._descriptor, " ".join(map(str, self._under_way)).ljust(WIDTH).encode(), 0)
         except OSError as error:
             raise storage_error(self.path, error) from error
 

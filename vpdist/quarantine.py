@@ -127,7 +127,7 @@ class QuarantinedEncoder(Encoder):
     def __init__(self, quarantine: Quarantine, encoder: Encoder, dtype: torch.dtype) -> None:
         """Like `encoder`, in `dtype`."""
         self.kind, self.width, self.folder, self.dtype = encoder.kind, encoder.width, encoder.folder, dtype
-        self.vocabulary, self.special = encoder.vocabulary, encoder.special
+        self.vocabulary, self.special, self.granule = encoder.vocabulary, encoder.special, encoder.granule
         self.device = torch.device("cpu")
         self._quarantine = quarantine
         self._dtype_name = next(name for name, each in DTYPES.items() if each == dtype)
