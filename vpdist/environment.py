@@ -41,6 +41,11 @@ class Place:
     master_port: int = 0
     """Port of the rendezvous store."""
 
+    @property
+    def on_loopback(self) -> bool:
+        """Whether ranks meet at an address that only this machine can reach."""
+        return self.master_address in ("localhost", "::1") or self.master_address.startswith("127.")
+
 
 def place() -> Place:
     """This process's place, from the variables torchrun and `accelerate launch` set; a plain process is rank 0 of 1.
@@ -84,6 +89,12 @@ def limit_library_threads(threads: int) -> None:
     """Tell the tokenizer library's pool how many threads it may use; call before its first use."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+
+
+def keep_connections_on_loopback() -> None:
+    """Have gloo listen on the loopback interface, whatever the machine's name resolves to or a cluster's profile says;
+    call before the process group is made. For ranks that all meet on this machine."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 
 
 def available_cores() -> int:

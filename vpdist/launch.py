@@ -1,4 +1,8 @@
-"""Without a launcher: one rank per visible GPU through torch's own elastic launch API, on loopback."""
+"""Without a launcher: one rank per visible GPU through torch's own elastic launch API.
+
+Nothing listens but on loopback: ranks meet at a store whose socket is made here, because torch would bind its own to all
+interfaces, and the ranks' gloo connections follow the store (runtime.start).
+"""
 
 from __future__ import annotations
 
@@ -39,17 +43,19 @@ def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from vpdist.rendezvous import LOOPBACK, LoopbackRendezvous
+
+    rendezvous_handler_registry.register(LOOPBACK, LoopbackRendezvous)
     before = _modified(status)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=nproc,
         run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
+        rdzv_backend=LOOPBACK,
         max_restarts=0,
         monitor_interval=0.1,
         signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",

@@ -22,7 +22,7 @@ from torch.distributed import HashStore, PrefixStore, Store, TCPStore
 
 from vpdist import environment
 from vpdist.attempt import Attempt, agree
-from vpdist.environment import Place
+from vpdist.environment import Place, keep_connections_on_loopback
 from vpdist.errors import Interrupted, PeerLost, UsageError
 
 T = TypeVar("T")
@@ -145,6 +145,8 @@ def _join(place: Place, check: Callable[[], None]) -> tuple[KeyStore, Attempt]:
     if place.world_size == 1:
         local = HashStore()
         return KeyStore(local, lambda: local), Attempt("", place.restart)
+    if place.on_loopback:
+        keep_connections_on_loopback()
     try:
         shared = _connect(place, check, host=place.rank == 0 and not place.agent_store)
         attempt = agree(shared, place, check, RENDEZVOUS_TIMEOUT.total_seconds())

@@ -1,0 +1,114 @@
+"""Who listens where while the built-in launch runs, and what passes between its ranks."""
+
+import ipaddress
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.sample import write_contigs
+from tests.tiny_models import write_models
+
+WATCH_PICKLES = """
+import atexit, json, os, pickle
+
+n_loads = 0
+
+class Counted(pickle.Unpickler):
+    def load(self):
+        global n_loads
+        n_loads += 1
+        return super().load()
+
+def loads(content, **options):
+    import io
+    return Counted(io.BytesIO(content), **options).load()
+
+pickle.Unpickler, pickle.loads, pickle.load = Counted, loads, lambda file, **options: Counted(file, **options).load()
+ADDED = len(pickle.loads(pickle.dumps([1, 2])))
+
+def tell():
+    with open(os.path.join(os.environ["TOLD_IN"], str(os.getpid())), "w") as file:
+        json.dump({"rank": os.environ.get("RANK"), "loads": n_loads}, file)
+
+atexit.register(tell)
+"""
+"""A sitecustomize.py: every Python process of a launch tells at its end how often it has unpickled anything."""
+
+
+@dataclass
+class Seen:
+    """What a launch did."""
+
+    code: int
+    listening: dict[str, set[str]] = field(default_factory=dict)
+    """Addresses by the role of the process: agent, rank."""
+    loads: dict[str, int] = field(default_factory=dict)
+    """Pickles read, by rank."""
+
+
+def listening(process: psutil.Process) -> set[str]:
+    try:
+        return {connection.laddr.ip for connection in process.net_connections() if connection.status == "LISTEN"}
+    except psutil.Error:
+        return set()
+
+
+@pytest.fixture(scope="module")
+def other_interface() -> str:
+    """An interface that is not loopback, by name."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(address.family.name == "AF_INET" and not address.address.startswith("127.") for address in addresses):
+            return name
+    pytest.skip("this machine has no interface but loopback")
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory, other_interface: str) -> Iterator[Seen]:
+    """The built-in launch on two ranks, in a shell whose profile sends gloo to another interface."""
+    folder = tmp_path_factory.mktemp("ports")
+    models, source = write_models(folder / "models"), write_contigs(folder / "contigs.fa", n=60)
+    hook, told = folder / "hook", folder / "told"
+    hook.mkdir()
+    told.mkdir()
+    (hook / "sitecustomize.py").write_text(WATCH_PICKLES)
+    variables = {"PYTHONPATH": str(hook), "TOLD_IN": str(told), "GLOO_SOCKET_IFNAME": other_interface}
+    agent = subprocess.Popen(
+        [sys.executable, "-m", "vpdist", "predict", str(source), "-o", str(folder / "run"), "--nproc", "2"]
+        + ["--nucleotide-model", str(models.nucleotide), "--protein-model", str(models.protein)]
+        + ["--classifier", str(models.classifier), "--threads", "1", "--dtype", "float32"],
+        env=os.environ | variables,
+        stderr=subprocess.DEVNULL,
+    )
+    found: dict[str, set[str]] = {"agent": set(), "rank": set()}
+    try:
+        tree = psutil.Process(agent.pid)
+        until = time.monotonic() + 120
+        while agent.poll() is None and time.monotonic() < until:
+            found["agent"] |= listening(tree)
+            for child in tree.children(recursive=True):
+                found["rank"] |= listening(child)
+            time.sleep(0.02)
+    finally:
+        agent.kill()
+        code = agent.wait()
+    ranks = [json.loads(path.read_text()) for path in told.iterdir()]
+    yield Seen(code, found, {each["rank"]: each["loads"] for each in ranks if each["rank"] is not None})
+
+
+def test_nothing_listens_but_on_loopback(seen: Seen) -> None:
+    assert seen.code == 0
+    assert all(seen.listening.values())  # the store of the agent, the connections of the ranks
+    addresses = set.union(*seen.listening.values())
+    assert all(ipaddress.ip_address(address).is_loopback for address in addresses), seen.listening
+
+
+def test_ranks_unpickle_nothing(seen: Seen) -> None:
+    assert seen.loads == {"0": 1, "1": 1}  # the one that shows that the hook counts
