@@ -105,8 +105,8 @@ def test_a_shard_does_not_depend_on_the_order_in_which_shards_are_made(
 
 def test_a_shard_of_another_plan_is_refused(laid_out: tuple[Path, Plan, list[TokenBlock]]) -> None:
     folder, plan, _ = laid_out
-    assert layout.shard_is_valid(folder, 0, plan.digest())
-    assert not layout.shard_is_valid(folder, 0, "another")
+    assert layout.shard_is_valid(folder, 0, plan, plan.digest())
+    assert not layout.shard_is_valid(folder, 0, plan, "another")
     with pytest.raises(DamagedFile, match="another plan"):
         TokenShards(folder, plan, "another").unit(0)
 

@@ -95,7 +95,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory, other_interface: str) -> Iter
             found["agent"] |= listening(tree)
             for child in tree.children(recursive=True):
                 found["rank"] |= listening(child)
-            time.sleep(0.02)
+            time.sleep(0.1)
     finally:
         agent.kill()
         code = agent.wait()

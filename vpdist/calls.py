@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from vpdist import ingest, parts, store, tables
+from vpdist.blocks import BlockTable
 from vpdist.config import Decisions
-from vpdist.errors import StorageError
+from vpdist.errors import StorageError, printable
 from vpdist.ingest import StoreSummary
 from vpdist.parts import PartHeader
 from vpdist.plan import Plan
 from vpdist.runfolder import LEGACY, RunFolder
-from vpdist.store import BlockTable
 from vpdist.tables import Scores, Totals
 
 
@@ -36,10 +36,11 @@ def part_scores(
 ) -> Scores:
     """Scores of all fragments from the parts' logits; `check` is called between parts. Raises DamagedFile."""
     scores = Scores.empty(n_fragments)
-    names = ["fragment", "row", "failed"] + (["logits"] if header.classifier else [])
+    names = ["failed"] + (["logits"] if header.classifier else [])
     for unit in range(plan.n_units):
         part = parts.read(folder.parts, unit, names)
-        scores.set_unit(part["fragment"], part["row"], part["failed"], part.get("logits"))
+        fragment, row = parts.fragment_rows(plan, unit)
+        scores.set_unit(fragment, row, part["failed"], part.get("logits"))
         check()
     return scores
 
@@ -74,7 +75,7 @@ def write_tables(
         folder.path,
         blocks(),
         scores,
-        sources=sources,
+        sources=[printable(source) for source in sources],
         new_names=ingest.new_names(folder),
         n_records=summary.n_records,
         consensus=consensus,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -68,7 +69,7 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
         raise UsageError(f"{folder.path}: a classifier needs the embeddings of both encoders, the run has one")
     classifier = load_classifier(path)
     torch.set_num_threads(recorded.threads)
-    plan, plan_id = layout.map_plan(folder.plan)
+    plan, plan_id = layout.map_plan(folder.plan, n_fragments=summary.n_fragments)
     header = part_header(plan_id, recorded)
     missing = parts.remaining(folder.parts, plan, header)
     if missing:
@@ -79,7 +80,7 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
         first = parts.read(folder.parts, 0, ("nucleotide", "protein"))
         widths = [array.shape[1] for array in first.values()]
         decide.check_classifier(classifier, str(path), widths, recorded.chunk_length)
-    chosen = consensus or str(run.get("settings", {}).get("consensus", CONSENSUS[0]))
+    chosen = consensus or _recorded_consensus(run)
     session.begin()
     session.progress.stage("classify", planned_units=plan.n_units)
     scores = checked_scores(_scores(session, classifier, plan, summary.n_fragments))
@@ -95,12 +96,21 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
     return Outcome(summary_for_people(folder, totals, time.monotonic() - started, called=True), totals.failed_fragments)
 
 
+def _recorded_consensus(run: dict[str, Any]) -> str:
+    """The run's own consensus. Raises UsageError where run.json names none that there is."""
+    settings = run.get("settings")
+    chosen = settings.get("consensus", CONSENSUS[0]) if isinstance(settings, dict) else CONSENSUS[0]
+    one_of("consensus", chosen, CONSENSUS)
+    return str(chosen)
+
+
 def _scores(session: Session, classifier: Classifier, plan: Plan, n_fragments: int) -> Scores:
     """Scores of all fragments under `classifier`."""
     scores = Scores.empty(n_fragments)
     for unit in range(plan.n_units):
-        part = parts.read(session.folder.parts, unit, ("fragment", "row", "failed", "nucleotide", "protein"))
-        scores.set_unit(part["fragment"], part["row"], part["failed"], logits(classifier, part))
-        session.progress.add(units=1, fragments=len(part["fragment"]))
+        part = parts.read(session.folder.parts, unit, ("failed", "nucleotide", "protein"))
+        fragment, row = parts.fragment_rows(plan, unit)
+        scores.set_unit(fragment, row, part["failed"], logits(classifier, part))
+        session.progress.add(units=1, fragments=len(fragment))
         session.control.check()
     return scores

@@ -12,7 +12,7 @@ import typer
 import vpdist
 from vpdist.config import Settings, at_least, parsed_budget
 from vpdist.environment import place
-from vpdist.errors import StorageError, VpdistError
+from vpdist.errors import StorageError, VpdistError, printable, printable_lines
 from vpdist.launch import launch, ranks_to_start
 from vpdist.weights import resolve_model
 
@@ -234,10 +234,10 @@ def verify(
 
     found = check(run)
     for problem in found:
-        typer.echo(problem, err=True)
+        typer.echo(printable(problem), err=True)
     if found:
         raise typer.Exit(StorageError.exit_code)
-    typer.echo(f"{run}: complete and undamaged")
+    typer.echo(printable(f"{run}: complete and undamaged"))
 
 
 @app.command()
@@ -258,7 +258,7 @@ def import_classifier(
     from vpdist.classifier import load_classifier, save_classifier
 
     save_classifier(load_classifier(source), target, {"imported_from": source.name})
-    typer.echo(f"{target}: written")
+    typer.echo(printable(f"{target}: written"))
 
 
 @app.command()
@@ -304,6 +304,6 @@ def _with_exit_code(command: Callable[[], None]) -> int:
         return error.code if isinstance(error.code, int) else 0
     except VpdistError as error:
         if _speaks():
-            typer.echo(f"vpdist: {error}", err=True)
+            typer.echo(f"vpdist: {printable_lines(str(error))}", err=True)
         return error.exit_code
     return 0

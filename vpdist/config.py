@@ -146,6 +146,27 @@ class Decisions:
     classifier: str | None
     """Fingerprint of the classifier's parameters."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no run can have decided: decisions are read from files, too."""
+        texts = (self.dtype, self.embedding_dtype, self.device)
+        fingerprints = (self.nucleotide_model, self.protein_model, self.classifier)
+        chosen = zip(texts, (DTYPES[1:], STORED_DTYPES[1:], DEVICES[1:]), strict=True)
+        if any(type(text) is not str or text not in choices for text, choices in chosen):
+            raise ValueError(f"{', '.join(map(str, texts))} are not a run's number formats and device")
+        if any(fingerprint is not None and type(fingerprint) is not str for fingerprint in fingerprints):
+            raise ValueError("a fingerprint is not a text")
+        for name, least, most in (
+            ("chunk_length", 3, 1_000_000),
+            ("min_length", 0, 1 << 48),
+            ("token_budget", 1, 1 << 40),
+            ("threads", 1, 1 << 16),
+        ):
+            number = getattr(self, name)
+            if type(number) is not int or not least <= number <= most:
+                raise ValueError(f"{name} is {number!r}, a run's is from {least} to {most}")
+        if type(self.embeddings) is not bool:
+            raise ValueError(f"embeddings is {self.embeddings!r}")
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -154,7 +175,7 @@ class Decisions:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Decisions:
-        """Raises TypeError for missing or surplus fields."""
+        """Raises TypeError or ValueError for fields that are missing, surplus, or not a run's."""
         fields = dict(fields)
         if "input" in fields:
             fields["input"] = tuple((str(n), int(s), int(t), str(d)) for n, s, t, d in fields["input"])

@@ -56,6 +56,9 @@ STAGE, PLANNED_TOKENS, PLANNED_UNITS, SHARED, WAITING, DONE, ADDED, MEMORY, UTIL
     FIRST_STATE, WIDTH
 )
 
+STATES = ("running", "waiting", "done", "stalled", "lost")
+LATEST_S = 1e11
+"""Seconds: more than any clock shows."""
 NO_UTILISATION = -1
 USUAL_INTERVALS = 5
 """A working rank counts as stalled after this many of its usual intervals, if that is more than the least time."""
@@ -66,6 +69,11 @@ def empty_vector() -> np.ndarray:
     vector = np.zeros(WIDTH, dtype=np.int64)
     vector[UTILISATION] = NO_UTILISATION
     return vector
+
+
+def _is_time(value: object) -> bool:
+    """Whether a value is seconds, of a span or since 1970."""
+    return type(value) in (int, float) and 0 <= value < LATEST_S  # type: ignore[operator]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,17 @@ class RankRow:
     def tokens(self) -> int:
         """Tokens of both encoders since this stage began."""
         return self.in_stage("nucleotide_tokens") + self.in_stage("protein_tokens")
+
+    def is_sound(self) -> bool:
+        """Whether all values are of the kinds a run has."""
+        numbers = (self.rank, self.planned_tokens, self.planned_units, self.memory_bytes, self.utilisation)
+        return (
+            all(type(number) is int and abs(number) < 1 << 63 for number in (*numbers, *self.counters, *self.base))
+            and self.state in STATES
+            and self.stage in STAGES
+            and type(self.shared) is bool
+            and _is_time(self.silent_s)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +184,29 @@ class Snapshot:
                 RankRow(
                     **{
                         **row,
-                        "counters": tuple(int(row["counters"][index]) for index in order),
-                        "base": tuple(int(row["base"][index]) for index in order),
+                        "counters": tuple(row["counters"][index] for index in order),
+                        "base": tuple(row["base"][index] for index in order),
                     }
                 )
                 for row in fields["ranks"]
             )
-            return cls(fields["time"], fields["elapsed"], fields["source"], rows, fields["ended"])
-        except (KeyError, TypeError, IndexError) as error:
+            found = cls(fields["time"], fields["elapsed"], fields["source"], rows, fields["ended"])
+            if not found.is_sound():
+                raise TypeError("a value is none that a run has")
+            return found
+        except (KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a line of progress.jsonl: {error!r}") from error
+
+    def is_sound(self) -> bool:
+        """Whether all values are of the kinds a run has: a line of progress.jsonl may hold anything."""
+        texts_are_texts = type(self.source) is str and (self.ended is None or type(self.ended) is str)
+        return (
+            texts_are_texts
+            and len(self.rows) > 0
+            and _is_time(self.time)
+            and _is_time(self.elapsed)
+            and all(row.is_sound() for row in self.rows)
+        )
 
 
 class Liveness:

@@ -124,7 +124,7 @@ def recorded_decisions(folder: RunFolder) -> Decisions | None:
         return None
     try:
         return Decisions.from_dict(content["decisions"])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"{folder.run} was written by another version of vpdist: {error}") from error
 
 

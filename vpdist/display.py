@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vpdist.counters import Snapshot
+from vpdist.errors import printable
 from vpdist.figures import Figures, Line
 from vpdist.picture import BarLetters, picture
 
@@ -57,11 +58,6 @@ class Display(Protocol):
 
     def close(self) -> None:
         """Leave the stream as it was found."""
-
-
-def printable(text: str) -> str:
-    """`text` on one line and without control characters."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def terminal_size(stream: TextIO) -> tuple[int, int]:

@@ -9,6 +9,16 @@ EXIT_BUG = 1
 EXIT_FAILURES_LISTED = 5
 
 
+def printable(text: str) -> str:
+    """`text` on one line and without control characters, which names, paths and other people's files may hold."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same, line by line."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 class VpdistError(Exception):
     """Base of every error that is meant for people; its text is the whole message."""
 

@@ -1,4 +1,8 @@
-"""Files that appear complete or not at all: temporary name, flush, fsync, rename."""
+"""Files that appear complete or not at all: temporary name, flush, fsync, rename.
+
+What is read or appended to may come from strangers: only regular files are opened, where a run folder holds them, so
+that no pipe blocks and no symbolic link leads elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,15 @@ import contextlib
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from vpdist.errors import StorageError
+
+JSON_LIMIT = 1 << 26
+"""Bytes. vpdist writes far smaller ones."""
 
 
 def storage_error(path: Path, error: OSError, action: str = "written") -> StorageError:
@@ -39,6 +47,25 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+def open_regular(path: Path, *, append: bool = False, follow: bool = False) -> BinaryIO:
+    """A regular file, opened for reading or appending. `follow` allows a symbolic link to one.
+
+    Raises OSError for anything else; never waits, as a pipe would make it.
+    """
+    flags = os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    flags |= os.O_RDWR | os.O_APPEND | os.O_CREAT if append else os.O_RDONLY
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "is a symbolic link", str(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return os.fdopen(descriptor, "ab" if append else "rb")
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write `content` to `path`. Raises StorageError."""
     with replacing(path) as file:
@@ -60,18 +87,23 @@ def sync_folder(folder: Path) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write `content` as indented JSON. Raises StorageError."""
-    write_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    write_file(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, or None where there is no such file. Raises StorageError for anything else."""
     try:
-        content = json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            text = file.read(JSON_LIMIT + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise storage_error(path, error, "read") from error
-    except ValueError as error:
+    if len(text) > JSON_LIMIT:
+        raise StorageError(f"{path}: is larger than any that vpdist writes")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{path}: is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise StorageError(f"{path}: holds no JSON object")

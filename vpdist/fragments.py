@@ -200,3 +200,17 @@ def offsets_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
+
+
+def are_offsets(offsets: np.ndarray, total: int, *, n: int | None = None, least: int = 0) -> bool:
+    """Whether an array read from a file is (n + 1,) int64 offsets of n pieces of at least `least` items that fill
+    `total`; any n where it is None."""
+    return (
+        offsets.dtype == np.int64
+        and offsets.ndim == 1
+        and len(offsets) > 0
+        and len(offsets) == (len(offsets) if n is None else n + 1)
+        and int(offsets[0]) == 0
+        and int(offsets[-1]) == total
+        and bool((offsets[1:] >= offsets[:-1] + least).all())
+    )

@@ -3,21 +3,24 @@
 A file's image is built in memory, written with plain I/O under a temporary name, fsynced, renamed, and its folder
 fsynced: a killed process leaves no half-written file, and a full disk raises OSError instead of crashing inside the
 HDF5 library. Every dataset carries an xxh3_128 digest of its bytes.
+
+Files may come from strangers. Only what `image` writes is read: numbers that lie as they are inside a regular file.
+Links, virtual and external datasets would lead out of the folder; filters and claimed sizes would fill the memory.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import xxhash
 
 from vpdist.errors import StorageError
-from vpdist.files import write_file
+from vpdist.files import open_regular, write_file
 
 FORMAT_VERSION = 1
 
@@ -61,13 +64,14 @@ def opened(path: Path) -> Iterator[h5py.File]:
     Raises DamagedFile for a file that is absent, truncated or of another format version.
     """
     try:
+        open_regular(path).close()
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
         raise DamagedFile(f"{path}: cannot be opened as HDF5: {error}") from error
     with file:
         # A flipped bit in HDF5's own structures surfaces as any of these, wherever it is touched.
         try:
-            version = file.attrs.get("format_version")
+            version = _attribute(file, "format_version")
             if version != FORMAT_VERSION:
                 raise DamagedFile(f"{path}: format version {version}, this vpdist reads {FORMAT_VERSION}")
             yield file
@@ -76,12 +80,22 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 
 def dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    """The dataset `name`, stored inside this very file: links to other files and virtual datasets are refused."""
-    link = file.get(name, getlink=True)
-    found = file.get(name) if isinstance(link, h5py.HardLink) else None
-    if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
-        raise DamagedFile(f"{file.filename}: no dataset {name!r} stored in this file")
+    """The dataset `name`: numbers that are stored in this very file, in one piece, as they are. Raises DamagedFile."""
+    found = file.get(name) if has(file, name) else None
+    if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external or found.dtype.kind not in "iuf":
+        raise DamagedFile(f"{file.filename}: no dataset {name!r} of numbers stored in this file")
+    if found.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
+        raise DamagedFile(f"{file.filename}: {name} is not stored in one piece")
+    offset = found.id.get_offset()
+    stored = 0 if offset is None else os.path.getsize(file.filename) - offset
+    if found.shape is None or found.size * found.dtype.itemsize > stored:
+        raise DamagedFile(f"{file.filename}: {name} claims to be larger than what is stored of it")
     return found
+
+
+def has(file: h5py.File, name: str) -> bool:
+    """Whether `name` is an object of this file; a link to another file is not followed to find out."""
+    return isinstance(file.get(name, getlink=True), h5py.HardLink)
 
 
 def read(file: h5py.File, name: str, *, verify: bool = True) -> np.ndarray:
@@ -91,7 +105,7 @@ def read(file: h5py.File, name: str, *, verify: bool = True) -> np.ndarray:
         array = np.asarray(found[...])
     except OSError as error:
         raise DamagedFile(f"{file.filename}: {name} cannot be read: {error}") from error
-    if verify and found.attrs.get("digest") != array_digest(array):
+    if verify and _attribute(found, "digest") != array_digest(array):
         raise DamagedFile(f"{file.filename}: the digest of {name} does not match its content")
     return array
 
@@ -99,16 +113,11 @@ def read(file: h5py.File, name: str, *, verify: bool = True) -> np.ndarray:
 def mapped(path: Path, name: str) -> np.ndarray:
     """A dataset mapped read-only from disk instead of read, its digest not checked. Raises DamagedFile."""
     with opened(path) as file:
-        return _map(file, name)
+        return map_dataset(file, name)
 
 
-def mapped_all(path: Path) -> dict[str, np.ndarray]:
-    """All datasets mapped read-only from disk, their digests not checked. Raises DamagedFile."""
-    with opened(path) as file:
-        return {name: _map(file, name) for name in file}
-
-
-def _map(file: h5py.File, name: str) -> np.ndarray:
+def map_dataset(file: h5py.File, name: str) -> np.ndarray:
+    """The same, of an open file; the array outlives it."""
     found = dataset(file, name)
     offset = found.id.get_offset()
     if found.size == 0 or offset is None:
@@ -116,6 +125,18 @@ def _map(file: h5py.File, name: str) -> np.ndarray:
     return np.memmap(file.filename, dtype=found.dtype, mode="r", offset=offset, shape=found.shape)
 
 
-def attributes(file: h5py.File) -> dict[str, Any]:
-    """The file's attributes as plain Python values."""
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()}
+def attributes(file: h5py.File) -> dict[str, str | int | float | None]:
+    """The file's attributes, texts and numbers. Raises DamagedFile for any other."""
+    return {name: _attribute(file, name) for name in file.attrs}
+
+
+def _attribute(owner: h5py.File | h5py.Dataset, name: str) -> str | int | float | None:
+    """A text or a number, None where there is no such attribute. Raises DamagedFile for anything else."""
+    if name not in owner.attrs:
+        return None
+    value = owner.attrs[name] if owner.attrs.get_id(name).shape == () else None
+    if isinstance(value, np.generic):
+        value = value.item()
+    if not isinstance(value, str | int | float):
+        raise DamagedFile(f"{owner.file.filename}: the attribute {name} is neither a text nor a number")
+    return value

@@ -8,6 +8,7 @@ store complete.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import xxhash
 
 from vpdist import hdf5, store
+from vpdist.blocks import Texts
 from vpdist.control import Control
 from vpdist.errors import StorageError
 from vpdist.files import read_json, write_json
@@ -27,6 +29,8 @@ from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
 
 log = logging.getLogger(__name__)
 
+LATE_S = 60.0
+"""Seconds that a network file system may take to show one rank what another has written."""
 READ, TOTAL, KEPT = "ingest/read", "ingest/total", "ingest/kept"
 
 
@@ -61,9 +65,16 @@ class StoreSummary:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> StoreSummary:
+        """Raises KeyError, TypeError or ValueError unless `fields` are those of a summary."""
         fields = dict(fields)
         fields["fragments_per_block"] = tuple(fields["fragments_per_block"])
-        return cls(**fields)
+        found = cls(**fields)
+        counts = (found.n_records, found.n_chunks, found.n_bases, found.n_renamed, *found.fragments_per_block)
+        if any(type(count) is not int or not 0 <= count < 1 << 48 for count in counts):
+            raise ValueError("a count is not a number that can be")
+        if any(type(text) is not str for text in (found.basis, found.digest, found.example_renamed)):
+            raise ValueError("a text is none")
+        return found
 
 
 def load_summary(folder: RunFolder, basis: str | None = None) -> StoreSummary | None:
@@ -73,7 +84,7 @@ def load_summary(folder: RunFolder, basis: str | None = None) -> StoreSummary | 
         if content is None or (basis is not None and content.get("basis") != basis):
             return None
         return StoreSummary.from_dict(content)
-    except (StorageError, TypeError, KeyError) as error:
+    except (StorageError, TypeError, KeyError, ValueError) as error:
         log.warning("%s is damaged: %s", folder.store, error)
         return None
 
@@ -81,8 +92,11 @@ def load_summary(folder: RunFolder, basis: str | None = None) -> StoreSummary | 
 def new_names(folder: RunFolder) -> dict[int, str]:
     """New names of records whose name had been used before, by record. Raises DamagedFile."""
     with hdf5.opened(folder.names) as file:
-        names = store.Texts(hdf5.read(file, "names"), hdf5.read(file, "names_offsets"))
-        return dict(zip(hdf5.read(file, "record").tolist(), names, strict=True))
+        names = Texts(hdf5.read(file, "names"), hdf5.read(file, "names_offsets"))
+        records = hdf5.read(file, "record")
+        if records.dtype != np.int64 or not names.is_sound(len(records)):
+            raise hdf5.DamagedFile(f"{folder.names}: holds no names")
+        return dict(zip(records.tolist(), names, strict=True))
 
 
 def _is_complete(folder: RunFolder, basis: str) -> bool:
@@ -160,7 +174,7 @@ def ingest(
         if control.runtime.keys.get(f"{KEPT}/{index}") is not None:
             return
         raw_path = store.raw_path(folder.tokens, index)
-        control.wait_until(raw_path.exists)  # a network file system may show it late
+        _wait_for(control, raw_path)
         raw = store.read_raw(raw_path)
         block = store.tokenise_block(raw, nucleotide_tokenizer, protein_tokenizer)
         size = store.write_block(store.block_path(folder.tokens, index), block)
@@ -183,6 +197,18 @@ def ingest(
     if summary is None:
         raise hdf5.DamagedFile(f"{folder.store}: is not what rank 0 has written")
     return summary
+
+
+def _wait_for(control: Control, path: Path) -> None:
+    """Wait for a file that rank 0 has written; a network file system may show it late. Raises StorageError."""
+    until = time.monotonic() + LATE_S
+
+    def is_there() -> bool:
+        if not path.exists() and time.monotonic() > until:
+            raise StorageError(f"{path}: rank 0 has written it, rank {control.runtime.rank} cannot see it")
+        return path.exists()
+
+    control.wait_until(is_there)
 
 
 def _published(control: Control, key: str) -> int:
@@ -215,7 +241,7 @@ def _summarise(control: Control, folder: RunFolder, basis: str, digests: Sequenc
     renamed = resolve_names(
         lambda: (store.read_table(store.block_path(folder.tokens, index)).names for index in range(len(digests)))
     )
-    names = store.Texts.pack(list(renamed.values()))
+    names = Texts.pack(list(renamed.values()))
     datasets = {"record": np.array(list(renamed), np.int64), "names": names.flat, "names_offsets": names.offsets}
     hdf5.write_atomic(folder.names, datasets, {"basis": basis})
     summary = StoreSummary(
@@ -242,7 +268,7 @@ def fragment_keys(folder: RunFolder, summary: StoreSummary) -> FragmentKeys:
             for kind in ("nucleotide", "protein"):
                 columns[f"{kind}_hash"].append(hdf5.read(file, f"{kind}_hash"))
                 name = f"{kind}_token_offsets"
-                lengths = np.diff(hdf5.read(file, name)) if name in file else np.zeros(n)
+                lengths = np.diff(hdf5.read(file, name)) if hdf5.has(file, name) else np.zeros(n)
                 columns[f"{kind}_tokens"].append(lengths.astype(np.int32))
     types = {"nucleotide_hash": np.uint64, "protein_hash": np.uint64}
     empty = {name: np.zeros(0, types.get(name, np.int32)) for name in columns}

@@ -1,7 +1,7 @@
 """Without a launcher: one rank per visible GPU through torch's own elastic launch API.
 
-Nothing listens but on loopback: ranks meet at a store whose socket is made here, because torch would bind its own to all
-interfaces, and the ranks' gloo connections follow the store (runtime.start).
+Nothing listens but on loopback: the ranks' store is bound to it (rendezvous), and their gloo connections follow the
+store (runtime).
 """
 
 from __future__ import annotations

@@ -16,10 +16,14 @@ import xxhash
 
 from vpdist import hdf5
 from vpdist.batches import take
+from vpdist.fragments import are_offsets
 from vpdist.hdf5 import DamagedFile
 from vpdist.plan import Plan
 
 KINDS = ("nucleotide", "protein")
+TOKEN_TYPES = {"nucleotide": np.uint16, "protein": np.uint8}
+FEWEST = {"nucleotide": 2, "protein": 3}
+"""Tokens of a sequence, special ones included, at least: a protein's mean leaves its special tokens out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +44,20 @@ def write_plan(path: Path, plan: Plan, basis: str) -> None:
     hdf5.write_atomic(path, arrays, {"plan": plan.digest(), "basis": basis})
 
 
-def map_plan(path: Path, basis: str | None = None) -> tuple[Plan, str]:
+def map_plan(path: Path, basis: str | None = None, *, n_fragments: int | None = None) -> tuple[Plan, str]:
     """The plan mapped from disk and its identity, which covers the input it was made for.
 
-    Raises DamagedFile when it is damaged or, where a basis is given, was made from another.
+    Raises DamagedFile when it is damaged or, where a basis or a number of fragments is given, was made from others.
     """
     with hdf5.opened(path) as file:
         found = hdf5.attributes(file)
-    if basis is not None and found.get("basis") != basis:
+    if not isinstance(found.get("basis"), str) or (basis is not None and found["basis"] != basis):
         raise DamagedFile(f"{path}: was made from {found.get('basis')!r}, not {basis!r}")
     plan = Plan(**{field.name: hdf5.mapped(path, field.name) for field in fields(Plan)})
     if plan.digest() != found.get("plan"):
         raise DamagedFile(f"{path}: the digest of the plan does not match its content")
+    if not plan.is_sound() or n_fragments not in (None, len(plan.fragment)):
+        raise DamagedFile(f"{path}: is not the plan of this run's fragments")
     return plan, xxhash.xxh3_128_hexdigest(f"{found['basis']} {found['plan']}".encode())
 
 
@@ -59,24 +65,30 @@ def shard_path(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:05d}.h5"
 
 
-def shard_is_valid(folder: Path, shard: int, plan_id: str) -> bool:
+def shard_is_valid(folder: Path, shard: int, plan: Plan, plan_id: str) -> bool:
     """Whether a shard of this plan is there and undamaged."""
     try:
-        _read_shard(shard_path(folder, shard), plan_id)
+        _read_shard(folder, shard, plan, plan_id)
     except DamagedFile:
         return False
     return True
 
 
-def _read_shard(path: Path, plan_id: str) -> list[str]:
-    """The names of a shard's datasets, their digests checked. Raises DamagedFile."""
+def _read_shard(folder: Path, shard: int, plan: Plan, plan_id: str) -> list[str]:
+    """The kinds of tokens a shard holds, digests and offsets checked. Raises DamagedFile."""
+    path = shard_path(folder, shard)
+    first, end = (int(plan.unit_row[plan.shard_unit[shard + side]]) for side in (0, 1))
     with hdf5.opened(path) as file:
         if hdf5.attributes(file).get("plan") != plan_id:
             raise DamagedFile(f"{path}: belongs to another plan")
-        names = [str(name) for name in file]
-        for name in names:
-            hdf5.read(file, name)
-    return names
+        kinds = [kind for kind in KINDS if hdf5.has(file, f"{kind}_tokens")]
+        for kind in kinds:
+            flat, offsets = (hdf5.read(file, f"{kind}_{what}") for what in ("tokens", "token_offsets"))
+            if flat.dtype != TOKEN_TYPES[kind] or not are_offsets(
+                offsets, len(flat), n=end - first, least=FEWEST[kind]
+            ):
+                raise DamagedFile(f"{path}: its {kind} tokens are not those of {end - first} sequences")
+    return kinds
 
 
 def lay_out(
@@ -104,7 +116,7 @@ def lay_out(
     lengths = {kind: np.zeros(end - first, dtype=np.int64) for kind in KINDS}
     for block in np.flatnonzero(np.diff(bounds)).tolist():
         rows = by_fragment[bounds[block] : bounds[block + 1]]
-        mapped = hdf5.mapped_all(blocks[block])
+        mapped = _mapped_block(blocks[block], int(first_fragment[block + 1] - first_fragment[block]))
         for kind in KINDS:
             if f"{kind}_tokens" in mapped:
                 flat, taken = take(
@@ -122,6 +134,18 @@ def lay_out(
             flat, taken = take(np.concatenate(pieces[kind]), offsets, position)
             datasets |= {f"{kind}_tokens": flat, f"{kind}_token_offsets": taken}
     hdf5.write_atomic(shard_path(folder, shard), datasets, {"plan": plan_id, "shard": shard})
+
+
+def _mapped_block(path: Path, n_fragments: int) -> dict[str, np.ndarray]:
+    """A block's tokens and their offsets, mapped. Raises DamagedFile."""
+    mapped: dict[str, np.ndarray] = {}
+    with hdf5.opened(path) as file:
+        for kind in (kind for kind in KINDS if hdf5.has(file, f"{kind}_tokens")):
+            flat, offsets = (hdf5.map_dataset(file, f"{kind}_{what}") for what in ("tokens", "token_offsets"))
+            if flat.dtype != TOKEN_TYPES[kind] or not are_offsets(offsets, len(flat), n=n_fragments):
+                raise DamagedFile(f"{path}: its {kind} tokens are not those of {n_fragments} fragments")
+            mapped |= {f"{kind}_tokens": flat, f"{kind}_token_offsets": offsets}
+    return mapped
 
 
 class TokenShards:
@@ -149,6 +173,7 @@ class TokenShards:
 
     def _open(self, shard: int) -> None:
         path = shard_path(self.folder, shard)
-        names = _read_shard(path, self.plan_id)  # also brings the pages in that are about to be used
+        kinds = _read_shard(self.folder, shard, self.plan, self.plan_id)  # also brings the pages in that are used next
+        names = [f"{kind}_{what}" for kind in kinds for what in ("tokens", "token_offsets")]
         self._mapped = {name: hdf5.mapped(path, name) for name in names}
         self._shard = shard

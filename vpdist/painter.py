@@ -5,7 +5,9 @@ A failure to draw or to record is logged once and ends just that.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import queue
 import threading
 import time
@@ -17,6 +19,7 @@ from typing import IO, TextIO
 from vpdist.counters import Snapshot
 from vpdist.display import Bars, Display, LogLines
 from vpdist.environment import draws_bars
+from vpdist.files import open_regular
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +46,9 @@ class Recorder:
 
     def __init__(self, path: Path) -> None:
         """Raises OSError where the file cannot be opened."""
-        self._file: IO[bytes] = path.open("ab")
-        if self._file.tell() and path.read_bytes()[-1:] != b"\n":
+        self._file: IO[bytes] = open_regular(path, append=True)
+        size = os.fstat(self._file.fileno()).st_size
+        if size and os.pread(self._file.fileno(), 1, size - 1) != b"\n":
             self._file.write(b"\n")  # a line that an earlier run was killed in
         self._recorded_s = -1e9
         self._outline: tuple[object, ...] = ()
@@ -137,5 +141,7 @@ class Painter:
         try:
             self._recorder.record(snapshot)
         except OSError as error:
+            with contextlib.suppress(OSError):  # what could not be written is tried again, in vain
+                self._recorder.close()
             self._recorder = None
             logger.warning("progress is no longer recorded: %s", error)

@@ -64,6 +64,12 @@ class PartHeader:
             names += [name for name in LARGE if getattr(self, f"{name}_model")]
         return tuple(names)
 
+    def column(self, name: str) -> tuple[str, tuple[int, ...] | None]:
+        """Number format of a dataset, and the shape of its rows: None for embeddings, whose width is the encoder's."""
+        if name in LARGE:
+            return self.embedding_dtype, None
+        return {"logits": ("float32", (2,)), "failed": ("uint8", ())}.get(name, ("int64", ()))
+
 
 def part_path(folder: Path, unit: int) -> Path:
     return folder / f"unit-{unit:06d}.h5"
@@ -115,9 +121,11 @@ def check(folder: Path, unit: int, plan: Plan, header: PartHeader, *, full: bool
         first, end = int(plan.unit_row[unit]), int(plan.unit_row[unit + 1])
         n = int(plan.row_start[end] - plan.row_start[first])
         for name in header.datasets():
-            expected = n if name in ("fragment", "row") else end - first
-            if hdf5.dataset(file, name).shape[0] != expected:
-                raise DamagedFile(f"{path}: {name} has {hdf5.dataset(file, name).shape[0]} rows, not {expected}")
+            dtype, row_shape = header.column(name)
+            dataset, rows = hdf5.dataset(file, name), n if name in ("fragment", "row") else end - first
+            as_it_should = dataset.ndim == 2 if row_shape is None else dataset.shape[1:] == row_shape
+            if dataset.dtype != dtype or dataset.shape[:1] != (rows,) or not as_it_should:
+                raise DamagedFile(f"{path}: {name} is {dataset.dtype} {dataset.shape}, not {dtype} in {rows} rows")
             if full:
                 hdf5.read(file, name)
         if full:
@@ -139,8 +147,12 @@ def damaged(folder: Path, units: Iterable[int], plan: Plan, header: PartHeader, 
 
 
 def remaining(folder: Path, plan: Plan, header: PartHeader) -> list[int]:
-    """Units without a valid part, judged by headers. Lists the folder once instead of opening absent files."""
-    present = {entry.name for entry in folder.iterdir()}
+    """Units without a valid part, judged by headers. Lists the folder once instead of opening absent files. Raises
+    StorageError."""
+    try:
+        present = {entry.name for entry in folder.iterdir()}
+    except OSError as error:
+        raise storage_error(folder, error, "read") from error
     there = [unit for unit in range(plan.n_units) if part_path(folder, unit).name in present]
     bad = damaged(folder, there, plan, header, full=False)
     good = set(there) - set(bad)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
+from vpdist.fragments import are_offsets
+
 TAPER = 1024
 """A unit takes at most 1/TAPER of the cost that is left, so that the last ones are single batches."""
 COST_SCALE = 1000
@@ -95,6 +97,25 @@ class Plan:
             total.update(np.int64(len(array)).tobytes())
             total.update(np.ascontiguousarray(array, dtype=np.int64).view(np.uint8).data)
         return total.hexdigest()
+
+    def is_sound(self) -> bool:
+        """Whether this is a plan at all: every fragment in exactly one row, every row in one unit, every unit in one
+        shard. `build` makes no other; a file may hold anything."""
+        n, u = len(self.fragment), len(self.unit_cost)
+        if any(
+            array.dtype != np.int64 or array.ndim != 1 for array in (self.fragment, self.unit_cost, self.unit_tokens)
+        ):
+            return False
+        if n and not (int(self.fragment.min()) >= 0 and int(self.fragment.max()) < n):
+            return False
+        return (
+            are_offsets(self.row_start, n, least=1)
+            and are_offsets(self.unit_row, self.n_rows, n=u, least=1)
+            and are_offsets(self.shard_unit, u, least=1)
+            and len(self.unit_tokens) == u
+            and bool((np.bincount(self.fragment, minlength=n) == 1).all())
+            and bool((self.unit_cost >= 0).all() and (self.unit_tokens >= 0).all())
+        )
 
 
 def plan_order(keys: FragmentKeys) -> np.ndarray:

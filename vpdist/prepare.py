@@ -62,15 +62,15 @@ def make_plan(control: Control, folder: RunFolder, summary: StoreSummary, made_o
 
     def make() -> str:
         try:
-            return layout.map_plan(folder.plan, basis)[1]
+            return layout.map_plan(folder.plan, basis, n_fragments=summary.n_fragments)[1]
         except hdf5.DamagedFile as reason:
             log.info("a new plan: %s", reason)
         keys = ingest.fragment_keys(folder, summary)
         layout.write_plan(folder.plan, build(keys, limits, costs.get("nucleotide"), costs.get("protein")), basis)
-        return layout.map_plan(folder.plan, basis)[1]
+        return layout.map_plan(folder.plan, basis, n_fragments=summary.n_fragments)[1]
 
     expected = control.from_first("plan", make)
-    plan, plan_id = layout.map_plan(folder.plan, basis)
+    plan, plan_id = layout.map_plan(folder.plan, basis, n_fragments=summary.n_fragments)
     if plan_id != expected:
         raise StorageError(f"{folder.plan}: rank {control.runtime.rank} sees another plan than rank 0")
     return plan, plan_id
@@ -81,7 +81,7 @@ def lay_out(control: Control, folder: RunFolder, summary: StoreSummary, plan: Pl
     blocks, first_fragment = ingest.block_paths(folder, summary), summary.first_fragment()
 
     def make(shard: int) -> None:
-        if not layout.shard_is_valid(folder.tokens, shard, plan_id):
+        if not layout.shard_is_valid(folder.tokens, shard, plan, plan_id):
             layout.lay_out(folder.tokens, shard, plan, plan_id, blocks, first_fragment)
 
     control.share("layout", len(plan.shard_unit) - 1, make)

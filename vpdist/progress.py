@@ -37,11 +37,15 @@ from vpdist.display import LEFT_BEHIND, Bars, LogLines
 from vpdist.errors import PeerLost, StorageError
 from vpdist.exchange import Exchange
 from vpdist.figures import clock_text
+from vpdist.files import open_regular
 from vpdist.painter import LOG_INTERVAL_S, Painter, choose_display, open_recorder
 from vpdist.runtime import Runtime
 from vpdist.timing import Timing
 
 logger = logging.getLogger(__name__)
+
+LONGEST_LINE = 1 << 24
+"""Bytes of a snapshot at most: thousands of ranks. Of a longer file the end is read."""
 
 
 class Progress:
@@ -211,7 +215,7 @@ def watch(run_folder: Path, stream: TextIO, follow: bool = True) -> None:
     """
     path = run_folder / "progress.jsonl"
     try:
-        file = path.open("rb")
+        file = open_regular(path)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}: no run to watch") from error
     display = (choose_display("auto", stream) if follow else None) or LogLines(stream, first_s=0.0)
@@ -238,8 +242,9 @@ def _ending(snapshot: Snapshot) -> str:
 def _snapshots(file: IO[bytes], follow: bool) -> Iterator[Snapshot | None]:
     """The newest snapshot first, then those that come, None while nothing does, until the run ends."""
     newest, part = None, b""
+    file.seek(max(0, os.fstat(file.fileno()).st_size - LONGEST_LINE))
     while True:
-        *lines, part = (part + file.read()).split(b"\n")
+        *lines, part = (part[-LONGEST_LINE:] + file.read(LONGEST_LINE)).split(b"\n")
         for line in reversed(lines):
             try:
                 newest = Snapshot.from_json(line.decode())

@@ -8,7 +8,12 @@ from __future__ import annotations
 import socket
 
 from torch.distributed import PrefixStore, TCPStore
-from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousParameters, RendezvousStoreInfo
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+)
 
 LOOPBACK = "loopback"
 """Name of this kind of rendezvous in torch's registry, and no address."""

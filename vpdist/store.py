@@ -7,8 +7,7 @@ any rank. Where a block ends depends on the input and the chunk length only, nev
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from itertools import pairwise
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,14 +15,23 @@ import numpy as np
 import xxhash
 
 from vpdist import hdf5
+from vpdist.blocks import (
+    FILTERED,
+    OK,
+    TOO_SHORT,
+    BlockRecords,
+    BlockTable,
+    RawBlock,
+    Texts,
+    TokenBlock,
+    content,
+    is_sound,
+    pieces,
+)
 from vpdist.fragments import chunk_bounds, offsets_of, six_frames
 from vpdist.hdf5 import DamagedFile
 from vpdist.records import Record, read_records
 from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
-
-OK, TOO_SHORT, FILTERED = 0, 1, 2
-STATUS_NAMES = ("ok", "too_short", "filtered")
-"""Names of the statuses that reading decides; no_open_frame and failed are decided when tables are built."""
 
 SHORTEST = 3
 """Bases in a codon: shorter sequences have no chunks."""
@@ -33,111 +41,10 @@ BLOCK_CHUNKS = 1 << 14
 BLOCK_RECORDS = 1 << 16
 """A block ends as soon as it holds so many bases, chunks or records, whichever comes first."""
 
+BLOCK_TEXT = 1 << 24
+"""And as soon as names and descriptions take so many characters."""
+
 _TEXTS = ("names", "descriptions")
-
-
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """A column of texts: UTF-8 bytes one after the other, with offsets."""
-
-    flat: np.ndarray
-    """uint8."""
-    offsets: np.ndarray
-    """(n + 1,) int64."""
-
-    @classmethod
-    def pack(cls, texts: Sequence[str]) -> Texts:
-        encoded = [text.encode() for text in texts]
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets_of([len(text) for text in encoded]))
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __iter__(self) -> Iterator[str]:
-        return (text.decode() for text in _pieces(self.flat, self.offsets))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockRecords:
-    """What both kinds of block know about the r records that begin in a block, and about its c chunks."""
-
-    index: int
-    """Number of the block, from 0."""
-    chunk_length: int
-    first_record: int
-    """Number of records (of the whole input) that begin in earlier blocks."""
-    names: Texts
-    """(r,) as read; repeats are numbered by names.resolve_names."""
-    descriptions: Texts
-    sources: np.ndarray
-    """(r,) uint32, index of the input file."""
-    lengths: np.ndarray
-    """(r,) int64, bases."""
-    n_chunks: np.ndarray
-    """(r,) int64, chunks of the record in all blocks."""
-    statuses: np.ndarray
-    """(r,) int8, index into STATUS_NAMES."""
-    chunk_record: np.ndarray
-    """(c,) int64, the chunk's record, counted over the whole input."""
-    chunk_number: np.ndarray
-    """(c,) int32, the chunk's number in its record, from 0."""
-    chunk_start: np.ndarray
-    """(c,) int64, on the sequence, 0-based."""
-    chunk_end: np.ndarray
-    """(c,) int64, exclusive."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawBlock(BlockRecords):
-    """What the reading rank hands on."""
-
-    bases: np.ndarray
-    """uint8, the chunks' bases one after the other (upper-case ASCII)."""
-    base_offsets: np.ndarray
-    """(c + 1,) int64."""
-
-    def digest(self) -> str:
-        """xxh3_128 (hex) of everything in the block."""
-        datasets, attributes = _content(self)
-        digest = xxhash.xxh3_128(repr(attributes).encode())
-        for name, array in datasets.items():
-            digest.update(f"{name} {hdf5.array_digest(array)}\n".encode())
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockTable(BlockRecords):
-    """Records, chunks and the f fragments of a block, in the order chunk, frame."""
-
-    fragment_chunk: np.ndarray
-    """(f,) int32, index into the block's chunks."""
-    fragment_frame: np.ndarray
-    """(f,) int8, index into fragments.FRAMES."""
-    fragment_residues: np.ndarray
-    """(f,) int32, length of the whole protein."""
-    nucleotide_hash: np.ndarray
-    """(f,) uint64, xxh3_64 of the nucleotide string."""
-    protein_hash: np.ndarray
-    """(f,) uint64, xxh3_64 of the whole protein."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenBlock(BlockTable):
-    """A block of the token store. Token arrays are None where the run has no such encoder."""
-
-    raw_digest: str
-    nucleotide_tokenizer: str
-    """Fingerprint, empty where there is none."""
-    protein_tokenizer: str
-    """Fingerprint, empty where there is none."""
-    nucleotide_tokens: np.ndarray | None
-    """uint16, with [CLS] and [SEP], fragment after fragment."""
-    nucleotide_token_offsets: np.ndarray | None
-    """(f + 1,) int64."""
-    protein_tokens: np.ndarray | None
-    """uint8, with <cls> and <eos>, fragment after fragment."""
-    protein_token_offsets: np.ndarray | None
-    """(f + 1,) int64."""
 
 
 Block = TypeVar("Block", bound=BlockRecords)
@@ -189,11 +96,16 @@ class _OpenBlock:
         self._record_numbers: list[int] = []  # source, length, n_chunks, status of each record
         self._chunk_numbers: list[int] = []  # record, number, start, end of each chunk
         self._bases: list[bytes] = []
-        self._n_bases = 0
+        self._n_bases = self._n_text = 0
 
     @property
     def is_full(self) -> bool:
-        return self._n_bases >= BLOCK_BASES or len(self._bases) >= BLOCK_CHUNKS or len(self._names) >= BLOCK_RECORDS
+        return (
+            self._n_bases >= BLOCK_BASES
+            or len(self._bases) >= BLOCK_CHUNKS
+            or len(self._names) >= BLOCK_RECORDS
+            or self._n_text >= BLOCK_TEXT
+        )
 
     @property
     def is_empty(self) -> bool:
@@ -202,6 +114,7 @@ class _OpenBlock:
     def add_record(self, record: Record, source: int, n_chunks: int, status: int) -> None:
         self._names.append(record.name)
         self._descriptions.append(record.description)
+        self._n_text += len(record.name) + len(record.description)
         self._record_numbers += (source, len(record.sequence), n_chunks, status)
 
     def add_chunk(self, record: int, number: int, start: int, end: int, bases: bytes) -> None:
@@ -236,7 +149,7 @@ def tokenise_block(
 ) -> TokenBlock:
     """Translate a raw block's chunks and tokenise the fragments; a pure function of its arguments."""
     found = six_frames(raw.bases, raw.base_offsets[:-1], raw.base_offsets[1:])
-    nucleotides = list(_pieces(found.nucleotide, found.nucleotide_offsets))
+    nucleotides = list(pieces(found.nucleotide, found.nucleotide_offsets))
     nucleotide_tokens = nucleotide_token_offsets = protein_tokens = protein_token_offsets = None
     if nucleotide_tokenizer is not None:
         nucleotide_tokens, nucleotide_token_offsets = nucleotide_tokenizer.encode(
@@ -250,7 +163,7 @@ def tokenise_block(
         fragment_frame=found.frame,
         fragment_residues=found.residues,
         nucleotide_hash=_hashes(nucleotides),
-        protein_hash=_hashes(_pieces(found.protein, found.protein_offsets)),
+        protein_hash=_hashes(pieces(found.protein, found.protein_offsets)),
         raw_digest=raw.digest(),
         nucleotide_tokenizer=nucleotide_tokenizer.fingerprint if nucleotide_tokenizer is not None else "",
         protein_tokenizer=protein_tokenizer.fingerprint if protein_tokenizer is not None else "",
@@ -271,7 +184,7 @@ def block_path(folder: Path, index: int) -> Path:
 
 def write_raw(path: Path, raw: RawBlock) -> int:
     """Write a raw block; returns its size in bytes. Raises StorageError."""
-    datasets, attributes = _content(raw)
+    datasets, attributes = content(raw)
     return hdf5.write_atomic(path, datasets, attributes | {"digest": raw.digest()})
 
 
@@ -282,7 +195,7 @@ def read_raw(path: Path) -> RawBlock:
 
 def write_block(path: Path, block: TokenBlock) -> int:
     """Write a block of the token store; returns its size in bytes. Raises StorageError."""
-    return hdf5.write_atomic(path, *_content(block))
+    return hdf5.write_atomic(path, *content(block))
 
 
 def read_block(path: Path) -> TokenBlock:
@@ -309,26 +222,6 @@ def _hashes(texts: Iterable[bytes]) -> np.ndarray:
     return np.fromiter((xxhash.xxh3_64_intdigest(text) for text in texts), np.uint64)
 
 
-def _pieces(flat: np.ndarray, offsets: np.ndarray) -> Iterator[bytes]:
-    content, bounds = flat.tobytes(), offsets.tolist()
-    return (content[start:end] for start, end in pairwise(bounds))
-
-
-def _content(block: BlockRecords) -> tuple[dict[str, np.ndarray], dict[str, str | int | float]]:
-    """A block as the datasets and attributes of its file; a column of texts takes two datasets."""
-    datasets: dict[str, np.ndarray] = {}
-    attributes: dict[str, str | int | float] = {}
-    for field in fields(block):
-        value = getattr(block, field.name)
-        if isinstance(value, Texts):
-            datasets |= {field.name: value.flat, f"{field.name}_offsets": value.offsets}
-        elif isinstance(value, np.ndarray):
-            datasets[field.name] = value
-        elif value is not None:
-            attributes[field.name] = value
-    return datasets, attributes
-
-
 def _read(path: Path, kind: type[Block]) -> Block:
     values: dict[str, Any] = {}
     with hdf5.opened(path) as file:
@@ -343,4 +236,7 @@ def _read(path: Path, kind: type[Block]) -> Block:
                 values[name] = None
             else:
                 values[name] = hdf5.read(file, name)
-    return kind(**values)
+        block = kind(**values)
+        if not is_sound(block):
+            raise DamagedFile(f"{path}: is no block of a token store")
+    return block

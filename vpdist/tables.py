@@ -15,10 +15,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from vpdist.blocks import STATUS_NAMES, BlockTable
 from vpdist.errors import StorageError
 from vpdist.files import replacing
 from vpdist.fragments import FRAMES, fragment_span
-from vpdist.store import STATUS_NAMES, BlockTable
 
 SEQUENCE_COLUMNS = (
     "seq_name source length n_chunks n_scored_chunks n_fragments n_virus_chunks virus_score nonvirus_score prediction "
@@ -147,6 +147,10 @@ class TableWriter:
         first_record, open_before = self._next_record, self._open
         sequences = self._sequences(table)
         self._next_record += len(sequences)
+        records, least = table.chunk_record, first_record - (open_before is not None)
+        outside = len(records) and not least <= int(records[0]) <= int(records[-1]) < self._next_record
+        if outside or (records[1:] < records[:-1]).any() or first_fragment + n > len(scores.virus):
+            raise StorageError("token store: a block's chunks or fragments are not those of its records")
         names = {first_record + i: sequence.name for i, sequence in enumerate(sequences)}
         if open_before is not None:
             names[first_record - 1] = open_before.name
@@ -160,7 +164,9 @@ class TableWriter:
             while sequence is None or sequence.chunks_seen == sequence.n_chunks:
                 if sequence is not None:
                     lines.append(sequence.row(self.consensus, self.totals))
-                sequence = next(waiting)
+                sequence = next(waiting, None)
+                if sequence is None:
+                    raise StorageError(f"token store: chunk {c} belongs to no sequence")
             if sequence.name != names[record]:
                 raise StorageError(f"token store: chunk {c} belongs to {names[record]}, expected {sequence.name}")
             sequence.chunks_seen += 1
@@ -188,7 +194,9 @@ class TableWriter:
         return sequence.row(self.consensus, self.totals)
 
     def _sequences(self, table: BlockTable) -> list[_Sequence]:
-        """The records that begin in a block."""
+        """The records that begin in a block. Raises StorageError."""
+        if len(table.sources) and int(table.sources.max()) >= len(self.sources):
+            raise StorageError("token store: a record comes from a file that the run did not read")
         return [
             _Sequence(
                 name=self.new_names.get(self._next_record + i, name),

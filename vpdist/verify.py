@@ -11,6 +11,7 @@ from pathlib import Path
 from vpdist import decide, ingest, layout, parts, store
 from vpdist.calls import part_header
 from vpdist.errors import StorageError, UsageError
+from vpdist.files import open_regular
 from vpdist.hdf5 import DamagedFile
 from vpdist.ingest import StoreSummary
 from vpdist.runfolder import RunFolder
@@ -35,12 +36,12 @@ def problems(path: Path) -> Iterator[str]:
         except DamagedFile as error:
             yield str(error)
     try:
-        plan, plan_id = layout.map_plan(folder.plan)
+        plan, plan_id = layout.map_plan(folder.plan, n_fragments=summary.n_fragments)
     except DamagedFile as error:
         yield str(error)
         return
     for shard in range(len(plan.shard_unit) - 1):
-        if not layout.shard_is_valid(folder.tokens, shard, plan_id):
+        if not layout.shard_is_valid(folder.tokens, shard, plan, plan_id):
             path_of_shard = layout.shard_path(folder.tokens, shard)
             yield f"{path_of_shard}: is absent, damaged, or belongs to another plan"
     yield from parts.damaged(
@@ -57,7 +58,7 @@ def _wrong_tables(path: Path, summary: StoreSummary) -> Iterator[str]:
     }
     for name, n_rows in expected.items():
         try:
-            with open(path / name, "rb") as file:
+            with open_regular(path / name) as file:
                 found = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")) - 1
         except OSError as error:
             yield f"{path / name}: cannot be read: {error.strerror or error}"

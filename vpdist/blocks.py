@@ -1,0 +1,210 @@
+"""Blocks of the token store: what is known of the records, chunks and fragments that lie in one.
+
+Arrays and texts only, by columns. `is_sound` tells whether a block that was read from a file can be one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+
+import numpy as np
+import xxhash
+
+from vpdist import hdf5
+from vpdist.fragments import FRAMES, are_offsets, offsets_of
+
+OK, TOO_SHORT, FILTERED = 0, 1, 2
+STATUS_NAMES = ("ok", "too_short", "filtered")
+"""Names of the statuses that reading decides; no_open_frame and failed are decided when tables are built."""
+
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A column of texts: UTF-8 bytes one after the other, with offsets."""
+
+    flat: np.ndarray
+    """uint8."""
+    offsets: np.ndarray
+    """(n + 1,) int64."""
+
+    @classmethod
+    def pack(cls, texts: Sequence[str]) -> Texts:
+        encoded = [text.encode() for text in texts]
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets_of([len(text) for text in encoded]))
+
+    def is_sound(self, n: int) -> bool:
+        """Whether these are n texts in UTF-8 without control characters."""
+        if self.flat.dtype != np.uint8 or self.flat.ndim != 1 or not are_offsets(self.offsets, len(self.flat), n=n):
+            return False
+        try:
+            text = self.flat.tobytes().decode()
+        except UnicodeDecodeError:
+            return False
+        starts = self.offsets[:-1][self.offsets[:-1] < len(self.flat)]
+        return not (_CONTROL.search(text) or (self.flat[starts] & 0xC0 == 0x80).any())
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __iter__(self) -> Iterator[str]:
+        return (text.decode() for text in pieces(self.flat, self.offsets))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockRecords:
+    """What both kinds of block know about the r records that begin in a block, and about its c chunks."""
+
+    index: int
+    """Number of the block, from 0."""
+    chunk_length: int
+    first_record: int
+    """Number of records (of the whole input) that begin in earlier blocks."""
+    names: Texts
+    """(r,) as read; repeats are numbered by names.resolve_names."""
+    descriptions: Texts
+    sources: np.ndarray
+    """(r,) uint32, index of the input file."""
+    lengths: np.ndarray
+    """(r,) int64, bases."""
+    n_chunks: np.ndarray
+    """(r,) int64, chunks of the record in all blocks."""
+    statuses: np.ndarray
+    """(r,) int8, index into STATUS_NAMES."""
+    chunk_record: np.ndarray
+    """(c,) int64, the chunk's record, counted over the whole input."""
+    chunk_number: np.ndarray
+    """(c,) int32, the chunk's number in its record, from 0."""
+    chunk_start: np.ndarray
+    """(c,) int64, on the sequence, 0-based."""
+    chunk_end: np.ndarray
+    """(c,) int64, exclusive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawBlock(BlockRecords):
+    """What the reading rank hands on."""
+
+    bases: np.ndarray
+    """uint8, the chunks' bases one after the other (upper-case ASCII)."""
+    base_offsets: np.ndarray
+    """(c + 1,) int64."""
+
+    def digest(self) -> str:
+        """xxh3_128 (hex) of everything in the block."""
+        datasets, attributes = content(self)
+        digest = xxhash.xxh3_128(repr(attributes).encode())
+        for name, array in datasets.items():
+            digest.update(f"{name} {hdf5.array_digest(array)}\n".encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockTable(BlockRecords):
+    """Records, chunks and the f fragments of a block, in the order chunk, frame."""
+
+    fragment_chunk: np.ndarray
+    """(f,) int32, index into the block's chunks."""
+    fragment_frame: np.ndarray
+    """(f,) int8, index into fragments.FRAMES."""
+    fragment_residues: np.ndarray
+    """(f,) int32, length of the whole protein."""
+    nucleotide_hash: np.ndarray
+    """(f,) uint64, xxh3_64 of the nucleotide string."""
+    protein_hash: np.ndarray
+    """(f,) uint64, xxh3_64 of the whole protein."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBlock(BlockTable):
+    """A block of the token store. Token arrays are None where the run has no such encoder."""
+
+    raw_digest: str
+    nucleotide_tokenizer: str
+    """Fingerprint, empty where there is none."""
+    protein_tokenizer: str
+    """Fingerprint, empty where there is none."""
+    nucleotide_tokens: np.ndarray | None
+    """uint16, with [CLS] and [SEP], fragment after fragment."""
+    nucleotide_token_offsets: np.ndarray | None
+    """(f + 1,) int64."""
+    protein_tokens: np.ndarray | None
+    """uint8, with <cls> and <eos>, fragment after fragment."""
+    protein_token_offsets: np.ndarray | None
+    """(f + 1,) int64."""
+
+
+def pieces(flat: np.ndarray, offsets: np.ndarray) -> Iterator[bytes]:
+    content, bounds = flat.tobytes(), offsets.tolist()
+    return (content[start:end] for start, end in pairwise(bounds))
+
+
+def content(block: BlockRecords) -> tuple[dict[str, np.ndarray], dict[str, str | int | float]]:
+    """A block as the datasets and attributes of its file; a column of texts takes two datasets."""
+    datasets: dict[str, np.ndarray] = {}
+    attributes: dict[str, str | int | float] = {}
+    for field in fields(block):
+        value = getattr(block, field.name)
+        if isinstance(value, Texts):
+            datasets |= {field.name: value.flat, f"{field.name}_offsets": value.offsets}
+        elif isinstance(value, np.ndarray):
+            datasets[field.name] = value
+        elif value is not None:
+            attributes[field.name] = value
+    return datasets, attributes
+
+
+_TYPES = {
+    "sources": np.uint32,
+    "statuses": np.int8,
+    "chunk_number": np.int32,
+    "bases": np.uint8,
+    "fragment_chunk": np.int32,
+    "fragment_frame": np.int8,
+    "fragment_residues": np.int32,
+    "nucleotide_hash": np.uint64,
+    "protein_hash": np.uint64,
+    "nucleotide_tokens": np.uint16,
+    "protein_tokens": np.uint8,
+}
+"""Number formats of a block's arrays, the others being int64."""
+
+
+def is_sound(block: BlockRecords) -> bool:
+    """Whether columns fit together, and numbers stay where they point: a file may hold anything.
+
+    What leads from one block to another (records, sources) is checked where tables are built."""
+    for field in fields(block):
+        value = getattr(block, field.name)
+        if isinstance(value, np.ndarray) and (value.ndim != 1 or value.dtype != _TYPES.get(field.name, np.int64)):
+            return False
+        if isinstance(value, Texts) and not value.is_sound(len(block.lengths)):
+            return False
+    columns = [(len(block.lengths), (block.sources, block.lengths, block.n_chunks, block.statuses))]
+    chunks = (block.chunk_record, block.chunk_number, block.chunk_start, block.chunk_end)
+    columns.append((len(block.chunk_record), chunks))
+    within = [(block.statuses, len(STATUS_NAMES)), (block.lengths, None), (block.n_chunks, None)]
+    within += [(column, None) for column in chunks]
+    if isinstance(block, RawBlock) and not are_offsets(block.base_offsets, len(block.bases), n=len(block.chunk_record)):
+        return False
+    if isinstance(block, BlockTable):
+        f = len(block.fragment_chunk)
+        hashes = (block.nucleotide_hash, block.protein_hash)
+        columns.append((f, (block.fragment_frame, block.fragment_residues, *hashes)))
+        within += [(block.fragment_chunk, len(block.chunk_record)), (block.fragment_frame, len(FRAMES))]
+        within.append((block.fragment_residues, 1 << 20))
+    if isinstance(block, TokenBlock):
+        pairs = (
+            (block.nucleotide_tokens, block.nucleotide_token_offsets),
+            (block.protein_tokens, block.protein_token_offsets),
+        )
+        for flat, offsets in pairs:
+            if flat is not None and (offsets is None or not are_offsets(offsets, len(flat), n=f)):
+                return False
+    return all(len(array) == n for n, arrays in columns for array in arrays) and all(
+        len(array) == 0 or (int(array.min()) >= 0 and (end is None or int(array.max()) < end)) for array, end in within
+    )
