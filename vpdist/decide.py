@@ -5,6 +5,7 @@ Where the user leaves a choice open, a resumed run keeps what was decided before
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -46,8 +47,10 @@ def input_identity(names: Sequence[str], paths: Sequence[Path]) -> tuple[tuple[s
     identity = []
     for name, path in zip(names, paths, strict=True):
         try:
+            status = path.stat()
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                raise InputError("is a pipe or a device, not a file; pipe it in and name it -", path=name)
             with open(path, "rb") as file:
-                status = path.stat()
                 digest = xxhash.xxh3_128()
                 step = max(SAMPLE_BYTES, status.st_size // SAMPLES)
                 for position in [*range(0, status.st_size, step), max(0, status.st_size - SAMPLE_BYTES)]:

@@ -7,6 +7,7 @@ these files alone: the work left is the units planned less the valid parts.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vpdist import hdf5
+from vpdist.errors import StorageError
 from vpdist.files import storage_error
 from vpdist.hdf5 import DamagedFile
 from vpdist.plan import Plan
@@ -157,6 +159,21 @@ def remaining(folder: Path, plan: Plan, header: PartHeader) -> list[int]:
     bad = damaged(folder, there, plan, header, full=False)
     good = set(there) - set(bad)
     return [unit for unit in range(plan.n_units) if unit not in good]
+
+
+def check_room(folder: Path, plan: Plan, header: PartHeader, width: int) -> None:
+    """Raises StorageError when the parts that are left to write cannot fit on the disk. `width`: numbers per row."""
+    row_bytes = width * np.dtype(header.embedding_dtype).itemsize if header.embeddings else 0
+    needed = plan.n_rows * row_bytes + 16 * len(plan.fragment)
+    try:
+        there = sum(entry.stat().st_size for entry in folder.iterdir() if entry.name.startswith("unit-"))
+        disk = shutil.disk_usage(folder)
+    except OSError as error:
+        raise storage_error(folder, error, "read") from error
+    if disk.total and needed - there > disk.free:
+        raise StorageError(
+            f"{folder}: {(needed - there) / 1e9:.3g} GB of parts are to be written, {disk.free / 1e9:.3g} GB are free"
+        )
 
 
 def read(folder: Path, unit: int, names: Iterable[str]) -> dict[str, np.ndarray]:

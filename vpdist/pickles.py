@@ -21,7 +21,7 @@ import numpy as np
 
 from vpdist.errors import WeightsError
 
-PICKLE_LIMIT = 1 << 20
+PICKLE_LIMIT = 1 << 15
 """Bytes. The pickle describes a few layers (2 KB); their numbers lie beside it in the zip."""
 
 

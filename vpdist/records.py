@@ -7,32 +7,36 @@ time, and every fault of the input is an InputError that names file, record and 
 
 from __future__ import annotations
 
-import bz2
 import io
-import lzma
 import os
 import select
 import sys
 import unicodedata
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import xopen
 from dnaio import FastaReader, FastqReader
 from dnaio.exceptions import FastqFormatError, FileFormatError
 
 from vpdist.errors import InputError
 from vpdist.files import replacing
+from vpdist.streams import BUFFER_BYTES, DECOMPRESSION_ERRORS, MAGIC, compression, damage, decompressed
 
 UNNAMED = "unnamed"
 """Name of a record whose header is empty."""
 
-_BUFFER_BYTES = 1 << 17
-_PIECE = 1 << 20
-_MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
+LONGEST_RECORD = 1 << 31
+"""Bytes of a FASTA record, each line counted as LINE_BYTES more: what is held of it while it is read. The largest human
+chromosome takes a fifth of this; a compressed file of a few megabytes could claim any number."""
+LINE_BYTES = 32
+LONGEST_LINE = 1 << 28
+"""Bytes of a FASTQ line."""
+LONGEST_HEADER = 1 << 20
+"""Letters."""
+
+_PIECE, _LARGE_PIECE = 1 << 20, 1 << 24
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LETTERS = b"ACGTUNRYSWKMBDHV-."
 _BAD = b"\0"
@@ -48,16 +52,6 @@ def _letter_table() -> bytes:
 
 
 _LETTER_TABLE = _letter_table()
-
-# Whatever xopen decompresses with here: isal or zlib-ng where they are installed, zlib, bz2, lzma, zstd.
-_DECOMPRESSION_ERRORS: tuple[type[Exception], ...] = (
-    EOFError,
-    OSError,
-    zlib.error,
-    lzma.LZMAError,
-    xopen.zstd.ZstdError,
-    *(module.error for module in (xopen.isal_zlib, xopen.zlib_ng) if module is not None),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,56 +95,55 @@ def spool_stdin(target: Path, check: Callable[[], None]) -> Path:
         while True:
             check()
             if select.select([source], [], [], 0.5)[0]:
-                block = os.read(source, _BUFFER_BYTES)
+                block = os.read(source, BUFFER_BYTES)
                 if not block:
                     break
                 file.write(block)
     return target
 
 
-class _Streams(io.RawIOBase):
-    """Decompresses the bz2 or xz streams of a file, one after the other.
+class _Bounded(io.RawIOBase):
+    """A FASTA file none of whose records takes more than LONGEST_RECORD. Raises InputError once one does."""
 
-    The standard library's file objects end quietly at a damaged stream that is not the first; files from parallel
-    compressors have one stream per block, and would lose their rest without a word.
-    """
-
-    def __init__(self, file: BinaryIO, decompressor: Callable[[], Any]) -> None:
-        self._file, self._new, self._stream = file, decompressor, decompressor()
+    def __init__(self, file: io.BufferedReader, source: str) -> None:
+        self._file, self._source, self._last = file, source, b"\n"
+        self._place = self._begin = self._held = 0  # bytes read, those before the record, and what it takes
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = b""
-        while not data:
-            compressed = b""
-            if self._stream.eof:
-                compressed = self._stream.unused_data.lstrip(b"\0")  # xz pads streams with zeros
-                while not compressed:
-                    block = self._file.read(_BUFFER_BYTES)
-                    if not block:
-                        return 0
-                    compressed = block.lstrip(b"\0")
-                self._stream = self._new()
-            elif self._stream.needs_input:
-                compressed = self._file.read(_BUFFER_BYTES)
-                if not compressed:
-                    raise EOFError
-            data = self._stream.decompress(compressed, len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        block = self._file.read1(len(buffer))
+        header = max(block.rfind(b"\n>"), block.rfind(b"\r>"))
+        if header < 0 and self._last in b"\r\n" and block.startswith(b">"):
+            header = 0
+        if header >= 0:
+            self._begin, self._held = self._place + header, 0
+        begin = max(header, 0)
+        self._held += len(block) - begin + LINE_BYTES * block.count(b"\n", begin)
+        if self._held > LONGEST_RECORD:
+            reason = f"a record takes more than {LONGEST_RECORD >> 20} MiB"
+            raise InputError(reason, path=self._source, position=f"the one after byte {self._begin:,}")
+        self._place += len(block)
+        self._last = block[-1:] or self._last
+        buffer[: len(block)] = block
+        return len(block)
 
 
 class _CountedLines:
     """A file as dnaio's FASTQ reader wants it, which knows its last line that is not blank (from 0)."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._lines, self.last_line = file, 0, -1
+        self._file, self._lines, self.last_line, self._open = file, 0, -1, 0
 
     def read(self, size: int) -> bytes:
-        block = self._file.read(size)
+        """Raises FastqFormatError for a byte that is not ASCII, or a line of more than LONGEST_LINE."""
+        block = self._file.read(min(size, _LARGE_PIECE))
         lines = self._lines
+        end = block.rfind(b"\n")
+        self._open = len(block) - 1 - end + (self._open if end < 0 else 0)
+        if self._open > LONGEST_LINE:
+            raise FastqFormatError(f"a line has more than {LONGEST_LINE >> 20} MiB", lines + block.count(b"\n"))
         text = block.rstrip(b"\r\n")
         if text:
             self.last_line = lines + text.count(b"\n")
@@ -163,7 +156,7 @@ class _CountedLines:
 
     def blank_from(self, line: int) -> bool:
         """Whether no text follows from `line` on; reads on until that is known."""
-        while self.last_line < line and self.read(_BUFFER_BYTES):
+        while self.last_line < line and self.read(BUFFER_BYTES):
             pass
         return self.last_line < line
 
@@ -179,11 +172,11 @@ class _Fasta(FastaReader):
 def _read_file(path: Path) -> Iterator[Record]:
     source = str(path)
     count, name = 0, None
-    compression = None
+    packed = None
     try:
         with open(path, "rb") as file:
-            compression = _compression(file)
-            for record in _records(_decompressed(file, compression), source):
+            packed = compression(file)
+            for record in _records(decompressed(file, packed), source):
                 count, name = count + 1, record.name
                 yield record
                 del record  # it may be a chromosome, and the next one is about to be read
@@ -191,26 +184,9 @@ def _read_file(path: Path) -> Iterator[Record]:
         where = f"after {count} whole records" if error.line is None else f"line {error.line + 1}"
         reason = " ".join(error.message.split())
         raise InputError(f"not valid {error.format}: {_shortened(reason)}", path=source, position=where) from error
-    except _DECOMPRESSION_ERRORS as error:
-        position = f"after {count} whole records" if count else "before the first whole record" if compression else None
-        raise InputError(_damage(error, compression), path=source, record=name, position=position) from error
-
-
-def _compression(file: io.BufferedReader) -> str | None:
-    start = file.peek(6)
-    return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
-
-
-def _decompressed(file: io.BufferedReader, compression: str | None) -> io.BufferedReader:
-    """The content of a file, decompressed in this process so that damage raises here."""
-    if compression is None:
-        return file
-    if compression == "bz2":
-        return io.BufferedReader(_Streams(file, bz2.BZ2Decompressor), _BUFFER_BYTES)
-    if compression == "xz":
-        return io.BufferedReader(_Streams(file, lzma.LZMADecompressor), _BUFFER_BYTES)
-    opened: io.BufferedReader = xopen.xopen(file, "rb", threads=0, format=compression)
-    return opened
+    except DECOMPRESSION_ERRORS as error:
+        position = f"after {count} whole records" if count else "before the first whole record" if packed else None
+        raise InputError(damage(error, packed), path=source, record=name, position=position) from error
 
 
 def _records(content: io.BufferedReader, source: str) -> Iterator[Record]:
@@ -229,7 +205,7 @@ def _records(content: io.BufferedReader, source: str) -> Iterator[Record]:
             if not lines.blank_from(4 * count):
                 raise
     elif text.startswith((b">", b"#")) or not text:
-        for record in _Fasta(content, source):
+        for record in _Fasta(io.BufferedReader(_Bounded(content, source), BUFFER_BYTES), source):
             count += 1
             yield record  # type: ignore[misc]
             del record
@@ -240,6 +216,9 @@ def _records(content: io.BufferedReader, source: str) -> Iterator[Record]:
 
 
 def _record(header: str, letters: str, source: str) -> Record:
+    if len(header) > LONGEST_HEADER:
+        reason = f"a header has {len(header):,} letters, more than {LONGEST_HEADER:,}"
+        raise InputError(reason, path=source, record=_shortened(header, 40))
     if not header.isprintable():
         if "\0" in header:
             raise InputError("binary data in a header", path=source, record=_shortened(repr(header), 40))
@@ -284,23 +263,13 @@ def _sequence(letters: str, source: str, name: str) -> bytes:
 
 
 def _what_else(text: bytes) -> str:
-    if any(text.startswith(magic) for magic in _MAGIC):
+    if any(text.startswith(magic) for magic in MAGIC):
         return "compressed twice; decompress it once"
     if text.startswith((b"BAM\x01", b"CRAM")):
         return "alignments, not sequences; convert them with `samtools fasta`"
     if not text.isascii() or b"\0" in text:
         return "binary data, neither FASTA nor FASTQ"
     return f"neither FASTA ('>') nor FASTQ ('@'): the file begins with {_shortened(text.decode('ascii'), 20)!r}"
-
-
-def _damage(error: Exception, compression: str | None) -> str:
-    if compression is None:
-        return (
-            f"cannot be read: {error.strerror or error}" if isinstance(error, OSError) else f"cannot be read: {error}"
-        )
-    if isinstance(error, EOFError):
-        return f"the {compression} data end too early: the file is truncated or damaged"
-    return f"the {compression} data are damaged: {error}"
 
 
 def _shortened(text: str, length: int = 160) -> str:

@@ -35,6 +35,7 @@ from vpdist.runfolder import RunFolder
 from vpdist.sampler import TokenWeightedDistributedSampler
 from vpdist.session import Outcome, Session, conduct
 from vpdist.tables import Totals
+from vpdist.weights import encoder_shape
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class _Predict:
             if self.control.is_first:
                 self._tell_plan(summary, plan)
         with self._stage("layout"):
+            self._check_room(made_of, plan, plan_id)
             prepare.lay_out(self.control, self.folder, summary, plan, plan_id)
         with self._stage("load"):
             work = self._load(made_of, plan, plan_id)
@@ -128,6 +130,16 @@ class _Predict:
             tell(warning)
         if 0 < plan.n_units < self.control.runtime.world_size:
             tell(f"{plan.n_units} units for {self.control.runtime.world_size} ranks: some ranks stay idle")
+
+    def _check_room(self, made_of: Materials, plan: Plan, plan_id: str) -> None:
+        """Rank 0 compares what is to be written with what the disk has left, before models are loaded."""
+
+        def check() -> str:
+            width = sum(encoder_shape(folder).width for folder in made_of.models.values())
+            parts.check_room(self.folder.parts, plan, part_header(plan_id, made_of.decisions), width)
+            return "1"
+
+        self.control.from_first("room", check)
 
     def _load(self, made_of: Materials, plan: Plan, plan_id: str) -> UnitWork:
         device, decisions = self.control.runtime.device, made_of.decisions

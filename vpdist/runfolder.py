@@ -7,6 +7,7 @@ records command, decisions and versions; status.json state, exit code and messag
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -20,8 +21,10 @@ from typing import Any
 import psutil
 
 from vpdist.errors import StorageError, UsageError
-from vpdist.files import read_json, storage_error, write_json
+from vpdist.files import open_regular, read_json, storage_error, write_json
 
+NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+LOCK_BYTES = 1 << 12
 HEARTBEAT_S = 5.0
 STALE_AFTER_S = 60.0
 OURS = ("parts", "tokens", "logs", "at_work", "run.json", "status.json", "progress.jsonl", "lock")
@@ -97,6 +100,8 @@ class RunFolder:
             if restart:
                 self._discard()
             for folder in (self.parts, self.tokens, self.at_work, self.path / "logs"):
+                if folder.is_symlink():
+                    raise UsageError(f"{folder} is a symbolic link: what a run writes stays in its folder")
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(self.path, error) from error
@@ -158,7 +163,7 @@ class Lock:
             complete.write_text(json.dumps(me))
             for _ in range(10):
                 try:
-                    os.link(complete, self.path)
+                    _claim(self.path, complete)
                 except FileExistsError:
                     self._take_over()
                     continue
@@ -176,13 +181,13 @@ class Lock:
         """Remove an abandoned lock, or raise UsageError."""
         try:
             age = time.time() - self.path.stat().st_mtime
-            content = self.path.read_text()
+            content = self._read()
         except FileNotFoundError:
             return
         try:
             holder = json.loads(content)
             host, pid, started = str(holder["host"]), int(holder["pid"]), float(holder["started"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             host, pid, started = "unknown", 0, 0.0
         gone = host == socket.gethostname() and not _is_running(pid, started)
         if not gone and age < STALE_AFTER_S:
@@ -196,13 +201,17 @@ class Lock:
         except FileNotFoundError:
             return
         if aside.read_text() != content:  # another run was quicker to take it over: give it back
-            os.link(aside, self.path)
+            _claim(self.path, aside)
         aside.unlink()
+
+    def _read(self) -> str:
+        with open_regular(self.path) as file:
+            return file.read(LOCK_BYTES).decode(errors="replace")
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
             try:
-                if self.path.read_text() != self._content:
+                if self._read() != self._content:
                     return  # taken over: this process was stopped for longer than a heartbeat may take
                 os.utime(self.path)
             except OSError:
@@ -214,12 +223,27 @@ class Lock:
         if self._thread.is_alive():
             self._thread.join()
         with contextlib.suppress(OSError):  # a lock that stays is taken over: its process is gone
-            if self.path.read_text() == self._content:
+            if self._read() == self._content:
                 self.path.unlink()
+
+
+def _claim(lock: Path, complete: Path) -> None:
+    """Give a complete file the name `lock`. Raises FileExistsError where that is taken.
+
+    Where the file system has no hard links (FAT, some network and user-space ones) the lock is empty for a moment. It
+    counts as held then: nobody can tell by whom, and it is new.
+    """
+    try:
+        os.link(complete, lock)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        with open(lock, "x") as file:
+            file.write(complete.read_text())
 
 
 def _is_running(pid: int, started: float) -> bool:
     try:
         return abs(psutil.Process(pid).create_time() - started) < 2.0
-    except psutil.Error:
+    except (psutil.Error, ValueError, OverflowError):  # the latter: no number of a process at all
         return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import io
 import logging
 import os
 import signal
@@ -15,7 +16,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
 from vpdist import environment, runtime
 from vpdist.control import Control, FailedElsewhere
@@ -29,15 +31,17 @@ from vpdist.errors import (
     StorageError,
     UsageError,
     VpdistError,
+    printable_lines,
 )
-from vpdist.files import storage_error, write_file
+from vpdist.files import JSON_LIMIT, open_regular, storage_error, write_file
 from vpdist.interrupts import StopRequest
 from vpdist.progress import Progress
 from vpdist.runfolder import Lock, RunFolder
 
 log = logging.getLogger(__name__)
 
-SHARED_FOLDER_TIMEOUT_S = 5.0
+MARK, MARK_BYTES = ".seen-by-all-", 1 << 16
+SHARED_FOLDER_TIMEOUT_S = 4.0
 CENSUS_S = 2.5
 """Time in which the survivors of a lost rank find out who it was."""
 
@@ -57,6 +61,8 @@ class Session:
     control: Control
     folder: RunFolder
     progress: Progress
+    reserve: Path | None = None
+    """On rank 0 a file that, once removed, makes room for the last status on a full disk."""
     begun: bool = False
     _before: bytes | None = None
 
@@ -64,8 +70,8 @@ class Session:
         """From here on status.json says how this command fares."""
         self.begun = True
         if self.control.is_first:
-            with contextlib.suppress(FileNotFoundError):
-                self._before = self.folder.status.read_bytes()
+            with contextlib.suppress(FileNotFoundError), open_regular(self.folder.status) as file:
+                self._before = file.read(JSON_LIMIT)
             self.folder.write_status("running", None, "")
 
     def end(self, state: str, code: int, message: str, failing_rank: int | None = None) -> None:
@@ -73,7 +79,9 @@ class Session:
         if self.begun and code == UsageError.exit_code and self._before is not None:
             write_file(self.folder.status, self._before)
         elif self.begun:
-            self.folder.write_status(state, code, message, failing_rank)
+            if self.reserve is not None:
+                _remove_mark(self.reserve)
+            self.folder.write_status(state, code, printable_lines(message), failing_rank)
 
 
 def conduct(
@@ -109,9 +117,9 @@ def conduct(
             if control.is_first:
                 _open_folder(folder, stack, restart=restart and control.runtime.attempt == 0, must_exist=must_exist)
             mark = control.from_first("folder", lambda: _leave_mark(folder))
-            _see_mark(folder, mark)
+            _see_mark(folder.path / mark)
             if control.is_first:
-                stack.callback(_remove_mark, folder, mark)
+                stack.callback(_remove_mark, folder.path / mark)
             stack.enter_context(_output_to_log(folder, place))
             control.meet("opened")  # whoever failed until now has said so; what follows is a collective
             control.progress = Progress(
@@ -122,7 +130,8 @@ def conduct(
                 stall_timeout_s=stall_timeout,
                 on_forced_exit=opened.forced_exit,
             )
-            opened.session = Session(control, folder, control.progress)
+            reserve = folder.path / mark if control.is_first else None
+            opened.session = Session(control, folder, control.progress, reserve)
             outcome = body(opened.session)
             control.progress.close()
             code = EXIT_FAILURES_LISTED if outcome.failures else EXIT_OK
@@ -130,7 +139,7 @@ def conduct(
                 opened.session.end("done_with_failures" if outcome.failures else "done", code, outcome.message)
                 _tell(console, outcome.message)
         except Exception as error:  # noqa: BLE001 - the one place where every failure ends: told, logged, recorded
-            return _failed(_cause(error, opened), opened, console)
+            return _failed(_cause(_told_by_system(error, folder), opened), opened, console)
         runtime.stop()
         return code
 
@@ -171,6 +180,14 @@ class _Opened:
                 self.session.end("interrupted", Interrupted.exit_code, line)
 
 
+def _told_by_system(error: Exception, folder: RunFolder) -> Exception:
+    """What the system refused to do with a file of the run, wherever it was asked, is no bug."""
+    name = error.filename if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and isinstance(name, str) and Path(name).is_relative_to(folder.path):
+        return storage_error(Path(name), error, "used")
+    return error
+
+
 def _cause(error: Exception, opened: _Opened) -> Exception:
     """What people should read. A rank that fails is soon followed by a signal from the launcher, and a broken
     connection, on all others; and a rank that is lost by a signal."""
@@ -194,7 +211,7 @@ def _cause(error: Exception, opened: _Opened) -> Exception:
 
 def _tell(console: TextIO, message: str) -> None:
     with contextlib.suppress(OSError):  # the terminal is gone; status.json and the log have it
-        console.write(message + "\n")
+        console.write(printable_lines(message) + "\n")
         console.flush()
 
 
@@ -256,7 +273,8 @@ def _output_to_log(folder: RunFolder, place: Place) -> Iterator[None]:
     """Send standard output and error, Python's and native libraries', and all logging to this rank's log file."""
     path = folder.log(place.rank)
     try:
-        file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - outlives this function's frame
+        open_regular(path, append=True).close()
+        file = io.TextIOWrapper(_LogFile(path, "a"), "utf-8", "backslashreplace", write_through=True)
     except OSError as error:
         raise storage_error(path, error) from error
     sys.stdout.flush()
@@ -265,7 +283,7 @@ def _output_to_log(folder: RunFolder, place: Place) -> Iterator[None]:
     for descriptor in (1, 2):
         os.dup2(file.fileno(), descriptor)
     handler = logging.StreamHandler(file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_LogLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
@@ -275,46 +293,55 @@ def _output_to_log(folder: RunFolder, place: Place) -> Iterator[None]:
         faulthandler.enable(file)  # where in the code a crash of the process happened
     log.info("rank %d of %d, process %d, started %s", place.rank, place.world_size, os.getpid(), time.ctime())
     try:
-        yield
+        with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            yield
     finally:
         if traces_crashes:
             faulthandler.disable()
         logging.captureWarnings(False)
         root.removeHandler(handler)
-        with contextlib.suppress(OSError):  # a full disk: what the log lacks, people have been told
-            sys.stdout.flush()
-            sys.stderr.flush()
-            file.flush()
         for descriptor, before in zip((1, 2), kept, strict=True):
             os.dup2(before, descriptor)
             os.close(before)
+        file.close()
+
+
+class _LogFile(io.FileIO):
+    """A log file whose disk may be full: what it lacks then, people have been told, and the run is not the log's."""
+
+    def write(self, content: Any) -> int:
         with contextlib.suppress(OSError):
-            file.close()
+            super().write(content)
+        return len(content)
+
+
+class _LogLine(logging.Formatter):
+    """Names and paths in it may hold what a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
 
 
 def _leave_mark(folder: RunFolder) -> str:
-    """A file that every rank must be able to see; returns its name."""
-    name = f".seen-by-all-{os.getpid()}-{time.time_ns()}"
-    for old in folder.path.glob(".seen-by-all-*"):
+    """A file that every rank must be able to see, and that needs some room; returns its name. Raises StorageError."""
+    name = f"{MARK}{os.getpid()}-{time.time_ns()}"
+    for old in folder.path.glob(f"{MARK}*"):
         old.unlink(missing_ok=True)
-    try:
-        (folder.path / name).touch()
-    except OSError as error:
-        raise storage_error(folder.path, error) from error
+    write_file(folder.path / name, bytes(MARK_BYTES))
     return name
 
 
-def _remove_mark(folder: RunFolder, name: str) -> None:
+def _remove_mark(mark: Path) -> None:
     with contextlib.suppress(OSError):  # it is removed by the next run
-        (folder.path / name).unlink(missing_ok=True)
+        mark.unlink(missing_ok=True)
 
 
-def _see_mark(folder: RunFolder, name: str) -> None:
+def _see_mark(mark: Path) -> None:
     """Raises StorageError when the folder that rank 0 sees is not this rank's."""
     until = time.monotonic() + SHARED_FOLDER_TIMEOUT_S
-    while not (folder.path / name).exists():
+    while not mark.exists():
         if time.monotonic() > until:
             raise StorageError(
-                f"{folder.path}: rank 0's folder is not visible on {os.uname().nodename}; all nodes must share it"
+                f"{mark.parent}: rank 0's folder is not visible on {os.uname().nodename}; all nodes must share it"
             )
         time.sleep(0.05)

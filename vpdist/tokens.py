@@ -17,6 +17,7 @@ import xxhash
 from tokenizers import Tokenizer
 
 from vpdist.errors import WeightsError
+from vpdist.files import JSON_LIMIT, open_regular
 
 MAX_RESIDUES = 1024
 """Residues of a protein that ESM-2 reads; the original method's limit."""
@@ -106,9 +107,13 @@ class ProteinTokenizer:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open_regular(path, follow=True) as file:
+            content = file.read(JSON_LIMIT + 1)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if len(content) > JSON_LIMIT:
+        raise WeightsError(f"{path}: is larger than any such file")
+    return content
 
 
 def _vocabulary(path: Path, content: bytes) -> dict[str, int]:

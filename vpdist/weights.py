@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from vpdist.errors import WeightsError
+from vpdist.files import JSON_LIMIT, open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +37,9 @@ PINNED_REVISIONS = {
 DESCRIPTION_FILES = ("config.json", "tokenizer.json", "vocab.txt")
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+LARGEST_SIZE, MOST_LAYERS = 1 << 20, 1 << 10
+"""No size in a config.json exceeds these: a model is built from it before its weights are compared with it."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
@@ -163,6 +167,8 @@ def encoder_shape(folder: Path) -> EncoderShape:
         value = config.get(name)
         if type(value) is not int or value < 1:
             raise WeightsError(f"{path}: {name} must be a positive number, not {value!r}")
+        if value > LARGEST_SIZE:
+            raise WeightsError(f"{path}: {name} is larger than {LARGEST_SIZE:,}, which no encoder's is")
         return value
 
     shape = EncoderShape(
@@ -174,6 +180,8 @@ def encoder_shape(folder: Path) -> EncoderShape:
         gated=gated,
         vocabulary=size("vocab_size"),
     )
+    if shape.layers > MOST_LAYERS:
+        raise WeightsError(f"{path}: {shape.layers} layers are more than any encoder has")
     if shape.width % shape.heads:
         raise WeightsError(f"{path}: hidden_size {shape.width} is not a multiple of {shape.heads} attention heads")
     return shape
@@ -204,7 +212,11 @@ def _shards(index: Path) -> list[Path]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path, follow=True) as file:
+            text = file.read(JSON_LIMIT + 1)
+        if len(text) > JSON_LIMIT:
+            raise WeightsError(f"{path}: is larger than any such file")
+        return json.loads(text)
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file; is this a model in the Hugging Face layout?") from error
     except (OSError, ValueError, RecursionError) as error:

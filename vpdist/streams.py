@@ -1,0 +1,96 @@
+"""The bytes of a file, decompressed where it is gz, bz2, xz or zst, told by content.
+
+Streaming, in this process, so that damage raises here; and within bounds, whatever a header asks for.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import zlib
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import xopen
+
+BUFFER_BYTES = 1 << 17
+XZ_MEMORY = 1 << 29
+"""Bytes that decompressing xz may take, eight times what its strongest preset takes. A header may ask for 4 GiB."""
+
+MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
+
+# Whatever xopen decompresses with here: isal or zlib-ng where they are installed, zlib, bz2, lzma, zstd.
+DECOMPRESSION_ERRORS: tuple[type[Exception], ...] = (
+    EOFError,
+    OSError,
+    zlib.error,
+    lzma.LZMAError,
+    xopen.zstd.ZstdError,
+    *(module.error for module in (xopen.isal_zlib, xopen.zlib_ng) if module is not None),
+)
+
+
+class _Streams(io.RawIOBase):
+    """Decompresses the bz2 or xz streams of a file, one after the other.
+
+    The standard library's file objects end quietly at a damaged stream that is not the first; files from parallel
+    compressors have one stream per block, and would lose their rest without a word.
+    """
+
+    def __init__(self, file: BinaryIO, decompressor: Callable[[], Any]) -> None:
+        self._file, self._new, self._stream = file, decompressor, decompressor()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b""
+        while not data:
+            compressed = b""
+            if self._stream.eof:
+                compressed = self._stream.unused_data.lstrip(b"\0")  # xz pads streams with zeros
+                while not compressed:
+                    block = self._file.read(BUFFER_BYTES)
+                    if not block:
+                        return 0
+                    compressed = block.lstrip(b"\0")
+                self._stream = self._new()
+            elif self._stream.needs_input:
+                compressed = self._file.read(BUFFER_BYTES)
+                if not compressed:
+                    raise EOFError
+            data = self._stream.decompress(compressed, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def compression(file: io.BufferedReader) -> str | None:
+    start = file.peek(6)
+    return next((name for magic, name in MAGIC.items() if start.startswith(magic)), None)
+
+
+def decompressed(file: io.BufferedReader, compression: str | None) -> io.BufferedReader:
+    """The content of a file, decompressed in this process so that damage raises here."""
+    if compression is None:
+        return file
+    if compression == "bz2":
+        return io.BufferedReader(_Streams(file, bz2.BZ2Decompressor), BUFFER_BYTES)
+    if compression == "xz":
+        return io.BufferedReader(
+            _Streams(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)), BUFFER_BYTES
+        )
+    opened: io.BufferedReader = xopen.xopen(file, "rb", threads=0, format=compression)
+    return opened
+
+
+def damage(error: Exception, compression: str | None) -> str:
+    if compression is None:
+        return (
+            f"cannot be read: {error.strerror or error}" if isinstance(error, OSError) else f"cannot be read: {error}"
+        )
+    if isinstance(error, EOFError):
+        return f"the {compression} data end too early: the file is truncated or damaged"
+    if "memory" in str(error).lower():  # liblzma's and zstd's words for a header that asks for too much
+        return f"decompressing the {compression} data takes too much memory: {error}"
+    return f"the {compression} data are damaged: {error}"
