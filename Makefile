@@ -1,7 +1,7 @@
 # demo    try vpdist: sample, models, classifier, prediction on two ranks, summary (everything under demo/)
 # test    the whole test suite, on CPU
 # test-faults  the long form of the fault tests: many launches that are killed, signalled, poisoned (half an hour)
-# check   ruff (rules and format) and mypy
+# check   ruff (rules and format), mypy, known vulnerabilities of the pinned versions (where the network allows it)
 # format  let ruff rewrite what it can
 # bench   figures beside their goals, on the CPU, in under 10 minutes; left in bench/figures.md
 # bench-large   the same for runs with a million fragments and more
@@ -30,6 +30,7 @@ check: $(ENVIRONMENT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/audit.py
 
 format: $(ENVIRONMENT)
 	$(BIN)/ruff check --fix .

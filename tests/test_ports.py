@@ -6,9 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psutil
 import pytest
@@ -71,7 +69,7 @@ def other_interface() -> str:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory, other_interface: str) -> Iterator[Seen]:
+def seen(tmp_path_factory: pytest.TempPathFactory, other_interface: str) -> Seen:
     """The built-in launch on two ranks, in a shell whose profile sends gloo to another interface."""
     folder = tmp_path_factory.mktemp("ports")
     models, source = write_models(folder / "models"), write_contigs(folder / "contigs.fa", n=60)
@@ -81,9 +79,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory, other_interface: str) -> Iter
     (hook / "sitecustomize.py").write_text(WATCH_PICKLES)
     variables = {"PYTHONPATH": str(hook), "TOLD_IN": str(told), "GLOO_SOCKET_IFNAME": other_interface}
     agent = subprocess.Popen(
-        [sys.executable, "-m", "vpdist", "predict", str(source), "-o", str(folder / "run"), "--nproc", "2"]
-        + ["--nucleotide-model", str(models.nucleotide), "--protein-model", str(models.protein)]
-        + ["--classifier", str(models.classifier), "--threads", "1", "--dtype", "float32"],
+        [
+            *(sys.executable, "-m", "vpdist", "predict", str(source), "-o", str(folder / "run"), "--nproc", "2"),
+            *("--nucleotide-model", str(models.nucleotide), "--protein-model", str(models.protein)),
+            *("--classifier", str(models.classifier), "--threads", "1", "--dtype", "float32"),
+        ],
         env=os.environ | variables,
         stderr=subprocess.DEVNULL,
     )
@@ -100,7 +100,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory, other_interface: str) -> Iter
         agent.kill()
         code = agent.wait()
     ranks = [json.loads(path.read_text()) for path in told.iterdir()]
-    yield Seen(code, found, {each["rank"]: each["loads"] for each in ranks if each["rank"] is not None})
+    return Seen(code, found, {each["rank"]: each["loads"] for each in ranks if each["rank"] is not None})
 
 
 def test_nothing_listens_but_on_loopback(seen: Seen) -> None:

@@ -102,7 +102,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if len(text) > JSON_LIMIT:
         raise StorageError(f"{path}: is larger than any that vpdist writes")
     try:
-        content = json.loads(text)
+        content = json.loads(text.decode())
     except (ValueError, RecursionError) as error:
         raise StorageError(f"{path}: is not JSON: {error}") from error
     if not isinstance(content, dict):

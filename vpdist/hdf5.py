@@ -22,7 +22,9 @@ import xxhash
 from vpdist.errors import StorageError
 from vpdist.files import open_regular, write_file
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+MOST_LISTED = 100
+"""Attributes of a file: vpdist has fewer."""
 
 
 class DamagedFile(StorageError):  # noqa: N818 - what it is, not what failed
@@ -38,16 +40,38 @@ def array_digest(array: np.ndarray) -> str:
 
 
 def image(datasets: Mapping[str, np.ndarray], attributes: Mapping[str, str | int | float]) -> bytes:
-    """The bytes of an HDF5 file holding `datasets` (contiguous, uncompressed, each with a `digest` attribute)."""
-    with h5py.File("image", "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
-        file.attrs["format_version"] = FORMAT_VERSION
-        for name, value in attributes.items():
-            file.attrs[name] = value
+    """The bytes of an HDF5 file holding `datasets` (contiguous, uncompressed, each with a `digest` attribute).
+
+    An attribute has room for 60 KB."""
+    with h5py.File(_empty_image()) as file:
+        for name, value in {"format_version": FORMAT_VERSION, **attributes}.items():
+            _set_attribute(file, name, value)
         for name, array in datasets.items():
             dataset = file.create_dataset(name, data=array, track_times=False)
-            dataset.attrs["digest"] = array_digest(array)
+            _set_attribute(dataset, "digest", array_digest(array))
         file.flush()
         return bytes(file.id.get_file_image())
+
+
+def _empty_image() -> h5py.h5f.FileID:
+    """A file in memory that keeps attributes in the simplest way HDF5 has, as a list: the library has been seen to hang
+    in a heap in which one bit was flipped."""
+    access, creation = h5py.h5p.create(h5py.h5p.FILE_ACCESS), h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    access.set_fapl_core(backing_store=False)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    creation.set_attr_phase_change(MOST_LISTED, 0)
+    return h5py.h5f.create(b"image", h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access)
+
+
+def _set_attribute(owner: h5py.File | h5py.Dataset, name: str, value: str | int | float) -> None:
+    """A text is stored with its length: those without lie in a heap of the file."""
+    if isinstance(value, str):
+        encoded = value.encode()
+        kind = h5py.string_dtype("utf-8", max(1, len(encoded)))
+        owner.attrs.create(name, np.array(encoded, kind), dtype=kind)
+    else:
+        owner.attrs[name] = value
 
 
 def write_atomic(path: Path, datasets: Mapping[str, np.ndarray], attributes: Mapping[str, str | int | float]) -> int:
@@ -134,9 +158,8 @@ def _attribute(owner: h5py.File | h5py.Dataset, name: str) -> str | int | float 
     """A text or a number, None where there is no such attribute. Raises DamagedFile for anything else."""
     if name not in owner.attrs:
         return None
-    value = owner.attrs[name] if owner.attrs.get_id(name).shape == () else None
-    if isinstance(value, np.generic):
-        value = value.item()
-    if not isinstance(value, str | int | float):
+    stored = owner.attrs.get_id(name)
+    if stored.shape != () or stored.dtype.kind not in "iufS":
         raise DamagedFile(f"{owner.file.filename}: the attribute {name} is neither a text nor a number")
-    return value
+    value = owner.attrs[name]
+    return value.decode() if isinstance(value, bytes) else value.item()

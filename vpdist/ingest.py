@@ -243,7 +243,7 @@ def _summarise(control: Control, folder: RunFolder, basis: str, digests: Sequenc
     )
     names = Texts.pack(list(renamed.values()))
     datasets = {"record": np.array(list(renamed), np.int64), "names": names.flat, "names_offsets": names.offsets}
-    hdf5.write_atomic(folder.names, datasets, {"basis": basis})
+    hdf5.write_atomic(folder.names, datasets, {"basis": xxhash.xxh3_128_hexdigest(basis.encode())})
     summary = StoreSummary(
         basis=basis,
         digest=digest.hexdigest(),

@@ -120,8 +120,8 @@ def _vocabulary(path: Path, content: bytes) -> dict[str, int]:
     try:
         if path.suffix == ".txt":
             return {token: number for number, token in enumerate(content.decode().split("\n")) if token}
-        description = json.loads(content)
+        description = json.loads(content.decode())
         vocabulary = dict(description["model"]["vocab"])
         return vocabulary | {token["content"]: token["id"] for token in description.get("added_tokens", ())}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path}: is no vocabulary that vpdist reads: {error!r}") from error

@@ -216,7 +216,7 @@ def _read_json(path: Path) -> Any:
             text = file.read(JSON_LIMIT + 1)
         if len(text) > JSON_LIMIT:
             raise WeightsError(f"{path}: is larger than any such file")
-        return json.loads(text)
+        return json.loads(text.decode())
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file; is this a model in the Hugging Face layout?") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -279,7 +279,19 @@ def _read_weights_only(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path}: refused: it holds more than weights: {_reason(error)}") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    # Whatever torch's reader runs into where a file is not what it expects.
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        MemoryError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise WeightsError(f"{path}: cannot be read as PyTorch weights (zip format): {_reason(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise WeightsError(f"{path}: is not a mapping of names to tensors")

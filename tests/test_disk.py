@@ -1,0 +1,282 @@
+"""Disks that fail, under the real launchers: refused at once, or exit 6 with path and reason, parts intact, resumable.
+
+Small file systems are mounted for it, which takes root; elsewhere these tests skip and say so.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.sample import write_contigs
+from tests.tiny_models import TinyModels, write_models
+from vpdist.errors import UsageError
+from vpdist.runfolder import Lock, RunFolder
+
+TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
+STANDALONE = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+NO_HARD_LINKS = """
+import errno, os
+
+def refuse(*_, **__):
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+os.link = refuse
+"""
+"""A sitecustomize.py: processes see a file system that refuses link(2), as FAT does."""
+
+Mount = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def contigs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_contigs(tmp_path_factory.mktemp("input") / "contigs.fa", n=100)
+
+
+@pytest.fixture(scope="module")
+def plain(models: TinyModels, contigs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run."""
+    run = tmp_path_factory.mktemp("plain") / "run"
+    code, told = ended(start((), models, contigs, run))
+    assert code == 0, told
+    return run
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mounts that are undone after the test. Skips where mounting is not allowed."""
+    mounted: list[Path] = []
+
+    def make(target: Path, *arguments: str) -> None:
+        done = subprocess.run(["mount", *arguments, str(target)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
+        if not any("remount" in argument for argument in arguments):
+            mounted.append(target)
+
+    if os.geteuid() != 0:
+        pytest.skip("mounting takes root")
+    yield make
+    for target in reversed(mounted):
+        subprocess.run(["umount", "--lazy", str(target)], check=True)
+
+
+@pytest.fixture
+def small(tmp_path: Path, mount: Mount) -> Path:
+    """A tmpfs of 4 MiB."""
+    target = tmp_path / "small"
+    target.mkdir()
+    mount(target, "-t", "tmpfs", "-o", "size=4m", "tmpfs")
+    return target
+
+
+def start(
+    launcher: Sequence[str], models: TinyModels, source: Path, output: Path, *options: str, **environment: str
+) -> subprocess.Popen[str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "OMP_NUM_THREADS")}
+    return subprocess.Popen(
+        [
+            *(sys.executable, *launcher, "-m", "vpdist", "predict", str(source), "-o", str(output)),
+            *("--nucleotide-model", str(models.nucleotide), "--protein-model", str(models.protein)),
+            *("--classifier", str(models.classifier), "--threads", "1", "--dtype", "float32"),
+            *("--token-budget", "400", "--progress", "none", *options),
+        ],
+        env=kept | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(run: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and what was told. Whatever hangs is killed, and the test fails."""
+    try:
+        told = run.communicate(timeout=90)[1]
+    except subprocess.TimeoutExpired:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        raise
+    return run.returncode, told
+
+
+def fill(folder: Path, leave: int = 0) -> Path:
+    """Fill a disk but for `leave` bytes; returns the file that does."""
+    filler = folder / "filler"
+    with open(filler, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(1 << 12))
+        except OSError:
+            file.truncate(max(0, file.tell() - leave))
+    return filler
+
+
+def after_parts(run: subprocess.Popen[str], folder: Path, n: int = 3) -> dict[str, int]:
+    """Wait for so many parts; returns when each was written."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until and run.poll() is None:
+        written = {path.name: path.stat().st_mtime_ns for path in (folder / "parts").glob("unit-*")}
+        if len(written) >= n:
+            return written
+        time.sleep(0.01)
+    raise AssertionError(f"no parts: {ended(run)}")
+
+
+def tables(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in TABLES]
+
+
+def status(folder: Path) -> dict[str, object]:
+    return dict(json.loads((folder / "status.json").read_text()))
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_code_6_and_it_resumes(
+    small: Path, models: TinyModels, contigs: Path, plain: Path
+) -> None:
+    run = start(STANDALONE, models, contigs, small / "run")
+    after_parts(run, small / "run")
+    filler = fill(small)
+    _, told = ended(run)
+    written = {path.name: path.stat().st_mtime_ns for path in (small / "run" / "parts").glob("unit-*")}
+    assert "No space left on device" in told
+    assert str(small / "run" / "parts" / "unit-") in told
+    assert (status(small / "run")["state"], status(small / "run")["exit_code"]) == ("failed", 6)
+    assert 3 <= len(written) < len(list((plain / "parts").iterdir()))
+    assert not list((small / "run").rglob(".*.tmp"))
+    filler.unlink()
+    assert ended(start((), models, contigs, small / "run"))[0] == 0
+    assert tables(small / "run") == tables(plain)
+    after = {path.name: path.stat().st_mtime_ns for path in (small / "run" / "parts").glob("unit-*")}
+    assert {name: after[name] for name in written} == written
+
+
+def test_a_disk_too_small_for_the_tables_ends_with_code_6_and_no_table_is_half_written(
+    small: Path, models: TinyModels, contigs: Path, plain: Path
+) -> None:
+    shutil.copytree(plain, small / "run")
+    for name in TABLES:
+        (small / "run" / name).unlink()
+    largest = max(map(len, tables(plain)))
+    fill(small, leave=(64 << 10) + (16 << 10) + largest // 2)
+    code, told = ended(start((), models, contigs, small / "run"))
+    assert code == 6
+    assert "No space left on device" in told
+    assert ".tsv" in told
+    assert status(small / "run")["exit_code"] == 6
+    assert not any((small / "run" / name).exists() for name in TABLES)
+    (small / "filler").unlink()
+    assert ended(start((), models, contigs, small / "run"))[0] == 0
+    assert tables(small / "run") == tables(plain)
+
+
+def test_parts_that_cannot_fit_are_refused_before_a_model_is_loaded(
+    small: Path, models: TinyModels, contigs: Path
+) -> None:
+    filler = small / "filler"
+    run = start((), models, contigs, small / "run")
+    until = time.monotonic() + 60
+    while not (small / "run" / "tokens").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    filler.write_bytes(bytes(3 << 20))  # token store and plan fit
+    code, told = ended(run)
+    assert code == 6
+    assert "of parts are to be written" in told
+    assert "stage load" not in (small / "run" / "logs" / "rank00000.log").read_text()
+
+
+def test_logs_that_cannot_be_written_leave_the_results_alone_and_hard_links_are_not_needed(
+    small: Path, mount: Mount, models: TinyModels, contigs: Path, plain: Path, tmp_path: Path
+) -> None:
+    """Logs and progress.jsonl lie on a full disk of their own; the file system refuses hard links."""
+    run, hook = tmp_path / "run", tmp_path / "hook"
+    (run / "logs").mkdir(parents=True)
+    (run / "progress.jsonl").touch()
+    (small / "logs").mkdir()
+    (small / "progress.jsonl").touch()
+    for name in ("rank00000.log", "rank00001.log"):
+        (small / "logs" / name).touch()
+    fill(small)
+    mount(run / "logs", "--bind", str(small / "logs"))
+    mount(run / "progress.jsonl", "--bind", str(small / "progress.jsonl"))
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(NO_HARD_LINKS)
+    first = start(STANDALONE, models, contigs, run, PYTHONPATH=str(hook))
+    after_parts(first, run, 1)
+    lock = json.loads((run / "lock").read_text())
+    with pytest.raises(UsageError, match="is in use"):
+        Lock(RunFolder(run)).take()
+    code, told = ended(first)
+    assert code == 0, told
+    assert lock["pid"] != os.getpid()
+    assert tables(run) == tables(plain)
+    assert {path.stat().st_size for path in (small / "logs").iterdir()} == {0}
+    assert (small / "progress.jsonl").stat().st_size == 0
+    assert status(run)["state"] == "done"
+
+
+def test_a_folder_that_cannot_be_written_is_refused_by_name(
+    small: Path, mount: Mount, models: TinyModels, contigs: Path, plain: Path
+) -> None:
+    shutil.copytree(plain, small / "run")
+    mount(small, "-o", "remount,ro")
+    began = time.monotonic()
+    run = start(STANDALONE, models, contigs, small / "run")
+    _, told = ended(run)
+    assert "Read-only file system" in told
+    assert str(small / "run") in told
+    assert told.count("vpdist: ") == 1
+    assert status(small / "run")["state"] == "done"  # that of the run it holds
+    assert time.monotonic() - began < 60
+
+
+def test_a_folder_that_is_removed_while_it_is_worked_in_ends_the_run_with_code_6(
+    models: TinyModels, contigs: Path, tmp_path: Path
+) -> None:
+    run = start((), models, contigs, tmp_path / "run", "--nproc", "2")
+    after_parts(run, tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "gone")
+    shutil.rmtree(tmp_path / "gone")
+    code, told = ended(run)
+    assert code == 6
+    assert f"{tmp_path / 'run'}" in told
+    assert "No such file or directory" in told
+
+
+def test_a_folder_that_another_node_cannot_see_is_refused(
+    mount: Mount, models: TinyModels, contigs: Path, tmp_path: Path
+) -> None:
+    """The second agent lives in a mount namespace of its own, where another disk hides the folder."""
+    shared, other = tmp_path / "scratch", tmp_path / "other"
+    shared.mkdir()
+    other.mkdir()
+    mount(other, "-t", "tmpfs", "tmpfs")  # skips where that is not allowed
+    port = free_port()
+    agent = ("-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d")
+    agent += ("--rdzv-id=disk", f"--rdzv-endpoint=127.0.0.1:{port}")
+    first = start(agent, models, contigs, shared / "run")
+    hidden = f'mount --bind {other} {shared} && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", hidden, "sh", *map(str, first.args)]  # type: ignore[union-attr]
+    second = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    told = [ended(run)[1] for run in (first, second)]
+    assert sum(text.count("vpdist: ") for text in told) == 1, told
+    assert "is not visible on" in told[0]
+    assert not (shared / "run" / "tokens" / "store.json").exists()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
