@@ -95,7 +95,7 @@ def targets(seeds: Seeds) -> dict[str, Target]:
     classifiers, run = (WeightsError,), seeds.run
     part = next(path for path in sorted((run / "parts").iterdir())).read_bytes()
     config = tuple((folder / "config.json").read_bytes() for folder in (seeds.nucleotide, seeds.protein))
-    tokenizers = ((seeds.nucleotide / "tokenizer.json").read_bytes(), (seeds.protein / "vocab.txt").read_bytes())
+    tokenizer, vocabulary = seeds.nucleotide / "tokenizer.json", seeds.protein / "vocab.txt"
     return {
         "records": Target(_records, (InputError,), _sequence_files()),
         "pickle": Target(
@@ -105,7 +105,8 @@ def targets(seeds: Seeds) -> dict[str, Target]:
         ),
         "classifier": Target(_classifier, classifiers, (seeds.pickled.read_bytes(), seeds.classifier.read_bytes())),
         "config": Target(_config, classifiers, config),
-        "tokenizer": Target(_tokenizer, classifiers, tokenizers),
+        "tokenizer": Target(_tokenizer, classifiers, (tokenizer.read_bytes(),)),
+        "vocabulary": Target(_vocabulary, classifiers, (vocabulary.read_bytes(),)),
         "weights": Target(_weights, classifiers, _weight_files()),
         "part": Target(_datasets, (DamagedFile,), (part,)),
         "block": Target(_block, (DamagedFile,), ((run / "tokens" / "block-000000.h5").read_bytes(),)),
@@ -166,6 +167,11 @@ def _config(content: bytes, folder: Path) -> None:
 def _tokenizer(content: bytes, folder: Path) -> None:
     _written(folder, "tokenizer.json", content)
     NucleotideTokenizer(folder).encode(["ACGTACGTNNN", "A"])
+
+
+def _vocabulary(content: bytes, folder: Path) -> None:
+    (folder / "vocab.txt").unlink(missing_ok=True)
+    _written(folder, "tokenizer.json" if content.startswith(b"{") else "vocab.txt", content)
     ProteinTokenizer(folder).encode(np.frombuffer(b"MKLV", np.uint8), np.array([0, 4]))
 
 

@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 
 from tests.sample import write_contigs
-from tests.tiny_models import TinyModels, write_models
+from tests.tiny_models import NUCLEOTIDE_WIDTH, PROTEIN_WIDTH, TinyModels, write_models
+from vpdist import layout
 from vpdist.errors import UsageError
 from vpdist.runfolder import Lock, RunFolder
+from vpdist.session import MARK_BYTES
 
 TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 STANDALONE = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -170,7 +172,7 @@ def test_a_disk_too_small_for_the_tables_ends_with_code_6_and_no_table_is_half_w
     for name in TABLES:
         (small / "run" / name).unlink()
     largest = max(map(len, tables(plain)))
-    fill(small, leave=(64 << 10) + (16 << 10) + largest // 2)
+    fill(small, leave=MARK_BYTES + (16 << 10) + largest // 2)
     code, told = ended(start((), models, contigs, small / "run"))
     assert code == 6
     assert "No space left on device" in told
@@ -183,17 +185,18 @@ def test_a_disk_too_small_for_the_tables_ends_with_code_6_and_no_table_is_half_w
 
 
 def test_parts_that_cannot_fit_are_refused_before_a_model_is_loaded(
-    small: Path, models: TinyModels, contigs: Path
+    small: Path, models: TinyModels, contigs: Path, plain: Path
 ) -> None:
-    filler = small / "filler"
-    run = start((), models, contigs, small / "run")
-    until = time.monotonic() + 60
-    while not (small / "run" / "tokens").exists() and time.monotonic() < until:
-        time.sleep(0.01)
-    filler.write_bytes(bytes(3 << 20))  # token store and plan fit
-    code, told = ended(run)
+    shutil.copytree(plain, small / "run")
+    shutil.rmtree(small / "run" / "parts")
+    (small / "run" / "logs" / "rank00000.log").unlink()
+    embeddings = layout.map_plan(plain / "tokens" / "plan.h5")[0].n_rows * (NUCLEOTIDE_WIDTH + PROTEIN_WIDTH) * 4
+    fill(small, leave=MARK_BYTES + (16 << 10) + embeddings // 2)
+    code, told = ended(start((), models, contigs, small / "run"))
     assert code == 6
     assert "of parts are to be written" in told
+    assert status(small / "run")["exit_code"] == 6
+    assert not list((small / "run" / "parts").iterdir())
     assert "stage load" not in (small / "run" / "logs" / "rank00000.log").read_text()
 
 

@@ -33,7 +33,7 @@ from vpdist.hdf5 import DamagedFile
 from vpdist.progress import watch
 from vpdist.records import read_records
 from vpdist.run import predict
-from vpdist.streams import XZ_MEMORY
+from vpdist.streams import WINDOW_BITS
 
 DOCUMENTED = {0, 2, 3, 4, 5, 6}
 """Exit codes but for 1, a bug, and the signals'."""
@@ -123,7 +123,7 @@ def edited(content: bytes, changes: list[tuple[str, float, bytes]]) -> bytes:
 
 
 NAMES = (
-    *("records", "pickle", "classifier", "config", "tokenizer", "weights"),
+    *("records", "pickle", "classifier", "config", "tokenizer", "vocabulary", "weights"),
     *("part", "block", "plan", "run_json", "store_json", "progress"),
 )
 
@@ -131,14 +131,8 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 def test_sound_files_are_read(readers: dict[str, Target], name: str, tmp_path: Path) -> None:
     assert readers.keys() == set(NAMES)
-    refused = []
     for seed in readers[name].seeds:
-        try:
-            readers[name].run(seed, tmp_path)
-        except readers[name].documented as error:
-            refused.append(str(error))
-    # The reader of nucleotide tokens takes no list of residues.
-    assert len(refused) == (1 if name == "tokenizer" else 0), refused
+        readers[name].run(seed, tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -218,7 +212,7 @@ def test_a_file_of_a_run_that_holds_anything_gives_a_documented_code(
     codes = set()
 
     @given(st.sampled_from(names), edits)
-    @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
     def each(name: str, changes: list[tuple[str, float, bytes]]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(seeds.run, folder)
@@ -471,11 +465,19 @@ def endless(path: Path, start: bytes, letters: bytes, total: int, pack: Callable
     return path
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gz", "bz2", "xz"])
 @pytest.mark.parametrize(
-    ("start", "letters"),
-    [(b">x\n", b"A"), (b">x\n", b"AC\n"), (b">", b"x"), (b">x\n", b"\n"), (b"@x\n", b"A"), (b"@", b"x")],
-    ids=["one line", "short lines", "a header", "blank lines", "a read", "a read's name"],
+    ("start", "letters", "pack"),
+    [
+        (b">x\n", b"A", gzip.compress),
+        (b">x\n", b"A", bz2.compress),
+        (b">x\n", b"A", lambda content: lzma.compress(content, preset=0)),
+        (b">x\n", b"AC\n", gzip.compress),
+        (b">", b"x", gzip.compress),
+        (b">x\n", b"\n", gzip.compress),
+        (b"@x\n", b"A", gzip.compress),
+        (b"@", b"x", gzip.compress),
+    ],
+    ids=["gz", "bz2", "xz", "short lines", "a header", "blank lines", "a read", "a read's name"],
 )
 def test_a_record_without_an_end_is_refused_with_memory_for_what_is_allowed(
     start: bytes, letters: bytes, pack: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -483,8 +485,8 @@ def test_a_record_without_an_end_is_refused_with_memory_for_what_is_allowed(
     limit = 1 << 21
     monkeypatch.setattr(records, "LONGEST_RECORD", limit)
     monkeypatch.setattr(records, "LONGEST_LINE", limit)
-    path = endless(tmp_path / "bomb", start, letters, 24 * limit, pack)
-    assert path.stat().st_size < limit / 4
+    path = endless(tmp_path / "bomb", start, letters, 16 * limit, pack)
+    assert path.stat().st_size < limit / 8
     tracemalloc.start()
     try:
         with pytest.raises(InputError, match=r"takes more than 2 MiB|has more than 2 MiB"):
@@ -533,7 +535,7 @@ def test_an_xz_header_that_asks_for_gigabytes_is_refused(tmp_path: Path) -> None
     path = tmp_path / "x.fa.xz"
     path.write_bytes(packed)
     assert lzma.decompress(packed) == b">x\nACGT\n"  # as far as xz is concerned, it is sound
-    assert XZ_MEMORY < 1 << 32
+    assert WINDOW_BITS < 32
     with pytest.raises(InputError, match="takes too much memory"):
         list(read_records([path]))
 

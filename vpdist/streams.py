@@ -15,8 +15,9 @@ from typing import Any, BinaryIO
 import xopen
 
 BUFFER_BYTES = 1 << 17
-XZ_MEMORY = 1 << 29
-"""Bytes that decompressing xz may take, eight times what its strongest preset takes. A header may ask for 4 GiB."""
+WINDOW_BITS = 29
+"""Decompressing xz or zst may take half a GiB for what it looks back to: eight times what xz's strongest preset takes,
+four times what zst's does. A header may ask for 4 GiB."""
 
 MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
 
@@ -78,8 +79,11 @@ def decompressed(file: io.BufferedReader, compression: str | None) -> io.Buffere
         return io.BufferedReader(_Streams(file, bz2.BZ2Decompressor), BUFFER_BYTES)
     if compression == "xz":
         return io.BufferedReader(
-            _Streams(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)), BUFFER_BYTES
+            _Streams(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=1 << WINDOW_BITS)), BUFFER_BYTES
         )
+    if compression == "zst":
+        options = {xopen.zstd.DecompressionParameter.window_log_max: WINDOW_BITS}
+        return io.BufferedReader(xopen.zstd.open(file, "rb", options=options), BUFFER_BYTES)
     opened: io.BufferedReader = xopen.xopen(file, "rb", threads=0, format=compression)
     return opened
 
