@@ -172,39 +172,50 @@ _TYPES = {
     "protein_tokens": np.uint8,
 }
 """Number formats of a block's arrays, the others being int64."""
+LONGEST_PROTEIN = 1 << 20
+"""Residues: what the plan can sort."""
 
 
 def is_sound(block: BlockRecords) -> bool:
     """Whether columns fit together, and numbers stay where they point: a file may hold anything.
 
-    What leads from one block to another (records, sources) is checked where tables are built."""
+    What leads from one block to another (records, sources) is checked where tables are built.
+    """
+    return all(_checks(block))
+
+
+def _checks(block: BlockRecords) -> Iterator[bool]:
+    """One after the other; each relies on those before it."""
     for field in fields(block):
         value = getattr(block, field.name)
-        if isinstance(value, np.ndarray) and (value.ndim != 1 or value.dtype != _TYPES.get(field.name, np.int64)):
-            return False
-        if isinstance(value, Texts) and not value.is_sound(len(block.lengths)):
-            return False
-    columns = [(len(block.lengths), (block.sources, block.lengths, block.n_chunks, block.statuses))]
-    chunks = (block.chunk_record, block.chunk_number, block.chunk_start, block.chunk_end)
-    columns.append((len(block.chunk_record), chunks))
-    within = [(block.statuses, len(STATUS_NAMES)), (block.lengths, None), (block.n_chunks, None)]
-    within += [(column, None) for column in chunks]
-    if isinstance(block, RawBlock) and not are_offsets(block.base_offsets, len(block.bases), n=len(block.chunk_record)):
-        return False
+        if isinstance(value, np.ndarray):
+            yield value.ndim == 1 and value.dtype == _TYPES.get(field.name, np.int64)
+        elif isinstance(value, Texts):
+            yield value.is_sound(len(block.lengths))
+    n_chunks = len(block.chunk_record)
+    yield _fit(len(block.lengths), block.lengths, block.n_chunks, block.sources, block.statuses)
+    yield _fit(n_chunks, block.chunk_record, block.chunk_number, block.chunk_start, block.chunk_end)
+    yield _below(len(STATUS_NAMES), block.statuses)
+    if isinstance(block, RawBlock):
+        yield are_offsets(block.base_offsets, len(block.bases), n=n_chunks)
     if isinstance(block, BlockTable):
-        f = len(block.fragment_chunk)
-        hashes = (block.nucleotide_hash, block.protein_hash)
-        columns.append((f, (block.fragment_frame, block.fragment_residues, *hashes)))
-        within += [(block.fragment_chunk, len(block.chunk_record)), (block.fragment_frame, len(FRAMES))]
-        within.append((block.fragment_residues, 1 << 20))
+        n = len(block.fragment_chunk)
+        yield _fit(n, block.fragment_chunk, block.fragment_frame, block.fragment_residues)
+        yield len(block.nucleotide_hash) == len(block.protein_hash) == n
+        yield _below(n_chunks, block.fragment_chunk) and _below(len(FRAMES), block.fragment_frame)
+        yield _below(LONGEST_PROTEIN, block.fragment_residues)
     if isinstance(block, TokenBlock):
-        pairs = (
+        for flat, offsets in (
             (block.nucleotide_tokens, block.nucleotide_token_offsets),
             (block.protein_tokens, block.protein_token_offsets),
-        )
-        for flat, offsets in pairs:
-            if flat is not None and (offsets is None or not are_offsets(offsets, len(flat), n=f)):
-                return False
-    return all(len(array) == n for n, arrays in columns for array in arrays) and all(
-        len(array) == 0 or (int(array.min()) >= 0 and (end is None or int(array.max()) < end)) for array, end in within
-    )
+        ):
+            yield flat is None or (offsets is not None and are_offsets(offsets, len(flat), n=n))
+
+
+def _fit(n: int, *columns: np.ndarray) -> bool:
+    """Whether columns have n numbers, none of them negative."""
+    return all(len(column) == n and (n == 0 or int(column.min()) >= 0) for column in columns)
+
+
+def _below(end: int, column: np.ndarray) -> bool:
+    return len(column) == 0 or int(column.max()) < end
