@@ -29,8 +29,10 @@ def test_what_is_written_can_be_read(path: Path) -> None:
 
 
 def test_mapped_arrays_equal_read_ones(path: Path) -> None:
-    for name, array in ARRAYS.items():
-        assert np.array_equal(hdf5.mapped(path, name), array)
+    with hdf5.opened(path) as file:
+        for name, array in ARRAYS.items():
+            assert np.array_equal(hdf5.map_dataset(file, name), array)
+        assert isinstance(hdf5.map_dataset(file, "a"), np.memmap)
 
 
 def test_equal_content_gives_equal_bytes() -> None:
@@ -46,8 +48,9 @@ def test_a_flipped_bit_is_found_by_the_digest(path: Path) -> None:
     position = content.index(np.float32(7).tobytes() + np.float32(8).tobytes())
     content[position] ^= 1
     path.write_bytes(content)
-    with hdf5.opened(path) as file, pytest.raises(DamagedFile, match="digest of a"):
-        hdf5.read(file, "a")
+    for look in (hdf5.read, hdf5.map_dataset):
+        with hdf5.opened(path) as file, pytest.raises(DamagedFile, match="digest of a"):
+            look(file, "a")
 
 
 @pytest.mark.parametrize("kept", [0, 10, 100, 2000])

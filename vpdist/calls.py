@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from vpdist import ingest, parts, store, tables
+from vpdist import ingest, original_files, parts, store, tables
 from vpdist.blocks import BlockTable
 from vpdist.config import Decisions
 from vpdist.errors import StorageError, printable
@@ -88,7 +88,7 @@ def write_tables(
     for name in LEGACY:
         (folder.path / name).unlink(missing_ok=True)
     if legacy:
-        tables.write_legacy(folder.path, scores)
+        original_files.write(folder.path, scores)
     return totals
 
 

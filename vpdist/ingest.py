@@ -260,16 +260,21 @@ def _summarise(control: Control, folder: RunFolder, basis: str, digests: Sequenc
 
 def fragment_keys(folder: RunFolder, summary: StoreSummary) -> FragmentKeys:
     """What the plan needs of every fragment, gathered from the blocks. Raises DamagedFile."""
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in FragmentKeys.__dataclass_fields__}
-    for path in block_paths(folder, summary):
+    n = summary.n_fragments
+    keys = FragmentKeys(
+        residues=np.zeros(n, np.int32),
+        nucleotide_tokens=np.zeros(n, np.int32),
+        protein_tokens=np.zeros(n, np.int32),
+        nucleotide_hash=np.zeros(n, np.uint64),
+        protein_hash=np.zeros(n, np.uint64),
+    )
+    first = summary.first_fragment().tolist()
+    for path, start, end in zip(block_paths(folder, summary), first[:-1], first[1:], strict=True):
         with hdf5.opened(path) as file:
-            n = hdf5.dataset(file, "fragment_residues").shape[0]
-            columns["residues"].append(hdf5.read(file, "fragment_residues"))
+            keys.residues[start:end] = hdf5.read(file, "fragment_residues")
             for kind in ("nucleotide", "protein"):
-                columns[f"{kind}_hash"].append(hdf5.read(file, f"{kind}_hash"))
+                getattr(keys, f"{kind}_hash")[start:end] = hdf5.read(file, f"{kind}_hash")
                 name = f"{kind}_token_offsets"
-                lengths = np.diff(hdf5.read(file, name)) if hdf5.has(file, name) else np.zeros(n)
-                columns[f"{kind}_tokens"].append(lengths.astype(np.int32))
-    types = {"nucleotide_hash": np.uint64, "protein_hash": np.uint64}
-    empty = {name: np.zeros(0, types.get(name, np.int32)) for name in columns}
-    return FragmentKeys(**{name: np.concatenate([empty[name], *pieces]) for name, pieces in columns.items()})
+                if hdf5.has(file, name):
+                    getattr(keys, f"{kind}_tokens")[start:end] = np.diff(hdf5.read(file, name))
+    return keys

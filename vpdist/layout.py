@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import h5py
 import numpy as np
 import xxhash
 
 from vpdist import hdf5
 from vpdist.batches import take
-from vpdist.fragments import are_offsets
+from vpdist.fragments import are_offsets, offsets_of
 from vpdist.hdf5 import DamagedFile
 from vpdist.plan import Plan
 
@@ -51,9 +52,9 @@ def map_plan(path: Path, basis: str | None = None, *, n_fragments: int | None = 
     """
     with hdf5.opened(path) as file:
         found = hdf5.attributes(file)
-    if not isinstance(found.get("basis"), str) or (basis is not None and found["basis"] != basis):
-        raise DamagedFile(f"{path}: was made from {found.get('basis')!r}, not {basis!r}")
-    plan = Plan(**{field.name: hdf5.mapped(path, field.name) for field in fields(Plan)})
+        if not isinstance(found.get("basis"), str) or (basis is not None and found["basis"] != basis):
+            raise DamagedFile(f"{path}: was made from {found.get('basis')!r}, not {basis!r}")
+        plan = Plan(**{field.name: hdf5.map_dataset(file, field.name, verify=False) for field in fields(Plan)})
     if plan.digest() != found.get("plan"):
         raise DamagedFile(f"{path}: the digest of the plan does not match its content")
     if not plan.is_sound() or n_fragments not in (None, len(plan.fragment)):
@@ -68,27 +69,32 @@ def shard_path(folder: Path, shard: int) -> Path:
 def shard_is_valid(folder: Path, shard: int, plan: Plan, plan_id: str) -> bool:
     """Whether a shard of this plan is there and undamaged."""
     try:
-        _read_shard(folder, shard, plan, plan_id)
+        _map_shard(folder, shard, plan, plan_id)
     except DamagedFile:
         return False
     return True
 
 
-def _read_shard(folder: Path, shard: int, plan: Plan, plan_id: str) -> list[str]:
-    """The kinds of tokens a shard holds, digests and offsets checked. Raises DamagedFile."""
+def _map_shard(folder: Path, shard: int, plan: Plan, plan_id: str) -> dict[str, np.ndarray]:
+    """A shard's datasets mapped from disk, digests and offsets checked. Raises DamagedFile."""
     path = shard_path(folder, shard)
     first, end = (int(plan.unit_row[plan.shard_unit[shard + side]]) for side in (0, 1))
     with hdf5.opened(path) as file:
         if hdf5.attributes(file).get("plan") != plan_id:
             raise DamagedFile(f"{path}: belongs to another plan")
-        kinds = [kind for kind in KINDS if hdf5.has(file, f"{kind}_tokens")]
-        for kind in kinds:
-            flat, offsets = (hdf5.read(file, f"{kind}_{what}") for what in ("tokens", "token_offsets"))
-            if flat.dtype != TOKEN_TYPES[kind] or not are_offsets(
-                offsets, len(flat), n=end - first, least=FEWEST[kind]
-            ):
-                raise DamagedFile(f"{path}: its {kind} tokens are not those of {end - first} sequences")
-    return kinds
+        return _mapped(file, end - first, verify=True)
+
+
+def _mapped(file: h5py.File, n: int, *, verify: bool) -> dict[str, np.ndarray]:
+    """Tokens and offsets of the n sequences of a shard or block, of each kind that is there. Raises DamagedFile."""
+    mapped: dict[str, np.ndarray] = {}
+    for kind in (kind for kind in KINDS if hdf5.has(file, f"{kind}_tokens")):
+        names = [f"{kind}_tokens", f"{kind}_token_offsets"]
+        flat, offsets = (hdf5.map_dataset(file, name, verify=verify) for name in names)
+        if flat.dtype != TOKEN_TYPES[kind] or not are_offsets(offsets, len(flat), n=n, least=FEWEST[kind]):
+            raise DamagedFile(f"{file.filename}: its {kind} tokens are not those of {n} sequences")
+        mapped |= dict(zip(names, (flat, offsets), strict=True))
+    return mapped
 
 
 def lay_out(
@@ -112,40 +118,44 @@ def lay_out(
     wanted = plan.fragment[plan.row_start[first:end]]
     by_fragment = np.argsort(wanted, kind="stable")
     bounds = np.searchsorted(wanted[by_fragment], first_fragment)
-    pieces: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
-    lengths = {kind: np.zeros(end - first, dtype=np.int64) for kind in KINDS}
+    pieces: dict[str, list[_Piece]] = {kind: [] for kind in KINDS}
     for block in np.flatnonzero(np.diff(bounds)).tolist():
         rows = by_fragment[bounds[block] : bounds[block + 1]]
-        mapped = _mapped_block(blocks[block], int(first_fragment[block + 1] - first_fragment[block]))
+        with hdf5.opened(blocks[block]) as file:
+            mapped = _mapped(file, int(first_fragment[block + 1] - first_fragment[block]), verify=False)
         for kind in KINDS:
             if f"{kind}_tokens" in mapped:
-                flat, taken = take(
-                    mapped[f"{kind}_tokens"], mapped[f"{kind}_token_offsets"], wanted[rows] - first_fragment[block]
-                )
-                pieces[kind].append(flat)
-                lengths[kind][rows] = np.diff(taken)
+                tokens, offsets = mapped[f"{kind}_tokens"], mapped[f"{kind}_token_offsets"]
+                pieces[kind].append(_Piece(rows, *take(tokens, offsets, wanted[rows] - first_fragment[block])))
     datasets: dict[str, np.ndarray] = {}
     for kind in KINDS:
         if pieces[kind]:
-            # Pieces lie in input order; one more gather brings them into plan order.
-            offsets = np.concatenate(([0], np.cumsum(lengths[kind][by_fragment])))
-            position = np.empty_like(by_fragment)
-            position[by_fragment] = np.arange(len(by_fragment))
-            flat, taken = take(np.concatenate(pieces[kind]), offsets, position)
-            datasets |= {f"{kind}_tokens": flat, f"{kind}_token_offsets": taken}
+            flat, offsets = _joined(pieces[kind], end - first)
+            datasets |= {f"{kind}_tokens": flat, f"{kind}_token_offsets": offsets}
     hdf5.write_atomic(shard_path(folder, shard), datasets, {"plan": plan_id, "shard": shard})
 
 
-def _mapped_block(path: Path, n_fragments: int) -> dict[str, np.ndarray]:
-    """A block's tokens and their offsets, mapped. Raises DamagedFile."""
-    mapped: dict[str, np.ndarray] = {}
-    with hdf5.opened(path) as file:
-        for kind in (kind for kind in KINDS if hdf5.has(file, f"{kind}_tokens")):
-            flat, offsets = (hdf5.map_dataset(file, f"{kind}_{what}") for what in ("tokens", "token_offsets"))
-            if flat.dtype != TOKEN_TYPES[kind] or not are_offsets(offsets, len(flat), n=n_fragments):
-                raise DamagedFile(f"{path}: its {kind} tokens are not those of {n_fragments} fragments")
-            mapped |= {f"{kind}_tokens": flat, f"{kind}_token_offsets": offsets}
-    return mapped
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Some rows of a shard, as they lie in one block of the token store."""
+
+    rows: np.ndarray
+    flat: np.ndarray
+    offsets: np.ndarray
+
+
+def _joined(pieces: list[_Piece], n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of all pieces in their order: flat, with offsets (n_rows + 1,). Uses the pieces up."""
+    lengths = np.zeros(n_rows, dtype=np.int64)
+    for piece in pieces:
+        lengths[piece.rows] = np.diff(piece.offsets)
+    offsets = offsets_of(lengths)
+    flat = np.empty(offsets[-1], pieces[0].flat.dtype)
+    while pieces:
+        piece = pieces.pop()
+        shift = offsets[piece.rows] - piece.offsets[:-1]
+        flat[np.arange(len(piece.flat)) + np.repeat(shift, np.diff(piece.offsets))] = piece.flat
+    return flat, offsets
 
 
 class TokenShards:
@@ -172,8 +182,6 @@ class TokenShards:
         return tokens
 
     def _open(self, shard: int) -> None:
-        path = shard_path(self.folder, shard)
-        kinds = _read_shard(self.folder, shard, self.plan, self.plan_id)  # also brings the pages in that are used next
-        names = [f"{kind}_{what}" for kind in kinds for what in ("tokens", "token_offsets")]
-        self._mapped = {name: hdf5.mapped(path, name) for name in names}
+        # Reads every page that is about to be used.
+        self._mapped = _map_shard(self.folder, shard, self.plan, self.plan_id)
         self._shard = shard

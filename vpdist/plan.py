@@ -8,7 +8,7 @@ first, single batches last. A pure function of its arguments; world size and ran
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,15 @@ import xxhash
 
 from vpdist.fragments import are_offsets
 
-TAPER = 1024
-"""A unit takes at most 1/TAPER of the cost that is left, so that the last ones are single batches."""
+TAPER = 2048
+"""A unit takes at most 1/TAPER of the cost that is left, so that the last ones are single batches. Twice as many as
+ranks: even a rank of half speed then ends the unit it draws before the others end what is left."""
 COST_SCALE = 1000
 """Costs are whole thousands of floating-point operations: ten million fragments of a 3B model fit in an int64."""
 SHARD_TOKEN_BYTES = 32 << 20
 """Tokens are laid out in plan order in files of about this size."""
+SLAB = 1 << 18
+"""Long arrays are worked on in slabs of so many rows, so that what is computed on the way stays small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,12 +111,14 @@ class Plan:
             return False
         if n and not (int(self.fragment.min()) >= 0 and int(self.fragment.max()) < n):
             return False
+        is_there = np.zeros(n, dtype=bool)
+        is_there[self.fragment] = True
         return (
             are_offsets(self.row_start, n, least=1)
             and are_offsets(self.unit_row, self.n_rows, n=u, least=1)
             and are_offsets(self.shard_unit, u, least=1)
             and len(self.unit_tokens) == u
-            and bool((np.bincount(self.fragment, minlength=n) == 1).all())
+            and bool(is_there.all())
             and bool((self.unit_cost >= 0).all() and (self.unit_tokens >= 0).all())
         )
 
@@ -127,10 +132,11 @@ def plan_order(keys: FragmentKeys) -> np.ndarray:
     for lengths in (keys.residues, keys.nucleotide_tokens):
         if lengths.size and int(lengths.max()) >= 1 << 20:
             raise ValueError("a fragment is longer than 1,048,575 residues or tokens")
-    key = keys.residues.astype(np.uint64) << np.uint64(44)
-    key |= keys.nucleotide_tokens.astype(np.uint64) << np.uint64(24)
-    key |= keys.nucleotide_hash >> np.uint64(40)
-    order = np.argsort(key)
+    key = np.empty(len(keys.residues), dtype=np.uint64)
+    for rows in slabs(len(key)):
+        residues, tokens = (array[rows].astype(np.uint64) for array in (keys.residues, keys.nucleotide_tokens))
+        key[rows] = residues << np.uint64(44) | tokens << np.uint64(24) | keys.nucleotide_hash[rows] >> np.uint64(40)
+    order = np.argsort(key).astype(np.int64, copy=False)
     key = key[order]
     tied = np.zeros(len(order), dtype=bool)
     same = key[1:] == key[:-1]
@@ -146,24 +152,32 @@ def plan_order(keys: FragmentKeys) -> np.ndarray:
 def shared_rows(keys: FragmentKeys, order: np.ndarray) -> np.ndarray:
     """(rows + 1,) where in plan order a new row begins: equal fragments stand side by side and share one."""
     new = np.ones(len(order) + 1, dtype=bool)
-    same = np.ones(max(0, len(order) - 1), dtype=bool)
-    for array in (keys.residues, keys.nucleotide_tokens, keys.nucleotide_hash, keys.protein_hash):
-        sorted_array = array[order]
-        same &= sorted_array[1:] == sorted_array[:-1]
-    new[1 : len(order)] = ~same
-    return np.flatnonzero(new).astype(np.int64)
+    for rows in slabs(len(order)):
+        both_sides = order[max(0, rows.start - 1) : rows.stop]
+        same = np.ones(max(0, len(both_sides) - 1), dtype=bool)
+        for array in (keys.residues, keys.nucleotide_tokens, keys.nucleotide_hash, keys.protein_hash):
+            sorted_array = array[both_sides]
+            same &= sorted_array[1:] == sorted_array[:-1]
+        new[rows.stop - len(same) : rows.stop] = ~same
+    return np.flatnonzero(new).astype(np.int64, copy=False)
 
 
 def greedy_ends(tokens: np.ndarray, budget: int) -> np.ndarray:
     """Ends of consecutive groups, each as many sequences as fit into `budget` tokens and at least one."""
-    total = np.concatenate(([0], np.cumsum(tokens, dtype=np.int64)))
-    ends: list[int] = []
+    total = np.zeros(len(tokens) + 1, dtype=np.int64)
+    np.cumsum(tokens, out=total[1:])
+    pieces: list[np.ndarray] = []
     start = 0
-    while start < len(tokens):
-        end = int(np.searchsorted(total, total[start] + budget, side="right")) - 1
-        start = max(end, start + 1)
-        ends.append(start)
-    return np.array(ends, dtype=np.int64)
+    for rows in slabs(len(tokens)):
+        # Where a group would end that began at each row of the slab; the groups then follow one another.
+        furthest = np.searchsorted(total, total[rows] + budget, side="right") - 1
+        following = np.maximum(furthest, np.arange(rows.start + 1, rows.stop + 1)).tolist()
+        ends: list[int] = []
+        while start < rows.stop:
+            start = following[start - rows.start]
+            ends.append(start)
+        pieces.append(np.array(ends, dtype=np.int64))
+    return np.concatenate([np.zeros(0, dtype=np.int64), *pieces])
 
 
 def build(
@@ -175,27 +189,43 @@ def build(
     """Plan all fragments. Every fragment is in exactly one row, every row in exactly one unit."""
     order = plan_order(keys)
     row_start = shared_rows(keys, order)
-    first = order[row_start[:-1]]
-    nucleotide_tokens = keys.nucleotide_tokens[first].astype(np.int64)
-    protein_tokens = keys.protein_tokens[first].astype(np.int64)
-    cost = np.zeros(len(first), dtype=np.int64)
-    if nucleotide_cost is not None:
-        cost += nucleotide_cost.of(nucleotide_tokens)
-    if protein_cost is not None:
-        cost += protein_cost.of(protein_tokens)
+    n_rows = len(row_start) - 1
+    lengths = {}
+    for name in ("nucleotide_tokens", "protein_tokens"):
+        lengths[name] = np.empty(n_rows, dtype=np.int32)
+        for rows in slabs(n_rows):
+            lengths[name][rows] = getattr(keys, name)[order[row_start[rows]]]
+    nucleotide_tokens, protein_tokens = lengths.values()
     batch_end = greedy_ends(protein_tokens if protein_cost is not None else nucleotide_tokens, limits.token_budget)
-    unit_row = _units(batch_end, np.concatenate(([0], np.cumsum(cost))), limits)
-    tokens = np.concatenate(([0], np.cumsum(nucleotide_tokens + protein_tokens)))
-    token_bytes = np.concatenate(([0], np.cumsum(2 * nucleotide_tokens + protein_tokens)))
-    shard_end = greedy_ends(np.diff(token_bytes[unit_row]), SHARD_TOKEN_BYTES)
+    cost_before = np.zeros(n_rows + 1, dtype=np.int64)
+    for rows in slabs(n_rows):
+        cost = cost_before[rows.start + 1 : rows.stop + 1]
+        if nucleotide_cost is not None:
+            cost += nucleotide_cost.of(nucleotide_tokens[rows])
+        if protein_cost is not None:
+            cost += protein_cost.of(protein_tokens[rows])
+    np.cumsum(cost_before, out=cost_before)
+    unit_row = _units(batch_end, cost_before, limits)
+    unit_cost = np.diff(cost_before[unit_row])
+    del cost_before
+    nucleotide_per_unit, protein_per_unit = (
+        np.add.reduceat(np.append(tokens, np.int32(0)), unit_row, dtype=np.int64)[:-1]
+        for tokens in (nucleotide_tokens, protein_tokens)
+    )
+    shard_end = greedy_ends(2 * nucleotide_per_unit + protein_per_unit, SHARD_TOKEN_BYTES)
     return Plan(
-        fragment=order.astype(np.int64),
+        fragment=order,
         row_start=row_start,
         unit_row=unit_row,
-        unit_cost=np.diff(np.concatenate(([0], np.cumsum(cost)))[unit_row]),
-        unit_tokens=np.diff(tokens[unit_row]),
+        unit_cost=unit_cost,
+        unit_tokens=nucleotide_per_unit + protein_per_unit,
         shard_unit=np.concatenate(([0], shard_end)).astype(np.int64),
     )
+
+
+def slabs(n: int) -> Iterator[slice]:
+    """Consecutive slices of at most SLAB that cover `n` rows."""
+    return (slice(start, min(start + SLAB, n)) for start in range(0, n, SLAB))
 
 
 def _units(batch_end: np.ndarray, cost_before: np.ndarray, limits: Limits) -> np.ndarray:

@@ -65,8 +65,9 @@ def make_plan(control: Control, folder: RunFolder, summary: StoreSummary, made_o
             return layout.map_plan(folder.plan, basis, n_fragments=summary.n_fragments)[1]
         except hdf5.DamagedFile as reason:
             log.info("a new plan: %s", reason)
-        keys = ingest.fragment_keys(folder, summary)
-        layout.write_plan(folder.plan, build(keys, limits, costs.get("nucleotide"), costs.get("protein")), basis)
+        # The keys are let go before the plan is written.
+        plan = build(ingest.fragment_keys(folder, summary), limits, costs.get("nucleotide"), costs.get("protein"))
+        layout.write_plan(folder.plan, plan, basis)
         return layout.map_plan(folder.plan, basis, n_fragments=summary.n_fragments)[1]
 
     expected = control.from_first("plan", make)

@@ -7,9 +7,9 @@ without an open frame carry NA.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,54 +77,105 @@ class Totals:
 
 
 @dataclass(slots=True)
-class _Sequence:
-    """A sequence whose chunks are being summed; it may span blocks."""
+class _Sums:
+    """What the chunks of some sequences add up to, so far: n sequences."""
+
+    chunks: np.ndarray
+    scored: np.ndarray
+    fragments: np.ndarray
+    failed: np.ndarray
+    called_virus: np.ndarray
+    """Scored chunks whose virus score is at least the other."""
+    virus: np.ndarray
+    """(n,) float64 sum over the scored chunks, in their order."""
+    nonvirus: np.ndarray
+    most_virus: np.ndarray
+    """(n,) the largest score of a scored chunk; -inf where there is none."""
+    most_nonvirus: np.ndarray
+
+    def consensus(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Each sequence's virus and non-virus score from its scored chunks': their mean, their maximum, or the
+        fraction of chunks called virus and its complement; NaN where no chunk is scored."""
+        scored = np.where(self.scored > 0, self.scored, np.nan)
+        if name == "max":
+            return self.most_virus + 0 * scored, self.most_nonvirus + 0 * scored
+        if name == "fraction":
+            return self.called_virus / scored, 1.0 - self.called_virus / scored
+        return self.virus / scored, self.nonvirus / scored
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A sequence of which chunks are still to come: it spans blocks."""
 
     name: str
     description: str
-    source: str
+    source: int
     length: int
     n_chunks: int
-    status: str
-    chunks_seen: int = 0
-    n_fragments: int = 0
-    n_failed: int = 0
-    virus: list[float] = field(default_factory=list)
-    nonvirus: list[float] = field(default_factory=list)
-
-    def row(self, consensus: str, totals: Totals) -> str:
-        """The row of sequences.tsv; counts it in `totals`."""
-        n_virus = sum(v >= n for v, n in zip(self.virus, self.nonvirus, strict=True))
-        scores: tuple[float, float] | None = None
-        if self.virus:
-            scores = consensus_scores(consensus, self.virus, self.nonvirus)
-        status = self.status
-        if status == "ok":
-            status = "failed" if self.n_failed else "ok" if self.n_fragments else "no_open_frame"
-        totals.records += 1
-        totals.statuses[status] += 1
-        totals.virus_sequences += bool(scores and scores[0] >= scores[1])
-        head = f"{self.name}\t{self.source}\t{self.length}\t{self.n_chunks}\t{len(self.virus)}\t{self.n_fragments}"
-        return f"{head}\t{n_virus}\t{_scores(scores)}\t{status}\t{self.description}\n"
+    status: int
+    sums: _Sums
 
 
-def consensus_scores(consensus: str, virus: Sequence[float], nonvirus: Sequence[float]) -> tuple[float, float]:
-    """A sequence's virus and non-virus score from its scored chunks': their mean, their maximum, or the fraction of
-    chunks called virus and its complement."""
-    if consensus == "max":
-        return max(virus), max(nonvirus)
-    if consensus == "fraction":
-        share = sum(v >= n for v, n in zip(virus, nonvirus, strict=True)) / len(virus)
-        return share, 1.0 - share
-    return sum(virus) / len(virus), sum(nonvirus) / len(nonvirus)
+@dataclass(frozen=True, slots=True)
+class _Chunks:
+    """What the n chunks of a block come to."""
+
+    virus: np.ndarray
+    """(n,) float64, the largest of the fragments' scores; NaN where there is none."""
+    nonvirus: np.ndarray
+    n_fragments: np.ndarray
+    n_failed: np.ndarray
+
+    def per_sequence(self, owner: np.ndarray, n: int, before: _Sums | None) -> _Sums:
+        """Sums over the chunks of each of n sequences; `before` is what the first one comes with."""
+        scored = ~np.isnan(self.virus)
+        of = owner[scored]
+        virus, nonvirus = self.virus[scored], self.nonvirus[scored]
+        sums = _Sums(
+            chunks=np.bincount(owner, minlength=n),
+            scored=np.bincount(of, minlength=n),
+            fragments=np.bincount(owner, self.n_fragments, n).astype(np.int64),
+            failed=np.bincount(owner, self.n_failed, n).astype(np.int64),
+            called_virus=np.bincount(of, virus >= nonvirus, n).astype(np.int64),
+            virus=_running_sums(of, virus, n, before.virus[0] if before is not None else 0.0),
+            nonvirus=_running_sums(of, nonvirus, n, before.nonvirus[0] if before is not None else 0.0),
+            most_virus=_largest(of, virus, n, -np.inf),
+            most_nonvirus=_largest(of, nonvirus, n, -np.inf),
+        )
+        if before is not None:
+            for name in ("chunks", "scored", "fragments", "failed", "called_virus"):
+                getattr(sums, name)[0] += getattr(before, name)[0]
+            for name in ("most_virus", "most_nonvirus"):
+                getattr(sums, name)[0] = max(getattr(sums, name)[0], getattr(before, name)[0])
+        return sums
 
 
-def _scores(scores: tuple[float, float] | None) -> str:
-    """The columns virus_score, nonvirus_score, prediction."""
-    if scores is None:
-        return f"{NA}\t{NA}\t{NA}"
-    virus, nonvirus = scores
-    return f"{virus:.6g}\t{nonvirus:.6g}\t{'virus' if virus >= nonvirus else 'non-virus'}"
+def _running_sums(of: np.ndarray, values: np.ndarray, n: int, before: float) -> np.ndarray:
+    """(n,) sums of the values of each sequence, added one after the other from `before` for the first: where blocks end
+    must not change a bit."""
+    return np.bincount(np.concatenate(([0], of)), np.concatenate(([before], values)), n)[:n]
+
+
+def _largest(of: np.ndarray, values: np.ndarray, n: int, none: float) -> np.ndarray:
+    """(n,) the largest of each group's values that are not NaN, `none` where it has none; `of` (groups) ascends."""
+    largest = np.full(n, none, dtype=values.dtype)
+    starts = np.flatnonzero(np.diff(of, prepend=-1))
+    if len(starts):
+        largest[of[starts]] = np.fmax.reduceat(values, starts)
+    return largest
+
+
+def _score_columns(virus: np.ndarray, nonvirus: np.ndarray) -> list[str]:
+    """The columns virus_score, nonvirus_score, prediction of each row, tab before and line break after; NA for NaN."""
+    scored = np.flatnonzero(~np.isnan(virus))
+    columns = np.full(len(virus), f"\t{NA}\t{NA}\t{NA}", dtype=object)
+    ends = ("non-virus", "virus")
+    columns[scored] = [
+        f"\t{v:.6g}\t{n:.6g}\t{ends[v >= n]}"
+        for v, n in zip(virus[scored].tolist(), nonvirus[scored].tolist(), strict=True)
+    ]
+    return list(columns)
 
 
 class TableWriter:
@@ -135,156 +186,129 @@ class TableWriter:
     ) -> None:
         self.files, self.sources, self.new_names, self.consensus = files, sources, new_names, consensus
         self.totals = Totals()
-        self._open: _Sequence | None = None
+        self._open: _Open | None = None
         self._next_record = 0
 
     def block(self, table: BlockTable, scores: Scores, first_fragment: int) -> None:
-        """Append one block's fragments, chunks and the sequences that end in it."""
-        n = len(table.fragment_chunk)
-        virus = scores.virus[first_fragment : first_fragment + n]
-        nonvirus = scores.nonvirus[first_fragment : first_fragment + n]
-        failed = scores.failed[first_fragment : first_fragment + n]
-        first_record, open_before = self._next_record, self._open
-        sequences = self._sequences(table)
-        self._next_record += len(sequences)
-        records, least = table.chunk_record, first_record - (open_before is not None)
-        outside = len(records) and not least <= int(records[0]) <= int(records[-1]) < self._next_record
-        if outside or (records[1:] < records[:-1]).any() or first_fragment + n > len(scores.virus):
+        """Append one block's fragments, chunks and the sequences that end in it. Raises StorageError."""
+        fragments = slice(first_fragment, first_fragment + len(table.fragment_chunk))
+        virus, nonvirus, failed = scores.virus[fragments], scores.nonvirus[fragments], scores.failed[fragments]
+        n_chunks, chunk = len(table.chunk_record), table.fragment_chunk
+        chunks = _Chunks(
+            virus=_largest(chunk, virus, n_chunks, np.nan).astype(np.float64),
+            nonvirus=_largest(chunk, nonvirus, n_chunks, np.nan).astype(np.float64),
+            n_fragments=np.bincount(chunk, minlength=n_chunks),
+            n_failed=np.bincount(chunk, failed, n_chunks).astype(np.int64),
+        )
+        names = [self.new_names.get(self._next_record + i, name) for i, name in enumerate(table.names)]
+        first = self._next_record - (self._open is not None)
+        if self._open is not None:
+            names.insert(0, self._open.name)
+        owner = table.chunk_record - first
+        outside = n_chunks and not 0 <= int(owner[0]) <= int(owner[-1]) < len(names)
+        if outside or (owner[1:] < owner[:-1]).any() or fragments.stop > len(scores.virus):
             raise StorageError("token store: a block's chunks or fragments are not those of its records")
-        names = {first_record + i: sequence.name for i, sequence in enumerate(sequences)}
-        if open_before is not None:
-            names[first_record - 1] = open_before.name
-        chunk_names = [names[record] for record in table.chunk_record.tolist()]
-        self._fragments(table, chunk_names, virus, nonvirus)
-        chunk_virus, chunk_nonvirus, counts, chunk_failed = self._chunks(table, chunk_names, virus, nonvirus, failed)
-        waiting = iter(sequences)
-        sequence = open_before
-        lines: list[str] = []
-        for c, record in enumerate(table.chunk_record.tolist()):
-            while sequence is None or sequence.chunks_seen == sequence.n_chunks:
-                if sequence is not None:
-                    lines.append(sequence.row(self.consensus, self.totals))
-                sequence = next(waiting, None)
-                if sequence is None:
-                    raise StorageError(f"token store: chunk {c} belongs to no sequence")
-            if sequence.name != names[record]:
-                raise StorageError(f"token store: chunk {c} belongs to {names[record]}, expected {sequence.name}")
-            sequence.chunks_seen += 1
-            sequence.n_fragments += counts[c]
-            sequence.n_failed += chunk_failed[c]
-            if chunk_virus[c] == chunk_virus[c]:
-                sequence.virus.append(chunk_virus[c])
-                sequence.nonvirus.append(chunk_nonvirus[c])
-        for following in waiting:
-            if sequence is not None:
-                lines.append(self._complete(sequence))
-            sequence = following
-        if sequence is not None and sequence.chunks_seen == sequence.n_chunks:
-            lines.append(sequence.row(self.consensus, self.totals))
-            sequence = None
-        self._open = sequence
-        self.files["sequences"].write("".join(lines).encode())
-
-    def _complete(self, sequence: _Sequence) -> str:
-        """The row of a sequence that must have been seen whole. Raises StorageError."""
-        if sequence.chunks_seen != sequence.n_chunks:
-            raise StorageError(
-                f"token store: {sequence.name} has {sequence.n_chunks} chunks, {sequence.chunks_seen} were found"
-            )
-        return sequence.row(self.consensus, self.totals)
-
-    def _sequences(self, table: BlockTable) -> list[_Sequence]:
-        """The records that begin in a block. Raises StorageError."""
         if len(table.sources) and int(table.sources.max()) >= len(self.sources):
             raise StorageError("token store: a record comes from a file that the run did not read")
-        return [
-            _Sequence(
-                name=self.new_names.get(self._next_record + i, name),
-                description=description,
-                source=self.sources[source],
-                length=length,
-                n_chunks=n_chunks,
-                status=STATUS_NAMES[status],
-            )
-            for i, (name, description, source, length, n_chunks, status) in enumerate(
-                zip(
-                    table.names,
-                    table.descriptions,
-                    table.sources.tolist(),
-                    table.lengths.tolist(),
-                    table.n_chunks.tolist(),
-                    table.statuses.tolist(),
-                    strict=True,
-                )
+        self._next_record += len(table.names)
+        self._write_fragments_and_chunks(table, [names[i] for i in owner.tolist()], virus, nonvirus, chunks)
+        self._write_sequences(table, names, owner, chunks)
+
+    def _write_fragments_and_chunks(
+        self, table: BlockTable, names: list[str], virus: np.ndarray, nonvirus: np.ndarray, chunks: _Chunks
+    ) -> None:
+        """The rows of fragments.tsv and chunks.tsv; `names` has the sequence of each chunk."""
+        numbers = (table.chunk_number + 1).tolist()
+        chunk, frame = table.fragment_chunk, table.fragment_frame
+        start, end = fragment_span(table.chunk_start[chunk], table.chunk_end[chunk], frame, table.fragment_residues)
+        identifiers = [f"{name}_chunk_{k}" for name, k in zip(names, numbers, strict=True)]
+        heads = [f"\t{name}\t{k}\t" for name, k in zip(names, numbers, strict=True)]
+        strands = [f"\t{'+-'[f // 3]}\t{f % 3 + 1}" for f in range(len(FRAMES))]
+        rows = [
+            f"{identifiers[c]}{FRAMES[f]}{heads[c]}{s}\t{e}{strands[f]}{columns}\n"
+            for c, f, s, e, columns in zip(
+                chunk.tolist(),
+                frame.tolist(),
+                start.tolist(),
+                end.tolist(),
+                _score_columns(virus, nonvirus),
+                strict=True,
             )
         ]
-
-    def _fragments(self, table: BlockTable, chunk_names: list[str], virus: np.ndarray, nonvirus: np.ndarray) -> None:
-        chunk = table.fragment_chunk
-        start, end = fragment_span(
-            table.chunk_start[chunk], table.chunk_end[chunk], table.fragment_frame, table.fragment_residues
-        )
-        lines = []
-        for c, k, s, e, frame, v, n in zip(
-            chunk.tolist(),
-            (table.chunk_number[chunk] + 1).tolist(),
-            start.tolist(),
-            end.tolist(),
-            table.fragment_frame.tolist(),
-            virus.tolist(),
-            nonvirus.tolist(),
-            strict=True,
-        ):
-            name, frame_name = chunk_names[c], FRAMES[frame]
-            columns = _scores((v, n) if v == v else None)
-            lines.append(
-                f"{name}_chunk_{k}{frame_name}\t{name}\t{k}\t{s}\t{e}\t{'+-'[frame // 3]}\t{frame % 3 + 1}\t{columns}\n"
+        self.files["fragments"].write("".join(rows).encode())
+        rows = [
+            f"{name}\t{k}\t{s}\t{e}\t{count}{columns}\n"
+            for name, k, s, e, count, columns in zip(
+                names,
+                numbers,
+                (table.chunk_start + 1).tolist(),
+                table.chunk_end.tolist(),
+                chunks.n_fragments.tolist(),
+                _score_columns(chunks.virus, chunks.nonvirus),
+                strict=True,
             )
-        self.totals.fragments += len(lines)
-        self.files["fragments"].write("".join(lines).encode())
+        ]
+        self.files["chunks"].write("".join(rows).encode())
+        self.totals.fragments += len(chunk)
+        self.totals.failed_fragments += int(chunks.n_failed.sum())
+        self.totals.chunks += len(names)
+        self.totals.open_chunks += int((chunks.n_fragments > 0).sum())
 
-    def _chunks(
-        self, table: BlockTable, chunk_names: list[str], virus: np.ndarray, nonvirus: np.ndarray, failed: np.ndarray
-    ) -> tuple[list[float], list[float], list[int], list[int]]:
-        """Write the block's chunks; returns their virus and non-virus scores (NaN where there are none), numbers of
-        fragments and of failed fragments."""
-        n_chunks = len(table.chunk_record)
-        chunk = table.fragment_chunk
-        best_virus, best_nonvirus = (_largest(scores, chunk, n_chunks) for scores in (virus, nonvirus))
-        counts = np.bincount(chunk, minlength=n_chunks).tolist()
-        n_failed = np.bincount(chunk, weights=failed, minlength=n_chunks).astype(np.int64).tolist()
-        chunk_virus, chunk_nonvirus = best_virus.tolist(), best_nonvirus.tolist()
-        lines = []
-        for name, k, start, end, count, v, n in zip(
-            chunk_names,
-            (table.chunk_number + 1).tolist(),
-            (table.chunk_start + 1).tolist(),
-            table.chunk_end.tolist(),
-            counts,
-            chunk_virus,
-            chunk_nonvirus,
-            strict=True,
-        ):
-            scored = v == v
-            self.totals.open_chunks += count > 0
-            lines.append(f"{name}\t{k}\t{start}\t{end}\t{count}\t{_scores((v, n) if scored else None)}\n")
-        self.totals.chunks += n_chunks
-        self.totals.failed_fragments += sum(n_failed)
-        self.files["chunks"].write("".join(lines).encode())
-        return chunk_virus, chunk_nonvirus, counts, n_failed
+    def _write_sequences(self, table: BlockTable, names: list[str], owner: np.ndarray, chunks: _Chunks) -> None:
+        """The rows of sequences.tsv that are complete; the last sequence may stay open. `owner`: each chunk's place in
+        `names`."""
+        before = self._open
+        sums = chunks.per_sequence(owner, len(names), before.sums if before is not None else None)
+        columns = [table.sources, table.lengths, table.n_chunks, table.statuses]
+        descriptions = list(table.descriptions)
+        if before is not None:
+            first = (before.source, before.length, before.n_chunks, before.status)
+            columns = [np.concatenate(([value], column)) for value, column in zip(first, columns, strict=True)]
+            descriptions.insert(0, before.description)
+        source, length, n_chunks, status = (column.tolist() for column in columns)
+        self._open = None
+        wrong = np.flatnonzero(sums.chunks != columns[2])
+        last = len(names) - 1
+        if wrong.tolist() == [last] and sums.chunks[last] < n_chunks[last]:
+            self._open = _Open(
+                *(names[last], descriptions[last], source[last], length[last], n_chunks[last], status[last]),
+                _Sums(*(getattr(sums, field.name)[last:] for field in fields(_Sums))),
+            )
+        elif len(wrong):
+            i = int(wrong[0])
+            raise StorageError(f"token store: {names[i]} has {n_chunks[i]} chunks, {sums.chunks[i]} were found")
+        complete = last if self._open is not None else len(names)
+        virus, nonvirus = (scores[:complete] for scores in sums.consensus(self.consensus))
+        ok = columns[3][:complete] == STATUS_NAMES.index("ok")
+        failed, none = ok & (sums.failed[:complete] > 0), ok & (sums.fragments[:complete] == 0)
+        texts = np.array(STATUS_NAMES, dtype=object)[columns[3][:complete]]
+        texts[none], texts[failed] = "no_open_frame", "failed"
+        rows = [
+            f"{name}\t{self.sources[s]}\t{bases}\t{n}\t{scored}\t{n_fragments}\t{n_virus}{scores}\t{state}\t{text}\n"
+            for name, s, bases, n, scored, n_fragments, n_virus, scores, state, text in zip(
+                names[:complete],
+                source[:complete],
+                length[:complete],
+                n_chunks[:complete],
+                sums.scored[:complete].tolist(),
+                sums.fragments[:complete].tolist(),
+                sums.called_virus[:complete].tolist(),
+                _score_columns(virus, nonvirus),
+                texts,
+                descriptions[:complete],
+                strict=True,
+            )
+        ]
+        self.files["sequences"].write("".join(rows).encode())
+        self.totals.records += complete
+        self.totals.statuses.update(texts.tolist())
+        self.totals.virus_sequences += int((virus >= nonvirus).sum())
 
     def finish(self, n_records: int) -> Totals:
         """Check that every record read has its row. Raises StorageError."""
         if self._open is not None or self.totals.records != n_records:
             raise StorageError(f"token store: {n_records} records were read, {self.totals.records} have a row")
         return self.totals
-
-
-def _largest(scores: np.ndarray, chunk: np.ndarray, n_chunks: int) -> np.ndarray:
-    """(n_chunks,) float32: the largest score of each chunk's fragments that have one, NaN where none has."""
-    largest = np.full(n_chunks, np.nan, dtype=np.float32)
-    np.fmax.at(largest, chunk, scores)
-    return largest
 
 
 def write(
@@ -309,33 +333,3 @@ def write(
             writer.block(table, scores, first_fragment)
             first_fragment += len(table.fragment_chunk)
         return writer.finish(n_records)
-
-
-def write_legacy(folder: Path, scores: Scores) -> None:
-    """Write the original method's two files from fragments.tsv and the scores. Raises StorageError.
-
-    prediction_results.txt has a row per fragment in input order, prediction_results_highestscore.csv (separated by
-    tabs in spite of its name) a row per scored chunk, sorted by its id.
-    """
-    called: dict[str, tuple[float, float]] = {}
-    with replacing(folder / "prediction_results.txt") as file:
-        file.write(b"Sequence_ID\tPrediction\tscore1\tscore2\n")
-        for identifier, score1, score2 in _scored_fragments(folder / "fragments.tsv", scores):
-            label = "virus" if score2 > score1 else "others"
-            file.write(f"{identifier}\t{label}\t{score1!s}\t{score2!s}\n".encode())
-            chunk = identifier[:-2]
-            best = called.get(chunk, (-1.0, -1.0))
-            called[chunk] = (max(best[0], float(score1)), max(best[1], float(score2)))
-    with replacing(folder / "prediction_results_highestscore.csv") as file:
-        file.write(b"Modified_ID\tIs_Virus\n")
-        for chunk in sorted(called):
-            nonvirus, virus = called[chunk]
-            file.write(f"{chunk}\t{virus >= nonvirus}\n".encode())
-
-
-def _scored_fragments(path: Path, scores: Scores) -> Iterator[tuple[str, np.float32, np.float32]]:
-    with open(path, encoding="utf-8", newline="\n") as file:
-        next(file)
-        for line, nonvirus, virus in zip(file, scores.nonvirus, scores.virus, strict=True):
-            if not np.isnan(virus):
-                yield line.split("\t", 1)[0], nonvirus, virus
