@@ -9,12 +9,14 @@ open. Costs are those of DNABERT-S and ESM-2 3B. Prints the cost of the busiest 
 from __future__ import annotations
 
 import argparse
+import heapq
 
 import numpy as np
+from verdicts import Row
 
-from vpdist.decide import CPU_TOKEN_BUDGET, UNIT_OPERATIONS
+from vpdist.decide import CPU_TOKEN_BUDGET, CUDA_TOKEN_BUDGET, UNIT_OPERATIONS, cost_of
 from vpdist.fragments import chunk_bounds
-from vpdist.plan import COST_SCALE, EncoderCost, FragmentKeys, Limits, build
+from vpdist.plan import COST_SCALE, FragmentKeys, Limits, Plan, build, longest_first
 from vpdist.sampler import TokenWeightedDistributedSampler
 from vpdist.weights import EncoderShape
 
@@ -23,10 +25,6 @@ DNABERT_S = EncoderShape(
 )
 ESM2_3B = EncoderShape(kind="protein", layers=36, width=2560, heads=40, intermediate=10240, gated=False, vocabulary=33)
 OPEN_FRAMES = 1 / 3
-
-
-def cost_of(shape: EncoderShape) -> EncoderCost:
-    return EncoderCost(linear=shape.linear_flops_per_token, attention=shape.attention_flops_per_token_pair)
 
 
 def sample(n_sequences: int, seed: int) -> tuple[FragmentKeys, np.ndarray]:
@@ -63,6 +61,62 @@ def balance(n_ranks: int, n_sequences: int, seed: int) -> tuple[float, float, in
     samplers = [TokenWeightedDistributedSampler(units, costs, n_ranks, rank) for rank in range(n_ranks)]
     by_cost = np.array([sum(costs[unit] for unit in sampler) for sampler in samplers])
     return by_count.max() / by_count.mean(), by_cost.max() / by_cost.mean(), len(cost), plan.n_units
+
+
+def large_plan(n_fragments: int, seed: int = 1) -> Plan:
+    """The plan of fragments of 500 bp chunks, nine in ten of 166 residues as on real contigs, for GPUs."""
+    rng = np.random.default_rng(seed)
+    residues = np.where(rng.random(n_fragments) < 0.9, 166, rng.integers(30, 167, n_fragments)).astype(np.int32)
+    keys = FragmentKeys(
+        residues=residues,
+        nucleotide_tokens=(rng.normal(105, 6, n_fragments) * residues / 166).astype(np.int32) + 2,
+        protein_tokens=residues + np.int32(2),
+        nucleotide_hash=rng.integers(0, 2**63, n_fragments, dtype=np.uint64),
+        protein_hash=rng.integers(0, 2**63, n_fragments, dtype=np.uint64),
+    )
+    limits = Limits(token_budget=CUDA_TOKEN_BUDGET, unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
+    return build(keys, limits, cost_of(DNABERT_S), cost_of(ESM2_3B))
+
+
+def busiest_over_mean(plan: Plan, n_ranks: int) -> float:
+    """Cost of the busiest rank over the mean, units dealt by the sampler."""
+    units, costs = list(range(plan.n_units)), plan.unit_cost.tolist()
+    loads = [
+        sum(costs[unit] for unit in TokenWeightedDistributedSampler(units, costs, n_ranks, rank))
+        for rank in range(n_ranks)
+    ]
+    return max(loads) * n_ranks / sum(loads)
+
+
+def end_over_ideal(plan: Plan, speeds: np.ndarray) -> float:
+    """When the last rank ends over total work / total speed, each rank drawing the longest unit left when it is free
+    (`--schedule dynamic`)."""
+    free_at = [(0.0, rank) for rank in range(len(speeds))]
+    end = 0.0
+    for unit in longest_first(plan.unit_cost).tolist():
+        time, rank = heapq.heappop(free_at)
+        time += float(plan.unit_cost[unit] / speeds[rank])
+        end = max(end, time)
+        heapq.heappush(free_at, (time, rank))
+    return float(end / (plan.unit_cost.sum() / speeds.sum()))
+
+
+def rows(n_ranks: int = 1024, n_fragments: int = 10_000_000) -> list[Row]:
+    """Balance at scale, simulated with the real plan, the real sampler and the real order of drawing."""
+    plan = large_plan(n_fragments)
+    speeds = np.ones(n_ranks)
+    speeds[np.random.default_rng(0).permutation(n_ranks)[: round(0.3 * n_ranks)]] = 0.5
+    of = f"{n_fragments / 1e6:g} million fragments on {n_ranks:,} ranks (simulated)"
+    note = f"{plan.n_units:,} units"
+    return [
+        Row(f"busiest rank over mean, {of}", busiest_over_mean(plan, n_ranks), "", at_most=1.01, note=note),
+        Row(
+            f"end over ideal, --schedule dynamic, 30 % at half speed, {of}",
+            *(end_over_ideal(plan, speeds), ""),
+            at_most=1.03,
+            note=note,
+        ),
+    ]
 
 
 def main() -> None:

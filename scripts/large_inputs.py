@@ -1,4 +1,4 @@
-"""Large inputs for benchmarks, made quickly: contigs cut from synthetic genomes with a few bases changed, and random reads.
+"""Large inputs for benchmarks, made quickly: contigs cut from synthetic genomes, a few bases changed, and random reads.
 
 The genomes are those of `make_sample.py`: genes on both strands, so chunks have about as many open frames as those of
 real contigs. The same arguments give the same bytes.
