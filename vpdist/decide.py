@@ -161,8 +161,8 @@ def token_budget(shapes: Mapping[str, EncoderShape], dtype: str, cuda_memory: in
     number_bytes = 4 if dtype == "float32" else 2
     weights = sum(number_bytes * shape.linear_flops_per_token // 2 for shape in shapes.values())
     per_token = max(number_bytes * TEMPORARIES_PER_TOKEN * shape.width for shape in shapes.values())
-    fitting = int(CUDA_MEMORY_SHARE * (cuda_memory - weights)) // per_token
-    return min(CUDA_TOKEN_BUDGET, max(CUDA_LEAST_BUDGET, 1 << max(0, fitting.bit_length() - 1)))
+    fitting = max(1, int(CUDA_MEMORY_SHARE * (cuda_memory - weights)) // per_token)
+    return min(CUDA_TOKEN_BUDGET, max(CUDA_LEAST_BUDGET, 1 << (fitting.bit_length() - 1)))
 
 
 def cost_of(shape: EncoderShape) -> EncoderCost:
