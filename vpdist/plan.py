@@ -16,9 +16,10 @@ import xxhash
 
 from vpdist.fragments import are_offsets
 
-TAPER = 2048
-"""A unit takes at most 1/TAPER of the cost that is left, so that the last ones are single batches. Twice as many as
-ranks: even a rank of half speed then ends the unit it draws before the others end what is left."""
+LEAST_TAPER, MOST_TAPER, BATCHES_PER_TAPER = 1024, 2048, 32
+"""A unit takes at most 1/taper of the cost that is left, so that the last ones are single batches. The taper is a 32nd
+of the batches, within bounds: at 2,048 even a GPU of half speed among 1,024 ends the unit it draws before the others
+end what is left, and smaller inputs, which so many GPUs would not share, make fewer files."""
 COST_SCALE = 1000
 """Costs are whole thousands of floating-point operations: ten million fragments of a 3B model fit in an int64."""
 SHARD_TOKEN_BYTES = 32 << 20
@@ -229,14 +230,15 @@ def slabs(n: int) -> Iterator[slice]:
 
 
 def _units(batch_end: np.ndarray, cost_before: np.ndarray, limits: Limits) -> np.ndarray:
-    """(units + 1,) row bounds: whole batches, up to 1/TAPER of the cost left and the limits, at least one batch."""
+    """(units + 1,) row bounds: whole batches, up to 1/taper of the cost left and the limits, at least one batch."""
     bounds = [0]
     batch, n_batches = 0, len(batch_end)
+    taper = min(MOST_TAPER, max(LEAST_TAPER, n_batches // BATCHES_PER_TAPER))
     cost_at_end = cost_before[batch_end]
     total = cost_before[-1]
     while batch < n_batches:
         start = bounds[-1]
-        allowed = min(limits.unit_cost, (total - cost_before[start]) // TAPER)
+        allowed = min(limits.unit_cost, (total - cost_before[start]) // taper)
         last = min(
             int(np.searchsorted(cost_at_end, cost_before[start] + allowed, side="right")),
             int(np.searchsorted(batch_end, start + limits.unit_rows, side="right")),
