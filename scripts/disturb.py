@@ -31,7 +31,7 @@ class Disturbance:
     within_s: float
     """All processes are gone by then."""
     told: str = RESUMES
-    """What people read; nothing where nobody is left to tell."""
+    """The end of the one line that people read."""
     options: tuple[str, ...] = ()
     """For torchrun."""
 
@@ -66,7 +66,7 @@ def as_slurm_does(launch: Launch, rng: random.Random) -> None:
 
 HANDLED = ("--signals-to-handle=SIGTERM,SIGINT,SIGUSR1",)
 KILLS = (
-    Disturbance("a rank killed (SIGKILL)", signal_rank(signal.SIGKILL), 143, 5.0),
+    Disturbance("a rank killed (SIGKILL)", signal_rank(signal.SIGKILL), 143, 5.0, told=f"lost; {RESUMES}"),
     Disturbance("the agent killed (SIGKILL)", signal_agent(signal.SIGKILL), 143, 10.0),
 )
 SIGNALS = (
@@ -189,8 +189,8 @@ class Chase:
         found = status(folder)
         if witnesses and found.get("exit_code") != disturbance.exit_code:
             faults.append(f"status.json says {found}")
-        if witnesses and told.count(RESUMES) != 1:
-            faults.append(f"told {told.count(RESUMES)} times how to go on: {told[-2000:]}")
+        if witnesses and (told.count(disturbance.told), told.count(RESUMES)) != (1, 1):
+            faults.append(f"{disturbance.told!r} was not told once: {told[-2000:]}")
         return faults
 
     def _finish(self, folder: Path, ranks: int) -> None:

@@ -122,8 +122,11 @@ def campaign(job: Job, work: Path, kills: int, tries: int, seed: int, log: TextI
         n = max(tries, 5) if name == "elastic" else tries
         rows.append(together([attempt(work / f"{name}-{number}") for number in range(n)]))
     marked = replace(job, source=write_marked(job.source, work / "marked.fa", "WMH"))
+    half = replace(marked, options=tuple(each.replace("float32", "bfloat16") for each in job.options))
     undisturbed(marked, work / "marked")
+    undisturbed(half, work / "marked16")
     rows.append(poisoned(marked, work / "poisoned", work / "marked"))
+    rows.append(poisoned(half, work / "poisoned16", work / "marked16"))
     rows.append(does_not_fit(marked, work / "memory", work / "marked"))
     rows += [mishap(name, job, work, number) for number, name in enumerate(MISHAPS)]
     return rows

@@ -70,7 +70,13 @@ def poisoned(job: Job, folder: Path, reference: Path, attempts: int = 3) -> Row:
     with Launch(sabotaged(job, crash="W", nan="M"), folder, launcher) as launch:
         launch.end()
         told = launch.told()
-    return _listed("a record that crashes the process, one that yields NaN", folder, reference, "WM", told, started)
+    dtype = job.options[job.options.index("--dtype") + 1]
+    name = f"a record that crashes the process, one that yields NaN ({dtype})"
+    row = _listed(name, folder, reference, "WM", told, started)
+    logs = "".join(path.read_text() for path in (folder / "logs").iterdir())
+    if ("retried in float32" in logs) == (dtype == "float32"):
+        row = replace(row, problems=(*row.problems, "not retried in float32, or in vain"))
+    return row
 
 
 def does_not_fit(job: Job, folder: Path, reference: Path) -> Row:

@@ -196,15 +196,17 @@ def _cause(error: Exception, opened: _Opened) -> Exception:
         return error
     until = time.monotonic() + CENSUS_S
     try:
-        while True:
-            failure = control.failure_elsewhere()
-            if failure is not None and failure.exit_code not in (130, 143):
-                return failure
-            by_person = error.exit_code == 128 + signal.SIGINT
-            if isinstance(error, PeerLost) or by_person or control.progress is None or time.monotonic() > until:
-                return error
-            control.progress.check()
-            time.sleep(0.05)
+        # Waiting, a rank asks for a round of progress at once, in which a lost peer is noticed.
+        with control.progress.waiting() if control.progress is not None else contextlib.nullcontext():
+            while True:
+                failure = control.failure_elsewhere()
+                if failure is not None and failure.exit_code not in (130, 143):
+                    return failure
+                by_person = error.exit_code == 128 + signal.SIGINT
+                if isinstance(error, PeerLost) or by_person or control.progress is None or time.monotonic() > until:
+                    return error
+                control.progress.check()
+                time.sleep(0.05)
     except Interrupted as loss:
         return loss
 
