@@ -25,8 +25,8 @@ HEAD = """\
 #     pip install --no-deps --no-build-isolation -e .
 #
 # torch is the build that the index publishes: for Linux on x86_64 the one with CUDA. A CPU build from elsewhere
-# (2.13.0+cpu) has other hashes: pip refuses it here, as it should. To use one, install it first by its own hash, and
-# leave out the lines of torch, triton, cuda-* and nvidia-*.
+# (2.13.0+cpu) has other hashes, so that pip passes it over. To use one, install it first by its own hash, and leave out
+# the lines of torch, triton, cuda-* and nvidia-*.
 """
 
 

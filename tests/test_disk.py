@@ -179,9 +179,7 @@ def test_a_disk_too_small_for_the_tables_ends_with_code_6_and_no_table_is_half_w
     assert ".tsv" in told
     assert status(small / "run")["exit_code"] == 6
     assert not any((small / "run" / name).exists() for name in TABLES)
-    (small / "filler").unlink()
-    assert ended(start((), models, contigs, small / "run"))[0] == 0
-    assert tables(small / "run") == tables(plain)
+    assert not list((small / "run").glob(".*.tmp"))
 
 
 def test_parts_that_cannot_fit_are_refused_before_a_model_is_loaded(
