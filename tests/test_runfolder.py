@@ -28,7 +28,7 @@ def write_lock(folder: RunFolder, host: str, pid: int, started: float) -> Path:
 
 
 def test_a_new_folder_has_its_subfolders(folder: RunFolder) -> None:
-    assert sorted(os.listdir(folder.path)) == ["logs", "parts", "tokens"]
+    assert sorted(os.listdir(folder.path)) == ["at_work", "logs", "parts", "tokens"]
 
 
 def test_a_second_run_in_the_folder_is_refused_naming_host_process_and_age(folder: RunFolder) -> None:
@@ -76,7 +76,7 @@ def test_restart_discards_the_run_and_nothing_else(folder: RunFolder) -> None:
     (folder.path / "sequences.tsv").write_text("x")
     (folder.path / "notes.txt").write_text("mine")
     folder.prepare(restart=True)
-    assert sorted(os.listdir(folder.path)) == ["logs", "notes.txt", "parts", "tokens"]
+    assert sorted(os.listdir(folder.path)) == ["at_work", "logs", "notes.txt", "parts", "tokens"]
     assert os.listdir(folder.parts) == []
 
 

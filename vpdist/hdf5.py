@@ -62,6 +62,7 @@ def _empty_image() -> h5py.h5f.FileID:
     access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     creation.set_attr_phase_change(MOST_LISTED, 0)
+    creation.set_obj_track_times(False)  # the same content is the same bytes, whenever it is written
     return h5py.h5f.create(b"image", h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access)
 
 
