@@ -13,10 +13,11 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
+import bench_encoders
 import bench_predict
+import bench_scale
 import make_models
 import make_sample
 from verdicts import Row, conditions, table
@@ -42,15 +43,14 @@ def models(work: Path) -> Path:
 
 def cpu_rows(contigs: list[Path], work: Path) -> Iterator[Row]:
     """The CPU table: the program as a whole, its encoders, its other stages."""
-    encoders, scale = import_module("bench_encoders"), import_module("bench_scale")
     yield from bench_predict.rows(contigs or [sample(work)], models(work), work / "runs")
-    yield from encoders.rows()
-    yield from scale.rows(large=False)
+    yield from bench_encoders.rows(work / "encoders")
+    yield from bench_scale.rows(large=False, work=work / "scale")
 
 
-def large_rows() -> Iterator[Row]:
+def large_rows(work: Path) -> Iterator[Row]:
     """The runs with a million fragments and more."""
-    yield from import_module("bench_scale").rows(large=True)
+    yield from bench_scale.rows(large=True, work=work / "scale")
 
 
 def told(rows: Iterator[Row]) -> Iterator[Row]:
@@ -69,7 +69,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    rows = large_rows() if arguments.large else cpu_rows(arguments.contigs, arguments.work)
+    rows = large_rows(arguments.work) if arguments.large else cpu_rows(arguments.contigs, arguments.work)
     text = f"{conditions()}\n\n{table(told(rows))}\n\nin {time.monotonic() - began:.0f} s"
     print(text)
     name = "figures-large.md" if arguments.large else "figures.md"
