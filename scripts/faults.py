@@ -177,12 +177,12 @@ def main() -> None:
     arguments = parser.parse_args()
     job = small_job(arguments.sources, arguments.contigs, arguments.work, arguments.models)
     rows = campaign(job, arguments.work, arguments.kills, arguments.tries, arguments.seed, sys.stderr)
-    told = f"{as_markdown(rows)}\n\n{conditions()}; `python {' '.join(sys.argv)}`"
+    told = f"{as_markdown(rows)}\n\n```\n{conditions()}\n```"
     print(told)
     if arguments.into:
         put_into(arguments.into, told)
     problems = [f"{row.fault}: {problem}" for row in rows for problem in row.problems]
-    sys.exit("\n".join(problems))
+    sys.exit("\n".join(problems) or 0)
 
 
 if __name__ == "__main__":

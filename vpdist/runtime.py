@@ -28,7 +28,7 @@ from vpdist.errors import Interrupted, PeerLost, UsageError
 T = TypeVar("T")
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
-CONNECT_TIMEOUT = timedelta(seconds=3)
+CONNECT_TIMEOUT = timedelta(seconds=2)
 """Between two tries to reach the store this process looks whether it should end."""
 
 
@@ -166,6 +166,7 @@ def _connect(place: Place, check: Callable[[], None], *, host: bool = False) -> 
     """A connection to the store that the agent, or else rank 0, hosts. Raises DistError when nobody answers."""
     until = time.monotonic() + RENDEZVOUS_TIMEOUT.total_seconds()
     while True:
+        check()
         try:
             store = TCPStore(
                 place.master_address,
@@ -176,7 +177,6 @@ def _connect(place: Place, check: Callable[[], None], *, host: bool = False) -> 
                 multi_tenant=True,
             )
         except dist.DistError:
-            check()
             if host or time.monotonic() > until:
                 raise
         else:
