@@ -43,7 +43,7 @@ bench-large: $(ENVIRONMENT)
 	$(BIN)/python scripts/bench.py --large
 
 clean:
-	rm -rf demo bench build dist vpdist.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo bench fuzz-findings build dist vpdist.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf vpdist/__pycache__ tests/__pycache__ scripts/__pycache__
 
 $(ENVIRONMENT): pyproject.toml constraints.txt

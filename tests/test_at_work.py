@@ -1,12 +1,13 @@
 """What a process leaves when it dies during a unit, and only then."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from vpdist.at_work import AtWork, count_deaths
-from vpdist.errors import Interrupted
+from vpdist.errors import Interrupted, StorageError
 from vpdist.runfolder import RunFolder
 
 
@@ -55,6 +56,22 @@ def test_a_process_that_died_between_units_accuses_none(folder: RunFolder) -> No
     (folder.at_work / "rank00001.2").write_text("\0\0 ?")
     assert count_deaths(folder) == {}
     assert list(folder.at_work.iterdir()) == []
+
+
+def test_notes_and_records_from_strangers_accuse_none_and_hang_nobody(folder: RunFolder, tmp_path: Path) -> None:
+    folder.update_run(deaths={"7": "often", "\u00b2": 2, "9" * 5000: 1, "8": 2})
+    (folder.at_work / "rank00000.1").write_text("\u00b2 " + "9" * 5000)
+    assert count_deaths(folder) == {8: 2}
+    folder.update_run(deaths=[1, 2])
+    assert count_deaths(folder) == {}
+    (tmp_path / "elsewhere").write_text("7")
+    (folder.at_work / "rank00000.1").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="is a symbolic link"):
+        count_deaths(folder)
+    (folder.at_work / "rank00000.1").unlink()
+    os.mkfifo(folder.at_work / "rank00000.2")
+    with pytest.raises(StorageError, match="not a regular file"):
+        count_deaths(folder)
 
 
 def test_restart_forgets_deaths(folder: RunFolder) -> None:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections import Counter, deque
 from types import TracebackType
 
 from vpdist.errors import VpdistError
-from vpdist.files import read_json, storage_error
+from vpdist.files import open_regular, read_json, storage_error
 from vpdist.runfolder import RunFolder
 
 log = logging.getLogger(__name__)
 
+UNIT = re.compile("[0-9]{1,9}")
 WIDTH = 64
 """Bytes of a note, so that a shorter one covers a longer one."""
 
@@ -61,13 +63,18 @@ def count_deaths(folder: RunFolder) -> dict[int, int]:
 
     For rank 0, before any rank is at work. Raises StorageError.
     """
-    deaths = Counter({int(unit): times for unit, times in (read_json(folder.run) or {}).get("deaths", {}).items()})
+    recorded = (read_json(folder.run) or {}).get("deaths")
+    deaths: Counter[int] = Counter()
+    for unit, times in recorded.items() if isinstance(recorded, dict) else ():
+        if UNIT.fullmatch(unit) and type(times) is int:
+            deaths[int(unit)] = times
     try:
         notes = sorted(folder.at_work.iterdir())
         for path in notes:
-            units = path.read_text(errors="replace").split()
+            with open_regular(path) as file:
+                units = file.read(4 * WIDTH).decode(errors="replace").split()
             log.warning("%s: its process died during unit(s) %s", path.name, " ".join(units) or "none")
-            deaths.update(int(unit) for unit in units if unit.isdigit())
+            deaths.update(int(unit) for unit in units if UNIT.fullmatch(unit))
         if notes:
             folder.update_run(deaths={str(unit): times for unit, times in sorted(deaths.items())})
         for path in notes:
