@@ -14,6 +14,7 @@ from vpdist.config import Settings, at_least, parsed_budget
 from vpdist.environment import place
 from vpdist.errors import StorageError, VpdistError, printable, printable_lines
 from vpdist.launch import launch, ranks_to_start
+from vpdist.runfolder import RunFolder
 from vpdist.weights import resolve_model
 
 app = typer.Typer(
@@ -147,6 +148,8 @@ def embed(
 
 
 def _run(settings: Settings, nproc: int | None) -> None:
+    if place().rank == 0:
+        RunFolder(settings.output).check_writable()
     ranks = ranks_to_start(nproc, settings.device)
     if ranks > 1:
         raise typer.Exit(launch(sys.argv[1:], ranks, settings.output / "status.json"))

@@ -69,8 +69,8 @@ def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
             code = (read_json(status) or {}).get("exit_code")
             if isinstance(code, int) and code != 0:
                 return code
-        codes = [failure.exitcode for failure in error.failures.values()]
-        return max((code if code >= 0 else 128 - code for code in codes), default=EXIT_BUG)
+        code = error.get_first_failure()[1].exitcode  # the others were told to end
+        return code if code > 0 else 128 - code if code < 0 else EXIT_BUG
     return 0
 
 

@@ -84,6 +84,17 @@ class RunFolder:
     def log(self, rank: int) -> Path:
         return self.path / "logs" / f"rank{rank:05d}.log"
 
+    def check_writable(self) -> None:
+        """A first look, before anything slow is loaded. Raises StorageError where the folder cannot be written."""
+        there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        try:
+            disk = os.statvfs(there)
+        except OSError as error:
+            raise storage_error(there, error, "read") from error
+        if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+            reason = errno.EROFS if disk.f_flag & os.ST_RDONLY else errno.EACCES
+            raise storage_error(self.path, OSError(reason, os.strerror(reason)))
+
     def prepare(self, *, restart: bool) -> None:
         """Create the folder with its subfolders; with `restart` discard what a run left in it, and nothing else.
 
