@@ -27,19 +27,21 @@ def storage_error(path: Path, error: OSError, action: str = "written") -> Storag
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A binary file to write to that takes the name `path` when the block ends, and never exists half-written.
 
-    Raises StorageError naming the path and the reason (disk full, read-only folder, ...).
+    Not `durable`: a power cut may leave it empty, which is for files that don't outlive the command. Raises StorageError naming the path and the reason (disk full, read-only folder, ...).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
@@ -66,9 +68,9 @@ def open_regular(path: Path, *, append: bool = False, follow: bool = False) -> B
     return os.fdopen(descriptor, "ab" if append else "rb")
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write `content` to `path`. Raises StorageError."""
-    with replacing(path) as file:
+def write_file(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write `content` to `path` (see `replacing`). Raises StorageError."""
+    with replacing(path, durable=durable) as file:
         file.write(content)
 
 

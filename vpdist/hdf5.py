@@ -76,10 +76,16 @@ def _set_attribute(owner: h5py.File | h5py.Dataset, name: str, value: str | int 
         owner.attrs[name] = value
 
 
-def write_atomic(path: Path, datasets: Mapping[str, np.ndarray], attributes: Mapping[str, str | int | float]) -> int:
-    """Build and write an HDF5 file; returns its size in bytes. Raises StorageError."""
+def write_atomic(
+    path: Path,
+    datasets: Mapping[str, np.ndarray],
+    attributes: Mapping[str, str | int | float],
+    *,
+    durable: bool = True,
+) -> int:
+    """Build and write an HDF5 file (`durable`: see files.replacing); returns its size in bytes. Raises StorageError."""
     content = image(datasets, attributes)
-    write_file(path, content)
+    write_file(path, content, durable=durable)
     return len(content)
 
 

@@ -183,9 +183,9 @@ def block_path(folder: Path, index: int) -> Path:
 
 
 def write_raw(path: Path, raw: RawBlock) -> int:
-    """Write a raw block; returns its size in bytes. Raises StorageError."""
+    """Write a raw block, which a rank of this very command reads; returns its size in bytes. Raises StorageError."""
     datasets, attributes = content(raw)
-    return hdf5.write_atomic(path, datasets, attributes | {"digest": raw.digest()})
+    return hdf5.write_atomic(path, datasets, attributes | {"digest": raw.digest()}, durable=False)
 
 
 def read_raw(path: Path) -> RawBlock:
