@@ -30,7 +30,9 @@ def storage_error(path: Path, error: OSError, action: str = "written") -> Storag
 def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A binary file to write to that takes the name `path` when the block ends, and never exists half-written.
 
-    Not `durable`: a power cut may leave it empty, which is for files that don't outlive the command. Raises StorageError naming the path and the reason (disk full, read-only folder, ...).
+    Not `durable`: a power cut may leave it empty, which is for files that don't outlive the command.
+
+    Raises StorageError naming the path and the reason (disk full, read-only folder, ...).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -22,7 +22,7 @@ from vpdist.files import JSON_LIMIT, open_regular
 MAX_RESIDUES = 1024
 """Residues of a protein that ESM-2 reads; the original method's limit."""
 
-_STRINGS_AT_ONCE = 64
+_STRINGS_AT_ONCE = 16
 """An encoding keeps every token's text as well, some 10 KB for 500 bases: slices are let go while the cache holds them,
 which takes a fifth less time than slices of 4,096."""
 
