@@ -222,8 +222,6 @@ def rows(
     for name, folder in models(work, list(protein)).items():
         label = "DNABERT-S" if name == "dnabert-s" else f"ESM-2 {name}"
         for dtype in dtypes:
-            if device == "cpu" and dtype == "float32" and name == "33x1280":
-                continue  # half a minute a pass, and nothing that 30x640 does not tell
             speed = together(processes if device == "cpu" else 1, folder, dtype, device, None)
             goal = FLOAT32_GOAL if dtype == "float32" else (CPU_GOALS if device == "cpu" else CUDA_GOALS).get(name)
             note = f"{speed.rate / 1e9:,.0f} of {speed.ceiling / 1e9:,.0f} GFLOP/s"
