@@ -31,7 +31,7 @@ COUNTERS = (
     "write_us",
     "progress_us",
 )
-"""`progress_us` is what counting, exchanging and drawing cost: time in `Progress.add` and CPU time of its threads."""
+"""`progress_us` is what telling costs: time in `Progress.add` and in logging, CPU time of progress's threads."""
 
 STATE_FIELDS = (
     "stage",

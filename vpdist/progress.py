@@ -66,13 +66,14 @@ class Progress:
         log_interval_s: float = LOG_INTERVAL_S,
         timing: Timing | None = None,
         on_forced_exit: Callable[[str], None] | None = None,
+        logging_us: Callable[[], int] = lambda: 0,
     ) -> None:
         """`mode`: auto, bars, log or none. `jsonl`, `stream`: rank 0's progress.jsonl and the console to draw on.
 
         Other ranks use `stream`, where they have it, only to clear the terminal should rank 0 be lost.
 
         `on_forced_exit` is called with the reason, on another thread, before this process is ended because its main
-        thread did not react to a loss.
+        thread did not react to a loss. `logging_us` tells what this rank's log has cost so far.
         """
         self._runtime, self._stream = runtime, stream
         self._vector = empty_vector()
@@ -94,7 +95,7 @@ class Progress:
             replace(timing or Timing(), stall_timeout_s=stall_timeout_s),
             on_snapshot=self._painter.put,
             on_forced_exit=self._force_end,
-            spent_us=lambda: self._added_ns // 1000 + self._painter.spent_us,
+            spent_us=lambda: self._added_ns // 1000 + self._painter.spent_us + logging_us(),
         )
         atexit.register(self.abort, "the process ended")
         if first:

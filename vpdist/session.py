@@ -120,7 +120,7 @@ def conduct(
             _see_mark(folder.path / mark)
             if control.is_first:
                 stack.callback(_remove_mark, folder.path / mark)
-            stack.enter_context(_output_to_log(folder, place))
+            logging_us = stack.enter_context(_output_to_log(folder, place))
             control.meet("opened")  # whoever failed until now has said so; what follows is a collective
             control.progress = Progress(
                 control.runtime,
@@ -129,6 +129,7 @@ def conduct(
                 console,
                 stall_timeout_s=stall_timeout,
                 on_forced_exit=opened.forced_exit,
+                logging_us=logging_us,
             )
             reserve = folder.path / mark if control.is_first else None
             opened.session = Session(control, folder, control.progress, reserve)
@@ -271,8 +272,10 @@ def _console() -> TextIO:
 
 
 @contextlib.contextmanager
-def _output_to_log(folder: RunFolder, place: Place) -> Iterator[None]:
-    """Send standard output and error, Python's and native libraries', and all logging to this rank's log file."""
+def _output_to_log(folder: RunFolder, place: Place) -> Iterator[Callable[[], int]]:
+    """Send standard output and error, Python's and native libraries', and all logging to this rank's log file.
+
+    Yields how to learn the microseconds that logging has taken."""
     path = folder.log(place.rank)
     try:
         open_regular(path, append=True).close()
@@ -284,7 +287,7 @@ def _output_to_log(folder: RunFolder, place: Place) -> Iterator[None]:
     kept = [os.dup(1), os.dup(2)]
     for descriptor in (1, 2):
         os.dup2(file.fileno(), descriptor)
-    handler = logging.StreamHandler(file)
+    handler = _TimedHandler(file)
     handler.setFormatter(_LogLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
@@ -296,7 +299,7 @@ def _output_to_log(folder: RunFolder, place: Place) -> Iterator[None]:
     log.info("rank %d of %d, process %d, started %s", place.rank, place.world_size, os.getpid(), time.ctime())
     try:
         with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-            yield
+            yield lambda: handler.spent_ns // 1000
     finally:
         if traces_crashes:
             faulthandler.disable()
@@ -306,6 +309,17 @@ def _output_to_log(folder: RunFolder, place: Place) -> Iterator[None]:
             os.dup2(before, descriptor)
             os.close(before)
         file.close()
+
+
+class _TimedHandler(logging.StreamHandler[io.TextIOWrapper]):
+    """Knows what logging costs."""
+
+    spent_ns = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        begin_ns = time.perf_counter_ns()
+        super().emit(record)
+        self.spent_ns += time.perf_counter_ns() - begin_ns
 
 
 class _LogFile(io.FileIO):
