@@ -1,6 +1,6 @@
 """How far vpdist's answers lie from the original method's, on a parity set.
 
-    python scripts/parity.py PARITY
+    python scripts/parity.py PARITY [--device cuda]
 
 PARITY holds `fragments.300.tsv`, `fragments.500.tsv`, `input.fa`, `embeddings.500.h5`, the encoders' folders
 `dnabert_s_tiny` and `esm2_tiny`, `classifier_original_format.pth` and `prediction_results.500.txt`, all made by the
@@ -25,6 +25,8 @@ from vpdist.store import read_blocks, tokenise_block
 from vpdist.tables import softmax
 from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
 
+ALLOWED = {torch.bfloat16: 0.05, torch.float16: 0.02}
+"""How far a score may be off in half precision; labels count where the original's is further than that from 0.5."""
 ENCODERS = {"nucleotide": "dnabert_s_tiny", "protein": "esm2_tiny"}
 
 
@@ -46,7 +48,7 @@ def embed(encoder: Encoder, flat: np.ndarray, offsets: np.ndarray, token_budget:
     """All sequences' embeddings, in batches of a token budget (1: one at a time)."""
     rows_MD = np.empty((len(offsets) - 1, encoder.width), dtype=np.float32)
     for rows in batches(np.diff(offsets), token_budget):
-        rows_MD[rows] = encoder.embed(*take(flat, offsets, rows)).numpy()
+        rows_MD[rows] = encoder.embed(*take(flat, offsets, rows)).cpu().numpy()
     return rows_MD
 
 
@@ -54,10 +56,17 @@ def cosine(a_MD: np.ndarray, b_MD: np.ndarray) -> np.ndarray:
     return (a_MD * b_MD).sum(axis=1) / np.linalg.norm(a_MD, axis=1) / np.linalg.norm(b_MD, axis=1)
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parity", type=Path)
-    parity = parser.parse_args().parity
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    arguments = parser.parse_args()
+    parity, device = arguments.parity, torch.device(arguments.device)
+    half = torch.float16 if device.type == "cuda" else torch.bfloat16
     torch.set_num_threads(1)
     for chunk_length in (300, 500):
         expected = [tuple(line.split("\t")) for line in (parity / f"fragments.{chunk_length}.tsv").open()][1:]
@@ -73,8 +82,8 @@ def main() -> None:
     embeddings: dict[tuple[torch.dtype, str], np.ndarray] = {}
     for kind, name in ENCODERS.items():
         flat, offsets = getattr(block, f"{kind}_tokens"), getattr(block, f"{kind}_token_offsets")
-        for dtype in (torch.float32, torch.bfloat16):
-            encoder = load_encoder(parity / name, kind, dtype, torch.device("cpu"))
+        for dtype in (torch.float32, half):
+            encoder = load_encoder(parity / name, kind, dtype, device)
             embeddings[dtype, kind] = embed(encoder, flat, offsets, 1024)
             if dtype == torch.float32:
                 for how, rows in (
@@ -86,18 +95,17 @@ def main() -> None:
                     print(f"{kind} embeddings, float32, {how}: {deviation:.1e} at most")
             else:
                 least = cosine(embeddings[dtype, kind], expected_embeddings[kind]).min()
-                print(f"{kind} embeddings, bfloat16: cosine {least:.5f} at least")
+                print(f"{kind} embeddings, {_name(half)}: cosine {least:.5f} at least")
     lines = (parity / "prediction_results.500.txt").read_text().splitlines()[1:]
     expected_virus = np.array([float(line.split("\t")[3]) for line in lines])
     expected_label = np.array([line.split("\t")[1] == "virus" for line in lines])
     classifier = load_classifier(parity / "classifier_original_format.pth")
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, half):
         nonvirus, virus = softmax(classifier.logits(*(embeddings[dtype, kind] for kind in ENCODERS)))
-        clear = np.abs(expected_virus - 0.5) > (0.05 if dtype == torch.bfloat16 else 0)
+        clear = np.abs(expected_virus - 0.5) > ALLOWED.get(dtype, 0)
         equal = ((virus > nonvirus) == expected_label)[clear].sum()
-        name = str(dtype).removeprefix("torch.")
         deviation = np.abs(virus - expected_virus).max()
-        print(f"scores, {name}: {deviation:.1e} at most; labels: {equal} of {clear.sum()} equal")
+        print(f"scores, {_name(dtype)}: {deviation:.1e} at most; labels: {equal} of {clear.sum()} equal")
 
 
 if __name__ == "__main__":
