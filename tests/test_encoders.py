@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -283,3 +285,31 @@ def test_cuda_agrees_with_the_cpu(models, batches, encoders, kind, dtype) -> Non
     assert cosine(embedded, exact).min() >= 0.999
     if dtype == torch.float32:
         np.testing.assert_allclose(embedded, exact, atol=2e-3 if torch.backends.cuda.matmul.allow_tf32 else 2e-5)
+
+
+MANY_SHAPES = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+from vpdist.encoders import load_encoder
+
+def anonymous_mb():
+    [line] = [line for line in open("/proc/self/status") if line.startswith("RssAnon")]
+    return int(line.split()[1]) / 1000
+
+torch.set_num_threads(1)
+encoder = load_encoder(Path(sys.argv[1]), "nucleotide", torch.bfloat16, torch.device("cpu"))
+for n_tokens in range(600, 800):
+    encoder.embed(np.full(n_tokens, 5), np.array([0, 300, n_tokens]))
+    if n_tokens == 610:
+        before = anonymous_mb()
+print(anonymous_mb() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads anonymous memory from Linux's /proc")
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no bfloat16 kernels")
+def test_memory_does_not_grow_with_the_number_of_batch_shapes(tmp_path):
+    folder = write_dnabert_s(tmp_path / "dnabert-s")
+    done = subprocess.run([sys.executable, "-c", MANY_SHAPES, folder], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 40, "200 shapes took over 200 MB when their kernels were all kept"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vpdist import dnabert_s, esm2, packed_linear
 from vpdist.batches import take
+from vpdist.environment import bound_kernel_caches
 from vpdist.errors import UsageError, WeightsError
 from vpdist.fragments import offsets_of
 from vpdist.packing import Packing, has_varlen_kernel
@@ -84,6 +85,7 @@ def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.devi
     Raises WeightsError naming the folder when it holds another kind of model than `kind` ('nucleotide' or 'protein'),
     or weights that do not fit its config.json.
     """
+    bound_kernel_caches()
     shape = encoder_shape(folder)
     if shape.kind != kind:
         names = {"nucleotide": "DNABERT-S", "protein": "ESM-2"}
