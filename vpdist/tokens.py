@@ -43,10 +43,12 @@ class NucleotideTokenizer:
             raise WeightsError(f"{path}: is no tokenizer that the tokenizers library reads: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        frame = [self._tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]")]
+        first, last = (self._tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
         ids = self._tokenizer.encode("ACGT").ids
-        if None in frame or len(ids) < 3 or [ids[0], ids[-1]] != frame:
+        bare = self._tokenizer.encode("ACGT", add_special_tokens=False).ids
+        if first is None or last is None or not bare or ids != [first, *bare, last]:
             raise WeightsError(f"{path}: does not put sequences between [CLS] and [SEP]")
+        self._cls, self._sep = first, last
         if max(self._tokenizer.get_vocab().values()) > np.iinfo(np.uint16).max:
             raise WeightsError(f"{path}: has token ids above {np.iinfo(np.uint16).max}")
         self.fingerprint = xxhash.xxh3_128_hexdigest(content)
@@ -54,14 +56,15 @@ class NucleotideTokenizer:
     def encode(self, strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Token ids (total,) uint16 and offsets (n + 1,) int64 of n nucleotide strings."""
         pieces: list[np.ndarray] = []
-        offsets = np.zeros(len(strings) + 1, np.int64)
+        lengths = np.zeros(len(strings), np.int64)
         for start in range(0, len(strings), _STRINGS_AT_ONCE):
-            encodings = self._tokenizer.encode_batch_fast(strings[start : start + _STRINGS_AT_ONCE])
-            ids = [encoding.ids for encoding in encodings]
+            some = strings[start : start + _STRINGS_AT_ONCE]
+            # framing tokens here is a sixth faster than letting the library copy every encoding to do it
+            ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(some, add_special_tokens=False)]
             pieces.append(np.fromiter(chain.from_iterable(ids), np.uint16))
-            offsets[start + 1 : start + 1 + len(ids)] = [len(one) for one in ids]
-        np.cumsum(offsets, out=offsets)
-        return np.concatenate(pieces) if pieces else np.zeros(0, np.uint16), offsets
+            lengths[start : start + len(ids)] = [len(one) for one in ids]
+        flat = np.concatenate(pieces) if pieces else np.zeros(0, np.uint16)
+        return _framed(flat, lengths, self._cls, self._sep)
 
 
 class ProteinTokenizer:
@@ -95,15 +98,19 @@ class ProteinTokenizer:
         if (kept < lengths).any():
             begin = np.repeat(offsets[:-1], lengths)
             residues = residues[np.arange(offsets[0], offsets[-1]) - begin < MAX_RESIDUES]
-        token_offsets = np.zeros(len(lengths) + 1, np.int64)
-        np.cumsum(kept + 2, out=token_offsets[1:])
-        tokens = np.empty(token_offsets[-1], np.uint8)
-        is_residue = np.ones(len(tokens), bool)
-        is_residue[token_offsets[:-1]] = is_residue[token_offsets[1:] - 1] = False
-        tokens[token_offsets[:-1]] = self._cls
-        tokens[token_offsets[1:] - 1] = self._eos
-        tokens[is_residue] = self._id_of_letter[residues]
-        return tokens, token_offsets
+        return _framed(self._id_of_letter[residues], kept, self._cls, self._eos)
+
+
+def _framed(flat: np.ndarray, lengths: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+    """Flat ids of n sequences of these lengths, `first` before and `last` after each; offsets (n + 1,)."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths + 2, out=offsets[1:])
+    tokens = np.empty(offsets[-1], flat.dtype)
+    is_inner = np.ones(len(tokens), bool)
+    is_inner[offsets[:-1]] = is_inner[offsets[1:] - 1] = False
+    tokens[offsets[:-1]], tokens[offsets[1:] - 1] = first, last
+    tokens[is_inner] = flat
+    return tokens, offsets
 
 
 def _read(path: Path) -> bytes:
