@@ -93,10 +93,10 @@ def watch(job: Job, folder: Path, ranks: int, minutes: float) -> list[Sample]:
     began: float | None = None
     with Launch(job, folder, standalone(ranks)) as launch:
         while launch.agent.poll() is None:
-            at_work = len(list((folder / "at_work").glob("rank*"))) == ranks
-            if at_work and (found := sample(launch)) is not None:
-                began = began or found.time
-                samples.append(found)
+            if len(list((folder / "at_work").glob("rank*"))) == ranks:
+                if (found := sample(launch)) is not None:
+                    began = began or found.time
+                    samples.append(found)
             elif began is not None:
                 break  # a rank is done: from here on there is less of everything
             if began is not None and time.time() - began > 60 * minutes:
