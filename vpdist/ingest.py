@@ -22,7 +22,7 @@ from vpdist.blocks import Texts
 from vpdist.control import Control
 from vpdist.errors import StorageError
 from vpdist.files import read_json, write_json
-from vpdist.names import resolve_names
+from vpdist.names import name_hashes, resolve_names
 from vpdist.plan import FragmentKeys
 from vpdist.runfolder import RunFolder
 from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
@@ -230,6 +230,7 @@ def _summarise(control: Control, folder: RunFolder, basis: str, digests: Sequenc
     digest = xxhash.xxh3_128(basis.encode())
     n_records = n_chunks = n_bases = 0
     fragments: list[int] = []
+    hashes: list[np.ndarray] = []
     for index, raw_digest in enumerate(digests):
         digest.update(raw_digest.encode())
         table = store.read_table(store.block_path(folder.tokens, index))
@@ -237,9 +238,11 @@ def _summarise(control: Control, folder: RunFolder, basis: str, digests: Sequenc
         n_chunks += len(table.chunk_record)
         n_bases += int(table.lengths.sum())
         fragments.append(len(table.fragment_chunk))
+        hashes.append(name_hashes(table.names))
         control.check()
     renamed = resolve_names(
-        lambda: (store.read_table(store.block_path(folder.tokens, index)).names for index in range(len(digests)))
+        hashes,
+        lambda: (store.read_table(store.block_path(folder.tokens, index)).names for index in range(len(digests))),
     )
     names = Texts.pack(list(renamed.values()))
     datasets = {"record": np.array(list(renamed), np.int64), "names": names.flat, "names_offsets": names.offsets}

@@ -6,22 +6,25 @@ per record, not for its name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import xxhash
 
 
-def resolve_names(read_names: Callable[[], Iterable[Iterable[str]]]) -> dict[int, str]:
+def name_hashes(names: Iterable[str]) -> np.ndarray:
+    """(n,) uint64, what `resolve_names` wants to know of names."""
+    return np.fromiter((_hash(name) for name in names), np.uint64)
+
+
+def resolve_names(hashes: Sequence[np.ndarray], read_names: Callable[[], Iterable[Iterable[str]]]) -> dict[int, str]:
     """New names for the records whose name an earlier record has: `name__2`, or the next free number.
 
-    A new name is one that no record of the input has. `read_names` gives the names of all records in input order, in
-    any number of groups (blocks); it is called once, and once more where there are repeats. Memory: 8 bytes per name,
-    as much again while they are sorted, and the repeated names. Returns record number -> new name.
+    A new name is one that no record of the input has. `hashes` are those of all names in input order, in any number of
+    groups (blocks); `read_names` gives the names themselves and is called only where there are repeats. Memory: 8 bytes
+    per name, as much again while they are sorted, and the repeated names. Returns record number -> new name.
     """
-    groups = [np.fromiter((_hash(name) for name in names), np.uint64) for names in read_names()]
-    known = np.concatenate(groups) if groups else np.zeros(0, np.uint64)
-    del groups
+    known = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
     known.sort()
     repeated = set(known[1:][known[1:] == known[:-1]].tolist())
     if not repeated:
