@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,7 @@ def fragments_without_tokens(folder: Path) -> list[Row]:
 
 def fragments_with_tokens(folder: Path) -> list[Row]:
     source = large_inputs.write_contigs(folder / "contigs.fa", 400_000)
+    os.sync()  # or the disk would still be busy with the input
     told = worker(folder, 2, "ingest", source, small_models(folder), folder / "run")
     rate = told[0]["fragments"] / max(rank["seconds"] for rank in told)
     note = f"{told[0]['fragments']:,} fragments; torchrun, token store written"

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 LATE_S = 60.0
 """Seconds that a network file system may take to show one rank what another has written."""
-READ, TOTAL, KEPT = "ingest/read", "ingest/total", "ingest/kept"
+READ, TOTAL, KEPT, DONE = "ingest/read", "ingest/total", "ingest/kept", "ingest/done"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,8 +190,7 @@ def ingest(
         if total is not None and index >= total:
             break
         tokenise(index)
-        control.runtime.keys.add("done/ingest")
-    control.wait_until(lambda: control.runtime.keys.add("done/ingest", 0) >= total)
+        control.publish(f"{DONE}/{index}", "1")
     control.from_first("store", lambda: _summarise(control, folder, basis, digests))
     summary = load_summary(folder, basis)
     if summary is None:
@@ -226,13 +225,14 @@ def _count(control: Control, **counters: int) -> None:
 
 
 def _summarise(control: Control, folder: RunFolder, basis: str, digests: Sequence[str]) -> str:
-    """Write names.h5 and store.json from the blocks; returns the store's digest."""
+    """Write names.h5 and store.json from the blocks, each as soon as it is done; returns the store's digest."""
     digest = xxhash.xxh3_128(basis.encode())
     n_records = n_chunks = n_bases = 0
     fragments: list[int] = []
     hashes: list[np.ndarray] = []
     for index, raw_digest in enumerate(digests):
         digest.update(raw_digest.encode())
+        control.wait_for(f"{DONE}/{index}")
         table = store.read_table(store.block_path(folder.tokens, index))
         n_records += len(table.names)
         n_chunks += len(table.chunk_record)
