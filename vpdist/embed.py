@@ -175,7 +175,11 @@ class Pipeline:
         if len(overflowed) == 0 or encoder.dtype == torch.float32:
             return
         log.warning("%d %s rows overflow %s, retried in float32", len(overflowed), encoder.kind, encoder.dtype)
-        wide = self._work.in_float32(encoder.kind)
+        try:
+            wide = self._work.in_float32(encoder.kind)
+        except torch.OutOfMemoryError:
+            log.warning("no memory for the %s encoder in float32: these rows fail", encoder.kind)
+            return
         for positions in batches(tokens.lengths[overflowed], self._work.token_budget):
             started = time.perf_counter()
             rows_MD[overflowed[positions]] = self._computed(wide, tokens, overflowed[positions]).cpu().numpy()

@@ -86,6 +86,9 @@ def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.devi
     or weights that do not fit its config.json.
     """
     bound_kernel_caches()
+    if device.type == "cuda":
+        # it plans anew, for tens of milliseconds, whenever a run of sequences has a size it has not seen
+        torch.backends.cuda.enable_cudnn_sdp(False)
     shape = encoder_shape(folder)
     if shape.kind != kind:
         names = {"nucleotide": "DNABERT-S", "protein": "ESM-2"}

@@ -46,6 +46,7 @@ class Packing:
         self.offsets, self.device, self.granule = offsets, device, granule
         self.lengths = np.diff(offsets)
         self.longest = int(self.lengths.max(initial=0))
+        self._masks: dict[int, torch.Tensor] = {}
 
     @cached_property
     def cu_seqlens(self) -> torch.Tensor:
@@ -109,8 +110,8 @@ class Packing:
     ) -> torch.Tensor:
         """(T, H, E): softmax(scale * query key + bias) value within every sequence.
 
-        `bias_HLL` covers the longest run's length and depends on two positions only. Without one, in half precision on
-        CUDA, through the variable-length kernel; else through SDPA, run by run.
+        `bias_HLL` covers the longest run's length and depends on two positions only; every call gets the same. Without
+        one, in half precision on CUDA, through the variable-length kernel; else through SDPA, run by run.
         """
         if bias_HLL is None and has_varlen_kernel(query_THE.device, query_THE.dtype):
             return _attend_varlen(query_THE, key_THE, value_THE, scale, self.cu_seqlens, self.longest)
@@ -127,14 +128,21 @@ class Packing:
         bias_HLL: torch.Tensor | None,
     ) -> torch.Tensor:
         query_NHLE, key_NHLE, value_NHLE = (_laid_out(flat, run) for flat in (query_THE, key_THE, value_THE))
-        mask = None if bias_HLL is None else bias_HLL[None, :, : run.length, : run.length]
-        if run.scattered is not None:
-            present_NL = torch.zeros(run.sequences * run.length, dtype=torch.bool, device=query_THE.device)
-            present_N11L = present_NL.index_fill_(0, run.scattered, True).view(run.sequences, 1, 1, run.length)
-            mask = present_N11L if mask is None else torch.where(present_N11L, mask, -torch.inf)
+        mask = self._mask(run, bias_HLL)
         output_NHLE = scaled_dot_product_attention(query_NHLE, key_NHLE, value_NHLE, attn_mask=mask, scale=scale)
         output_THE = output_NHLE.transpose(1, 2).reshape(-1, *query_THE.shape[1:])
         return output_THE if run.scattered is None else output_THE[run.scattered]
+
+    def _mask(self, run: Run, bias_HLL: torch.Tensor | None) -> torch.Tensor | None:
+        """What attention over a run adds or leaves out; where it is padded, made once for all layers."""
+        mask = None if bias_HLL is None else bias_HLL[None, :, : run.length, : run.length]
+        if run.scattered is None:
+            return mask
+        if run.start not in self._masks:
+            present_NL = torch.zeros(run.sequences * run.length, dtype=torch.bool, device=run.scattered.device)
+            present_N11L = present_NL.index_fill_(0, run.scattered, True).view(run.sequences, 1, 1, run.length)
+            self._masks[run.start] = present_N11L if mask is None else torch.where(present_N11L, mask, -torch.inf)
+        return self._masks[run.start]
 
 
 def has_varlen_kernel(device: torch.device, dtype: torch.dtype) -> bool:
