@@ -165,6 +165,7 @@ class Chase:
                 return time.monotonic() - launch.started > moment_s
 
             if not launch.wait_until(ready):
+                self._must_be_done(launch)
                 return False
             time.sleep(pause_s)
             running = launch.ranks()
@@ -181,6 +182,11 @@ class Chase:
         self.trials.append(Trial(disturbance.name, ranks, stop_s, tuple(faults)))
         self._say(f"  stopped in {stop_s:.2f} s with {len(part_paths(folder))} parts {faults or ''}")
         return True
+
+    def _must_be_done(self, launch: Launch) -> None:
+        """Raises RuntimeError unless a run that ended by itself did so because it was done."""
+        if launch.agent.returncode != 0:
+            raise RuntimeError(f"ended by itself with {launch.agent.returncode}:\n{launch.told()[-4000:]}")
 
     def _after(self, folder: Path, disturbance: Disturbance, told: str, stop_s: float, witnesses: bool) -> list[str]:
         faults = [f"unreadable: {reason}" for reason in unreadable(folder)]

@@ -28,7 +28,7 @@ from launches import Job, Launch, part_paths, standalone, tables
 from make_models import make_dnabert_s, make_esm2
 from mishaps import MISHAPS
 from outcomes import Row, as_markdown, judged, together
-from poison import does_not_fit, poisoned, write_marked
+from poison import does_not_fit, hangs, poisoned, write_marked
 from two_nodes import node_lost, rendezvous_lost
 from verdicts import conditions
 
@@ -127,6 +127,7 @@ def campaign(job: Job, work: Path, kills: int, tries: int, seed: int, log: TextI
     undisturbed(half, work / "marked16")
     rows.append(poisoned(marked, work / "poisoned", work / "marked"))
     rows.append(poisoned(half, work / "poisoned16", work / "marked16"))
+    rows.append(hangs(marked, work / "hung", work / "marked"))
     rows.append(does_not_fit(marked, work / "memory", work / "marked"))
     rows += [mishap(name, job, work, number) for number, name in enumerate(MISHAPS)]
     return rows

@@ -79,6 +79,17 @@ def poisoned(job: Job, folder: Path, reference: Path, attempts: int = 3) -> Row:
     return row
 
 
+def hangs(job: Job, folder: Path, reference: Path, patience_s: int = 15, attempts: int = 3) -> Row:
+    """A record at which a process hangs for ever: given up twice, then set aside by the child process."""
+    job = sabotaged(replace(job, options=(*job.options, "--stall-timeout", str(patience_s))), hang="H")
+    started = time.monotonic()
+    with Launch(job, folder, standalone(2, f"--max-restarts={attempts - 1}")) as launch:
+        launch.end()
+        told = launch.told()
+    name = f"a record at which the process hangs, `--stall-timeout {patience_s}`"
+    return _listed(name, folder, reference, "H", told, started)
+
+
 def does_not_fit(job: Job, folder: Path, reference: Path) -> Row:
     """The memory holds three sequences at a time, and one record not even alone."""
     started = time.monotonic()

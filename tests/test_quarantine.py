@@ -1,6 +1,7 @@
 """Units computed in a child process: what kills it is found and set aside, all else keeps its bits."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from tests.sample import write_contigs
 from tests.tiny_models import write_models
 from vpdist import parts
 from vpdist.config import Settings
-from vpdist.errors import Interrupted
-from vpdist.quarantine import Batch, ChildDied, Quarantine, QuarantinedEncoder
+from vpdist.errors import Interrupted, VpdistError
+from vpdist.quarantine import Batch, ChildDied, ChildHung, Quarantine, QuarantinedEncoder
 from vpdist.run import predict
 
 LENGTHS = (5, 5, 6, 9)
@@ -101,13 +102,53 @@ def test_the_child_ends_with_its_parents_interest_in_it() -> None:
         raise Interrupted("stopped by SIGTERM")
 
     batch = (np.zeros(3), np.array([0, 3]))
-    with Quarantine(torch.device("cpu"), 1, stop) as quarantine:
+    with Quarantine(torch.device("cpu"), 1, stop, patience_s=60) as quarantine:
         with pytest.raises(Interrupted):
             quarantine.embed("protein", "float32", Path("nowhere"), batch)
         child = quarantine._process
         assert child is not None
         assert child.poll() is None
     assert child.poll() == -9
+
+
+def test_a_child_that_gives_no_answer_is_ended(tmp_path: Path) -> None:
+    models = write_models(tmp_path / "models")
+    batch = (np.array([0, 5, 5, 2]), np.array([0, 4]))
+    with Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60) as quarantine:
+        quarantine.load("protein", "float32", models.protein)
+        child = quarantine._process
+        assert child is not None
+        child.send_signal(signal.SIGSTOP)
+        quarantine._patience_s = 0.5
+        with pytest.raises(ChildHung, match="no answer"):
+            quarantine._ask({"kind": "protein", "dtype": "float32", "folder": str(models.protein), "ask": "load"})
+        assert child.poll() == -9
+        quarantine._patience_s = 60
+        assert np.isfinite(quarantine.embed("protein", "float32", models.protein, batch)).all()
+
+
+def test_a_sequence_at_which_the_child_hangs_alone_is_set_aside_at_once() -> None:
+    class Hanging(StubQuarantine):
+        def embed(self, kind: str, dtype: str, folder: Path, batch: Batch) -> np.ndarray:
+            try:
+                return super().embed(kind, dtype, folder, batch)
+            except ChildDied:
+                raise ChildHung("the child process gave no answer for 60 s") from None
+
+    quarantine = Hanging(holds_deadly)
+    found = embed(quarantine, 7, DEADLY)
+    assert np.isnan(found[1]).all()
+    assert found[0].tolist() == [7, 2]
+    assert sum(DEADLY in tokens for tokens, _ in quarantine.asked) == 2
+
+
+def test_no_memory_for_a_second_copy_condemns_no_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
+    quarantine = Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60)
+    monkeypatch.setattr(quarantine, "_ask", lambda question, payload=b"": ({"said": "out of memory"}, b""))
+    with pytest.raises(VpdistError, match="no memory for a second copy of esm2"):
+        quarantine.embed("protein", "float16", Path("esm2"), (np.zeros(3), np.array([0, 3])))
+    with pytest.raises(torch.OutOfMemoryError):
+        quarantine.load("protein", "float32", Path("esm2"))
 
 
 def test_a_unit_that_was_merely_unlucky_comes_out_the_same_to_the_bit(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -46,13 +47,18 @@ class ChildDied(Exception):  # noqa: N818 - what happened, and never shown to pe
     """The child process ended during a request."""
 
 
+class ChildHung(ChildDied):
+    """The child process gave no answer in time, and was killed."""
+
+
 class Quarantine:
     """The child process: started when first needed, and again after each death."""
 
-    def __init__(self, device: torch.device, threads: int, check: Callable[[], None]) -> None:
-        """The child computes on `device` with `threads`; `check` is called while this process waits, and may raise."""
+    def __init__(self, device: torch.device, threads: int, check: Callable[[], None], patience_s: float) -> None:
+        """The child computes on `device` with `threads`; `check` is called while this process waits, and may raise.
+        An answer may take `patience_s`."""
         self._arguments = [str(device), str(threads)]
-        self._check = check
+        self._check, self._patience_s = check, patience_s
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
 
@@ -64,13 +70,22 @@ class Quarantine:
     ) -> None:
         self._end()
 
+    def load(self, kind: str, dtype: str, folder: Path) -> None:
+        """Have the child load an encoder, unless it has it. Raises torch.OutOfMemoryError, VpdistError."""
+        try:
+            answer, _ = self._ask({"kind": kind, "dtype": dtype, "folder": str(folder), "ask": "load"})
+        except ChildDied as death:
+            raise VpdistError(f"{death} while loading {folder}: is there memory for a second copy?") from death
+        if answer["said"] == "out of memory":
+            raise torch.OutOfMemoryError(f"in the child process, while loading {folder}")
+
     def embed(self, kind: str, dtype: str, folder: Path, batch: Batch) -> np.ndarray:
         """(B, width) float32. Raises ChildDied, torch.OutOfMemoryError, VpdistError when the encoder does not load."""
         what = {"kind": kind, "dtype": dtype, "folder": str(folder)}
         try:
-            self._ask({**what, "ask": "load"})
-        except ChildDied as death:
-            raise VpdistError(f"{death} while loading {folder}: is there memory for a second copy?") from death
+            self.load(kind, dtype, folder)
+        except torch.OutOfMemoryError as error:  # no fault of the batch's
+            raise VpdistError(f"no memory for a second copy of {folder}, which computes units apart") from error
         tokens, offsets = (np.ascontiguousarray(array) for array in batch)
         shapes = {"tokens": [str(tokens.dtype), len(tokens)], "offsets": [str(offsets.dtype), len(offsets)]}
         answer, payload = self._ask({**what, "ask": "embed", **shapes}, tokens.tobytes() + offsets.tobytes())
@@ -80,9 +95,19 @@ class Quarantine:
 
     def _ask(self, question: dict[str, Any], payload: bytes = b"") -> Message:
         channel = self._channel or self._start()
+        until = time.monotonic() + self._patience_s
+
+        def check() -> None:
+            self._check()
+            if time.monotonic() > until:
+                raise ChildHung(f"the child process gave no answer for {self._patience_s:.0f} s")
+
         try:
             send(channel, question, payload)
-            answer, payload = receive(channel, self._check)
+            answer, payload = receive(channel, check)
+        except ChildHung:
+            self._end()
+            raise
         except (EOFError, OSError) as error:
             status = self._end()
             raise ChildDied(f"the child process ended with status {status}") from error
@@ -154,6 +179,10 @@ class QuarantinedEncoder(Encoder):
                 rows_BD[good] = [alone[row] for row in good]
         return torch.from_numpy(rows_BD)
 
+    def load(self) -> None:
+        """Raises torch.OutOfMemoryError, VpdistError where the child cannot load it."""
+        self._quarantine.load(self.kind, self._dtype_name, self.folder)
+
     def _ask(self, batch: Batch) -> np.ndarray:
         return self._quarantine.embed(self.kind, self._dtype_name, self.folder, batch)
 
@@ -164,6 +193,8 @@ class QuarantinedEncoder(Encoder):
                 return np.asarray(self._ask(sequence)[0])
             except ChildDied as death:
                 log.warning("%s at one %s sequence of %d tokens", death, self.kind, len(sequence[0]))
+                if isinstance(death, ChildHung):
+                    break  # nobody from outside did that
             except torch.OutOfMemoryError:
                 break
         log.error("set aside: a %s sequence of %d tokens", self.kind, len(sequence[0]))

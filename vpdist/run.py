@@ -223,15 +223,23 @@ class _Predict:
             self.session.progress.message(
                 f"{len(deadly)} units during which processes died {DEATHS} times are computed apart"
             )
-        with Quarantine(runtime.device, work.header.threads, self.control.check) as quarantine:
+        if runtime.device.type == "cuda":
+            torch.cuda.empty_cache()  # the child has need of it
+        patience_s = self.settings.stall_timeout
+        with Quarantine(runtime.device, work.header.threads, self.control.check, patience_s) as quarantine:
 
-            def quarantined(kind: str, dtype: torch.dtype) -> Encoder:
+            def quarantined(kind: str, dtype: torch.dtype) -> QuarantinedEncoder:
                 return QuarantinedEncoder(quarantine, work.encoders[kind], dtype)
+
+            def in_float32(kind: str) -> Encoder:
+                encoder = quarantined(kind, torch.float32)
+                encoder.load()
+                return encoder
 
             apart = replace(
                 work,
                 encoders={kind: quarantined(kind, encoder.dtype) for kind, encoder in work.encoders.items()},
-                in_float32=lambda kind: quarantined(kind, torch.float32),
+                in_float32=in_float32,
             )
             with self._stage("embed", tokens, math.ceil(share), shared=True):
                 self.control.share(f"apart/{attempt}", len(deadly), lambda i: self._run_apart(apart, deadly[i]))

@@ -1,7 +1,8 @@
 """Faults for the real program: with this folder on PYTHONPATH, encoders misbehave as the JSON in VPDIST_FAULTS says.
 
-`crash`, `nan`, `too_large`: a protein that holds eight of this residue in a row kills the process, comes out as NaN,
-does not fit the memory. `most_rows`: larger batches don't fit the memory. `sleep_s`: every batch takes this long.
+`crash`, `hang`, `nan`, `too_large`: a protein that holds eight of this residue in a row kills the process, keeps it
+busy for ever, comes out as NaN, does not fit the memory. `most_rows`: larger batches don't fit the memory. `sleep_s`:
+every batch takes this long.
 Python imports this module by its name when it starts; vpdist itself knows nothing of it.
 """
 
@@ -62,6 +63,8 @@ def sabotage(encoders: Any) -> None:
         time.sleep(FAULTS.get("sleep_s", 0.0))
         if marked(self.kind, tokens, offsets, "crash"):
             os.kill(os.getpid(), signal.SIGSEGV)
+        while marked(self.kind, tokens, offsets, "hang"):
+            time.sleep(1.0)
         too_large = marked(self.kind, tokens, offsets, "too_large")
         if too_large or len(offsets) - 1 > FAULTS.get("most_rows", len(offsets)):
             raise torch.OutOfMemoryError("CUDA out of memory")
