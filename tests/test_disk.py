@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.sample import write_contigs
 from tests.tiny_models import NUCLEOTIDE_WIDTH, PROTEIN_WIDTH, TinyModels, write_models
 from vpdist import layout
 from vpdist.errors import UsageError
-from vpdist.runfolder import Lock, RunFolder
+from vpdist.runfolder import HEARTBEAT_S, Lock, RunFolder
 from vpdist.session import MARK_BYTES
 
 TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
@@ -254,6 +255,31 @@ def test_a_folder_that_is_removed_while_it_is_worked_in_ends_the_run_with_code_6
     assert code == 6
     assert f"{tmp_path / 'run'}" in told
     assert "No such file or directory" in told
+
+
+@pytest.mark.parametrize("options", [(), ("--nproc", "2")], ids=["one rank", "two ranks"])
+def test_a_run_that_finds_its_folder_taken_over_ends_with_code_6_and_leaves_it_to_the_other(
+    models: TinyModels, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "run"
+    run = start((), models, write_contigs(tmp_path / "contigs.fa", n=1000), folder, *options)
+    after_parts(run, folder)
+    rank = psutil.Process(json.loads((folder / "lock").read_text())["pid"])
+    rank.suspend()
+    theirs = {
+        "lock": json.dumps({"host": "elsewhere", "pid": 7, "started": 1.0}),
+        "status.json": json.dumps({"state": "running", "exit_code": None, "message": "theirs"}),
+    }
+    for name, content in theirs.items():
+        (tmp_path / name).write_text(content)
+        os.replace(tmp_path / name, folder / name)
+    time.sleep(HEARTBEAT_S)  # its next one is due as soon as it goes on
+    rank.resume()
+    code, told = ended(run)
+    assert code == 6, told
+    assert told.count(f"vpdist: {folder} was taken over by process 7 on elsewhere") == 1
+    assert {name: (folder / name).read_text() for name in theirs} == theirs
+    assert not list(folder.glob("*.tsv"))
 
 
 def test_a_folder_that_another_node_cannot_see_is_refused(

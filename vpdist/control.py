@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from vpdist.errors import Interrupted, PeerLost, VpdistError
 from vpdist.interrupts import StopRequest
 from vpdist.progress import Progress
+from vpdist.runfolder import Lock
 from vpdist.runtime import Runtime
 
 POLL_S, MOST_POLL_S, POLL_PER_RANK_S = 0.01, 0.5, 0.002
@@ -39,6 +40,8 @@ class Control:
     runtime: Runtime
     stop: StopRequest
     progress: Progress | None = None
+    lock: Lock | None = None
+    """The run folder's, on rank 0."""
     _looked: float = 0.0
 
     @property
@@ -46,8 +49,10 @@ class Control:
         return self.runtime.rank == 0
 
     def check(self) -> None:
-        """Raises Interrupted, PeerLost or FailedElsewhere when this rank should end."""
+        """Raises Interrupted, PeerLost, FailedElsewhere or, the folder lost, StorageError when this rank should end."""
         self.stop.check()
+        if self.lock is not None:
+            self.lock.check()
         if self.progress is not None:
             self.progress.check()
         elif self.runtime.orphaned:

@@ -1,7 +1,8 @@
 """Every way in which vpdist ends other than well, each with its exit code.
 
 Exit codes are a contract: 0 done; 1 a bug; 2 usage, or the run folder belongs to another configuration; 3 input;
-4 weights missing or refused; 5 finished with failures listed; 6 disk or permission; 130/143 interrupted, resumable.
+4 weights missing or refused; 5 finished with failures listed; 6 disk or permission, or another run has taken the run
+folder over; 130/143 interrupted, resumable.
 """
 
 EXIT_OK = 0
@@ -53,7 +54,7 @@ class WeightsError(VpdistError):
 
 
 class StorageError(VpdistError):
-    """The disk is full, a folder cannot be written, or a file of the run is damaged beyond redoing."""
+    """The disk is full, a folder cannot be written or was taken over, or a file of a run is damaged beyond redoing."""
 
     exit_code = 6
 

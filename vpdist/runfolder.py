@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 import socket
@@ -23,10 +24,13 @@ import psutil
 from vpdist.errors import StorageError, UsageError
 from vpdist.files import open_regular, read_json, storage_error, write_json
 
+log = logging.getLogger(__name__)
+
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 LOCK_BYTES = 1 << 12
 HEARTBEAT_S = 5.0
 STALE_AFTER_S = 60.0
+LOOK_AGAIN_S = 1.0
 OURS = ("parts", "tokens", "logs", "at_work", "run.json", "status.json", "progress.jsonl", "lock")
 TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 LEGACY = ("prediction_results.txt", "prediction_results_highestscore.csv")
@@ -155,11 +159,15 @@ class RunFolder:
 
 
 class Lock:
-    """Holds RUN/lock from `take` to `release`, touching it so that others see that the holder is alive."""
+    """Holds RUN/lock from `take` to `release`, touching it so that others see that the holder is alive.
+
+    A process that is stopped for longer than others wait loses it; `check` says so.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         self.path = folder.path / "lock"
         self._content = ""
+        self._taken_by = ""
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
 
@@ -192,41 +200,66 @@ class Lock:
         """Remove an abandoned lock, or raise UsageError."""
         try:
             age = time.time() - self.path.stat().st_mtime
-            content = self._read()
+            content = _read(self.path)
         except FileNotFoundError:
             return
-        try:
-            holder = json.loads(content)
-            host, pid, started = str(holder["host"]), int(holder["pid"]), float(holder["started"])
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            host, pid, started = "unknown", 0, 0.0
+        host, pid, started = _holder(content)
         gone = host == socket.gethostname() and not _is_running(pid, started)
         if not gone and age < STALE_AFTER_S:
             raise UsageError(
                 f"{self.path.parent} is in use: process {pid} on {host}, last sign of life {max(0, age):.0f} s ago; "
                 f"wait for it, or use another folder"
             )
+        with contextlib.suppress(FileNotFoundError):
+            self._remove(content)
+
+    def _remove(self, content: str) -> None:
+        """Remove the lock with this content; one that has come in its place is given back. Raises OSError."""
         aside = self.path.with_name(f".lock.{socket.gethostname()}.{os.getpid()}.old.tmp")
-        try:
-            os.rename(self.path, aside)
-        except FileNotFoundError:
-            return
-        if aside.read_text() != content:  # another run was quicker to take it over: give it back
-            _claim(self.path, aside)
+        os.rename(self.path, aside)
+        if _read(aside) != content:
+            with contextlib.suppress(FileExistsError):  # a third run was quicker: who was robbed finds out, see `look`
+                _claim(self.path, aside)
         aside.unlink()
 
-    def _read(self) -> str:
-        with open_regular(self.path) as file:
-            return file.read(LOCK_BYTES).decode(errors="replace")
-
     def _beat(self) -> None:
-        while not self._released.wait(HEARTBEAT_S):
+        failing = False
+        while not self._taken_by and not self._released.wait(HEARTBEAT_S):
             try:
-                if self._read() != self._content:
-                    return  # taken over: this process was stopped for longer than a heartbeat may take
-                os.utime(self.path)
-            except OSError:
-                return  # the folder is gone or unwritable: the next part to be written says so
+                self.look()
+                if not self._taken_by:
+                    os.utime(self.path)
+                failing = False
+            except OSError as error:  # may pass; if not, the next part to be written says so
+                if not failing:
+                    log.warning("%s: cannot be touched: %s; trying on", self.path, error.strerror or error)
+                failing = True
+
+    def look(self) -> None:
+        """Find out whether the lock is still held. Raises OSError."""
+        content = self._seen()
+        if not content:  # for a moment it may be in the hands of a run that is about to give it back
+            self._released.wait(LOOK_AGAIN_S)
+            content = self._seen()
+        if content != self._content:
+            host, pid, _ = _holder(content)
+            self._taken_by = f"process {pid} on {host}" if content else "a run that has ended, or its lock was removed"
+
+    def _seen(self) -> str:
+        """The lock's content, empty where there is none. Raises OSError, also where the folder itself is gone."""
+        try:
+            return _read(self.path)
+        except FileNotFoundError:
+            self.path.parent.stat()
+            return ""
+
+    def check(self) -> None:
+        """Raises StorageError naming the run that has taken the folder over, once that was found out."""
+        if self._taken_by:
+            raise StorageError(
+                f"{self.path.parent} was taken over by {self._taken_by}; this run, which must have been stopped for a "
+                f"minute or more, ends here and leaves the folder alone"
+            )
 
     def release(self) -> None:
         """Give the folder back, if it is still held."""
@@ -234,8 +267,22 @@ class Lock:
         if self._thread.is_alive():
             self._thread.join()
         with contextlib.suppress(OSError):  # a lock that stays is taken over: its process is gone
-            if self._read() == self._content:
-                self.path.unlink()
+            if _read(self.path) == self._content:
+                self._remove(self._content)
+
+
+def _read(lock: Path) -> str:
+    with open_regular(lock) as file:
+        return file.read(LOCK_BYTES).decode(errors="replace")
+
+
+def _holder(content: str) -> tuple[str, int, float]:
+    """Host, process and start of that, as a lock's content has them."""
+    try:
+        holder = json.loads(content)
+        return str(holder["host"]), int(holder["pid"]), float(holder["started"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return "unknown", 0, 0.0
 
 
 def _claim(lock: Path, complete: Path) -> None:

@@ -68,6 +68,7 @@ class Session:
 
     def begin(self) -> None:
         """From here on status.json says how this command fares."""
+        self._check_lock()
         self.begun = True
         if self.control.is_first:
             with contextlib.suppress(FileNotFoundError), open_regular(self.folder.status) as file:
@@ -75,13 +76,24 @@ class Session:
             self.folder.write_status("running", None, "")
 
     def end(self, state: str, code: int, message: str, failing_rank: int | None = None) -> None:
-        """Write the last status. A command that was refused leaves the one of the run it was refused by."""
+        """Write the last status. A command that was refused leaves the one of the run it was refused by.
+
+        Raises StorageError where it cannot be written, or another run has taken the folder over.
+        """
+        self._check_lock()
         if self.begun and code == UsageError.exit_code and self._before is not None:
             write_file(self.folder.status, self._before)
         elif self.begun:
             if self.reserve is not None:
                 _remove_mark(self.reserve)
             self.folder.write_status(state, code, printable_lines(message), failing_rank)
+
+    def _check_lock(self) -> None:
+        """The heartbeat may not have looked yet since this process went on after a stop."""
+        if self.control.lock is not None:
+            with contextlib.suppress(OSError):  # what is written next says so
+                self.control.lock.look()
+            self.control.lock.check()
 
 
 def conduct(
@@ -115,7 +127,8 @@ def conduct(
         try:
             opened.control = control = Control(runtime.start(place, device, stop.check), stop)
             if control.is_first:
-                _open_folder(folder, stack, restart=restart and control.runtime.attempt == 0, must_exist=must_exist)
+                anew = restart and control.runtime.attempt == 0
+                control.lock = _open_folder(folder, stack, restart=anew, must_exist=must_exist)
             mark = control.from_first("folder", lambda: _leave_mark(folder))
             _see_mark(folder.path / mark)
             if control.is_first:
@@ -145,7 +158,7 @@ def conduct(
         return code
 
 
-def _open_folder(folder: RunFolder, stack: contextlib.ExitStack, *, restart: bool, must_exist: bool) -> None:
+def _open_folder(folder: RunFolder, stack: contextlib.ExitStack, *, restart: bool, must_exist: bool) -> Lock:
     """Rank 0 creates and locks the folder, and clears what killed processes left in it."""
     try:
         if must_exist and not folder.run.exists():
@@ -159,6 +172,7 @@ def _open_folder(folder: RunFolder, stack: contextlib.ExitStack, *, restart: boo
     if restart:
         folder.prepare(restart=True)
     folder.remove_temporary_files()
+    return lock
 
 
 @dataclass(slots=True)
