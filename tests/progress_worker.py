@@ -14,7 +14,7 @@ from types import FrameType
 from vpdist import runtime
 from vpdist.counters import COUNTERS
 from vpdist.environment import place
-from vpdist.errors import Interrupted, PeerLost
+from vpdist.errors import Interrupted, PeerLost, VpdistError
 from vpdist.progress import Progress
 from vpdist.timing import Timing
 
@@ -45,9 +45,13 @@ class Job:
             sys.stderr if bars else None,
             stall_timeout_s=2.0 if scenario == "silent" else 60.0,
             timing=timings.get(scenario, FAST),
-            on_forced_exit=lambda line: tell(f"{scenario}.{here.rank}.forced", line=line),
+            on_forced_exit=self.forced,
         )
         tell(f"{scenario}.{self.rank}.started")
+
+    def forced(self, failure: VpdistError, keys: runtime.KeyStore) -> int:
+        tell(f"{self.scenario}.{self.rank}.forced", line=str(failure))
+        return failure.exit_code
 
     def work(self, batches: int, seconds: float) -> None:
         self.progress.stage("embed", planned_tokens=1000 * batches)

@@ -18,10 +18,11 @@ from tests.snapshots import Stream, row, snapshot
 from vpdist.counters import Snapshot
 from vpdist.display import LEFT_BEHIND
 from vpdist.environment import Place
-from vpdist.errors import Interrupted, PeerLost, StorageError
+from vpdist.errors import EXIT_BUG, Interrupted, PeerLost, StorageError, VpdistError
 from vpdist.painter import Recorder
 from vpdist.progress import Progress, watch
 from vpdist.runtime import KeyStore, Runtime
+from vpdist.telemetry import Telemetry
 
 
 @pytest.fixture
@@ -96,6 +97,22 @@ def test_a_failure_is_raised_at_the_next_call(alone: Runtime) -> None:
         with pytest.raises(PeerLost, match="rank 3 lost"):
             call()
     progress.abort("rank 3 lost")
+
+
+def test_a_bug_on_the_exchanges_thread_is_no_good_end(
+    alone: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read(telemetry: Telemetry) -> None:
+        raise ZeroDivisionError("no readings")
+
+    monkeypatch.setattr(Telemetry, "read", read)
+    progress = Progress(alone, "none", tmp_path / "progress.jsonl", None)
+    with pytest.raises(VpdistError, match=r"this is a bug.*ZeroDivisionError: no readings") as failure:
+        progress.close()
+    assert failure.value.exit_code == EXIT_BUG
+    progress.abort(str(failure.value))
+    assert "Traceback" in caplog.text
+    assert recorded(tmp_path / "progress.jsonl")[-1].ended == str(failure.value)
 
 
 def test_the_lowest_survivor_clears_the_terminal_that_a_killed_rank_0_leaves_behind(alone: Runtime) -> None:

@@ -16,7 +16,7 @@ from vpdist.errors import Interrupted, PeerLost, VpdistError
 from vpdist.interrupts import StopRequest
 from vpdist.progress import Progress
 from vpdist.runfolder import Lock
-from vpdist.runtime import Runtime
+from vpdist.runtime import KeyStore, Runtime
 
 POLL_S, MOST_POLL_S, POLL_PER_RANK_S = 0.01, 0.5, 0.002
 """Many ranks ask the store less often each, so that it answers a bounded number of questions per second."""
@@ -31,6 +31,21 @@ class FailedElsewhere(VpdistError):  # noqa: N818 - it happened elsewhere
     def __init__(self, rank: int, exit_code: int, message: str) -> None:
         super().__init__(message)
         self.rank, self.exit_code = rank, exit_code
+
+
+def published_failure(keys: KeyStore) -> FailedElsewhere | None:
+    """The first failure that a rank has published. Raises PeerLost when the store is gone."""
+    failure = keys.get(FAILED)
+    if failure is None:
+        return None
+    fields = json.loads(failure)
+    return FailedElsewhere(int(fields["rank"]), int(fields["exit_code"]), str(fields["message"]))
+
+
+def publish_first_failure(keys: KeyStore, rank: int, exit_code: int, message: str) -> None:
+    """Publish how `rank` failed, unless a failure is known already. Raises PeerLost when the store is gone."""
+    if keys.get(FAILED) is None:
+        keys.set(FAILED, json.dumps({"rank": rank, "exit_code": exit_code, "message": message}))
 
 
 @dataclass(slots=True)
@@ -114,21 +129,16 @@ class Control:
 
     def failure_elsewhere(self) -> FailedElsewhere | None:
         """The failure that another rank has published."""
-        failure = self.runtime.keys.get(FAILED)
-        if failure is None:
-            return None
-        fields = json.loads(failure)
-        return FailedElsewhere(int(fields["rank"]), int(fields["exit_code"]), str(fields["message"]))
+        return published_failure(self.runtime.keys)
 
     def publish_failure(self, message: str | None, exit_code: int) -> None:
         """Tell all ranks that this one failed (no message: another one did); wait for rank 0 to have taken note, before
         a launcher ends this process."""
         if self.runtime.world_size == 1:
             return
-        fields = {"rank": self.runtime.rank, "exit_code": exit_code, "message": message}
         try:
-            if message is not None and self.runtime.keys.get(FAILED) is None:
-                self.publish(FAILED, json.dumps(fields))
+            if message is not None:
+                publish_first_failure(self.runtime.keys, self.runtime.rank, exit_code, message)
             until = time.monotonic() + ACKNOWLEDGE_S
             while not self.is_first and time.monotonic() < until and self.runtime.keys.get(SEEN) is None:
                 time.sleep(POLL_S)

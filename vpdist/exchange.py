@@ -36,7 +36,8 @@ from vpdist.counters import (
 )
 from vpdist.errors import Interrupted, PeerLost, VpdistError
 from vpdist.losses import Loss, Losses
-from vpdist.runtime import Runtime
+from vpdist.runtime import KeyStore, Runtime
+from vpdist.sockets import notice_silent_machines
 from vpdist.telemetry import Telemetry
 from vpdist.timing import Timing
 
@@ -126,11 +127,12 @@ class Exchange:
         timing: Timing,
         *,
         on_snapshot: Callable[[Snapshot], None],
-        on_forced_exit: Callable[[str], None],
+        on_forced_exit: Callable[[VpdistError, KeyStore], int],
         spent_us: Callable[[], int],
     ) -> None:
-        """`on_snapshot` is called on rank 0 with every snapshot, `on_forced_exit` with a line before this process is
-        ended because its main thread hangs, both from the thread; `spent_us`: what other parts of progress cost."""
+        """`on_snapshot` is called on rank 0 with every snapshot, `on_forced_exit` with the failure and the thread's own
+        keys before this process is ended because its main thread hangs, both from the thread; the latter returns the
+        exit code. `spent_us`: what other parts of progress cost."""
         self.failure: VpdistError | None = None
         self._lost: tuple[int, ...] = ()
         self.finished = False
@@ -138,6 +140,8 @@ class Exchange:
         self._on_snapshot, self._on_forced_exit, self._spent_us = on_snapshot, on_forced_exit, spent_us
         self._gather = Gather(runtime, timing.stall_timeout_s + 60)
         self._keys = runtime.keys.clone()
+        if not runtime.place.on_loopback:
+            notice_silent_machines()
         self._prefix = f"progress/{next(SESSION)}"
         self._losses = Losses(
             self._keys, self._prefix, runtime.rank, runtime.world_size, timing.census_s, stopping=lambda: self._stopping
@@ -193,8 +197,13 @@ class Exchange:
                 self._part_company()
         except PeerLost as error:
             self._store_gone(error)
+        except Exception as error:  # else this rank would compute on unheard, and be given up as silent
+            logger.exception("the exchange of progress failed")
+            self.failure = VpdistError(
+                f"this is a bug, see the log files: the exchange of progress failed: {type(error).__name__}: {error}"
+            )
         if self.failure is not None:
-            self._see_main_thread_off()
+            self._see_main_thread_off(self.failure)
         elif self._farewell is not None and not self._alone:
             self._losses.say_farewell(self._farewell)
 
@@ -361,14 +370,13 @@ class Exchange:
             time.sleep(0.005)
             gone = self._keys.add(f"{self._prefix}/ended", 0)
 
-    def _see_main_thread_off(self) -> None:
+    def _see_main_thread_off(self, failure: VpdistError) -> None:
         """The main thread raises the failure; should it hang somewhere, this process must end all the same."""
-        line = str(self.failure)
-        self._emit("keys", ended=line)
+        if isinstance(failure, Interrupted):  # after a bug in this thread, nothing more is made of its snapshots
+            self._emit("keys", ended=str(failure))
         until = time.monotonic() + self._grace_s
         while not self._stopping and time.monotonic() < until:
             time.sleep(0.05)
         if not self._stopping:
-            logger.error("%s; the main thread did not stop within %.0f s", line, self._grace_s)
-            self._on_forced_exit(line)
-            os._exit(Interrupted.exit_code)
+            logger.error("%s; the main thread did not stop within %.0f s", failure, self._grace_s)
+            os._exit(self._on_forced_exit(failure, self._keys))

@@ -2,7 +2,7 @@
 
 Every rank adds to its counters; rank 0 shows all ranks' as bars, as log lines or not at all, and appends them to
 progress.jsonl. Nothing here changes what is computed: a failure to show or to record is logged once and ends that.
-Only a lost peer, or a launcher that is gone, is raised to the run.
+Only a lost peer, a launcher that is gone, or a bug in the exchange is raised to the run.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from vpdist.counters import (
     empty_vector,
 )
 from vpdist.display import LEFT_BEHIND, Bars, LogLines
-from vpdist.errors import PeerLost, StorageError
+from vpdist.errors import PeerLost, StorageError, VpdistError
 from vpdist.exchange import Exchange
 from vpdist.figures import clock_text
 from vpdist.files import open_regular
 from vpdist.painter import LOG_INTERVAL_S, Painter, choose_display, open_recorder
-from vpdist.runtime import Runtime
+from vpdist.runtime import KeyStore, Runtime
 from vpdist.timing import Timing
 
 logger = logging.getLogger(__name__)
@@ -65,15 +65,16 @@ class Progress:
         *,
         log_interval_s: float = LOG_INTERVAL_S,
         timing: Timing | None = None,
-        on_forced_exit: Callable[[str], None] | None = None,
+        on_forced_exit: Callable[[VpdistError, KeyStore], int] = lambda failure, keys: failure.exit_code,
         logging_us: Callable[[], int] = lambda: 0,
     ) -> None:
         """`mode`: auto, bars, log or none. `jsonl`, `stream`: rank 0's progress.jsonl and the console to draw on.
 
         Other ranks use `stream`, where they have it, only to clear the terminal should rank 0 be lost.
 
-        `on_forced_exit` is called with the reason, on another thread, before this process is ended because its main
-        thread did not react to a loss. `logging_us` tells what this rank's log has cost so far.
+        `on_forced_exit` is called with the failure, on another thread and with that thread's keys, before this process
+        is ended because its main thread did not react to it; it returns the exit code. `logging_us` tells what this
+        rank's log has cost so far.
         """
         self._runtime, self._stream = runtime, stream
         self._vector = empty_vector()
@@ -139,7 +140,7 @@ class Progress:
             self._mark_waiting()
 
     def check(self) -> None:
-        """A sign of life between batches. Raises PeerLost or Interrupted once this rank must end."""
+        """A sign of life between batches. Raises the failure (PeerLost, Interrupted) once this rank must end."""
         self._cells[TICK] += 1
         self._raise_failure()
 
@@ -185,13 +186,12 @@ class Progress:
         if self._exchange.failure is not None:
             raise self._exchange.failure
 
-    def _force_end(self, line: str) -> None:
-        """The exchange's thread is about to end this process, because the main thread hangs."""
-        self._end(line)
+    def _force_end(self, failure: VpdistError, keys: KeyStore) -> int:
+        """The exchange's thread is about to end this process, because the main thread hangs: with which exit code?"""
+        self._end(str(failure))
         if self._speaks():
-            self._write(f"{line}\n")
-        if self._on_forced_exit is not None:
-            self._on_forced_exit(line)
+            self._write(f"{failure}\n")
+        return self._on_forced_exit(failure, keys)
 
     def _speaks(self) -> bool:
         """Whether this rank speaks for the run: rank 0, or should that be lost, the lowest survivor."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vpdist import environment, runtime
-from vpdist.control import Control, FailedElsewhere
+from vpdist.control import Control, FailedElsewhere, publish_first_failure, published_failure
 from vpdist.environment import Place
 from vpdist.errors import (
     EXIT_BUG,
@@ -37,6 +37,7 @@ from vpdist.files import JSON_LIMIT, open_regular, storage_error, write_file
 from vpdist.interrupts import StopRequest
 from vpdist.progress import Progress
 from vpdist.runfolder import Lock, RunFolder
+from vpdist.runtime import KeyStore
 
 log = logging.getLogger(__name__)
 
@@ -188,11 +189,24 @@ class _Opened:
         if self.control is not None and self.control.progress is not None:
             self.control.progress.abort(reason)
 
-    def forced_exit(self, line: str) -> None:
-        """The main thread hangs, and progress is about to end this process: leave word of it."""
-        if self.session is not None:
+    def forced_exit(self, failure: VpdistError, keys: KeyStore) -> int:
+        """The main thread hangs, and progress is about to end this process: leave word of it; returns the exit code.
+
+        A rank that hangs often does so while another one fails: then it is that failure, not the loss of its rank,
+        that people and scripts are told.
+        """
+        if self.control is None:
+            return failure.exit_code
+        error = failure
+        with contextlib.suppress(PeerLost):  # the store is gone with its host
+            if not isinstance(failure, Interrupted):
+                publish_first_failure(keys, self.control.runtime.rank, failure.exit_code, describe(failure))
+            error = published_failure(keys) or failure
+        if self.session is not None and _speaks(failure, self.control):
+            failing = error.rank if isinstance(error, FailedElsewhere) else None
             with contextlib.suppress(StorageError):  # the process ends here, its log has the line
-                self.session.end("interrupted", Interrupted.exit_code, line)
+                self.session.end(_state(error.exit_code), error.exit_code, describe(error, self.restart), failing)
+        return error.exit_code
 
 
 def _told_by_system(error: Exception, folder: RunFolder) -> Exception:
@@ -251,12 +265,16 @@ def _failed(error: Exception, opened: _Opened, console: TextIO) -> int:
         _tell(console, f"vpdist: {message}")
         if session is not None:
             failing = error.rank if isinstance(error, FailedElsewhere) else control.runtime.rank
-            state = "interrupted" if code in (130, 143) else "failed"
             with contextlib.suppress(StorageError):  # the disk may be what failed; people have been told
-                session.end(state, code, message, failing)
+                session.end(_state(code), code, message, failing)
     if control.is_first and control.runtime.world_size > 1:
         control.acknowledge_failure()
     return code
+
+
+def _state(code: int) -> str:
+    """What status.json calls an end other than a good one."""
+    return "interrupted" if code in (130, 143) else "failed"
 
 
 def _speaks(error: Exception, control: Control) -> bool:

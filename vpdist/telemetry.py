@@ -22,6 +22,7 @@ class Telemetry:
         self.utilisation = NO_UTILISATION
         self._device = device
         self._process = psutil.Process()
+        self._told = False
         self._read_utilisation = _nvml_reader(device) if device.type == "cuda" else None
 
     def read(self) -> None:
@@ -29,9 +30,17 @@ class Telemetry:
         if self._device.type == "cuda":
             self.memory_bytes = torch.cuda.memory_reserved(self._device)
         else:
-            self.memory_bytes = self._process.memory_info().rss
+            self._read_resident()
         if self._read_utilisation is not None:
             self.utilisation = self._read_utilisation()
+
+    def _read_resident(self) -> None:
+        try:
+            self.memory_bytes = self._process.memory_info().rss
+        except (OSError, psutil.Error) as error:  # out of file descriptors, say: no reason to end a run
+            if not self._told:
+                logger.warning("memory in use cannot be read, the display keeps what was read last: %s", error)
+            self._told = True
 
 
 def most_memory_bytes(device: torch.device) -> int:

@@ -1,0 +1,53 @@
+"""One rank of a run without stages, for tests: `session_worker.py FOLDER BAD_RANK HOW STUCK_RANK`.
+
+BAD_RANK fails for want of room (HOW: storage) or has a bug on its exchange's thread (HOW: bug); STUCK_RANK does not react to anything.
+"""
+
+import functools
+import sys
+import time
+from pathlib import Path
+
+from vpdist import session
+from vpdist.errors import StorageError
+from vpdist.progress import Progress
+from vpdist.runfolder import RunFolder
+from vpdist.telemetry import Telemetry
+from vpdist.timing import Timing
+
+HASTY = Timing(beat_s=0.3, grace_s=1.0, orderly_grace_s=1.0)
+
+
+def broken_read(telemetry: Telemetry) -> None:
+    raise ZeroDivisionError("nothing is between zero readings")
+
+
+def work(bad_rank: int, how: str, stuck_rank: int, here: session.Session) -> session.Outcome:
+    here.begin()
+    here.control.meet("begun")
+    rank = here.control.runtime.rank
+    if rank == bad_rank and how == "storage":
+        raise StorageError("no space left")
+    if rank == bad_rank:
+        Telemetry.read = broken_read  # type: ignore[method-assign,assignment]
+    if rank == stuck_rank:
+        time.sleep(60)
+    while True:
+        here.control.check()
+        time.sleep(0.02)
+
+
+def main() -> int:
+    folder, bad_rank, how, stuck_rank = sys.argv[1:]
+    session.Progress = functools.partial(Progress, timing=HASTY)  # type: ignore[misc,assignment]
+    return session.conduct(
+        RunFolder(Path(folder)),
+        functools.partial(work, int(bad_rank), how, int(stuck_rank)),
+        device="cpu",
+        progress="none",
+        stall_timeout=60.0,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
