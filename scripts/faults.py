@@ -29,7 +29,7 @@ from make_models import make_dnabert_s, make_esm2
 from mishaps import MISHAPS
 from outcomes import Row, as_markdown, judged, together
 from poison import does_not_fit, hangs, poisoned, write_marked
-from two_nodes import node_lost, rendezvous_lost
+from two_nodes import node_lost, node_silent, rendezvous_lost
 from verdicts import conditions
 
 from vpdist.classifier import Classifier, save_classifier
@@ -116,6 +116,7 @@ def campaign(job: Job, work: Path, kills: int, tries: int, seed: int, log: TextI
         "elastic": lambda folder: elastic(job, folder, expected, rng),
         "node1": lambda folder: node_lost(job, folder, expected, killed=1),
         "node0": lambda folder: node_lost(job, folder, expected, killed=0),
+        "silent": lambda folder: node_silent(job, folder, expected),
         "rendezvous": lambda folder: rendezvous_lost(job, folder, expected),
     }
     for name, attempt in by_itself.items():

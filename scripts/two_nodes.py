@@ -6,6 +6,8 @@ Network namespaces need root; elsewhere both agents use the loopback. One of the
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import subprocess
 import time
@@ -72,6 +74,11 @@ def nodes() -> Iterator[Nodes]:
                 _ip(f"netns del {name}")
 
 
+def cut(two: Nodes, node: int) -> None:
+    """Unplug a node's cable."""
+    _ip(f"-n {two.prefixes[node][-1]} link set vpdist{node} down")
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -114,6 +121,34 @@ def node_lost(
         where = "own networks" if two.namespaces else "loopback"
     name = f"one of two agents killed, comes back (rank {killed}; {where})"
     return judged(name, folder, undisturbed, (stop_s,), (seconds,), problems)
+
+
+def node_silent(job: Job, folder: Path, undisturbed: list[bytes]) -> Row:
+    """Two nodes; one falls silent, as when it loses power: no connection is closed. The other stops; the command again
+    finishes. Needs network namespaces."""
+    problems = []
+    with nodes() as two:
+        if not two.namespaces:
+            raise RuntimeError("no network namespaces here, and the loopback has no cable")
+        agents = [
+            Launch(job, folder, two.launcher(node, host=0, keep_alive_s=5), two.environment(node)) for node in range(2)
+        ]
+        with agents[0], agents[1]:
+            if not agents[0].wait_until(lambda: len(part_paths(folder)) >= 5):
+                problems.append(f"did not begin: {agents[0].told()[-2000:]}")
+            lost_at = time.monotonic()
+            cut(two, 1)
+            for process in agents[1].processes():
+                os.kill(process, signal.SIGKILL)
+            agents[0].end()
+            stop_s = time.monotonic() - lost_at
+    if stop_s > ACROSS_NODES_S:
+        problems.append(f"stopped after {stop_s:.1f} s, {ACROSS_NODES_S:.0f} s are allowed")
+    started = time.monotonic()
+    with Launch(job, folder, standalone(2)) as launch:
+        launch.end()
+    seconds = time.monotonic() - started
+    return judged("one of two nodes falls silent", folder, undisturbed, (stop_s,), (seconds,), problems)
 
 
 def rendezvous_lost(job: Job, folder: Path, undisturbed: list[bytes]) -> Row:

@@ -70,6 +70,15 @@ def test_of_two_nodes_one_may_be_killed_and_come_back(
     assert row.lost == 0
 
 
+def test_a_node_that_falls_silent_is_noticed(job: Job, undisturbed: tuple[Path, float], tmp_path: Path) -> None:
+    with two_nodes.nodes() as two:
+        if not two.namespaces:
+            pytest.skip("needs network namespaces, which only root may make")
+    row = two_nodes.node_silent(job, tmp_path / "run", tables(undisturbed[0]))
+    assert row.problems == ()
+    assert row.lost == 0
+
+
 def test_what_crashes_or_yields_nan_is_listed_and_all_else_keeps_its_bits(
     job: Job, undisturbed: tuple[Path, float], tmp_path: Path
 ) -> None:
