@@ -96,6 +96,14 @@ def test_a_folder_without_a_usable_tokenizer_is_refused(tmp_path: Path, content:
         NucleotideTokenizer(tmp_path)
 
 
+def test_a_tokenizer_at_which_the_library_panics_is_refused(nucleotide_folder: Path, tmp_path: Path) -> None:
+    described = json.loads((nucleotide_folder / "tokenizer.json").read_text())
+    described["post_processor"]["single"][0]["SpecialToken"]["id"] = "[NONE]"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+    with pytest.raises(WeightsError, match="no tokenizer that the tokenizers library reads"):
+        NucleotideTokenizer(tmp_path)
+
+
 def test_a_tokenizer_without_cls_and_sep_is_refused(tmp_path: Path) -> None:
     Tokenizer(models.BPE(vocab={"A": 0, "C": 1, "G": 2, "T": 3}, merges=[])).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(WeightsError, match=r"does not put sequences between \[CLS\] and \[SEP\]"):

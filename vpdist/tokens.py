@@ -8,7 +8,8 @@ special tokens included: nucleotides as uint16 in [CLS] ... [SEP], never cut sho
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from vpdist.files import JSON_LIMIT, open_regular
 MAX_RESIDUES = 1024
 """Residues of a protein that ESM-2 reads; the original method's limit."""
 
+_EVERY_LETTER = "ACGTNRYSWKMBDHV-."
 _STRINGS_AT_ONCE = 16
 """An encoding keeps every token's text as well, some 10 KB for 500 bases: slices are let go while the cache holds them,
 which takes a fifth less time than slices of 4,096."""
@@ -37,15 +39,13 @@ class NucleotideTokenizer:
     def __init__(self, folder: Path) -> None:
         path = folder / "tokenizer.json"
         content = _read(path)
-        try:
+        with _usable(path):
             self._tokenizer = Tokenizer.from_buffer(content)
-        except ValueError as error:
-            raise WeightsError(f"{path}: is no tokenizer that the tokenizers library reads: {error}") from error
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        first, last = (self._tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
-        ids = self._tokenizer.encode("ACGT").ids
-        bare = self._tokenizer.encode("ACGT", add_special_tokens=False).ids
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            first, last = (self._tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+            ids = self._tokenizer.encode(_EVERY_LETTER).ids
+            bare = self._tokenizer.encode(_EVERY_LETTER, add_special_tokens=False).ids
         if first is None or last is None or not bare or ids != [first, *bare, last]:
             raise WeightsError(f"{path}: does not put sequences between [CLS] and [SEP]")
         self._cls, self._sep = first, last
@@ -111,6 +111,17 @@ def _framed(flat: np.ndarray, lengths: np.ndarray, first: int, last: int) -> tup
     tokens[offsets[:-1]], tokens[offsets[1:] - 1] = first, last
     tokens[is_inner] = flat
     return tokens, offsets
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """Raises WeightsError for what the library raises: bare Exceptions, and panics, which are not even that."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise WeightsError(f"{path}: is no tokenizer that the tokenizers library reads: {error}") from error
+        raise
 
 
 def _read(path: Path) -> bytes:
