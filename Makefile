@@ -9,7 +9,8 @@
 #
 # Each verb creates the environment first where it is missing or older than its lists. pip's own settings
 # (PIP_INDEX_URL, PIP_FIND_LINKS, ...) say where packages come from. PYTHON=... names the interpreter to build it from.
-# CONTIGS="virus.fa.gz host.fa.gz" makes `bench` take its contigs from these files instead of a synthetic sample.
+# CONTIGS="virus.fa.gz host.fa.gz" makes `bench` and `bench-large` take their contigs from these files instead of a
+# synthetic sample.
 
 ENVIRONMENT := .venv/.installed
 BIN := .venv/bin
@@ -40,7 +41,7 @@ bench: $(ENVIRONMENT)
 	$(BIN)/python scripts/bench.py $(CONTIGS)
 
 bench-large: $(ENVIRONMENT)
-	$(BIN)/python scripts/bench.py --large
+	$(BIN)/python scripts/bench.py --large $(CONTIGS)
 
 clean:
 	rm -rf demo bench fuzz-findings build dist vpdist.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

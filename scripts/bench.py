@@ -23,6 +23,8 @@ import make_sample
 from verdicts import Row, conditions, table
 
 NUCLEOTIDE, PROTEIN = "12x768", "12x480"
+LONG = 600
+"""Fragments of the long form's `predict`."""
 
 
 def sample(work: Path) -> Path:
@@ -48,8 +50,11 @@ def cpu_rows(contigs: list[Path], work: Path) -> Iterator[Row]:
     yield from bench_scale.rows(large=False, work=work / "scale")
 
 
-def large_rows(work: Path) -> Iterator[Row]:
-    """The runs with a million fragments and more."""
+def large_rows(contigs: list[Path], work: Path) -> Iterator[Row]:
+    """`predict` on so much that loading hardly counts, and the runs with a million fragments and more."""
+    dtype = "bfloat16" if bench_predict.native_bfloat16() else "float32"
+    runs = work / "long-runs"
+    yield from bench_predict.rows(contigs or [sample(work)], models(work), runs, fragments=LONG, dtypes=(dtype,))
     yield from bench_scale.rows(large=True, work=work / "scale")
 
 
@@ -69,7 +74,11 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    rows = large_rows(arguments.work) if arguments.large else cpu_rows(arguments.contigs, arguments.work)
+    rows = (
+        large_rows(arguments.contigs, arguments.work)
+        if arguments.large
+        else cpu_rows(arguments.contigs, arguments.work)
+    )
     text = f"{conditions()}\n\n{table(told(rows))}\n\nin {time.monotonic() - began:.0f} s"
     print(text)
     name = "figures-large.md" if arguments.large else "figures.md"
