@@ -157,6 +157,7 @@ class Chase:
         moment_s = self.rng.uniform(0.2, 1.0) * self.seconds
         pause_s = self.rng.uniform(0, 0.1)
         self._say(f"{folder.name}: {ranks} ranks; {disturbance.name} after {n_parts or f'{moment_s:.2f} s'}")
+        earlier = status(folder).get("updated")
         with Launch(self.job, folder, launcher) as launch:
 
             def ready() -> bool:
@@ -169,7 +170,8 @@ class Chase:
                 return False
             time.sleep(pause_s)
             running = launch.ranks()
-            began = bool(running) and status(folder).get("state") == "running"
+            found = status(folder)
+            began = bool(running) and found.get("state") == "running" and found.get("updated") != earlier
             done = time.monotonic()
             disturbance.do(launch, self.rng)
             launch.end()
