@@ -98,6 +98,7 @@ def test_only_the_rank_that_speaks_for_the_run_writes_when_it_is_forced_out(
     (tmp_path / "status.json").write_text("{}")
     assert hanging.forced_exit(loss, keys) == 143
     assert (status(tmp_path).get("state") == "interrupted") == writes
+    assert status(tmp_path).get("failing_rank") == (lost[0] if writes else None)
     publish_first_failure(keys, 2, 4, "no weights")
     publish_first_failure(keys, 1, 6, "no space left")
     assert hanging.forced_exit(loss, keys) == 4

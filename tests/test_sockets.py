@@ -1,5 +1,6 @@
 """Connections are told to notice a machine that falls silent."""
 
+import os
 import socket
 
 import pytest
@@ -13,7 +14,9 @@ def test_every_connection_is_watched_and_nothing_else_is_touched() -> None:
         peer, _ = server.accept()
         unix, other = socket.socketpair()
         with peer, unix, other:
+            before = sorted(os.listdir("/proc/self/fd"))
             assert notice_silent_machines() >= 2
+            assert sorted(os.listdir("/proc/self/fd")) == before
             for connection in (client, peer):
                 assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
                 assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == PROBE_S

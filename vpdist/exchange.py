@@ -140,7 +140,7 @@ class Exchange:
         self._on_snapshot, self._on_forced_exit, self._spent_us = on_snapshot, on_forced_exit, spent_us
         self._gather = Gather(runtime, timing.stall_timeout_s + 60)
         self._keys = runtime.keys.clone()
-        if not runtime.place.on_loopback:
+        if runtime.world_size > 1 and not runtime.place.on_loopback:
             notice_silent_machines()
         self._prefix = f"progress/{next(SESSION)}"
         self._losses = Losses(

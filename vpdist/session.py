@@ -203,7 +203,7 @@ class _Opened:
                 publish_first_failure(keys, self.control.runtime.rank, failure.exit_code, describe(failure))
             error = published_failure(keys) or failure
         if self.session is not None and _speaks(failure, self.control):
-            failing = error.rank if isinstance(error, FailedElsewhere) else None
+            failing = _failing_rank(error, self.control.runtime.rank)
             with contextlib.suppress(StorageError):  # the process ends here, its log has the line
                 self.session.end(_state(error.exit_code), error.exit_code, describe(error, self.restart), failing)
         return error.exit_code
@@ -264,12 +264,19 @@ def _failed(error: Exception, opened: _Opened, console: TextIO) -> int:
     if _speaks(error, control):
         _tell(console, f"vpdist: {message}")
         if session is not None:
-            failing = error.rank if isinstance(error, FailedElsewhere) else control.runtime.rank
+            failing = _failing_rank(error, control.runtime.rank)
             with contextlib.suppress(StorageError):  # the disk may be what failed; people have been told
                 session.end(_state(code), code, message, failing)
     if control.is_first and control.runtime.world_size > 1:
         control.acknowledge_failure()
     return code
+
+
+def _failing_rank(error: Exception, rank: int) -> int | None:
+    """The rank at which it began, as `rank` sees it."""
+    if isinstance(error, PeerLost):
+        return error.ranks[0] if error.ranks else None
+    return error.rank if isinstance(error, FailedElsewhere) else rank
 
 
 def _state(code: int) -> str:

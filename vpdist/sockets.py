@@ -7,7 +7,6 @@ the sockets that this process has. A process that is merely stopped is no silent
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
@@ -24,18 +23,23 @@ def notice_silent_machines() -> int:
 
 def _watch(descriptor: int) -> bool:
     try:
-        with socket.socket(fileno=os.dup(descriptor)) as connection:
-            if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.type != socket.SOCK_STREAM:
-                return False
-            connection.getpeername()
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in (
-                (socket.TCP_KEEPIDLE, PROBE_S),
-                (socket.TCP_KEEPINTVL, PROBE_S),
-                (socket.TCP_KEEPCNT, PROBES),
-                (socket.TCP_USER_TIMEOUT, 1000 * PROBE_S * (PROBES + 1)),
-            ):
-                connection.setsockopt(socket.IPPROTO_TCP, option, value)
-    except OSError:  # no socket, one that listens, or gone by now
+        connection = socket.socket(fileno=descriptor)
+    except OSError:  # no socket, or closed by now
         return False
+    try:
+        if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.type != socket.SOCK_STREAM:
+            return False
+        connection.getpeername()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            (socket.TCP_KEEPIDLE, PROBE_S),
+            (socket.TCP_KEEPINTVL, PROBE_S),
+            (socket.TCP_KEEPCNT, PROBES),
+            (socket.TCP_USER_TIMEOUT, 1000 * PROBE_S * (PROBES + 1)),
+        ):
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    except OSError:  # it listens, or has lost its peer
+        return False
+    finally:
+        connection.detach()  # it belongs to someone else
     return True
