@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,33 +126,30 @@ def node_lost(
 def node_silent(job: Job, folder: Path, undisturbed: list[bytes]) -> Row:
     """Two nodes; one falls silent, as when it loses power: no connection is closed. The other stops; the command again
     finishes. Needs network namespaces."""
-    problems = []
-    with nodes() as two:
+
+    def lose(two: Nodes, agents: list[Launch]) -> None:
         if not two.namespaces:
             raise RuntimeError("no network namespaces here, and the loopback has no cable")
-        agents = [
-            Launch(job, folder, two.launcher(node, host=0, keep_alive_s=5), two.environment(node)) for node in range(2)
-        ]
-        with agents[0], agents[1]:
-            if not agents[0].wait_until(lambda: len(part_paths(folder)) >= 5):
-                problems.append(f"did not begin: {agents[0].told()[-2000:]}")
-            lost_at = time.monotonic()
-            cut(two, 1)
-            for process in agents[1].processes():
-                os.kill(process, signal.SIGKILL)
-            agents[0].end()
-            stop_s = time.monotonic() - lost_at
-    if stop_s > ACROSS_NODES_S:
-        problems.append(f"stopped after {stop_s:.1f} s, {ACROSS_NODES_S:.0f} s are allowed")
-    started = time.monotonic()
-    with Launch(job, folder, standalone(2)) as launch:
-        launch.end()
-    seconds = time.monotonic() - started
-    return judged("one of two nodes falls silent", folder, undisturbed, (stop_s,), (seconds,), problems)
+        cut(two, 1)
+        for process in agents[1].processes():
+            os.kill(process, signal.SIGKILL)
+
+    return _stopped("one of two nodes falls silent", job, folder, undisturbed, lose)
 
 
 def rendezvous_lost(job: Job, folder: Path, undisturbed: list[bytes]) -> Row:
     """Two nodes; the agent that holds the rendezvous is killed. The other stops too; the command again finishes."""
+
+    def lose(two: Nodes, agents: list[Launch]) -> None:
+        agents[0].agent.kill()
+
+    return _stopped("the agent of two killed that holds the rendezvous", job, folder, undisturbed, lose)
+
+
+def _stopped(
+    name: str, job: Job, folder: Path, undisturbed: list[bytes], lose: Callable[[Nodes, list[Launch]], None]
+) -> Row:
+    """Two nodes, of which `lose` loses one: both stop in time, and the command again finishes."""
     problems = []
     with nodes() as two:
         agents = [
@@ -162,7 +159,7 @@ def rendezvous_lost(job: Job, folder: Path, undisturbed: list[bytes]) -> Row:
             if not agents[0].wait_until(lambda: len(part_paths(folder)) >= 5):
                 problems.append(f"did not begin: {agents[0].told()[-2000:]}")
             lost_at = time.monotonic()
-            agents[0].agent.kill()
+            lose(two, agents)
             for each in agents:
                 each.end()
             stop_s = time.monotonic() - lost_at
@@ -172,5 +169,4 @@ def rendezvous_lost(job: Job, folder: Path, undisturbed: list[bytes]) -> Row:
     with Launch(job, folder, standalone(2)) as launch:
         launch.end()
     seconds = time.monotonic() - started
-    name = "the agent of two killed that holds the rendezvous"
     return judged(name, folder, undisturbed, (stop_s,), (seconds,), problems)
