@@ -20,6 +20,7 @@ from vpdist.batches import take
 from vpdist.environment import bound_kernel_caches
 from vpdist.errors import UsageError, WeightsError
 from vpdist.fragments import offsets_of
+from vpdist.heap import keep_freed_pages
 from vpdist.packing import Packing, has_varlen_kernel
 from vpdist.transfer import to_device
 from vpdist.weights import encoder_shape, fitted, load_state_dict, read_config
@@ -86,6 +87,7 @@ def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.devi
     or weights that do not fit its config.json.
     """
     bound_kernel_caches()
+    keep_freed_pages()
     if device.type == "cuda":
         # it plans anew, for tens of milliseconds, whenever a run of sequences has a size it has not seen
         torch.backends.cuda.enable_cudnn_sdp(False)
