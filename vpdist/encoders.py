@@ -136,8 +136,8 @@ def _filled(
     """`model`, each of its parameters a copy of the tensors of `state` that `wanted` names for it, one below the other,
     their rows as `arrange` orders them.
 
-    Copied one by one, so that the host never holds a second set; copied at all, because the tensors are mapped from
-    files that someone may replace while the run goes on.
+    Copied (and laid out for the processor) one by one, so that the host never holds a second set; copied at all,
+    because the tensors are mapped from files that someone may replace while the run goes on.
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     fit = fitted(
@@ -150,14 +150,16 @@ def _filled(
         folder,
         unused,
     )
+    packs = packed_linear.serves(device, dtype)
     for name, names in wanted.items():
         filled = torch.empty(shapes[name], dtype=dtype, device=device)
         for part, source in zip(filled.chunk(len(names)), names, strict=True):
             part.copy_(arrange(source, fit[source]))
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(filled, requires_grad=False))
-    if packed_linear.serves(device, dtype):
-        packed_linear.pack(model)
+        module = model.get_submodule(owner)
+        setattr(module, leaf, nn.Parameter(filled, requires_grad=False))
+        if packs and not any(tensor.is_meta for tensor in module.parameters()):
+            packed_linear.pack(model, owner)
     return model
 
 

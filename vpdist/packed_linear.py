@@ -31,9 +31,8 @@ def serves(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cpu" and dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def pack(model: nn.Module) -> None:
-    """Replace every `nn.Linear` of `model` in place, one after the other."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(module, name, PackedLinear(child))
+def pack(model: nn.Module, name: str) -> None:
+    """Replace the layer `name` of `model` in place if it is an `nn.Linear`; what it held is freed."""
+    layer = model.get_submodule(name)
+    if isinstance(layer, nn.Linear):
+        model.set_submodule(name, PackedLinear(layer), strict=True)
