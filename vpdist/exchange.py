@@ -1,8 +1,8 @@
 """The side channel: every rank's counters to all ranks, about once a second, beside the computation.
 
-One thread per process communicates. It gathers the ranks' vectors on a gloo group of its own, and sets a small key with
-the same vector, because a collective cannot say who is late. The computing thread never waits for it. The exchange
-ends after the first round in which every rank is done; it fails, naming the rank, when a rank vanishes or stays silent.
+One thread per process communicates. It gathers the ranks' vectors through gloo, and sets a small key with the same
+vector, because a collective cannot say who is late. The computing thread never waits for it. The exchange ends after
+the first round in which every rank is done; it fails, naming the rank, when a rank vanishes or stays silent.
 No other module uses torch.distributed's collectives.
 """
 
@@ -68,8 +68,10 @@ class Gather:
         ranks_of: dict[int, list[int]] = {}
         for rank, node in enumerate(nodes):
             ranks_of.setdefault(int(node), []).append(rank)
-        if len(ranks_of) == 1:
-            self._groups.append(dist.new_group(backend="gloo", timeout=timeout))
+        if len(ranks_of) == 1:  # the group of all serves: every group's thread wakes a hundred times a second
+            world = dist.distributed_c10d._get_default_group()
+            dist.distributed_c10d._set_pg_timeout(timeout, world)
+            self._groups.append(world)
             return
         mine = ranks_of[runtime.place.node]
         self._leader, self._leads = mine[0], mine[0] == runtime.rank
