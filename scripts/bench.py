@@ -23,8 +23,8 @@ import make_sample
 from verdicts import Row, conditions, table
 
 NUCLEOTIDE, PROTEIN = "12x768", "12x480"
-LONG = 600
-"""Fragments of the long form's `predict`."""
+LONG, PAIRS = 600, 3
+"""Fragments of the long form's `predict`, and how often it compares two ranks with one."""
 
 
 def sample(work: Path) -> Path:
@@ -54,7 +54,8 @@ def large_rows(contigs: list[Path], work: Path) -> Iterator[Row]:
     """`predict` on so much that loading hardly counts, and the runs with a million fragments and more."""
     dtype = "bfloat16" if bench_predict.native_bfloat16() else "float32"
     runs = work / "long-runs"
-    yield from bench_predict.rows(contigs or [sample(work)], models(work), runs, fragments=LONG, dtypes=(dtype,))
+    inputs, encoders = contigs or [sample(work)], models(work)
+    yield from bench_predict.rows(inputs, encoders, runs, fragments=LONG, dtypes=(dtype,), pairs=PAIRS)
     yield from bench_scale.rows(large=True, work=work / "scale")
 
 
