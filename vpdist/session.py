@@ -1,27 +1,23 @@
 """Opening and closing a run: peers, folder and lock, logs, progress; and what people are told when it ends.
 
-Only rank 0 writes to the console. The standard output and error of every rank, native libraries' included, go to its
-log file, so that nothing breaks a line of the display.
+Only rank 0 writes to the console; everything else goes to the ranks' log files.
 """
 
 from __future__ import annotations
 
 import contextlib
-import faulthandler
-import io
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from vpdist import environment, runtime
 from vpdist.control import Control, FailedElsewhere, publish_first_failure, published_failure
-from vpdist.environment import Place
 from vpdist.errors import (
     EXIT_BUG,
     EXIT_FAILURES_LISTED,
@@ -35,6 +31,7 @@ from vpdist.errors import (
 )
 from vpdist.files import JSON_LIMIT, open_regular, storage_error, write_file
 from vpdist.interrupts import StopRequest
+from vpdist.logfile import output_to_log
 from vpdist.progress import Progress
 from vpdist.runfolder import Lock, RunFolder
 from vpdist.runtime import KeyStore
@@ -134,7 +131,7 @@ def conduct(
             _see_mark(folder.path / mark)
             if control.is_first:
                 stack.callback(_remove_mark, folder.path / mark)
-            logging_us = stack.enter_context(_output_to_log(folder, place))
+            logging_us = stack.enter_context(output_to_log(folder.log(place.rank), place))
             control.meet("opened")  # whoever failed until now has said so; what follows is a collective
             control.progress = Progress(
                 control.runtime,
@@ -308,73 +305,6 @@ def _console() -> TextIO:
     """What people see: the standard error this process was started with, whatever is redirected later."""
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     return os.fdopen(os.dup(2), "w", encoding=encoding, errors="backslashreplace", buffering=1)
-
-
-@contextlib.contextmanager
-def _output_to_log(folder: RunFolder, place: Place) -> Iterator[Callable[[], int]]:
-    """Send standard output and error, Python's and native libraries', and all logging to this rank's log file.
-
-    Yields how to learn the microseconds that logging has taken."""
-    path = folder.log(place.rank)
-    try:
-        open_regular(path, append=True).close()
-        file = io.TextIOWrapper(_LogFile(path, "a"), "utf-8", "backslashreplace", write_through=True)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [os.dup(1), os.dup(2)]
-    for descriptor in (1, 2):
-        os.dup2(file.fileno(), descriptor)
-    handler = _TimedHandler(file)
-    handler.setFormatter(_LogLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    traces_crashes = not faulthandler.is_enabled()
-    if traces_crashes:
-        faulthandler.enable(file)  # where in the code a crash of the process happened
-    log.info("rank %d of %d, process %d, started %s", place.rank, place.world_size, os.getpid(), time.ctime())
-    try:
-        with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-            yield lambda: handler.spent_ns // 1000
-    finally:
-        if traces_crashes:
-            faulthandler.disable()
-        logging.captureWarnings(False)
-        root.removeHandler(handler)
-        for descriptor, before in zip((1, 2), kept, strict=True):
-            os.dup2(before, descriptor)
-            os.close(before)
-        file.close()
-
-
-class _TimedHandler(logging.StreamHandler[io.TextIOWrapper]):
-    """Knows what logging costs."""
-
-    spent_ns = 0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        begin_ns = time.perf_counter_ns()
-        super().emit(record)
-        self.spent_ns += time.perf_counter_ns() - begin_ns
-
-
-class _LogFile(io.FileIO):
-    """A log file whose disk may be full: what it lacks then, people have been told, and the run is not the log's."""
-
-    def write(self, content: Any) -> int:
-        with contextlib.suppress(OSError):
-            super().write(content)
-        return len(content)
-
-
-class _LogLine(logging.Formatter):
-    """Names and paths in it may hold what a terminal would obey."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable_lines(super().format(record))
 
 
 def _leave_mark(folder: RunFolder) -> str:
