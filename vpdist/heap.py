@@ -1,7 +1,7 @@
 """glibc's heap, told to keep what an encoder's next layer asks for again.
 
 By itself glibc gives freed memory at the heap's end back to the system, and whether a layer's largest temporary lies
-there is luck: in one process of three it was returned and faulted in again for every layer, 4 % of ESM-2's time.
+there is luck: in every other process it was returned and faulted in again for every layer, 4 % of ESM-2's time.
 """
 
 from __future__ import annotations
