@@ -15,8 +15,8 @@ import outcomes
 import poison
 import pytest
 import two_nodes
-from disturb import KILLS, SIGNALS, Chase
-from launches import Job, Launch, part_paths, standalone, tables
+from disturb import KILLS, RESUMES, SIGNALS, Chase
+from launches import Job, Launch, part_paths, standalone, status, tables
 
 from tests.sample import write_contigs
 from tests.tiny_models import write_models
@@ -109,7 +109,27 @@ def test_a_second_signal_stops_a_rank_at_once_that_is_in_the_middle_of_a_batch(j
         launch.signal(launch.agent.pid, signal.SIGTERM)
         assert launch.end() < 2.0
         assert launch.agent.returncode == 143
+        assert launch.told().count("stopped at once by SIGTERM; the same command again resumes") == 1
     assert part_paths(folder) == []
+    assert (status(folder)["state"], status(folder)["exit_code"]) == ("interrupted", 143)
+
+
+def test_a_second_signal_to_all_ends_ranks_under_torchrun_in_the_middle_of_a_batch(job: Job, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with Launch(poison.sabotaged(job, sleep_s=60), folder, standalone(2)) as launch:
+        assert launch.wait_until(lambda: len([*(folder / "at_work").glob("rank*")]) == 2)
+        time.sleep(0.5)
+        for again in (False, True):
+            for pid in launch.processes():
+                launch.signal(pid, signal.SIGTERM)
+            if not again:
+                time.sleep(2.0)
+                assert len(launch.ranks()) == 2
+        assert launch.end() < 5.0
+        told = launch.told()
+    assert told.count("stopped at once by SIGTERM; the same command again resumes") == told.count(RESUMES) == 1
+    assert part_paths(folder) == []
+    assert (status(folder)["state"], status(folder)["exit_code"]) == ("interrupted", 143)
 
 
 @pytest.mark.faults

@@ -15,7 +15,7 @@ PROGRAM = """
     import os, signal, sys, time
     from vpdist import interrupts
     interrupts.SECOND_AFTER_S = 0.2
-    stop = interrupts.StopRequest(at_once=lambda: print("restored", flush=True))
+    stop = interrupts.StopRequest(at_once=lambda stopped: print("restored", stopped, flush=True))
     with stop.installed():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -33,7 +33,7 @@ PROGRAM = """
 )
 def test_a_signal_asks_to_stop_with_its_code(number: signal.Signals, code: int) -> None:
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-    stop = StopRequest(at_once=lambda: None)
+    stop = StopRequest(at_once=lambda stopped: None)
     with stop.installed():
         stop.check()
         os.kill(os.getpid(), number)
@@ -45,5 +45,5 @@ def test_a_signal_asks_to_stop_with_its_code(number: signal.Signals, code: int) 
 
 def test_a_second_signal_stops_at_once_after_restoring_the_terminal() -> None:
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(PROGRAM)], capture_output=True, text=True, timeout=60)
-    assert ended.stdout.splitlines() == ["a launcher's echo does not count", "restored"]
+    assert ended.stdout.splitlines() == ["a launcher's echo does not count", "restored stopped at once by SIGINT"]
     assert ended.returncode == 130

@@ -1,5 +1,6 @@
 """How a run ends that has a rank which cannot react: by the failure that there was, on every rank and in status.json."""
 
+import io
 import json
 import os
 import subprocess
@@ -76,13 +77,13 @@ def opened(folder: Path, rank: int) -> tuple[_Opened, KeyStore]:
     store = HashStore()
     keys = KeyStore(store, lambda: store)
     here = Runtime(place=Place(rank=rank, world_size=4), device=torch.device("cpu"), keys=keys, parent=os.getppid())
-    control = Control(here, StopRequest(at_once=lambda: None))
+    control = Control(here, StopRequest(at_once=lambda stopped: None))
     alone = Runtime(place=Place(), device=torch.device("cpu"), keys=keys, parent=os.getppid())
     progress = Progress(alone, "none", None, None)
     progress.close()
     session = Session(control, RunFolder(folder), progress)
     session.begin()
-    return _Opened(restart=False, control=control, session=session), keys
+    return _Opened(restart=False, console=io.StringIO(), control=control, session=session), keys
 
 
 @pytest.mark.parametrize(

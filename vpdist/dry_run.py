@@ -67,7 +67,7 @@ def forecast(settings: Settings, ranks: int, output: Path | None) -> Forecast:
         raise storage_error(Path(tempfile.gettempdir()), error) from error
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-        stop = StopRequest(at_once=lambda: shutil.rmtree(temporary, ignore_errors=True))
+        stop = StopRequest(at_once=lambda stopped: shutil.rmtree(temporary, ignore_errors=True))
         stack.enter_context(stop.installed())
         place = environment.place()
         encodes = settings.nucleotide_model or settings.protein_model

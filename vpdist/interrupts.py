@@ -22,11 +22,12 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 class StopRequest:
     """Whether this process was asked to stop, and how."""
 
-    def __init__(self, at_once: Callable[[], None]) -> None:
-        """`at_once` runs before the process ends on a second request: it restores the terminal."""
+    def __init__(self, at_once: Callable[[Interrupted], None]) -> None:
+        """`at_once` runs before the process ends on a second request: it restores the terminal and leaves word."""
         self._at_once = at_once
         self._signal: int | None = None
         self._since = 0.0
+        self._ending = False
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -42,12 +43,19 @@ class StopRequest:
         now = time.monotonic()
         if self._signal is None:
             self._signal, self._since = number, now
-        elif now - self._since > SECOND_AFTER_S:
-            self._at_once()
-            os._exit(128 + signal.SIGINT if number == signal.SIGINT else 128 + signal.SIGTERM)
+        elif now - self._since > SECOND_AFTER_S and not self._ending:
+            self._ending = True
+            stopped = Interrupted(f"stopped at once by {signal.Signals(number).name}", _exit_code(number))
+            try:
+                self._at_once(stopped)
+            finally:
+                os._exit(stopped.exit_code)
 
     def check(self) -> None:
         """Raises Interrupted (exit code 130 for SIGINT, else 143) once a signal has come."""
         if self._signal is not None:
-            code = 128 + signal.SIGINT if self._signal == signal.SIGINT else 128 + signal.SIGTERM
-            raise Interrupted(f"stopped by {signal.Signals(self._signal).name}", code)
+            raise Interrupted(f"stopped by {signal.Signals(self._signal).name}", _exit_code(self._signal))
+
+
+def _exit_code(number: int) -> int:
+    return 128 + signal.SIGINT if number == signal.SIGINT else 128 + signal.SIGTERM

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ MARK, MARK_BYTES = ".seen-by-all-", 1 << 16
 SHARED_FOLDER_TIMEOUT_S = 4.0
 CENSUS_S = 2.5
 """Time in which the survivors of a lost rank find out who it was."""
+LAST_WORDS_S = 2.0
+"""Time for what a process that ends at once still says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +122,8 @@ def conduct(
     place = environment.place()
     console = _console()
     with contextlib.ExitStack() as stack:
-        opened = _Opened(restart)
-        stop = StopRequest(at_once=opened.abort_display)
+        opened = _Opened(restart, console)
+        stop = StopRequest(at_once=opened.stop_at_once)
         stack.enter_context(stop.installed())
         try:
             opened.control = control = Control(runtime.start(place, device, stop.check), stop)
@@ -179,12 +182,33 @@ class _Opened:
 
     restart: bool
     """Whether the command says --restart, which the one that resumes must not."""
+    console: TextIO
     control: Control | None = None
     session: Session | None = None
 
-    def abort_display(self, reason: str = "stopped at once") -> None:
+    def abort_display(self, reason: str) -> None:
         if self.control is not None and self.control.progress is not None:
             self.control.progress.abort(reason)
+
+    def stop_at_once(self, stopped: Interrupted) -> None:
+        """A second signal: this process ends in a moment, whatever its main thread is at, and says so, unless the
+        terminal or the disk does not take it by then."""
+        message = describe(stopped, self.restart)
+        self.abort_display(message)
+        if environment.place().rank != 0:
+            return
+
+        def record() -> None:
+            if self.session is not None:
+                with contextlib.suppress(StorageError):  # people are told, too
+                    self.session.end(_state(stopped.exit_code), stopped.exit_code, message)
+
+        told = threading.Thread(target=_tell, args=(self.console, f"vpdist: {message}"), daemon=True)
+        recorded = threading.Thread(target=record, daemon=True)
+        for words in (told, recorded):  # not here, where the main thread may hold what they need
+            words.start()
+        for words in (told, recorded):
+            words.join(LAST_WORDS_S)
 
     def forced_exit(self, failure: VpdistError, keys: KeyStore) -> int:
         """The main thread hangs, and progress is about to end this process: leave word of it; returns the exit code.
