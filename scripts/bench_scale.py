@@ -274,7 +274,11 @@ def peak_of_ranks(command: list[str]) -> int:
 
         def watch() -> None:
             while not done.wait(0.02):
-                for process in psutil.Process(launcher.pid).children(recursive=True):
+                try:
+                    ranks = psutil.Process(launcher.pid).children(recursive=True)
+                except psutil.NoSuchProcess:
+                    return  # the launcher has just ended
+                for process in ranks:
                     try:
                         peaks.append(max(peaks.pop(), anonymous_bytes(process.pid)))
                     except OSError:
