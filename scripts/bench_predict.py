@@ -8,9 +8,8 @@ Models are DIR/dnabert-s and DIR/esm-2, for example full-size ones with random w
 for them. Contigs are taken from the files in turn until they have so many fragments: speed on one and two ranks (one
 thread each) is measured on the larger set, the plain loop (plain_loop.py: float32, one process with torch's default
 threads) and float32 on the smaller one, which is the beginning of it. "Run" is what the run itself counts, from its
-first stage to its tables; "launch to end" adds the launcher and the imports. One rank and two run in turn, `--pairs`
-times, and are compared without their first stage, in which torch's process group starts and the ranks wait for the
-slowest one's imports.
+first stage to its tables; "launch to end" adds the launcher, the imports and torch's process group. One rank and two
+run in turn, `--pairs` times.
 """
 
 from __future__ import annotations
@@ -49,7 +48,6 @@ class Measured:
     tokens: int
     launch_to_end_s: float
     run_s: float
-    start_s: float
     embed_s: float
     beside_share: float
     """Share of the ranks' time that went into progress, logs and part writing, as the run counted it."""
@@ -111,7 +109,6 @@ def predict(
         tokens=totals["nucleotide_tokens"] + totals["protein_tokens"],
         launch_to_end_s=launch_to_end_s,
         run_s=told["seconds"],
-        start_s=told["stage_seconds"]["start"],
         embed_s=told["stage_seconds"]["embed"],
         beside_share=(totals["progress_us"] + totals["write_us"]) / 1e6 / ranks / told["seconds"],
         expected_s=planned["time"]["total"],
@@ -193,7 +190,7 @@ def _told(run: Measured) -> str:
 
 def _two_against_one(what: str, compared: Sequence[tuple[Measured, Measured]]) -> Row:
     """How many times as fast two ranks were as one, of several comparisons the median."""
-    seconds = [(one.run_s - one.start_s, two.run_s - two.start_s) for one, two in compared]
+    seconds = [(one.run_s, two.run_s) for one, two in compared]
     told = "; ".join(f"{one:.1f} and {two:.1f} s, {one / two:.3f} x" for one, two in seconds)
     note = f"{compared[0][0].fragments:,} fragments: {told}"
     return Row(what, statistics.median(one / two for one, two in seconds), "x", at_least=1.93, note=note)

@@ -154,7 +154,7 @@ def _tables(path: Path, n_chunks: int, row: Row) -> list[Row]:
     make_models.make_esm2(path / "esm-2", 1, 32, 2)
     source = large_inputs.write_contigs(path / "contigs.fa", n_chunks)
     summary = ingest.ingest(
-        Control(start(Place(), "cpu"), StopRequest(at_once=lambda stopped: None)),
+        Control(start(Place(), "cpu"), StopRequest(at_once=lambda stopped: stopped.exit_code)),
         folder,
         [source],
         "benchmark",

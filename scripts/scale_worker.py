@@ -80,7 +80,7 @@ def plan_job(run: str, models: str) -> dict[str, Any]:
 
 def ingest_job(source: str, models: str, run: str) -> dict[str, Any]:
     folder = RunFolder(Path(run))
-    control = Control(runtime.start(environment.place(), "cpu"), StopRequest(at_once=lambda stopped: None))
+    control = Control(runtime.start(environment.place(), "cpu"), StopRequest(at_once=lambda stopped: stopped.exit_code))
     environment.limit_library_threads(1)
     if control.is_first:
         folder.prepare(restart=False)

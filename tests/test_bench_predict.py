@@ -65,7 +65,6 @@ def test_an_estimate_is_off_either_way(expected_s: float) -> None:
         tokens=1,
         launch_to_end_s=100.0,
         run_s=90.0,
-        start_s=0.5,
         embed_s=80.0,
         beside_share=0.1,
         expected_s=expected_s,

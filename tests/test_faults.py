@@ -119,17 +119,33 @@ def test_a_second_signal_to_all_ends_ranks_under_torchrun_in_the_middle_of_a_bat
     with Launch(poison.sabotaged(job, sleep_s=60), folder, standalone(2)) as launch:
         assert launch.wait_until(lambda: len([*(folder / "at_work").glob("rank*")]) == 2)
         time.sleep(0.5)
-        for again in (False, True):
-            for pid in launch.processes():
-                launch.signal(pid, signal.SIGTERM)
-            if not again:
-                time.sleep(2.0)
-                assert len(launch.ranks()) == 2
+        for pid in launch.processes():
+            launch.signal(pid, signal.SIGTERM)
+        time.sleep(2.0)
+        assert len(launch.ranks()) == 2
+        for pid in launch.processes():
+            launch.signal(pid, signal.SIGTERM)
         assert launch.end() < 5.0
         told = launch.told()
     assert told.count("stopped at once by SIGTERM; the same command again resumes") == told.count(RESUMES) == 1
     assert part_paths(folder) == []
     assert (status(folder)["state"], status(folder)["exit_code"]) == ("interrupted", 143)
+
+
+def test_a_rank_that_gets_a_second_signal_alone_is_named_by_the_others(job: Job, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with Launch(poison.sabotaged(job, sleep_s=6), folder, standalone(2)) as launch:
+        assert launch.wait_until(lambda: len([*(folder / "at_work").glob("rank*")]) == 2)
+        time.sleep(0.5)
+        for _ in range(2):
+            launch.signal(launch.ranks()[1], signal.SIGTERM)
+            time.sleep(2.0)
+        assert launch.end() < 20.0
+        told = launch.told()
+    assert told.count("rank 1 stopped: stopped at once by SIGTERM; the same command again resumes") == 1
+    assert told.count(RESUMES) == 1
+    found = status(folder)
+    assert (found["state"], found["exit_code"], found["failing_rank"]) == ("interrupted", 143, 1)
 
 
 @pytest.mark.faults

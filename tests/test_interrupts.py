@@ -15,7 +15,17 @@ PROGRAM = """
     import os, signal, sys, time
     from vpdist import interrupts
     interrupts.SECOND_AFTER_S = 0.2
-    stop = interrupts.StopRequest(at_once=lambda stopped: print("restored", stopped, flush=True))
+
+    def at_once(stopped):
+        print("restored", stopped, stopped.exit_code, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        if sys.argv[1:] == ["hangs"]:
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return 5
+
+    stop = interrupts.StopRequest(at_once)
     with stop.installed():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -33,7 +43,7 @@ PROGRAM = """
 )
 def test_a_signal_asks_to_stop_with_its_code(number: signal.Signals, code: int) -> None:
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-    stop = StopRequest(at_once=lambda stopped: None)
+    stop = StopRequest(at_once=lambda stopped: stopped.exit_code)
     with stop.installed():
         stop.check()
         os.kill(os.getpid(), number)
@@ -43,7 +53,9 @@ def test_a_signal_asks_to_stop_with_its_code(number: signal.Signals, code: int) 
     assert before == {each: signal.getsignal(each) for each in before}
 
 
-def test_a_second_signal_stops_at_once_after_restoring_the_terminal() -> None:
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(PROGRAM)], capture_output=True, text=True, timeout=60)
-    assert ended.stdout.splitlines() == ["a launcher's echo does not count", "restored stopped at once by SIGINT"]
-    assert ended.returncode == 130
+@pytest.mark.parametrize(("how", "code"), [([], 5), (["hangs"], 143)], ids=["", "a third does not wait"])
+def test_a_second_signal_stops_at_once_after_restoring_the_terminal(how: list[str], code: int) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), *how]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert ended.stdout.splitlines() == ["a launcher's echo does not count", "restored stopped at once by SIGINT 130"]
+    assert ended.returncode == code

@@ -31,6 +31,7 @@ def test_an_encoder_with_packed_layers_gives_what_one_without_gives(tmp_path, mo
     tokens, offsets = np.arange(5, 31, dtype=np.uint8), np.array([0, 10, 26])
     packed = load_encoder(folder, kind, torch.bfloat16, CPU)
     assert any(isinstance(module, packed_linear.PackedLinear) for module in packed.model.modules())
+    assert not any(isinstance(module, nn.Linear) for module in packed.model.modules())
     monkeypatch.setattr(encoders.packed_linear, "serves", lambda device, dtype: False)
     plain = load_encoder(folder, kind, torch.bfloat16, CPU)
     assert not any(isinstance(module, packed_linear.PackedLinear) for module in plain.model.modules())

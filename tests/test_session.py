@@ -77,7 +77,7 @@ def opened(folder: Path, rank: int) -> tuple[_Opened, KeyStore]:
     store = HashStore()
     keys = KeyStore(store, lambda: store)
     here = Runtime(place=Place(rank=rank, world_size=4), device=torch.device("cpu"), keys=keys, parent=os.getppid())
-    control = Control(here, StopRequest(at_once=lambda stopped: None))
+    control = Control(here, StopRequest(at_once=lambda stopped: stopped.exit_code))
     alone = Runtime(place=Place(), device=torch.device("cpu"), keys=keys, parent=os.getppid())
     progress = Progress(alone, "none", None, None)
     progress.close()

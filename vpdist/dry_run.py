@@ -26,7 +26,7 @@ from vpdist.calls import part_header, write_tables
 from vpdist.config import Decisions, Settings
 from vpdist.control import Control
 from vpdist.environment import Place
-from vpdist.errors import VpdistError
+from vpdist.errors import Interrupted, VpdistError
 from vpdist.files import storage_error
 from vpdist.forecast import Counts, Disk, Forecast, Memory, Rank, Time, Work
 from vpdist.ingest import StoreSummary
@@ -67,7 +67,12 @@ def forecast(settings: Settings, ranks: int, output: Path | None) -> Forecast:
         raise storage_error(Path(tempfile.gettempdir()), error) from error
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-        stop = StopRequest(at_once=lambda stopped: shutil.rmtree(temporary, ignore_errors=True))
+
+        def clean_up(stopped: Interrupted) -> int:
+            shutil.rmtree(temporary, ignore_errors=True)
+            return stopped.exit_code
+
+        stop = StopRequest(at_once=clean_up)
         stack.enter_context(stop.installed())
         place = environment.place()
         encodes = settings.nucleotide_model or settings.protein_model

@@ -69,8 +69,9 @@ class Gather:
         for rank, node in enumerate(nodes):
             ranks_of.setdefault(int(node), []).append(rank)
         if len(ranks_of) == 1:  # the group of all serves: every group's thread wakes a hundred times a second
-            world = dist.distributed_c10d._get_default_group()
-            dist.distributed_c10d._set_pg_timeout(timeout, world)
+            world = dist.group.WORLD
+            assert world is not None
+            world.set_timeout(timeout)
             self._groups.append(world)
             return
         mine = ranks_of[runtime.place.node]

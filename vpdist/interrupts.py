@@ -22,8 +22,9 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 class StopRequest:
     """Whether this process was asked to stop, and how."""
 
-    def __init__(self, at_once: Callable[[Interrupted], None]) -> None:
-        """`at_once` runs before the process ends on a second request: it restores the terminal and leaves word."""
+    def __init__(self, at_once: Callable[[Interrupted], int]) -> None:
+        """`at_once` runs before the process ends on a second request: it restores the terminal, leaves word and returns
+        the exit code. A third request does not wait for that."""
         self._at_once = at_once
         self._signal: int | None = None
         self._since = 0.0
@@ -43,13 +44,14 @@ class StopRequest:
         now = time.monotonic()
         if self._signal is None:
             self._signal, self._since = number, now
-        elif now - self._since > SECOND_AFTER_S and not self._ending:
-            self._ending = True
-            stopped = Interrupted(f"stopped at once by {signal.Signals(number).name}", _exit_code(number))
+        elif now - self._since > SECOND_AFTER_S:
+            code = _exit_code(number)
             try:
-                self._at_once(stopped)
+                if not self._ending:
+                    self._ending, self._since = True, now
+                    code = self._at_once(Interrupted(f"stopped at once by {signal.Signals(number).name}", code))
             finally:
-                os._exit(stopped.exit_code)
+                os._exit(code)
 
     def check(self) -> None:
         """Raises Interrupted (exit code 130 for SIGINT, else 143) once a signal has come."""

@@ -32,7 +32,7 @@ def serves(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def pack(model: nn.Module, name: str) -> None:
-    """Replace the layer `name` of `model` in place if it is an `nn.Linear`; what it held is freed."""
+    """Replace the layer `name` of `model` in place if it is an `nn.Linear`."""
     layer = model.get_submodule(name)
     if isinstance(layer, nn.Linear):
         model.set_submodule(name, PackedLinear(layer), strict=True)

@@ -65,6 +65,8 @@ class Session:
     reserve: Path | None = None
     """On rank 0 a file that, once removed, makes room for the last status on a full disk."""
     begun: bool = False
+    ended: int | None = None
+    """The exit code, once the last status is written."""
     _before: bytes | None = None
 
     def begin(self) -> None:
@@ -88,6 +90,7 @@ class Session:
             if self.reserve is not None:
                 _remove_mark(self.reserve)
             self.folder.write_status(state, code, printable_lines(message), failing_rank)
+        self.ended = code
 
     def _check_lock(self) -> None:
         """The heartbeat may not have looked yet since this process went on after a stop."""
@@ -190,25 +193,35 @@ class _Opened:
         if self.control is not None and self.control.progress is not None:
             self.control.progress.abort(reason)
 
-    def stop_at_once(self, stopped: Interrupted) -> None:
-        """A second signal: this process ends in a moment, whatever its main thread is at, and says so, unless the
-        terminal or the disk does not take it by then."""
-        message = describe(stopped, self.restart)
-        self.abort_display(message)
-        if environment.place().rank != 0:
-            return
+    def stop_at_once(self, stopped: Interrupted) -> int:
+        """A second signal: this process ends in a moment, whatever its main thread is at. Returns the exit code.
 
-        def record() -> None:
+        Rank 0 says so, or what has made another rank fail, unless terminal or disk don't take it by then.
+        """
+        if self.session is not None and self.session.ended is not None:
+            return self.session.ended
+        self.abort_display(str(stopped))
+        ends: list[VpdistError] = [stopped]
+
+        def leave_word() -> None:
+            if self.control is not None:
+                with contextlib.suppress(PeerLost):  # the store is gone with its host
+                    failure = published_failure(self.control.runtime.keys.clone())
+                    if failure is not None and failure.exit_code not in (130, 143):
+                        ends.append(failure)
+            code, message = ends[-1].exit_code, describe(ends[-1], self.restart)
+            told = threading.Thread(target=_tell, args=(self.console, f"vpdist: {message}"), daemon=True)
+            told.start()
             if self.session is not None:
                 with contextlib.suppress(StorageError):  # people are told, too
-                    self.session.end(_state(stopped.exit_code), stopped.exit_code, message)
+                    self.session.end(_state(code), code, message, _failing_rank(ends[-1], 0))
+            told.join()
 
-        told = threading.Thread(target=_tell, args=(self.console, f"vpdist: {message}"), daemon=True)
-        recorded = threading.Thread(target=record, daemon=True)
-        for words in (told, recorded):  # not here, where the main thread may hold what they need
+        if environment.place().rank == 0:  # not in this thread, which may hold what it takes
+            words = threading.Thread(target=leave_word, daemon=True)
             words.start()
-        for words in (told, recorded):
             words.join(LAST_WORDS_S)
+        return ends[-1].exit_code
 
     def forced_exit(self, failure: VpdistError, keys: KeyStore) -> int:
         """The main thread hangs, and progress is about to end this process: leave word of it; returns the exit code.
