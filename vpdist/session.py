@@ -201,27 +201,26 @@ class _Opened:
         if self.session is not None and self.session.ended is not None:
             return self.session.ended
         self.abort_display(str(stopped))
+        if environment.place().rank != 0:
+            return stopped.exit_code
         ends: list[VpdistError] = [stopped]
 
-        def leave_word() -> None:
-            if self.control is not None:
-                with contextlib.suppress(PeerLost):  # the store is gone with its host
-                    failure = published_failure(self.control.runtime.keys.clone())
-                    if failure is not None and failure.exit_code not in (130, 143):
-                        ends.append(failure)
-            code, message = ends[-1].exit_code, describe(ends[-1], self.restart)
-            told = threading.Thread(target=_tell, args=(self.console, f"vpdist: {message}"), daemon=True)
-            told.start()
+        def ask() -> None:
+            with contextlib.suppress(PeerLost):  # the store is gone with its host
+                failure = self.control.failure_elsewhere() if self.control is not None else None
+                if failure is not None and failure.exit_code not in (130, 143):
+                    ends.append(failure)
+
+        _within(LAST_WORDS_S / 4, ask)
+        code, message = ends[-1].exit_code, describe(ends[-1], self.restart)
+
+        def record() -> None:
             if self.session is not None:
                 with contextlib.suppress(StorageError):  # people are told, too
                     self.session.end(_state(code), code, message, _failing_rank(ends[-1], 0))
-            told.join()
 
-        if environment.place().rank == 0:  # not in this thread, which may hold what it takes
-            words = threading.Thread(target=leave_word, daemon=True)
-            words.start()
-            words.join(LAST_WORDS_S)
-        return ends[-1].exit_code
+        _within(LAST_WORDS_S, lambda: _tell(self.console, f"vpdist: {message}"), record)
+        return code
 
     def forced_exit(self, failure: VpdistError, keys: KeyStore) -> int:
         """The main thread hangs, and progress is about to end this process: leave word of it; returns the exit code.
@@ -241,6 +240,16 @@ class _Opened:
             with contextlib.suppress(StorageError):  # the process ends here, its log has the line
                 self.session.end(_state(error.exit_code), error.exit_code, describe(error, self.restart), failing)
         return error.exit_code
+
+
+def _within(seconds: float, *actions: Callable[[], None]) -> None:
+    """Carry these out side by side, and wait for them so long at most: the main thread may hold what they need."""
+    until = time.monotonic() + seconds
+    threads = [threading.Thread(target=action, daemon=True) for action in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
 
 
 def _told_by_system(error: Exception, folder: RunFolder) -> Exception:
