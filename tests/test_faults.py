@@ -148,6 +148,17 @@ def test_a_rank_that_gets_a_second_signal_alone_is_named_by_the_others(job: Job,
     assert (found["state"], found["exit_code"], found["failing_rank"]) == ("interrupted", 143, 1)
 
 
+def test_ranks_that_are_still_importing_end_with_their_launcher(job: Job, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with Launch(job, folder, standalone(4)) as launch:
+        assert launch.wait_until(lambda: len(launch.ranks()) == 4)
+        time.sleep(1.0)
+        launch.signal(launch.agent.pid, signal.SIGKILL)
+        assert launch.end() < 3.0
+        assert launch.told().count(RESUMES) <= 1
+    assert not folder.exists(), "they were further"
+
+
 @pytest.mark.faults
 @pytest.mark.timeout(3 * 3600)
 def test_the_whole_campaign(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import typer
 
 import vpdist
 from vpdist.config import Settings, at_least, parsed_budget
-from vpdist.environment import place
+from vpdist.environment import ending_with_launcher, place
 from vpdist.errors import StorageError, VpdistError, printable, printable_lines
 from vpdist.launch import launch, ranks_to_start
 from vpdist.runfolder import RunFolder
@@ -153,7 +153,8 @@ def _run(settings: Settings, nproc: int | None) -> None:
     ranks = ranks_to_start(nproc, settings.device)
     if ranks > 1:
         raise typer.Exit(launch(sys.argv[1:], ranks, settings.output / "status.json"))
-    from vpdist.run import predict as run  # brings torch in
+    with ending_with_launcher():
+        from vpdist.run import predict as run  # brings torch in
 
     raise typer.Exit(run(settings))
 
@@ -223,7 +224,8 @@ def classify(
     legacy_output: LegacyOutput = False,
 ) -> None:
     """Make new calls from a run's embeddings, in seconds."""
-    from vpdist.classify import classify as new_calls
+    with ending_with_launcher():
+        from vpdist.classify import classify as new_calls
 
     raise typer.Exit(new_calls(run, classifier, consensus=consensus, legacy_output=legacy_output, progress=progress))
 
@@ -233,7 +235,8 @@ def verify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
 ) -> None:
     """Open every file of a run, check digests and completeness; exits with 0 only if all holds, else with 6."""
-    from vpdist.verify import verify as check
+    with ending_with_launcher():
+        from vpdist.verify import verify as check
 
     found = check(run)
     for problem in found:
