@@ -235,8 +235,7 @@ def verify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
 ) -> None:
     """Open every file of a run, check digests and completeness; exits with 0 only if all holds, else with 6."""
-    with ending_with_launcher():
-        from vpdist.verify import verify as check
+    from vpdist.verify import verify as check
 
     found = check(run)
     for problem in found:

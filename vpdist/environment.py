@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -102,7 +102,8 @@ def ending_with_launcher() -> Iterator[None]:
         while not done.wait(0.2):
             if os.getppid() != PARENT:
                 if here.rank == 0:
-                    os.write(2, b"vpdist: the launcher is gone; the same command again resumes\n")
+                    with suppress(OSError):  # the launcher may have been the one to read it
+                        os.write(2, b"vpdist: the launcher is gone; the same command again resumes\n")
                 os._exit(128 + signal.SIGTERM)
 
     if here.launched:
