@@ -98,11 +98,16 @@ def test_short_of_memory_batches_are_halved_and_only_what_fits_nowhere_fails(
     assert "out of memory" in logs
 
 
+def wait_for_batches(launch: Launch, folder: Path, ranks: int) -> None:
+    """Until all ranks are in the middle of a batch."""
+    assert launch.wait_until(lambda: len([*(folder / "at_work").glob("rank*")]) == ranks)
+    time.sleep(0.5)
+
+
 def test_a_second_signal_stops_a_rank_at_once_that_is_in_the_middle_of_a_batch(job: Job, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with Launch(poison.sabotaged(job, sleep_s=60), folder, standalone(1)) as launch:
-        assert launch.wait_until(lambda: any((folder / "at_work").glob("rank*")))
-        time.sleep(0.5)
+        wait_for_batches(launch, folder, 1)
         launch.signal(launch.agent.pid, signal.SIGTERM)
         time.sleep(2.0)
         assert launch.agent.poll() is None
@@ -117,8 +122,7 @@ def test_a_second_signal_stops_a_rank_at_once_that_is_in_the_middle_of_a_batch(j
 def test_a_second_signal_to_all_ends_ranks_under_torchrun_in_the_middle_of_a_batch(job: Job, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with Launch(poison.sabotaged(job, sleep_s=60), folder, standalone(2)) as launch:
-        assert launch.wait_until(lambda: len([*(folder / "at_work").glob("rank*")]) == 2)
-        time.sleep(0.5)
+        wait_for_batches(launch, folder, 2)
         for pid in launch.processes():
             launch.signal(pid, signal.SIGTERM)
         time.sleep(2.0)
@@ -135,8 +139,7 @@ def test_a_second_signal_to_all_ends_ranks_under_torchrun_in_the_middle_of_a_bat
 def test_a_rank_that_gets_a_second_signal_alone_is_named_by_the_others(job: Job, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with Launch(poison.sabotaged(job, sleep_s=6), folder, standalone(2)) as launch:
-        assert launch.wait_until(lambda: len([*(folder / "at_work").glob("rank*")]) == 2)
-        time.sleep(0.5)
+        wait_for_batches(launch, folder, 2)
         for _ in range(2):
             launch.signal(launch.ranks()[1], signal.SIGTERM)
             time.sleep(2.0)
