@@ -184,7 +184,7 @@ class Terminal:
 
 
 def test_bars_of_both_ranks_move_on_a_terminal_and_leave_it_clean(models: TinyModels, tmp_path: Path) -> None:
-    source = write_contigs(tmp_path / "contigs.fa", n=300)
+    source = write_contigs(tmp_path / "contigs.fa", n=900)
     terminal = Terminal(command(standalone(2), models, source, tmp_path / "run", "--token-budget", "400"))
     percentages: dict[str, set[str]] = {"rank 0": set(), "rank 1": set(), "all": set()}
     while terminal.read(0.5):
