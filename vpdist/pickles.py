@@ -25,14 +25,10 @@ from typing import Any
 import numpy as np
 
 from vpdist.errors import WeightsError
+from vpdist.files import UNREADABLE
 
 PICKLE_LIMIT = 1 << 15
 """Bytes. The pickle describes a few layers (2 KB); their numbers lie beside it in the zip."""
-UNREADABLE = (
-    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
-    *(TypeError, ValueError),
-)
-"""What reading a pickle raises, besides UnpicklingError, wherever it first breaks an expectation."""
 
 
 class Record:

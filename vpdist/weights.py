@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from vpdist.errors import WeightsError
-from vpdist.files import JSON_LIMIT, open_regular
-from vpdist.pickles import UNREADABLE
+from vpdist.files import JSON_LIMIT, UNREADABLE, open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
