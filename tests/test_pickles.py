@@ -1,8 +1,13 @@
+import codecs
+import contextlib
+import io
 import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.tiny_models import tiny_classifier
+from vpdist.classifier import load_classifier
 from vpdist.errors import WeightsError
 from vpdist.pickles import ALLOWED, read_classifier_pickle
 
@@ -191,6 +197,130 @@ def test_transposed_parameters_are_refused_rather_than_misread(tmp_path, origina
     torch.save(original, tmp_path / "original.pth")
     with pytest.raises(WeightsError, match="do not fill the tensor"):
         read_classifier_pickle(tmp_path / "original.pth")
+
+
+# Tensors are described, not built
+
+
+@contextlib.contextmanager
+def traced():
+    """Gives a function that tells the most bytes that Python and numpy held at once in the block."""
+    tracemalloc.start()
+    try:
+        yield lambda: peak
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: torch.ones(16, dtype=torch.int8), r"asks for torch\.CharStorage"),
+        (lambda: torch.ones(16, dtype=torch.bool), r"asks for torch\.BoolStorage"),
+        (lambda: torch.ones(16, dtype=torch.complex64), r"asks for torch\.ComplexFloatStorage"),
+        (lambda: torch.ones(16, dtype=torch.float64), r"asks for torch\.DoubleStorage"),
+        (lambda: torch.ones(16, dtype=torch.int64), "not a float32 tensor"),
+        (lambda: torch.ones(16, device="meta"), r"asks for torch\._utils\._rebuild_meta_tensor_no_storage"),
+        (lambda: torch.ones(16).to_sparse(), r"asks for torch\._utils\._rebuild_sparse_tensor"),
+        (lambda: torch.quantize_per_tensor(torch.ones(16), 0.1, 0, torch.qint8), "asks for torch"),
+        (lambda: torch._neg_view(torch.ones(16)), "do not fill the tensor"),  # the sign is kept apart
+    ],
+    ids=["int8", "bool", "complex", "float64", "int64", "meta", "sparse", "quantised", "negated"],
+)
+def test_parameters_of_another_kind_are_refused_rather_than_cast(tmp_path, original, made, message: str) -> None:
+    original.bn1._buffers["running_mean"] = made()
+    torch.save(original, tmp_path / "original.pth")
+    with pytest.raises(WeightsError, match=message):
+        read_classifier_pickle(tmp_path / "original.pth")
+
+
+VAST = torch.zeros(1).expand(1 << 34)
+"""One number in a file, 64 GiB to whoever copies it."""
+
+
+def vast_parameter(model: MLPClassifier) -> None:
+    model.bn1._parameters["weight"] = VAST
+
+
+def set_of_a_vast_tensor(model: MLPClassifier) -> None:
+    model.__dict__["extra"] = Payload(set, VAST)
+
+
+def mapping_of_a_vast_tensor(model: MLPClassifier) -> None:
+    model.__dict__["extra"] = Payload(OrderedDict, VAST)
+
+
+def text_doubled_again_and_again(model: MLPClassifier) -> None:
+    text = Payload(codecs.encode, "a", "latin1")
+    for _ in range(36):
+        text = Payload(codecs.encode, text, "hex")
+    model.__dict__["extra"] = text
+
+
+def zeros_by_their_number(model: MLPClassifier) -> None:
+    model.__dict__["extra"] = Payload(bytearray, 1 << 40)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (vast_parameter, "cannot reshape"),
+        (set_of_a_vast_tensor, "not iterable"),
+        (mapping_of_a_vast_tensor, "not iterable"),
+        (text_doubled_again_and_again, r"asks for _codecs\.encode"),
+        (zeros_by_their_number, r"asks for __builtin__\.bytearray"),
+    ],
+)
+def test_a_small_file_that_unfolds_is_refused_without_memory_for_it(tmp_path, original, change, message: str) -> None:
+    change(original)
+    torch.save(original, tmp_path / "original.pth")
+    with traced() as peak_bytes, pytest.raises(WeightsError, match=message):
+        read_classifier_pickle(tmp_path / "original.pth")
+    assert peak_bytes() < 1 << 20
+
+
+def test_a_storage_that_many_parameters_share_is_held_once(tmp_path, original) -> None:
+    storage = torch.zeros(1 << 18)
+    original.bn1._buffers.update({f"extra{number}": storage for number in range(500)})
+    path = tmp_path / "original.pth"
+    torch.save(original, path)
+    with traced() as peak_bytes:
+        assert len(read_classifier_pickle(path).parameters) > 500
+    assert peak_bytes() < 3 * path.stat().st_size
+    with pytest.raises(WeightsError, match="a classifier has"):
+        load_classifier(path)
+
+
+def test_numbers_that_were_damaged_are_refused(tmp_path, original) -> None:
+    path = tmp_path / "original.pth"
+    torch.save(original, path)
+    content = bytearray(path.read_bytes())
+    weight = original.hidden_layer.weight.detach().numpy().tobytes()
+    content[content.index(weight) + len(weight) // 2] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="damaged: Bad CRC-32"):
+        read_classifier_pickle(path)
+    state = torch.load(path, weights_only=False)  # torch does not notice
+    assert torch.isfinite(state.hidden_layer.weight).all()
+
+
+def test_entries_that_overlap_are_refused(tmp_path, original) -> None:
+    torch.save(original, tmp_path / "original.pth")
+    path = archive(tmp_path / "x.pth", pickle_of(tmp_path / "original.pth"), tmp_path / "original.pth")
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as file:
+        file.writestr("archive/data/y", bytes(1 << 16))
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("archive/data/x", inner.getvalue())
+        place, entry = file.infolist()[-1].header_offset, zipfile.ZipFile(inner).infolist()[0]
+        entry.header_offset += place + 30 + len("archive/data/x")
+        file.filelist.append(entry)
+    with zipfile.ZipFile(path) as file:
+        assert file.read("archive/data/y") == bytes(1 << 16)
+    with pytest.raises(WeightsError, match="overlap"):
+        read_classifier_pickle(path)
 
 
 def test_a_compressed_zip_is_refused(tmp_path, original) -> None:

@@ -19,6 +19,11 @@ from vpdist.errors import StorageError
 
 JSON_LIMIT = 1 << 26
 """Bytes. vpdist writes far smaller ones."""
+UNREADABLE = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
+    *(TypeError, ValueError),
+)
+"""What reading a pickle raises, besides UnpicklingError, wherever it first breaks an expectation."""
 
 
 def storage_error(path: Path, error: OSError, action: str = "written") -> StorageError:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from vpdist.errors import WeightsError
-from vpdist.files import JSON_LIMIT, open_regular
+from vpdist.files import JSON_LIMIT, UNREADABLE, open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -279,19 +279,7 @@ def _read_weights_only(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path}: refused: it holds more than weights: {_reason(error)}") from error
-    # Whatever torch's reader runs into where a file is not what it expects.
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        EOFError,
-        LookupError,
-        MemoryError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except UNREADABLE as error:
         raise WeightsError(f"{path}: cannot be read as PyTorch weights (zip format): {_reason(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise WeightsError(f"{path}: is not a mapping of names to tensors")
