@@ -271,7 +271,7 @@ def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
 ) -> None:
     """Draw a run's live bars in this terminal."""
-    from vpdist.progress import watch as draw
+    from vpdist.watch import watch as draw
 
     try:
         draw(run, sys.stderr)
