@@ -29,9 +29,11 @@ WITHOUT_TORCH = (
     "tables",
     "parts",
     "config",
+    "options",
     "cli",
     "counters",
     "display",
+    "watch",
 )
 
 
@@ -66,7 +68,7 @@ def test_imports_have_no_cycles() -> None:
 
 
 def test_stages_do_not_know_the_run() -> None:
-    above = {"run", "classify", "verify", "session", "cli", "launch"}
+    above = {"run", "classify", "verify", "watch", "session", "cli", "options", "launch"}
     below = {
         "records",
         "fragments",

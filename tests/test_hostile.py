@@ -30,10 +30,10 @@ from vpdist import cli, hdf5, layout, parts, records, store
 from vpdist.config import Settings
 from vpdist.errors import InputError
 from vpdist.hdf5 import DamagedFile
-from vpdist.progress import watch
 from vpdist.records import read_records
 from vpdist.run import predict
 from vpdist.streams import WINDOW_BITS
+from vpdist.watch import watch
 
 DOCUMENTED = {0, 2, 3, 4, 5, 6}
 """Exit codes but for 1, a bug, and the signals'."""

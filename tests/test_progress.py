@@ -20,9 +20,10 @@ from vpdist.display import LEFT_BEHIND
 from vpdist.environment import Place
 from vpdist.errors import EXIT_BUG, Interrupted, PeerLost, StorageError, VpdistError
 from vpdist.painter import Recorder
-from vpdist.progress import Progress, watch
+from vpdist.progress import Progress
 from vpdist.runtime import KeyStore, Runtime
 from vpdist.telemetry import Telemetry
+from vpdist.watch import watch
 
 
 @pytest.fixture
@@ -216,7 +217,7 @@ def test_watching_shows_what_the_run_shows_and_ends_with_it(alone: Runtime, tmp_
     once = Stream()
     watch(tmp_path, once, follow=False)
     assert "rank=all" in once.getvalue()
-    program = "import sys, pathlib; from vpdist.progress import watch; watch(pathlib.Path(sys.argv[1]), sys.stdout)"
+    program = "import sys, pathlib; from vpdist.watch import watch; watch(pathlib.Path(sys.argv[1]), sys.stdout)"
     with subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], env=environment(), stdout=subprocess.PIPE, text=True
     ) as watcher:

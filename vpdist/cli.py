@@ -1,4 +1,4 @@
-"""The command line: options become Settings, errors become exit codes. Commands that need torch import it."""
+"""The command line: options become Settings, errors become exit codes. Each command imports what it alone needs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from typing import Annotated
 import typer
 
 import vpdist
-from vpdist.config import Settings, at_least, parsed_budget
+from vpdist.config import Settings, within
 from vpdist.environment import ending_with_launcher, place
 from vpdist.errors import StorageError, VpdistError, printable, printable_lines
-from vpdist.launch import launch, ranks_to_start
-from vpdist.runfolder import RunFolder
-from vpdist.weights import resolve_model
+from vpdist.options import option, with_settings
 
 app = typer.Typer(
     help="Tell viral sequences from everything else in sequencing data, on as many GPUs as there are.",
@@ -24,130 +22,37 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Inputs = Annotated[
-    list[str], typer.Argument(metavar="IN...", help="FASTA or FASTQ: plain, gz, bz2, xz or zst; - for standard input.")
-]
-Output = Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="The run folder.")]
-NucleotideModel = Annotated[
-    str | None, typer.Option(help="DNABERT-S: a folder, or a hub id such as zhihan1996/DNABERT-S.")
-]
-ProteinModel = Annotated[
-    str | None, typer.Option(help="ESM-2: a folder, or a hub id such as facebook/esm2_t36_3B_UR50D.")
-]
-ChunkLength = Annotated[int, typer.Option(help="Bases per chunk: what the classifier was trained on.")]
-MinLength = Annotated[int, typer.Option(help="Shorter sequences are listed as filtered, not scored.")]
-Consensus = Annotated[str, typer.Option(help="A sequence's scores from its chunks': mean, max or fraction.")]
-Dtype = Annotated[str, typer.Option(help="Encoders: auto, float32, bfloat16 or float16.")]
-EmbeddingDtype = Annotated[str, typer.Option(help="Stored embeddings: auto, float32 or float16.")]
-TokenBudget = Annotated[
-    str, typer.Option(metavar="auto|N", help="Tokens per batch; auto: by encoders and device, see run.json.")
-]
-Threads = Annotated[int | None, typer.Option(help="CPU threads per rank; by default this node's cores divided.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Nproc = Annotated[
     int | None, typer.Option(help="Without a launcher: ranks to start; by default one per visible GPU, else one.")
 ]
-Schedule = Annotated[str, typer.Option(help="static deals work by token cost, dynamic lets ranks draw it.")]
-ProgressMode = Annotated[str, typer.Option("--progress", help="auto, bars, log or none.")]
-StallTimeout = Annotated[float, typer.Option(help="Seconds after which a run ends that one silent rank holds up.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub; use what has been downloaded.")]
-Restart = Annotated[bool, typer.Option("--restart", help="Discard what the run folder holds.")]
-LegacyOutput = Annotated[bool, typer.Option("--legacy-output", help="Also write the original method's two files.")]
 
 
 @app.command()
-def predict(
-    inputs: Inputs,
-    output: Output,
-    classifier: Annotated[Path, typer.Option(help="A vpdist classifier, or an original .pth.")],
-    nucleotide_model: NucleotideModel = None,
-    protein_model: ProteinModel = None,
-    chunk_length: ChunkLength = 500,
-    min_length: MinLength = 0,
-    consensus: Consensus = "mean",
-    dtype: Dtype = "auto",
-    embedding_dtype: EmbeddingDtype = "auto",
-    no_embeddings: Annotated[bool, typer.Option("--no-embeddings", help="Keep calls only.")] = False,
-    token_budget: TokenBudget = "auto",
-    threads: Threads = None,
-    device: Device = "auto",
-    nproc: Nproc = None,
-    schedule: Schedule = "static",
-    progress: ProgressMode = "auto",
-    stall_timeout: StallTimeout = 1800.0,
-    offline: Offline = False,
-    restart: Restart = False,
-    legacy_output: LegacyOutput = False,
-) -> None:
+@with_settings(
+    "inputs output classifier nucleotide_model protein_model chunk_length min_length consensus dtype embedding_dtype "
+    "embeddings token_budget threads device nproc schedule progress stall_timeout offline restart legacy_output",
+    required="classifier",
+)
+def predict(settings: Settings, nproc: Nproc = None) -> None:
     """Call every sequence virus or not, and keep the embeddings that led there."""
-    settings = Settings(
-        inputs=tuple(inputs),
-        output=output,
-        nucleotide_model=nucleotide_model,
-        protein_model=protein_model,
-        classifier=classifier,
-        chunk_length=chunk_length,
-        min_length=min_length,
-        consensus=consensus,
-        dtype=dtype,
-        embedding_dtype=embedding_dtype,
-        embeddings=not no_embeddings,
-        token_budget=parsed_budget(token_budget),
-        threads=threads,
-        device=device,
-        schedule=schedule,
-        progress=progress,
-        stall_timeout=stall_timeout,
-        offline=offline,
-        restart=restart,
-        legacy_output=legacy_output,
-    )
     _run(settings, nproc)
 
 
 @app.command()
-def embed(
-    inputs: Inputs,
-    output: Output,
-    nucleotide_model: NucleotideModel = None,
-    protein_model: ProteinModel = None,
-    chunk_length: ChunkLength = 500,
-    min_length: MinLength = 0,
-    dtype: Dtype = "auto",
-    embedding_dtype: EmbeddingDtype = "auto",
-    token_budget: TokenBudget = "auto",
-    threads: Threads = None,
-    device: Device = "auto",
-    nproc: Nproc = None,
-    schedule: Schedule = "static",
-    progress: ProgressMode = "auto",
-    stall_timeout: StallTimeout = 1800.0,
-    offline: Offline = False,
-    restart: Restart = False,
-) -> None:
+@with_settings(
+    "inputs output nucleotide_model protein_model chunk_length min_length dtype embedding_dtype token_budget threads "
+    "device nproc schedule progress stall_timeout offline restart"
+)
+def embed(settings: Settings, nproc: Nproc = None) -> None:
     """Only embed: `predict` without the classifier. Either model may be left out."""
-    settings = Settings(
-        inputs=tuple(inputs),
-        output=output,
-        nucleotide_model=nucleotide_model,
-        protein_model=protein_model,
-        chunk_length=chunk_length,
-        min_length=min_length,
-        dtype=dtype,
-        embedding_dtype=embedding_dtype,
-        token_budget=parsed_budget(token_budget),
-        threads=threads,
-        device=device,
-        schedule=schedule,
-        progress=progress,
-        stall_timeout=stall_timeout,
-        offline=offline,
-        restart=restart,
-    )
     _run(settings, nproc)
 
 
 def _run(settings: Settings, nproc: int | None) -> None:
+    from vpdist.launch import launch, ranks_to_start
+    from vpdist.runfolder import RunFolder
+
     if place().rank == 0:
         RunFolder(settings.output).check_writable()
     ranks = ranks_to_start(nproc, settings.device)
@@ -160,68 +65,44 @@ def _run(settings: Settings, nproc: int | None) -> None:
 
 
 @app.command()
+@with_settings(
+    "inputs folder classifier nucleotide_model protein_model ranks chunk_length min_length dtype embedding_dtype "
+    "embeddings token_budget threads device progress offline as_json",
+    output=Path(),
+    dry_run=True,
+)
 def plan(
-    inputs: Inputs,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="RUN", help="Where the run would be: is there room?"),
-    ] = None,
-    classifier: Annotated[Path | None, typer.Option(help="Check that it fits the encoders.")] = None,
-    nucleotide_model: NucleotideModel = None,
-    protein_model: ProteinModel = None,
+    settings: Settings,
+    folder: Annotated[Path | None, option("output")] = None,
     ranks: Annotated[int | None, typer.Option(help="Ranks of the run; by default what predict would start.")] = None,
-    chunk_length: ChunkLength = 500,
-    min_length: MinLength = 0,
-    dtype: Dtype = "auto",
-    embedding_dtype: EmbeddingDtype = "auto",
-    no_embeddings: Annotated[bool, typer.Option("--no-embeddings", help="Of a run that keeps calls only.")] = False,
-    token_budget: TokenBudget = "auto",
-    threads: Threads = None,
-    device: Device = "auto",
-    progress: ProgressMode = "auto",
-    offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Dry run: counts, balance over ranks, and what `predict` needs of disk, memory and time. Writes nothing there.
 
     Works in a temporary folder (TMPDIR). Without models it only counts.
+
+    With RUN it tells whether there is room for it there; with a classifier, whether that fits the encoders.
     """
-    settings = Settings(
-        inputs=tuple(inputs),
-        output=output or Path(),
-        nucleotide_model=nucleotide_model,
-        protein_model=protein_model,
-        classifier=classifier,
-        chunk_length=chunk_length,
-        min_length=min_length,
-        dtype=dtype,
-        embedding_dtype=embedding_dtype,
-        embeddings=not no_embeddings,
-        token_budget=parsed_budget(token_budget),
-        threads=threads,
-        device=device,
-        progress=progress,
-        offline=offline,
-        dry_run=True,
-    )
-    at_least("ranks", ranks, 1)
+    from vpdist.launch import ranks_to_start
+
+    within("ranks", ranks, least=1)
     here = place()
     if here.rank != 0:
         return  # rank 0 does it for all
-    ranks = ranks or (here.world_size if here.launched else ranks_to_start(None, device))
+    ranks = ranks or (here.world_size if here.launched else ranks_to_start(None, settings.device))
     from vpdist.dry_run import forecast  # brings torch in
 
-    found = forecast(settings, ranks, output)
+    found = forecast(settings, ranks, folder)
     typer.echo(found.to_json() if as_json else "\n".join(found.lines()))
 
 
 @app.command()
 def classify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A complete run folder that keeps its embeddings.")],
-    classifier: Annotated[Path, typer.Option(help="A vpdist classifier, or an original .pth.")],
-    consensus: Annotated[str | None, typer.Option(help="mean, max or fraction; by default as in the run.")] = None,
-    progress: ProgressMode = "auto",
-    legacy_output: LegacyOutput = False,
+    classifier: Annotated[Path, option("classifier")],
+    consensus: Annotated[str | None, option("consensus", default="as in the run")] = None,
+    progress: Annotated[str, option("progress")] = "auto",
+    legacy_output: Annotated[bool, option("legacy_output")] = False,
 ) -> None:
     """Make new calls from a run's embeddings, in seconds."""
     with ending_with_launcher():
@@ -231,9 +112,7 @@ def classify(
 
 
 @app.command()
-def verify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-) -> None:
+def verify(run: RunArgument) -> None:
     """Open every file of a run, check digests and completeness; exits with 0 only if all holds, else with 6."""
     from vpdist.verify import verify as check
 
@@ -250,6 +129,8 @@ def download(
     models: Annotated[list[str], typer.Argument(metavar="ID...", help="Hub ids: owner/name or owner/name@revision.")],
 ) -> None:
     """Fetch encoders at their pinned revisions, so that --offline finds them."""
+    from vpdist.weights import resolve_model
+
     for model in models:
         typer.echo(f"{model}: {resolve_model(model)}")
 
@@ -267,11 +148,9 @@ def import_classifier(
 
 
 @app.command()
-def watch(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-) -> None:
+def watch(run: RunArgument) -> None:
     """Draw a run's live bars in this terminal."""
-    from vpdist.progress import watch as draw
+    from vpdist.watch import watch as draw
 
     try:
         draw(run, sys.stderr)

@@ -7,9 +7,11 @@ ranks, and kept when a run is resumed, because results depend on them.
 from __future__ import annotations
 
 import json
+import operator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_origin, get_type_hints
 
 from vpdist.errors import UsageError
 
@@ -36,56 +38,91 @@ def parsed_budget(text: str) -> int | None:
     return int(text)
 
 
-def at_least(option: str, value: int | float | None, least: int | float) -> None:
-    """Raises UsageError when `value` is given and below `least`."""
-    if value is not None and value < least:
-        raise UsageError(f"--{option} {value}: must be at least {least}")
+def within(option: str, value: float | None, least: float, most: float | None = None) -> None:
+    """Raises UsageError when `value` is given and below `least` or above `most`."""
+    if value is not None and (value < least or (most is not None and value > most)):
+        bounds = f"at least {least}" if most is None else f"from {least} to {most:,}"
+        raise UsageError(f"--{option} {value}: must be {bounds}")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What the command line says of a field of `Settings`, and which values the field may have.
+
+    Its name, type and default are the field's own unless stated; `parse` makes the field's value of what is given.
+    """
+
+    help: str
+    """{choices} in it becomes their list."""
+    choices: tuple[str, ...] = ()
+    least: int | None = None
+    most: int | None = None
+    flags: tuple[str, ...] = ()
+    """The last one is the long form."""
+    metavar: str | None = None
+    typed: Any = None
+    default: Any = None
+    parse: Callable[[Any], Any] = lambda given: given
+
+    def flags_of(self, name: str) -> tuple[str, ...]:
+        return self.flags or (f"--{name.replace('_', '-')}",)
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises UsageError unless field `name` may be `value`."""
+        if self.choices:
+            one_of(name.replace("_", "-"), value, self.choices)
+        if self.least is not None:
+            within(name.replace("_", "-"), value, self.least, self.most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The options of `vpdist predict` and `vpdist embed`."""
 
-    inputs: tuple[str, ...]
-    """FASTA or FASTQ files, or '-' for standard input."""
-    output: Path
-    """The run folder."""
-    nucleotide_model: str | None = None
-    """DNABERT-S: a folder or a hub id; None leaves its embeddings out."""
-    protein_model: str | None = None
-    """ESM-2: a folder or a hub id; None leaves its embeddings out."""
-    classifier: Path | None = None
-    """A classifier file; None only embeds."""
-    chunk_length: int = 500
-    """Bases per chunk: the length the classifier was trained on."""
-    min_length: int = 0
-    """Shorter sequences are listed as filtered and not scored."""
-    consensus: str = "mean"
-    """How a sequence's scores follow from its chunks': mean, max, or fraction of virus chunks."""
-    dtype: str = "auto"
-    """Number format of the encoders."""
-    embedding_dtype: str = "auto"
-    """Number format of stored embeddings: float32 for float32 encoders, else float16."""
-    embeddings: bool = True
-    """Whether parts keep the embeddings."""
-    token_budget: int | None = None
-    """Tokens per batch; None chooses by device and model."""
-    threads: int | None = None
-    """CPU threads per rank; None divides this node's cores among its ranks."""
-    device: str = "auto"
-    """auto takes CUDA where there is any."""
-    schedule: str = "static"
-    """static deals units by cost beforehand, dynamic lets ranks draw the next one."""
-    progress: str = "auto"
-    """bars, log, none, or auto: bars where standard error is a terminal."""
-    stall_timeout: float = 1800.0
-    """Seconds after which a run ends that one silent rank holds up."""
-    offline: bool = False
-    """Never ask the hub."""
-    restart: bool = False
-    """Discard what the run folder holds."""
-    legacy_output: bool = False
-    """Also write the original method's two files."""
+    inputs: Annotated[
+        tuple[str, ...],
+        Option(
+            "FASTA or FASTQ: plain, gz, bz2, xz or zst; - for standard input.",
+            metavar="IN...",
+            typed=list[str],
+            parse=tuple,
+        ),
+    ]
+    output: Annotated[Path, Option("The run folder.", flags=("-o", "--output"), metavar="RUN")]
+    nucleotide_model: Annotated[str | None, Option("DNABERT-S: a folder or a hub id like zhihan1996/DNABERT-S.")] = None
+    protein_model: Annotated[str | None, Option("ESM-2: a folder or a hub id like facebook/esm2_t36_3B_UR50D.")] = None
+    classifier: Annotated[Path | None, Option("A vpdist classifier, or an original .pth.")] = None
+    chunk_length: Annotated[
+        int, Option("Bases per chunk: what the classifier was trained on.", least=3, most=1_000_000)
+    ] = 500
+    min_length: Annotated[int, Option("Shorter sequences are listed as filtered, not scored.", least=0)] = 0
+    consensus: Annotated[str, Option("A sequence's scores from its chunks': {choices}.", CONSENSUS)] = "mean"
+    dtype: Annotated[str, Option("Encoders: {choices}.", DTYPES)] = "auto"
+    embedding_dtype: Annotated[
+        str, Option("Stored embeddings: {choices}; auto: float16 unless encoders compute in float32.", STORED_DTYPES)
+    ] = "auto"
+    embeddings: Annotated[
+        bool, Option("Keep calls only.", flags=("--no-embeddings",), default=False, parse=operator.not_)
+    ] = True
+    token_budget: Annotated[
+        int | None,
+        Option(
+            "Tokens per batch; auto: by encoders and device, see run.json.",
+            least=1,
+            metavar="auto|N",
+            typed=str,
+            default="auto",
+            parse=parsed_budget,
+        ),
+    ] = None
+    threads: Annotated[int | None, Option("CPU threads per rank; by default the node's cores divided.", least=1)] = None
+    device: Annotated[str, Option("{choices}; auto takes CUDA where there is any.", DEVICES)] = "auto"
+    schedule: Annotated[str, Option("static: work dealt by token cost; dynamic: drawn by ranks.", SCHEDULES)] = "static"
+    progress: Annotated[str, Option("{choices}; auto draws bars on a terminal.", PROGRESS_MODES)] = "auto"
+    stall_timeout: Annotated[float, Option("Seconds until a run ends that a silent rank holds up.", least=1)] = 1800.0
+    offline: Annotated[bool, Option("Never ask the hub; use what has been downloaded.")] = False
+    restart: Annotated[bool, Option("Discard what the run folder holds.")] = False
+    legacy_output: Annotated[bool, Option("Also write the original method's two files.")] = False
     dry_run: bool = False
     """Only count and estimate (`vpdist plan`): the models may be left out, nothing is kept."""
 
@@ -104,24 +141,22 @@ class Settings:
             raise UsageError("a classifier needs both --nucleotide-model and --protein-model")
         if not self.embeddings and self.classifier is None and not self.dry_run:
             raise UsageError("--no-embeddings without a classifier would keep nothing")
-        if not 3 <= self.chunk_length <= 1_000_000:
-            raise UsageError(f"--chunk-length {self.chunk_length}: must be from 3 to 1,000,000")
-        at_least("min-length", self.min_length, 0)
-        at_least("token-budget", self.token_budget, 1)
-        at_least("threads", self.threads, 1)
-        at_least("stall-timeout", self.stall_timeout, 1)
-        one_of("dtype", self.dtype, DTYPES)
-        one_of("embedding-dtype", self.embedding_dtype, STORED_DTYPES)
-        one_of("schedule", self.schedule, SCHEDULES)
-        one_of("consensus", self.consensus, CONSENSUS)
-        one_of("progress", self.progress, PROGRESS_MODES)
-        one_of("device", self.device, DEVICES)
+        for name, option in OPTIONS.items():
+            option.check(name, getattr(self, name))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {
             "output": str(self.output),
             "classifier": str(self.classifier) if self.classifier else None,
         }
+
+
+OPTIONS: dict[str, Option] = {
+    name: declared.__metadata__[0]
+    for name, declared in get_type_hints(Settings, include_extras=True).items()
+    if get_origin(declared) is Annotated
+}
+"""By field; every field of `Settings` but `dry_run` is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,39 +221,20 @@ class Decisions:
         return cls.from_dict(json.loads(text))
 
 
-OPTION_OF_FIELD = {
-    "input": "input",
-    **{
-        name: f"--{name.replace('_', '-')}"
-        for name in (
-            "chunk_length",
-            "min_length",
-            "nucleotide_model",
-            "protein_model",
-            "dtype",
-            "embedding_dtype",
-            "token_budget",
-            "threads",
-            "device",
-        )
-    },
-    "embeddings": "--no-embeddings",
-    "classifier": "--classifier",
-}
-
-
 def refuse_other_configuration(old: Decisions, new: Decisions, folder: Path) -> None:
     """Raises UsageError naming the first field in which a run folder's decisions differ from this command's."""
-    for field, option in OPTION_OF_FIELD.items():
-        before, now = getattr(old, field), getattr(new, field)
+    for name, before in old.to_dict().items():
+        now = getattr(new, name)
         if before == now:
             continue
-        if field == "input":
+        if name == "input":
             option, before, now = _input_difference(before, now)
-        if field == "embeddings":
+        else:
+            option = OPTIONS[name].flags_of(name)[-1]
+        if name == "embeddings":
             before, now = not before, not now
         hint = "use another folder, or --restart to discard what it holds"
-        if field == "classifier" and now is not None and old.embeddings:
+        if name == "classifier" and now is not None and old.embeddings:
             hint = "`vpdist classify` makes new calls from the embeddings there are; " + hint
         raise UsageError(f"{folder} belongs to another configuration: {option} was {before}, is now {now}; {hint}")
 

@@ -1,0 +1,69 @@
+"""The fields of `Settings` as options of a command: what people type goes in, checked settings come out."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from inspect import Parameter
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from vpdist.config import OPTIONS, Settings
+
+Command = Callable[..., None]
+
+TYPES = get_type_hints(Settings)
+DEFAULTS = {field.name: Parameter.empty if field.default is MISSING else field.default for field in fields(Settings)}
+
+
+def option(name: str, *, default: str | None = None) -> Any:
+    """What typer needs to know of the option for field `name`: the annotation of a command's parameter.
+
+    `default`: in words, where the parameter's own says nothing.
+    """
+    stated = OPTIONS[name]
+    choices = " or ".join(filter(None, (", ".join(stated.choices[:-1]), *stated.choices[-1:])))
+    told: dict[str, Any] = {"metavar": stated.metavar, "help": stated.help.format(choices=choices)}
+    if name == "inputs":  # the one that is known by its place
+        return typer.Argument(**told)
+    return typer.Option(*stated.flags_of(name), show_default=default or True, **told)
+
+
+def with_settings(names: str, *, required: str = "", **fixed: Any) -> Callable[[Command], Command]:
+    """Makes a command of a function that takes `Settings`, and options of its own by name.
+
+    Args:
+        names: the command's options in the order of its help: fields of Settings, and the function's own parameters.
+        required: those among the fields that have a default, but not in this command.
+        fixed: fields that are no options of this command.
+    """
+
+    def decorate(function: Command) -> Command:
+        own = inspect.signature(function, eval_str=True).parameters
+
+        @functools.wraps(function)
+        def command(**typed: Any) -> None:
+            given = {name: OPTIONS[name].parse(value) for name, value in typed.items() if name not in own}
+            function(Settings(**given, **fixed), **{name: value for name, value in typed.items() if name in own})
+
+        parameters = [own[name] if name in own else _parameter(name, required.split()) for name in names.split()]
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads it
+            [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
+        )
+        return command
+
+    return decorate
+
+
+def _parameter(name: str, required: list[str]) -> Parameter:
+    stated = OPTIONS[name]
+    default = DEFAULTS[name] if stated.default is None else stated.default
+    return Parameter(
+        name,
+        Parameter.KEYWORD_ONLY,
+        default=Parameter.empty if name in required else default,
+        annotation=Annotated[stated.typed or TYPES[name], option(name)],
+    )
