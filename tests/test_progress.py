@@ -31,7 +31,7 @@ def alone() -> Runtime:
     """A plain process: rank 0 of 1."""
     store = HashStore()
     keys = KeyStore(store, lambda: store)
-    return Runtime(place=Place(), device=torch.device("cpu"), keys=keys, parent=os.getppid())
+    return Runtime(place=Place(), device=torch.device("cpu"), keys=keys)
 
 
 def recorded(path: Path) -> list[Snapshot]:
@@ -248,11 +248,11 @@ def test_a_process_that_forgets_to_close_ends_all_the_same(tmp_path: Path) -> No
     assert json.loads(path.read_text().splitlines()[-1])["ended"] == "the process ended"
 
 
-def test_a_launcher_that_is_gone_is_an_interruption(tmp_path: Path) -> None:
-    store = HashStore()
-    here = Runtime(
-        place=Place(launched=True), device=torch.device("cpu"), keys=KeyStore(store, lambda: store), parent=-1
-    )
+def test_a_launcher_that_is_gone_is_an_interruption(
+    alone: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vpdist.environment.PARENT", -1)
+    here = replace(alone, place=Place(launched=True))
     progress = Progress(here, "none", tmp_path / "progress.jsonl", None)
     with pytest.raises(Interrupted, match="the launcher is gone") as interruption:
         progress.close()

@@ -1,7 +1,6 @@
 """Units computed in a child process: what kills it is found and set aside, all else keeps its bits."""
 
 import json
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from tests.sample import write_contigs
 from tests.tiny_models import write_models
 from vpdist import parts
 from vpdist.config import Settings
-from vpdist.errors import Interrupted, VpdistError
-from vpdist.quarantine import Batch, ChildDied, ChildHung, Quarantine, QuarantinedEncoder
+from vpdist.encoder_process import Batch, ChildDied, ChildHung
+from vpdist.quarantine import QuarantinedEncoder
 from vpdist.run import predict
 
 LENGTHS = (5, 5, 6, 9)
@@ -97,36 +96,6 @@ def test_memory_that_does_not_suffice_is_the_callers_business() -> None:
         embed(Small(holds_deadly), 7, 8)
 
 
-def test_the_child_ends_with_its_parents_interest_in_it() -> None:
-    def stop() -> None:
-        raise Interrupted("stopped by SIGTERM")
-
-    batch = (np.zeros(3), np.array([0, 3]))
-    with Quarantine(torch.device("cpu"), 1, stop, patience_s=60) as quarantine:
-        with pytest.raises(Interrupted):
-            quarantine.embed("protein", "float32", Path("nowhere"), batch)
-        child = quarantine._process
-        assert child is not None
-        assert child.poll() is None
-    assert child.poll() == -9
-
-
-def test_a_child_that_gives_no_answer_is_ended(tmp_path: Path) -> None:
-    models = write_models(tmp_path / "models")
-    batch = (np.array([0, 5, 5, 2]), np.array([0, 4]))
-    with Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60) as quarantine:
-        quarantine.load("protein", "float32", models.protein)
-        child = quarantine._process
-        assert child is not None
-        child.send_signal(signal.SIGSTOP)
-        quarantine._patience_s = 0.5
-        with pytest.raises(ChildHung, match="no answer"):
-            quarantine._ask({"kind": "protein", "dtype": "float32", "folder": str(models.protein), "ask": "load"})
-        assert child.poll() == -9
-        quarantine._patience_s = 60
-        assert np.isfinite(quarantine.embed("protein", "float32", models.protein, batch)).all()
-
-
 def test_a_sequence_at_which_the_child_hangs_alone_is_set_aside_at_once() -> None:
     class Hanging(StubQuarantine):
         def embed(self, kind: str, dtype: str, folder: Path, batch: Batch) -> np.ndarray:
@@ -140,15 +109,6 @@ def test_a_sequence_at_which_the_child_hangs_alone_is_set_aside_at_once() -> Non
     assert np.isnan(found[1]).all()
     assert found[0].tolist() == [7, 2]
     assert sum(DEADLY in tokens for tokens, _ in quarantine.asked) == 2
-
-
-def test_no_memory_for_a_second_copy_condemns_no_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
-    quarantine = Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60)
-    monkeypatch.setattr(quarantine, "_ask", lambda question, payload=b"": ({"said": "out of memory"}, b""))
-    with pytest.raises(VpdistError, match="no memory for a second copy of esm2"):
-        quarantine.embed("protein", "float16", Path("esm2"), (np.zeros(3), np.array([0, 3])))
-    with pytest.raises(torch.OutOfMemoryError):
-        quarantine.load("protein", "float32", Path("esm2"))
 
 
 def test_a_unit_that_was_merely_unlucky_comes_out_the_same_to_the_bit(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import subprocess
 import sys
 from datetime import timedelta
@@ -76,9 +75,9 @@ def test_a_rank_whose_exchange_has_a_bug_ends_the_run_and_is_named(tmp_path: Pat
 def opened(folder: Path, rank: int) -> tuple[_Opened, KeyStore]:
     store = HashStore()
     keys = KeyStore(store, lambda: store)
-    here = Runtime(place=Place(rank=rank, world_size=4), device=torch.device("cpu"), keys=keys, parent=os.getppid())
+    here = Runtime(place=Place(rank=rank, world_size=4), device=torch.device("cpu"), keys=keys)
     control = Control(here, StopRequest(at_once=lambda stopped: stopped.exit_code))
-    alone = Runtime(place=Place(), device=torch.device("cpu"), keys=keys, parent=os.getppid())
+    alone = Runtime(place=Place(), device=torch.device("cpu"), keys=keys)
     progress = Progress(alone, "none", None, None)
     progress.close()
     session = Session(control, RunFolder(folder), progress)

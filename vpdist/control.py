@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+from vpdist.environment import LAUNCHER_GONE
 from vpdist.errors import Interrupted, PeerLost, VpdistError
 from vpdist.interrupts import StopRequest
 from vpdist.progress import Progress
@@ -70,8 +71,8 @@ class Control:
             self.lock.check()
         if self.progress is not None:
             self.progress.check()
-        elif self.runtime.orphaned:
-            raise Interrupted("the launcher is gone")
+        elif self.runtime.place.orphaned:
+            raise Interrupted(LAUNCHER_GONE)
         now = time.monotonic()
         if self.runtime.world_size > 1 and now - self._looked > LOOK_FOR_FAILURE_S:
             self._looked = now

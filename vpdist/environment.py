@@ -19,6 +19,8 @@ from vpdist.errors import UsageError
 PARENT = os.getppid()
 """This process's parent, noted before the slow imports: a launcher that ends during them is missed all the same."""
 
+LAUNCHER_GONE = "the launcher is gone"
+
 KEPT_KERNELS = 16
 """Kernels in either cache: an encoder's products are of four shapes per batch."""
 
@@ -52,6 +54,17 @@ class Place:
     def on_loopback(self) -> bool:
         """Whether ranks meet at an address that only this machine can reach."""
         return self.master_address in ("localhost", "::1") or self.master_address.startswith("127.")
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the launcher that started this process is gone, so that this process must end by itself.
+
+        To be asked again and again. The kernel could signal it instead (PR_SET_PDEATHSIG), and does under torchrun and
+        `accelerate launch`, restarts included. But Python's handler waits for the main thread: a single rank whose
+        agent was killed during a batch of 30 s was there for 30 s more, where a thread that asks ends it after 4 s. And
+        the signal comes when the thread ends that started this process, even if its launcher lives on.
+        """
+        return self.launched and os.getppid() != PARENT
 
 
 def place() -> Place:
@@ -100,10 +113,10 @@ def ending_with_launcher() -> Iterator[None]:
 
     def watch() -> None:
         while not done.wait(0.2):
-            if os.getppid() != PARENT:
+            if here.orphaned:
                 if here.rank == 0:
                     with suppress(OSError):  # the launcher may have been the one to read it
-                        os.write(2, b"vpdist: the launcher is gone; the same command again resumes\n")
+                        os.write(2, f"vpdist: {LAUNCHER_GONE}; the same command again resumes\n".encode())
                 os._exit(128 + signal.SIGTERM)
 
     if here.launched:

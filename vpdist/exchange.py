@@ -34,6 +34,7 @@ from vpdist.counters import (
     Liveness,
     Snapshot,
 )
+from vpdist.environment import LAUNCHER_GONE
 from vpdist.errors import Interrupted, PeerLost, VpdistError
 from vpdist.losses import Loss, Losses
 from vpdist.runtime import KeyStore, Runtime
@@ -48,7 +49,6 @@ Steps = Generator[dist.Work, None, torch.Tensor]
 
 SESSION = itertools.count()
 """Numbers the exchanges of a process: ranks make them together, so the numbers agree."""
-LAUNCHER_GONE = "the launcher is gone"
 
 
 class Gather:
@@ -226,7 +226,7 @@ class Exchange:
 
     def _take_part(self, now: float) -> None:
         timing = self._timing
-        if self._due("orphan", 1.0, now) and self._runtime.orphaned:
+        if self._due("orphan", 1.0, now) and self._runtime.place.orphaned:
             self.failure = Interrupted(LAUNCHER_GONE)
             return
         if self._due("beat", timing.beat_s, now):
@@ -355,7 +355,7 @@ class Exchange:
     def _store_gone(self, error: PeerLost) -> None:
         if self.finished:
             return
-        if self._runtime.orphaned:
+        if self._runtime.place.orphaned:
             self.failure = Interrupted(LAUNCHER_GONE)
         elif self._runtime.place.agent_store:
             self.failure = error

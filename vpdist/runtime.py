@@ -7,7 +7,6 @@ because workers share their agent's store and would otherwise read dead peers' a
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -20,9 +19,8 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch.distributed import HashStore, PrefixStore, Store, TCPStore
 
-from vpdist import environment
 from vpdist.attempt import Attempt, agree
-from vpdist.environment import Place, keep_connections_on_loopback
+from vpdist.environment import LAUNCHER_GONE, Place, keep_connections_on_loopback
 from vpdist.errors import Interrupted, PeerLost, UsageError
 
 T = TypeVar("T")
@@ -70,8 +68,6 @@ class Runtime:
     place: Place
     device: torch.device
     keys: KeyStore
-    parent: int
-    """Process id of the parent at the start."""
     attempt: int = 0
     """How often the launcher has started this group of processes before; the same on every rank."""
 
@@ -82,11 +78,6 @@ class Runtime:
     @property
     def world_size(self) -> int:
         return self.place.world_size
-
-    @property
-    def orphaned(self) -> bool:
-        """Whether the launcher that started this worker is gone, so that the worker must end by itself."""
-        return self.place.launched and os.getppid() != self.parent
 
 
 def start(place: Place, device: str = "auto", check: Callable[[], None] = lambda: None) -> Runtime:
@@ -99,8 +90,8 @@ def start(place: Place, device: str = "auto", check: Callable[[], None] = lambda
 
     def check_launcher() -> None:
         check()
-        if place.launched and os.getppid() != environment.PARENT:
-            raise Interrupted("the launcher is gone")
+        if place.orphaned:
+            raise Interrupted(LAUNCHER_GONE)
 
     keys, attempt = _join(place, check_launcher)
     with warnings.catch_warnings():
@@ -112,7 +103,6 @@ def start(place: Place, device: str = "auto", check: Callable[[], None] = lambda
         place=place,
         device=torch.device("cpu") if on_cpu else state.device,
         keys=keys,
-        parent=environment.PARENT,
         attempt=attempt.number,
     )
 
@@ -127,7 +117,6 @@ def alone(place: Place, device: str = "auto") -> Runtime:
         place=Place(launched=place.launched),
         device=torch.device("cuda", place.local_rank) if _uses_cuda(device, place.rank) else torch.device("cpu"),
         keys=KeyStore(local, lambda: local),
-        parent=environment.PARENT,
         attempt=place.restart,
     )
 

@@ -1,0 +1,84 @@
+"""The child process that computes units apart: what passes between it and its rank, its death, its silence."""
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny_models import write_models
+from vpdist.encoder_process import ChildDied, ChildHung, Quarantine, packed, unpacked
+from vpdist.errors import Interrupted, VpdistError
+
+
+def test_messages_arrive_as_they_were_sent() -> None:
+    sent = (np.arange(5, dtype=np.uint8), np.array([0, 5]), np.ones((2, 3), dtype=np.float32), np.empty(0, np.uint16))
+    words, arrays = unpacked(packed({"why": "two\nlines"}, *sent))
+    assert words == {"why": "two\nlines"}
+    assert [(each.dtype, each.shape, each.tobytes()) for each in arrays] == [
+        (each.dtype, each.shape, each.tobytes()) for each in sent
+    ]
+    assert unpacked(packed({})) == ({}, [])
+
+
+def test_nothing_is_pickled_nor_unpickled(tmp_path: Path) -> None:
+    objects = np.array([{}], dtype=object)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        packed({}, objects)
+    np.save(tmp_path / "objects.npy", objects, allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        unpacked(b"{}\n" + (tmp_path / "objects.npy").read_bytes())
+
+
+def test_the_child_ends_with_its_parents_interest_in_it() -> None:
+    def stop() -> None:
+        raise Interrupted("stopped by SIGTERM")
+
+    batch = (np.zeros(3), np.array([0, 3]))
+    with Quarantine(torch.device("cpu"), 1, stop, patience_s=60) as quarantine:
+        with pytest.raises(Interrupted):
+            quarantine.embed("protein", "float32", Path("nowhere"), batch)
+        child = quarantine._process
+        assert child is not None
+        assert child.poll() is None
+    assert child.poll() == -9
+
+
+def test_a_child_that_gives_no_answer_is_ended(tmp_path: Path) -> None:
+    models = write_models(tmp_path / "models")
+    batch = (np.array([0, 5, 5, 2]), np.array([0, 4]))
+    with Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60) as quarantine:
+        quarantine.load("protein", "float32", models.protein)
+        child = quarantine._process
+        assert child is not None
+        child.send_signal(signal.SIGSTOP)
+        quarantine._patience_s = 0.5
+        with pytest.raises(ChildHung, match="no answer"):
+            quarantine._ask({"kind": "protein", "dtype": "float32", "folder": str(models.protein)})
+        assert child.poll() == -9
+        quarantine._patience_s = 60
+        assert np.isfinite(quarantine.embed("protein", "float32", models.protein, batch)).all()
+
+
+def test_a_child_that_is_killed_is_recognised_and_another_one_takes_its_place(tmp_path: Path) -> None:
+    models = write_models(tmp_path / "models")
+    batch = (np.array([0, 5, 5, 2]), np.array([0, 4]))
+    with Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60) as quarantine:
+        before = quarantine.embed("protein", "float32", models.protein, batch)
+        child = quarantine._process
+        assert child is not None
+        child.kill()
+        with pytest.raises(ChildDied, match="ended with status -9"):
+            quarantine._ask({"kind": "protein", "dtype": "float32", "folder": str(models.protein)}, *batch)
+        after = quarantine.embed("protein", "float32", models.protein, batch)
+    assert before.tobytes() == after.tobytes()
+
+
+def test_no_memory_for_a_second_copy_condemns_no_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
+    quarantine = Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60)
+    monkeypatch.setattr(quarantine, "_ask", lambda *question: ({"said": "out of memory"}, []))
+    with pytest.raises(VpdistError, match="no memory for a second copy of esm2"):
+        quarantine.embed("protein", "float16", Path("esm2"), (np.zeros(3), np.array([0, 3])))
+    with pytest.raises(torch.OutOfMemoryError):
+        quarantine.load("protein", "float32", Path("esm2"))
