@@ -12,6 +12,7 @@ from vpdist.batches import batches
 from vpdist.decide import cost_of
 from vpdist.parts import PartHeader
 from vpdist.plan import EncoderCost, FragmentKeys, Plan
+from vpdist.ragged import offsets_of
 from vpdist.trial import Batch
 from vpdist.weights import encoder_shape
 
@@ -41,7 +42,7 @@ class Workload:
 
     def unit_cost(self, kind: str) -> np.ndarray:
         """(units,) int64: what each unit costs in one encoder."""
-        total = np.concatenate(([0], np.cumsum(self.costs[kind].of(self.lengths[kind]))))
+        total = offsets_of(self.costs[kind].of(self.lengths[kind]))
         return np.diff(total[self.plan.unit_row])
 
     def spread_units(self, n: int) -> tuple[np.ndarray, np.ndarray]:
