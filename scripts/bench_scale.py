@@ -180,7 +180,7 @@ def _tables(path: Path, n_chunks: int, row: Row) -> list[Row]:
     )
     rng = np.random.default_rng(3)
     for unit in range(plan.n_units):
-        m = int(plan.unit_row[unit + 1] - plan.unit_row[unit])
+        m = len(plan.rows(unit))
         logits = rng.normal(0, 2, (m, 2)).astype(np.float32)
         parts.write(folder.parts, unit, plan, header, np.zeros(m, bool), {"logits": logits})
     started = time.perf_counter()

@@ -83,8 +83,7 @@ def test_every_row_has_the_tokens_of_each_of_its_fragments(laid_out: tuple[Path,
     }
     for unit in range(plan.n_units):
         tokens = shards.unit(unit)
-        for row in range(plan.unit_row[unit], plan.unit_row[unit + 1]):
-            here = row - plan.unit_row[unit]
+        for here, row in enumerate(plan.rows(unit)):
             for kind in layout.KINDS:
                 found = tokens[kind][here].tolist()
                 for fragment in plan.fragment[plan.row_start[row] : plan.row_start[row + 1]]:

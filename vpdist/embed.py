@@ -202,10 +202,9 @@ def _written(work: UnitWork, unit: int, embedded: dict[str, np.ndarray]) -> dict
     size = parts.write(work.folder, unit, work.plan, work.header, failed, results)
     if failed.any():
         log.warning("unit %d: %d of %d rows have no finite embedding", unit, failed.sum(), len(failed))
-    fragment, _ = parts.fragment_rows(work.plan, unit)
     return {
         "units": 1,
-        "fragments": len(fragment),
+        "fragments": len(work.plan.fragments(unit).flat),
         "failures": int(failed.sum()),
         "bytes_written": size,
         "compute_us": round((classified - started) * 1e6),

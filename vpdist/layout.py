@@ -66,11 +66,10 @@ def shard_is_valid(folder: Path, shard: int, plan: Plan, plan_id: str) -> bool:
 def _map_shard(folder: Path, shard: int, plan: Plan, plan_id: str) -> dict[str, Ragged]:
     """A shard's tokens by kind, mapped from disk, digests and offsets checked. Raises DamagedFile."""
     path = shard_path(folder, shard)
-    first, end = (int(plan.unit_row[plan.shard_unit[shard + side]]) for side in (0, 1))
     with hdf5.opened(path) as file:
         if hdf5.attributes(file).get("plan") != plan_id:
             raise DamagedFile(f"{path}: belongs to another plan")
-        return _mapped(file, end - first, verify=True)
+        return _mapped(file, len(plan.shard_rows(shard)), verify=True)
 
 
 def _mapped(file: h5py.File, n: int, *, verify: bool) -> dict[str, Ragged]:
@@ -102,8 +101,8 @@ def lay_out(
         DamagedFile: a block cannot be read.
         StorageError: the shard cannot be written.
     """
-    first, end = (int(plan.unit_row[plan.shard_unit[shard + side]]) for side in (0, 1))
-    wanted = plan.fragment[plan.row_start[first:end]]
+    shard_rows = plan.shard_rows(shard)
+    wanted = plan.fragment[plan.row_start[shard_rows.start : shard_rows.stop]]
     by_fragment = np.argsort(wanted, kind="stable")
     bounds = np.searchsorted(wanted[by_fragment], first_fragment)
     pieces: dict[str, list[_Piece]] = {kind: [] for kind in KINDS}
@@ -116,7 +115,7 @@ def lay_out(
     datasets: dict[str, np.ndarray] = {}
     for kind in KINDS:
         if pieces[kind]:
-            joined = _joined(pieces[kind], end - first)
+            joined = _joined(pieces[kind], len(shard_rows))
             datasets |= {f"{kind}_tokens": joined.flat, OFFSETS[f"{kind}_tokens"]: joined.offsets}
     hdf5.write_atomic(shard_path(folder, shard), datasets, {"plan": plan_id, "shard": shard})
 
@@ -155,9 +154,8 @@ class TokenShards:
         shard = int(np.searchsorted(self.plan.shard_unit, unit, side="right")) - 1
         if shard != self._shard:
             self._open(shard)
-        shard_row = int(self.plan.unit_row[self.plan.shard_unit[shard]])
-        first, end = int(self.plan.unit_row[unit]) - shard_row, int(self.plan.unit_row[unit + 1]) - shard_row
-        return {kind: tokens.between(first, end) for kind, tokens in self._mapped.items()}
+        rows, first = self.plan.rows(unit), self.plan.shard_rows(shard).start
+        return {kind: tokens.between(rows.start - first, rows.stop - first) for kind, tokens in self._mapped.items()}
 
     def _open(self, shard: int) -> None:
         # Reads every page that is about to be used.

@@ -94,6 +94,20 @@ class Plan:
     def n_rows(self) -> int:
         return len(self.row_start) - 1
 
+    def rows(self, unit: int) -> range:
+        """The rows of a unit."""
+        return range(int(self.unit_row[unit]), int(self.unit_row[unit + 1]))
+
+    def shard_rows(self, shard: int) -> range:
+        """The rows of a token shard's units."""
+        first, end = self.unit_row[self.shard_unit[shard : shard + 2]].tolist()
+        return range(first, end)
+
+    def fragments(self, unit: int) -> Ragged:
+        """The fragment numbers of each row of a unit."""
+        rows = self.rows(unit)
+        return Ragged(self.fragment, self.row_start).between(rows.start, rows.stop)
+
     def digest(self) -> str:
         """xxh3_128 (hex) of every array: two plans with the same digest are the same plan."""
         total = xxhash.xxh3_128()
