@@ -17,7 +17,7 @@ import xxhash
 from tokenizers import Tokenizer
 
 from vpdist.errors import WeightsError
-from vpdist.files import JSON_LIMIT, open_regular
+from vpdist.files import JSON_LIMIT, read_limited
 from vpdist.ragged import Ragged, offsets_of
 
 MAX_RESIDUES = 1024
@@ -125,13 +125,9 @@ def _usable(path: Path) -> Iterator[None]:
 
 def _read(path: Path) -> bytes:
     try:
-        with open_regular(path, follow=True) as file:
-            content = file.read(JSON_LIMIT + 1)
+        return read_limited(path, JSON_LIMIT, follow=True)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(content) > JSON_LIMIT:
-        raise WeightsError(f"{path}: is larger than any such file")
-    return content
 
 
 def _vocabulary(path: Path, content: bytes) -> dict[str, int]:
