@@ -45,11 +45,6 @@ class Outcome:
     """All of it, loading included, imports not."""
 
 
-def sequences(flat: np.ndarray, offsets: np.ndarray) -> list[torch.Tensor]:
-    """Token ids of every sequence, int64."""
-    return [torch.from_numpy(piece.astype(np.int64)) for piece in np.split(flat, offsets[1:-1])]
-
-
 def padded_batches(lengths: list[int], tokens: int) -> Iterator[range]:
     """Neighbours in arrival order, as many as fit when padded to the longest."""
     start = longest = 0
@@ -70,9 +65,8 @@ def nucleotide_embeddings(folder: Path, blocks: list[TokenBlock]) -> np.ndarray:
     rows = []
     for block in blocks:
         assert block.nucleotide_tokens is not None
-        assert block.nucleotide_token_offsets is not None
-        for piece in np.split(block.nucleotide_tokens, block.nucleotide_token_offsets[1:-1]):
-            rows.append(encoder.embed(piece, np.array([0, len(piece)])).numpy())
+        for i in range(len(block.nucleotide_tokens)):
+            rows.append(encoder.embed(block.nucleotide_tokens.between(i, i + 1)).numpy())
     return np.concatenate(rows)
 
 
@@ -83,8 +77,8 @@ def protein_embeddings(folder: Path, blocks: list[TokenBlock]) -> np.ndarray:
     proteins: list[torch.Tensor] = []
     for block in blocks:
         assert block.protein_tokens is not None
-        assert block.protein_token_offsets is not None
-        proteins += sequences(block.protein_tokens, block.protein_token_offsets)
+        n = len(block.protein_tokens)
+        proteins += [torch.from_numpy(block.protein_tokens[i].astype(np.int64)) for i in range(n)]
     rows = []
     for batch in padded_batches([len(protein) for protein in proteins], TOKENS_PER_BATCH):
         tokens = torch.nn.utils.rnn.pad_sequence([proteins[i] for i in batch], batch_first=True, padding_value=PAD)

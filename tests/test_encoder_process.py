@@ -1,6 +1,9 @@
 """The child process that computes units apart: what passes between it and its rank, its death, its silence."""
 
 import signal
+import subprocess
+import sys
+from multiprocessing.connection import Pipe
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import torch
 from tests.tiny_models import write_models
 from vpdist.encoder_process import ChildDied, ChildHung, Quarantine, packed, unpacked
 from vpdist.errors import Interrupted, VpdistError
+from vpdist.ragged import Ragged
 
 
 def test_messages_arrive_as_they_were_sent() -> None:
@@ -35,7 +39,7 @@ def test_the_child_ends_with_its_parents_interest_in_it() -> None:
     def stop() -> None:
         raise Interrupted("stopped by SIGTERM")
 
-    batch = (np.zeros(3), np.array([0, 3]))
+    batch = Ragged.from_lengths(np.zeros(3), [3])
     with Quarantine(torch.device("cpu"), 1, stop, patience_s=60) as quarantine:
         with pytest.raises(Interrupted):
             quarantine.embed("protein", "float32", Path("nowhere"), batch)
@@ -47,7 +51,7 @@ def test_the_child_ends_with_its_parents_interest_in_it() -> None:
 
 def test_a_child_that_gives_no_answer_is_ended(tmp_path: Path) -> None:
     models = write_models(tmp_path / "models")
-    batch = (np.array([0, 5, 5, 2]), np.array([0, 4]))
+    batch = Ragged.from_lengths(np.array([0, 5, 5, 2]), [4])
     with Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60) as quarantine:
         quarantine.load("protein", "float32", models.protein)
         child = quarantine._process
@@ -61,16 +65,30 @@ def test_a_child_that_gives_no_answer_is_ended(tmp_path: Path) -> None:
         assert np.isfinite(quarantine.embed("protein", "float32", models.protein, batch)).all()
 
 
+def test_a_child_that_stops_in_the_middle_of_its_answer_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vpdist.encoder_process.WHOLE_ANSWER_S", 0.2)
+    half = "import os, sys, time; os.write(int(sys.argv[1]), (100).to_bytes(4, 'big') + b'{'); time.sleep(600)"
+    with Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60) as quarantine:
+        quarantine._channel, theirs = Pipe()
+        command = [sys.executable, "-c", half, str(theirs.fileno())]
+        quarantine._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
+        theirs.close()
+        with pytest.raises(ChildDied, match="ended with status -9"):
+            quarantine._ask({})
+
+
 def test_a_child_that_is_killed_is_recognised_and_another_one_takes_its_place(tmp_path: Path) -> None:
     models = write_models(tmp_path / "models")
-    batch = (np.array([0, 5, 5, 2]), np.array([0, 4]))
+    batch = Ragged.from_lengths(np.array([0, 5, 5, 2]), [4])
     with Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60) as quarantine:
         before = quarantine.embed("protein", "float32", models.protein, batch)
         child = quarantine._process
         assert child is not None
         child.kill()
         with pytest.raises(ChildDied, match="ended with status -9"):
-            quarantine._ask({"kind": "protein", "dtype": "float32", "folder": str(models.protein)}, *batch)
+            quarantine._ask(
+                {"kind": "protein", "dtype": "float32", "folder": str(models.protein)}, batch.flat, batch.offsets
+            )
         after = quarantine.embed("protein", "float32", models.protein, batch)
     assert before.tobytes() == after.tobytes()
 
@@ -79,6 +97,6 @@ def test_no_memory_for_a_second_copy_condemns_no_sequence(monkeypatch: pytest.Mo
     quarantine = Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60)
     monkeypatch.setattr(quarantine, "_ask", lambda *question: ({"said": "out of memory"}, []))
     with pytest.raises(VpdistError, match="no memory for a second copy of esm2"):
-        quarantine.embed("protein", "float16", Path("esm2"), (np.zeros(3), np.array([0, 3])))
+        quarantine.embed("protein", "float16", Path("esm2"), Ragged.from_lengths(np.zeros(3), [3]))
     with pytest.raises(torch.OutOfMemoryError):
         quarantine.load("protein", "float32", Path("esm2"))

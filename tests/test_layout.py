@@ -1,6 +1,5 @@
 """Tokens in plan order: every row's tokens come back as they went into the token store."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +48,8 @@ def blocks(models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> list
 def keys_of(contents: list[TokenBlock]) -> FragmentKeys:
     return FragmentKeys(
         residues=np.concatenate([block.fragment_residues for block in contents]),
-        nucleotide_tokens=np.concatenate([np.diff(block.nucleotide_token_offsets) for block in contents]),
-        protein_tokens=np.concatenate([np.diff(block.protein_token_offsets) for block in contents]),
+        nucleotide_tokens=np.concatenate([block.nucleotide_tokens.lengths for block in contents]),
+        protein_tokens=np.concatenate([block.protein_tokens.lengths for block in contents]),
         nucleotide_hash=np.concatenate([block.nucleotide_hash for block in contents]),
         protein_hash=np.concatenate([block.protein_hash for block in contents]),
     )
@@ -76,20 +75,17 @@ def test_every_row_has_the_tokens_of_each_of_its_fragments(laid_out: tuple[Path,
     shards = TokenShards(folder, plan, plan.digest())
     of_fragment: dict[str, list[list[int]]] = {
         kind: [
-            getattr(block, f"{kind}_tokens")[a:b].tolist()
-            for block in contents
-            for offsets in [getattr(block, f"{kind}_token_offsets")]
-            for a, b in pairwise(offsets.tolist())
+            tokens[i].tolist()
+            for tokens in (getattr(block, f"{kind}_tokens") for block in contents)
+            for i in range(len(tokens))
         ]
         for kind in layout.KINDS
     }
     for unit in range(plan.n_units):
         tokens = shards.unit(unit)
-        for row in range(plan.unit_row[unit], plan.unit_row[unit + 1]):
-            here = row - plan.unit_row[unit]
+        for here, row in enumerate(plan.rows(unit)):
             for kind in layout.KINDS:
-                offsets = tokens[kind].offsets
-                found = tokens[kind].flat[offsets[here] : offsets[here + 1]].tolist()
+                found = tokens[kind][here].tolist()
                 for fragment in plan.fragment[plan.row_start[row] : plan.row_start[row + 1]]:
                     assert of_fragment[kind][fragment] == found
 

@@ -28,14 +28,15 @@ import torch
 
 from vpdist.encoders import DTYPES, Encoder, load_encoder
 from vpdist.errors import VpdistError
+from vpdist.ragged import Ragged
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 LONGEST = 1 << 32
 """Bytes of one message: more than any batch has."""
-Batch = tuple[np.ndarray, np.ndarray]
-"""Flat tokens, offsets (B + 1,)."""
+WHOLE_ANSWER_S = 60.0
+"""Between an answer's first byte and its last: the child has computed it by then and only copies it."""
 Message = tuple[dict[str, Any], list[np.ndarray]]
 
 
@@ -75,13 +76,13 @@ class Quarantine:
         if answer["said"] == "out of memory":
             raise torch.OutOfMemoryError(f"in the child process, while loading {folder}")
 
-    def embed(self, kind: str, dtype: str, folder: Path, batch: Batch) -> np.ndarray:
+    def embed(self, kind: str, dtype: str, folder: Path, batch: Ragged) -> np.ndarray:
         """(B, width) float32. Raises ChildDied, torch.OutOfMemoryError, VpdistError when the encoder does not load."""
         try:
             self.load(kind, dtype, folder)
         except torch.OutOfMemoryError as error:  # no fault of the batch's
             raise VpdistError(f"no memory for a second copy of {folder}, which computes units apart") from error
-        answer, rows = self._ask({"kind": kind, "dtype": dtype, "folder": str(folder)}, *batch)
+        answer, rows = self._ask({"kind": kind, "dtype": dtype, "folder": str(folder)}, batch.flat, batch.offsets)
         if answer["said"] == "out of memory":
             raise torch.OutOfMemoryError("in the child process")
         return rows[0]
@@ -96,7 +97,7 @@ class Quarantine:
                 self._check()
                 if time.monotonic() > until:
                     raise ChildHung(f"the child process gave no answer for {self._patience_s:.0f} s")
-            answer, rows = unpacked(channel.recv_bytes(LONGEST))
+            answer, rows = unpacked(self._received(channel))
         except ChildHung:
             self._end()
             raise
@@ -106,6 +107,15 @@ class Quarantine:
         if answer["said"] == "refused":
             raise VpdistError(answer["why"])
         return answer, rows
+
+    def _received(self, channel: Connection) -> bytes:
+        """A message that has begun to arrive. A child that stops in the middle of one is killed."""
+        watch = threading.Timer(WHOLE_ANSWER_S, self._process.kill if self._process is not None else channel.close)
+        watch.start()
+        try:
+            return channel.recv_bytes(LONGEST)
+        finally:
+            watch.cancel()
 
     def _start(self) -> Connection:
         self._channel, theirs = Pipe()
@@ -176,7 +186,7 @@ def serve(channel: Connection, device: torch.device) -> None:
             if (kind, dtype) not in encoders:
                 encoders[kind, dtype] = load_encoder(Path(question["folder"]), kind, DTYPES[dtype], device)
             if batch:
-                rows.append(encoders[kind, dtype].embed(*batch).cpu().numpy())
+                rows.append(encoders[kind, dtype].embed(Ragged(*batch)).cpu().numpy())
             answer = {"said": "done"}
         except torch.OutOfMemoryError:
             answer = {"said": "out of memory"}

@@ -14,9 +14,9 @@ import logging
 import numpy as np
 import torch
 
-from vpdist.batches import take
-from vpdist.encoder_process import Batch, ChildDied, ChildHung, Quarantine
+from vpdist.encoder_process import ChildDied, ChildHung, Quarantine
 from vpdist.encoders import DTYPES, Encoder
+from vpdist.ragged import Ragged
 
 log = logging.getLogger(__name__)
 
@@ -35,23 +35,22 @@ class QuarantinedEncoder(Encoder):
         self._quarantine = quarantine
         self._dtype_name = next(name for name, each in DTYPES.items() if each == dtype)
 
-    def embed(self, tokens: np.ndarray, offsets: np.ndarray) -> torch.Tensor:
+    def embed(self, tokens: Ragged) -> torch.Tensor:
         """(B, width) float32; NaN where a sequence ends any process that computes it. Raises as `Quarantine.embed`."""
-        batch = (tokens, offsets)
+        n = len(tokens)
         try:
-            return torch.from_numpy(self._ask(batch))
+            return torch.from_numpy(self._ask(tokens))
         except ChildDied as death:
-            log.warning("%s at %d %s sequences", death, len(offsets) - 1, self.kind)
-        n = len(offsets) - 1
+            log.warning("%s at %d %s sequences", death, n, self.kind)
         alone = [
-            self._alone(take(*batch, np.array([row])), TRIES_ALONE if n > 1 else TRIES_ALONE - 1) for row in range(n)
+            self._alone(tokens.between(row, row + 1), TRIES_ALONE if n > 1 else TRIES_ALONE - 1) for row in range(n)
         ]
         bad = [row for row in range(n) if alone[row] is None]
         rows_BD = np.full((n, self.width), np.nan, dtype=np.float32)
         good = [row for row in range(n) if row not in bad]
         if good:
             try:
-                rows_BD[good] = self._ask(with_stand_ins(batch, bad, good[0], self.special))[good]
+                rows_BD[good] = self._ask(with_stand_ins(tokens, bad, good[0], self.special))[good]
             except ChildDied as death:
                 log.warning("%s again: the %d good sequences keep what they got alone", death, len(good))
                 rows_BD[good] = [alone[row] for row in good]
@@ -61,28 +60,28 @@ class QuarantinedEncoder(Encoder):
         """Raises torch.OutOfMemoryError, VpdistError where the child cannot load it."""
         self._quarantine.load(self.kind, self._dtype_name, self.folder)
 
-    def _ask(self, batch: Batch) -> np.ndarray:
+    def _ask(self, batch: Ragged) -> np.ndarray:
         return self._quarantine.embed(self.kind, self._dtype_name, self.folder, batch)
 
-    def _alone(self, sequence: Batch, tries: int) -> np.ndarray | None:
+    def _alone(self, sequence: Ragged, tries: int) -> np.ndarray | None:
         """(width,) of one sequence, None where it is bad or fits nowhere."""
         for _ in range(tries):
             try:
                 return np.asarray(self._ask(sequence)[0])
             except ChildDied as death:
-                log.warning("%s at one %s sequence of %d tokens", death, self.kind, len(sequence[0]))
+                log.warning("%s at one %s sequence of %d tokens", death, self.kind, len(sequence.flat))
                 if isinstance(death, ChildHung):
                     break  # nobody from outside did that
             except torch.OutOfMemoryError:
                 break
-        log.error("set aside: a %s sequence of %d tokens", self.kind, len(sequence[0]))
+        log.error("set aside: a %s sequence of %d tokens", self.kind, len(sequence.flat))
         return None
 
 
-def with_stand_ins(batch: Batch, bad: list[int], good: int, special: int) -> Batch:
+def with_stand_ins(batch: Ragged, bad: list[int], good: int, special: int) -> Ragged:
     """The batch with the tokens of bad rows, but `special` ones at both ends, replaced by one token of a good row."""
-    tokens, offsets = batch[0].copy(), batch[1]
-    filler = tokens[offsets[good] + special]
+    replaced = Ragged(batch.flat.copy(), batch.offsets)
+    filler = batch[good][special]
     for row in bad:
-        tokens[offsets[row] + special : offsets[row + 1] - special] = filler
-    return tokens, offsets
+        replaced[row][special : len(replaced[row]) - special] = filler
+    return replaced

@@ -17,6 +17,7 @@ import xxhash
 from vpdist import hdf5
 from vpdist.blocks import (
     FILTERED,
+    OFFSETS,
     OK,
     TOO_SHORT,
     BlockRecords,
@@ -26,10 +27,10 @@ from vpdist.blocks import (
     TokenBlock,
     content,
     is_sound,
-    pieces,
 )
-from vpdist.fragments import chunk_bounds, offsets_of, six_frames
+from vpdist.fragments import chunk_bounds, six_frames
 from vpdist.hdf5 import DamagedFile
+from vpdist.ragged import Ragged
 from vpdist.records import Record, read_records
 from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
 
@@ -139,8 +140,9 @@ class _OpenBlock:
             chunk_number=number.astype(np.int32),
             chunk_start=start.copy(),
             chunk_end=end.copy(),
-            bases=np.frombuffer(b"".join(self._bases), np.uint8),
-            base_offsets=offsets_of([len(bases) for bases in self._bases]),
+            bases=Ragged.from_lengths(
+                np.frombuffer(b"".join(self._bases), np.uint8), [len(bases) for bases in self._bases]
+            ),
         )
 
 
@@ -148,29 +150,25 @@ def tokenise_block(
     raw: RawBlock, nucleotide_tokenizer: NucleotideTokenizer | None, protein_tokenizer: ProteinTokenizer | None
 ) -> TokenBlock:
     """Translate a raw block's chunks and tokenise the fragments; a pure function of its arguments."""
-    found = six_frames(raw.bases, raw.base_offsets[:-1], raw.base_offsets[1:])
-    nucleotides = list(pieces(found.nucleotide, found.nucleotide_offsets))
-    nucleotide_tokens = nucleotide_token_offsets = protein_tokens = protein_token_offsets = None
+    found = six_frames(raw.bases.flat, raw.bases.offsets[:-1], raw.bases.offsets[1:])
+    nucleotides = list(found.nucleotide.strings())
+    nucleotide_tokens = protein_tokens = None
     if nucleotide_tokenizer is not None:
-        nucleotide_tokens, nucleotide_token_offsets = nucleotide_tokenizer.encode(
-            [nucleotide.decode("ascii") for nucleotide in nucleotides]
-        )
+        nucleotide_tokens = nucleotide_tokenizer.encode([nucleotide.decode("ascii") for nucleotide in nucleotides])
     if protein_tokenizer is not None:
-        protein_tokens, protein_token_offsets = protein_tokenizer.encode(found.protein, found.protein_offsets)
+        protein_tokens = protein_tokenizer.encode(found.protein)
     return TokenBlock(
         **{field.name: getattr(raw, field.name) for field in fields(BlockRecords)},
         fragment_chunk=found.chunk,
         fragment_frame=found.frame,
         fragment_residues=found.residues,
         nucleotide_hash=_hashes(nucleotides),
-        protein_hash=_hashes(pieces(found.protein, found.protein_offsets)),
+        protein_hash=_hashes(found.protein.strings()),
         raw_digest=raw.digest(),
         nucleotide_tokenizer=nucleotide_tokenizer.fingerprint if nucleotide_tokenizer is not None else "",
         protein_tokenizer=protein_tokenizer.fingerprint if protein_tokenizer is not None else "",
         nucleotide_tokens=nucleotide_tokens,
-        nucleotide_token_offsets=nucleotide_token_offsets,
         protein_tokens=protein_tokens,
-        protein_token_offsets=protein_token_offsets,
     )
 
 
@@ -230,10 +228,11 @@ def _read(path: Path, kind: type[Block]) -> Block:
             name = field.name
             if name in attributes:
                 values[name] = attributes[name]
-            elif name in _TEXTS:
-                values[name] = Texts(hdf5.read(file, name), hdf5.read(file, f"{name}_offsets"))
             elif "_token" in name and not attributes[f"{name.split('_')[0]}_tokenizer"]:
                 values[name] = None
+            elif name in OFFSETS:
+                column = Texts if name in _TEXTS else Ragged
+                values[name] = column(hdf5.read(file, name), hdf5.read(file, OFFSETS[name]))
             else:
                 values[name] = hdf5.read(file, name)
         block = kind(**values)

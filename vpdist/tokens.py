@@ -1,8 +1,7 @@
 """Fragments to token ids, as the encoders' own tokenizers make them.
 
-Enter: nucleotide strings, or proteins as flat ASCII bytes with offsets. Leave: flat token ids with offsets (n + 1,),
-special tokens included: nucleotides as uint16 in [CLS] ... [SEP], never cut short; proteins as uint8 in <cls> ...
-<eos>, of which the first 1,024 residues.
+Enter: nucleotide strings, or proteins as ASCII bytes. Leave: token ids, special tokens included: nucleotides as uint16
+in [CLS] ... [SEP], never cut short; proteins as uint8 in <cls> ... <eos>, of which the first 1,024 residues.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ import xxhash
 from tokenizers import Tokenizer
 
 from vpdist.errors import WeightsError
-from vpdist.files import JSON_LIMIT, open_regular
+from vpdist.files import JSON_LIMIT, read_limited
+from vpdist.ragged import Ragged, offsets_of
 
 MAX_RESIDUES = 1024
 """Residues of a protein that ESM-2 reads; the original method's limit."""
@@ -53,8 +53,8 @@ class NucleotideTokenizer:
             raise WeightsError(f"{path}: has token ids above {np.iinfo(np.uint16).max}")
         self.fingerprint = xxhash.xxh3_128_hexdigest(content)
 
-    def encode(self, strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids (total,) uint16 and offsets (n + 1,) int64 of n nucleotide strings."""
+    def encode(self, strings: Sequence[str]) -> Ragged:
+        """Token ids (uint16) of each nucleotide string."""
         pieces: list[np.ndarray] = []
         lengths = np.zeros(len(strings), np.int64)
         for start in range(0, len(strings), _STRINGS_AT_ONCE):
@@ -91,26 +91,25 @@ class ProteinTokenizer:
                 self._id_of_letter[ord(token)] = number
         self.fingerprint = xxhash.xxh3_128_hexdigest(content)
 
-    def encode(self, residues: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids (total,) uint8 and offsets (n + 1,) int64 of n proteins: flat ASCII uint8, offsets (n + 1,)."""
-        lengths = np.diff(offsets)
+    def encode(self, proteins: Ragged) -> Ragged:
+        """Token ids (uint8) of each protein (ASCII, uint8)."""
+        residues, lengths = proteins.flat, proteins.lengths
         kept = np.minimum(lengths, MAX_RESIDUES)
         if (kept < lengths).any():
-            begin = np.repeat(offsets[:-1], lengths)
-            residues = residues[np.arange(offsets[0], offsets[-1]) - begin < MAX_RESIDUES]
+            begin = np.repeat(proteins.offsets[:-1], lengths)
+            residues = residues[np.arange(len(residues)) - begin < MAX_RESIDUES]
         return _framed(self._id_of_letter[residues], kept, self._cls, self._eos)
 
 
-def _framed(flat: np.ndarray, lengths: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-    """Flat ids of n sequences of these lengths, `first` before and `last` after each; offsets (n + 1,)."""
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths + 2, out=offsets[1:])
+def _framed(flat: np.ndarray, lengths: np.ndarray, first: int, last: int) -> Ragged:
+    """The ids of sequences of these lengths, `first` before and `last` after each."""
+    offsets = offsets_of(lengths + 2)
     tokens = np.empty(offsets[-1], flat.dtype)
     is_inner = np.ones(len(tokens), bool)
     is_inner[offsets[:-1]] = is_inner[offsets[1:] - 1] = False
     tokens[offsets[:-1]], tokens[offsets[1:] - 1] = first, last
     tokens[is_inner] = flat
-    return tokens, offsets
+    return Ragged(tokens, offsets)
 
 
 @contextmanager
@@ -126,13 +125,9 @@ def _usable(path: Path) -> Iterator[None]:
 
 def _read(path: Path) -> bytes:
     try:
-        with open_regular(path, follow=True) as file:
-            content = file.read(JSON_LIMIT + 1)
+        return read_limited(path, JSON_LIMIT, follow=True)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(content) > JSON_LIMIT:
-        raise WeightsError(f"{path}: is larger than any such file")
-    return content
 
 
 def _vocabulary(path: Path, content: bytes) -> dict[str, int]:
