@@ -165,7 +165,7 @@ class Chase:
                     return len(part_paths(folder)) >= n_parts
                 return time.monotonic() - launch.started > moment_s
 
-            if not launch.wait_until(ready):
+            if not launch.wait_until(ready, "the moment of the disturbance"):
                 self._must_be_done(launch)
                 return False
             time.sleep(pause_s)

@@ -58,13 +58,13 @@ def elastic(job: Job, folder: Path, undisturbed: list[bytes], rng: random.Random
     with Launch(job, folder, standalone(3, "--max-restarts=3")) as launch:
         for _ in range(kills):
             wanted = len(part_paths(folder)) + rng.randint(3, 10)
-            if not launch.wait_until(partial(_all_at_work, launch, folder, wanted)):
+            if not launch.wait_until(partial(_all_at_work, launch, folder, wanted), "three ranks at work"):
                 problems.append("done before it was killed")
                 break
             victims = set(launch.ranks().values())
             killed_at = time.monotonic()
             signal_rank(signal.SIGKILL)(launch, rng)
-            launch.wait_until(partial(_all_gone, launch, victims))
+            launch.wait_until(partial(_all_gone, launch, victims), "the end of all ranks")
         launch.end()
         if launch.agent.returncode != 0:
             problems.append(f"torchrun ended with {launch.agent.returncode}: {launch.told()[-3000:]}")
@@ -183,7 +183,7 @@ def main() -> None:
     print(told)
     if arguments.into:
         put_into(arguments.into, told)
-    problems = [f"{row.fault}: {problem}" for row in rows for problem in row.problems]
+    problems = [f"{row.fault}: {problem}" for row in rows for problem in row.missed]
     sys.exit("\n".join(problems) or 0)
 
 

@@ -30,7 +30,7 @@ def ended(launch: Launch, code: int, told: str) -> Problems:
 def second_run(job: Job, finished: Path, folder: Path) -> Problems:
     """The folder is in use: the second run is refused, the first does not notice."""
     with Launch(job, folder, standalone(2)) as first:
-        if not first.wait_until(lambda: len(part_paths(folder)) >= 3):
+        if not first.wait_until(lambda: len(part_paths(folder)) >= 3, "three parts"):
             return ["the first run ended too early"]
         first.signal(first.agent.pid, signal.SIGSTOP)
         stopped = list(first.ranks().values())
@@ -95,12 +95,12 @@ def stopped_rank(job: Job, finished: Path, folder: Path) -> Problems:
     shown = re.compile(r"rank=1 state=stalled")
     options = tuple("log" if option == "none" else option for option in job.options)
     with Launch(replace(job, options=options), folder, standalone(3)) as launch:
-        if not launch.wait_until(lambda: len(part_paths(folder)) >= 3 and len(launch.ranks()) == 3):
+        if not launch.wait_until(lambda: len(part_paths(folder)) >= 3 and len(launch.ranks()) == 3, "three parts"):
             return ["the run ended too early"]
         rank = launch.ranks()[1]
         before = len(part_paths(folder))
         launch.signal(rank, signal.SIGSTOP)
-        if not launch.wait_until(lambda: shown.search(launch.told()) is not None, 60):
+        if not launch.wait_until(lambda: shown.search(launch.told()) is not None, "word of the stalled rank"):
             return ["ended although a rank stood still"]
         problems = [] if len(part_paths(folder)) > before else ["the others did not go on"]
         launch.signal(rank, signal.SIGCONT)

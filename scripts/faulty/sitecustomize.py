@@ -1,11 +1,12 @@
 """Faults for the real program: with this folder on PYTHONPATH, encoders misbehave as the JSON in VPDIST_FAULTS says.
 
 `crash`, `hang`, `nan`, `too_large`: a protein that holds eight of this residue in a row kills the process, keeps it
-busy for ever, comes out as NaN, does not fit the memory. `most_rows`: larger batches don't fit the memory. `sleep_s`:
-every batch takes this long.
+busy for ever, comes out as NaN, does not fit the memory. `most_rows`: larger batches don't fit the memory. `hold`: a
+gate, see ../gate.py, at which ranks wait until it is opened.
 Python imports this module by its name when it starts; vpdist itself knows nothing of it.
 """
 
+import contextlib
 import importlib.abc
 import importlib.util
 import json
@@ -15,12 +16,48 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 FAULTS = json.loads(os.environ.get("VPDIST_FAULTS", "{}"))
 RESIDUES = "<cls> <pad> <eos> <unk> L A G V S E R T I D P K Q N F Y M H W C".split()
 TARGET = "vpdist.encoders"
+LOOK_S = 0.02
+
+
+class Hold:
+    """This process's way through a gate: whoever comes to where it stands waits until the gate's folder holds `open`.
+
+    Meanwhile the file held.PID lies there, with a byte for every signal that has come since the process started.
+    """
+
+    def __init__(self, folder: str, at: str, free_batches: int, yields: bool) -> None:
+        self.at, self.free_batches = at, free_batches
+        self._open, self._note, self._yields = Path(folder, "open"), Path(folder, f"held.{os.getpid()}"), yields
+        self._came, self._comes = os.pipe()
+        os.set_blocking(self._came, False)
+        os.set_blocking(self._comes, False)
+        signal.set_wakeup_fd(self._comes, warn_on_full_buffer=False)
+
+    def wait(self) -> None:
+        with open(self._note, "ab", buffering=0) as note:
+            while not self._open.exists():
+                time.sleep(LOOK_S)  # a signal's handler runs in here, before the note tells of the signal
+                with contextlib.suppress(BlockingIOError):
+                    note.write(os.read(self._came, 100))
+                if self._yields and note.tell():
+                    return
+
+    def before_batch(self) -> None:
+        self.free_batches -= 1
+        if self.at == "batch" and self.free_batches < 0:
+            self.wait()
+
+    def before_tables(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """An audit hook: the tables are about to be put in their place, one by one."""
+        if event == "os.rename" and os.path.basename(arguments[1]) in ("sequences.tsv", "chunks.tsv", "fragments.tsv"):
+            self.wait()
 
 
 class Saboteur(importlib.abc.MetaPathFinder):
@@ -37,14 +74,28 @@ class Saboteur(importlib.abc.MetaPathFinder):
         load = loader.exec_module
 
         def load_and_sabotage(module: Any) -> None:
+            hold = prepared_hold()
+            if hold is not None and hold.at == "imports":
+                hold.wait()
             load(module)
-            sabotage(module)
+            sabotage(module, hold)
 
         loader.exec_module = load_and_sabotage
         return spec
 
 
-def sabotage(encoders: Any) -> None:
+def prepared_hold() -> Hold | None:
+    """What holds this process, a rank since it loads encoders; not the child processes that it may start."""
+    if "hold" not in FAULTS:
+        return None
+    hold = Hold(**FAULTS["hold"])
+    os.environ["VPDIST_FAULTS"] = json.dumps({name: value for name, value in FAULTS.items() if name != "hold"})
+    if hold.at == "tables":
+        sys.addaudithook(hold.before_tables)
+    return hold
+
+
+def sabotage(encoders: Any, hold: Hold | None) -> None:
     """Replace `Encoder.embed` by one that misbehaves."""
     import numpy as np
     import torch
@@ -60,7 +111,8 @@ def sabotage(encoders: Any) -> None:
         return [row for row in range(len(offsets) - 1) if mark in flat[offsets[row] : offsets[row + 1]].tobytes()]
 
     def faulty(self: Any, tokens: Any, offsets: Any) -> Any:
-        time.sleep(FAULTS.get("sleep_s", 0.0))
+        if hold is not None:
+            hold.before_batch()
         if marked(self.kind, tokens, offsets, "crash"):
             os.kill(os.getpid(), signal.SIGSEGV)
         while marked(self.kind, tokens, offsets, "hang"):
