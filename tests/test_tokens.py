@@ -41,7 +41,7 @@ def as_flat(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.frombuffer("".join(texts).encode("ascii"), np.uint8), offsets.astype(np.int64)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(strings=st.lists(st.text(st.sampled_from("ACGTACGTNRY-."), min_size=1, max_size=80), max_size=8))
 def test_nucleotide_ids_equal_the_librarys_plain_encode(nucleotide_folder: Path, strings: list[str]) -> None:
     plain = Tokenizer.from_file(str(nucleotide_folder / "tokenizer.json"))
@@ -121,7 +121,7 @@ def test_ids_beyond_uint16_are_refused(nucleotide_folder: Path, tmp_path: Path) 
 proteins = st.text(st.sampled_from("LAGVSERTIDPKQNFYMHWCX"), min_size=1, max_size=40)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(texts=st.lists(proteins, max_size=8))
 def test_protein_ids_equal_the_published_tokenizers(protein_folder: Path, texts: list[str]) -> None:
     published = EsmTokenizer(str(protein_folder / "vocab.txt"))
