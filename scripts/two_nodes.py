@@ -98,7 +98,7 @@ def _ip(arguments: str) -> None:
 def node_lost(job: Job, folder: Path, undisturbed: list[bytes], *, killed: int = 1, restarts: int = 3) -> Row:
     """Two nodes; the agent that does not hold the rendezvous is killed and started again; the run finishes by itself.
 
-    Both ranks are held in the middle of a batch until all of them have ended: none waits for its batch.
+    Both ranks are held among their batches until all of them have ended.
 
     torch 2.13 must be told not to share its store with the ranks: it announces a shared one in the first round only, so
     that an agent which comes later waits for it in vain.
@@ -159,8 +159,7 @@ def rendezvous_lost(job: Job, folder: Path, undisturbed: list[bytes]) -> Row:
 def _stopped(
     name: str, job: Job, folder: Path, undisturbed: list[bytes], lose: Callable[[Nodes, list[Launch]], None]
 ) -> Row:
-    """Two nodes, of which `lose` loses one: both stop without waiting for the batch under way, and the command again
-    finishes."""
+    """Two nodes, of which `lose` loses one: both stop, and the command again finishes."""
     gate, gated = _gated(job, folder)
     with nodes() as two:
         agents = [Launch(gated, folder, two.launcher(node, host=0), two.environment(node)) for node in range(2)]
