@@ -117,7 +117,7 @@ def watch(job: Job, folder: Path, ranks: int, minutes: float) -> list[Sample]:
 def rate(progress: list[tuple[float, int]], begin: float, end: float) -> float:
     """Tokens per second between two moments."""
     within = [(when, tokens) for when, tokens in progress if begin <= when <= end]
-    if len(within) < 2:
+    if not within or within[-1][0] == within[0][0]:
         return float("nan")
     return (within[-1][1] - within[0][1]) / (within[-1][0] - within[0][0])
 
