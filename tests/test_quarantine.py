@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.launched import PATIENCE_S
 from tests.sample import write_contigs
 from tests.tiny_models import write_models
 from vpdist import parts
@@ -97,12 +98,13 @@ def test_memory_that_does_not_suffice_is_the_callers_business() -> None:
         embed(Small(holds_deadly), 7, 8)
 
 
+@pytest.mark.launcher
 def test_the_child_ends_with_its_parents_interest_in_it() -> None:
     def stop() -> None:
         raise Interrupted("stopped by SIGTERM")
 
     batch = (np.zeros(3), np.array([0, 3]))
-    with Quarantine(torch.device("cpu"), 1, stop, patience_s=60) as quarantine:
+    with Quarantine(torch.device("cpu"), 1, stop, patience_s=PATIENCE_S) as quarantine:
         with pytest.raises(Interrupted):
             quarantine.embed("protein", "float32", Path("nowhere"), batch)
         child = quarantine._process
@@ -111,10 +113,11 @@ def test_the_child_ends_with_its_parents_interest_in_it() -> None:
     assert child.poll() == -9
 
 
+@pytest.mark.launcher
 def test_a_child_that_gives_no_answer_is_ended(tmp_path: Path) -> None:
     models = write_models(tmp_path / "models")
     batch = (np.array([0, 5, 5, 2]), np.array([0, 4]))
-    with Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60) as quarantine:
+    with Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=PATIENCE_S) as quarantine:
         quarantine.load("protein", "float32", models.protein)
         child = quarantine._process
         assert child is not None
@@ -123,7 +126,7 @@ def test_a_child_that_gives_no_answer_is_ended(tmp_path: Path) -> None:
         with pytest.raises(ChildHung, match="no answer"):
             quarantine._ask({"kind": "protein", "dtype": "float32", "folder": str(models.protein), "ask": "load"})
         assert child.poll() == -9
-        quarantine._patience_s = 60
+        quarantine._patience_s = PATIENCE_S
         assert np.isfinite(quarantine.embed("protein", "float32", models.protein, batch)).all()
 
 
@@ -143,7 +146,7 @@ def test_a_sequence_at_which_the_child_hangs_alone_is_set_aside_at_once() -> Non
 
 
 def test_no_memory_for_a_second_copy_condemns_no_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
-    quarantine = Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60)
+    quarantine = Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=PATIENCE_S)
     monkeypatch.setattr(quarantine, "_ask", lambda question, payload=b"": ({"said": "out of memory"}, b""))
     with pytest.raises(VpdistError, match="no memory for a second copy of esm2"):
         quarantine.embed("protein", "float16", Path("esm2"), (np.zeros(3), np.array([0, 3])))
@@ -151,6 +154,7 @@ def test_no_memory_for_a_second_copy_condemns_no_sequence(monkeypatch: pytest.Mo
         quarantine.load("protein", "float32", Path("esm2"))
 
 
+@pytest.mark.launcher
 def test_a_unit_that_was_merely_unlucky_comes_out_the_same_to_the_bit(tmp_path: Path) -> None:
     models, source = write_models(tmp_path / "models"), write_contigs(tmp_path / "contigs.fa", n=20)
     settings = Settings(
