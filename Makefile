@@ -1,5 +1,6 @@
 # demo    try vpdist: sample, models, classifier, prediction on two ranks, summary (everything under demo/)
-# test    the whole test suite, on CPU
+# test    the whole test suite, on CPU; ends with its ten slowest tests
+# test-quick  what needs no launcher, for daily work (under 2 minutes on two cores)
 # test-faults  the long form of the fault tests: many launches that are killed, signalled, poisoned (half an hour)
 # check   ruff (rules and format), mypy, known vulnerabilities of the pinned versions (where the network allows it)
 # format  let ruff rewrite what it can
@@ -16,13 +17,16 @@ ENVIRONMENT := .venv/.installed
 BIN := .venv/bin
 INTERPRETERS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
-.PHONY: demo test test-faults check format bench bench-large clean
+.PHONY: demo test test-quick test-faults check format bench bench-large clean
 
 demo: $(ENVIRONMENT)
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
 test: $(ENVIRONMENT)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=10
+
+test-quick: $(ENVIRONMENT)
+	$(BIN)/python -m pytest -m "not launcher and not faults"
 
 test-faults: $(ENVIRONMENT)
 	$(BIN)/python -m pytest -m faults

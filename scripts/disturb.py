@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from gate import Gate
 from launches import Job, Launch, lost_and_twice, part_paths, repeated, standalone, status, tables, unreadable
+from outcomes import late
+from poison import sabotaged
 
 RESUMES = "the same command again resumes"
 MOST_REPEATED = 1
@@ -29,7 +32,7 @@ class Disturbance:
     exit_code: int
     """What status.json says afterwards."""
     within_s: float
-    """All processes are gone by then."""
+    """Promised: all processes are gone by then."""
     told: str = RESUMES
     """The end of the one line that people read."""
     options: tuple[str, ...] = ()
@@ -85,7 +88,7 @@ SIGNALS = (
 class Trial:
     """One disturbance and its outcome."""
 
-    name: str
+    disturbance: Disturbance
     ranks: int
     stop_s: float
     faults: tuple[str, ...]
@@ -111,27 +114,24 @@ class Chase:
         self,
         job: Job,
         work: Path,
-        undisturbed: list[bytes],
+        undisturbed: Path,
         seconds: float,
         rng: random.Random,
         log: TextIO,
-        slack: float = 1.0,
     ) -> None:
-        """`undisturbed`: the tables to expect; `seconds`: how long a launch takes that is left alone; `slack`: times
-        the seconds that are allowed to stop, where other programs use the machine as well."""
-        self.slack = slack
-        self.job, self.work, self.undisturbed, self.seconds, self.rng, self.log = (
-            *(job, work, undisturbed, seconds, rng, log),
-        )
+        """`undisturbed`: a run that was left alone; `seconds`: how long a launch takes that is."""
+        self.job, self.work, self.seconds, self.rng, self.log = job, work, seconds, rng, log
+        self._tables, self._n_units = tables(undisturbed), len(part_paths(undisturbed))
         self.trials: list[Trial] = []
         self.finishes: list[Finish] = []
+        self._gate = Gate(work / "gate")
         self._n_runs = 0
-        self._hit: set[int] = set()
 
     def disturb_all(self, disturbances: Sequence[Disturbance], *, always_finish: bool = False) -> None:
         """Disturb by each of these in turn: three ranks at first, one to five on every resume; then finish.
 
-        A run that is done before its moment comes is checked, and the disturbance has its turn on another run.
+        Ranks are held among their batches until the disturbance ends them. One that comes after the last part may find
+        the run done; that is checked, and the disturbance has its turn on another run.
         """
         left = list(disturbances)
         while left:
@@ -140,35 +140,41 @@ class Chase:
             while left and self._disturb(folder, ranks, left[0]):
                 left.pop(0)
                 ranks = self.rng.randint(1, 5)
-                if always_finish:
+                if always_finish or self._n_units - len(part_paths(folder)) < 6 * ranks:
                     break
             self._finish(folder, ranks)
 
     def _new_folder(self) -> Path:
         self._n_runs += 1
-        self._hit = set()
         return self.work / f"run{self._n_runs}"
+
+    def _moment(self, folder: Path, ranks: int, free_batches: int) -> tuple[str, Callable[[Launch], bool]]:
+        """A random one: its name, and whether it has come."""
+        moment_s = self.rng.uniform(0.2, 1.0) * self.seconds
+        kind = self.rng.random()
+        if kind < 0.6:
+            return f"{free_batches} batches each", lambda launch: self._gate.holds(launch, ranks)
+        if kind < 0.9:  # wherever they are, not further than there
+            return (
+                f"{moment_s:.2f} s",
+                lambda launch: time.monotonic() - launch.started > moment_s and len(launch.ranks()) == ranks,
+            )
+        return "the last part", lambda launch: len(part_paths(folder)) == self._n_units
 
     def _disturb(self, folder: Path, ranks: int, disturbance: Disturbance) -> bool:
         """Whether the disturbance came in time."""
         launcher = standalone(ranks, *disturbance.options)
-        before = len(part_paths(folder))
-        n_parts = before + self.rng.randint(1, 12) if self.rng.random() < 0.6 else None
-        moment_s = self.rng.uniform(0.2, 1.0) * self.seconds
-        pause_s = self.rng.uniform(0, 0.1)
-        self._say(f"{folder.name}: {ranks} ranks; {disturbance.name} after {n_parts or f'{moment_s:.2f} s'}")
+        units_each = (self._n_units - len(part_paths(folder))) // ranks
+        free_batches = self.rng.randint(1, max(1, units_each // 2))
+        moment, has_come = self._moment(folder, ranks, free_batches)
+        hold = self._gate.rule(free_batches=free_batches)
+        job = self.job if moment == "the last part" else sabotaged(self.job, hold=hold)
+        self._say(f"{folder.name}: {ranks} ranks; {disturbance.name} after {moment}")
         earlier = status(folder).get("updated")
-        with Launch(self.job, folder, launcher) as launch:
-
-            def ready() -> bool:
-                if n_parts is not None:
-                    return len(part_paths(folder)) >= n_parts
-                return time.monotonic() - launch.started > moment_s
-
-            if not launch.wait_until(ready):
+        with Launch(job, folder, launcher) as launch:
+            if not launch.wait_until(lambda: has_come(launch), f"{moment} in {folder.name}"):
                 self._must_be_done(launch)
                 return False
-            time.sleep(pause_s)
             running = launch.ranks()
             found = status(folder)
             began = bool(running) and found.get("state") == "running" and found.get("updated") != earlier
@@ -179,9 +185,8 @@ class Chase:
             if status(folder).get("state") == "done":
                 self._say("  it was done already")
                 return False
-            self._hit |= set(running.values())
-            faults = self._after(folder, disturbance, launch.told(), stop_s, began and ranks > 1)
-        self.trials.append(Trial(disturbance.name, ranks, stop_s, tuple(faults)))
+            faults = self._after(folder, disturbance, launch.told(), began and ranks > 1)
+        self.trials.append(Trial(disturbance, ranks, stop_s, tuple(faults)))
         self._say(f"  stopped in {stop_s:.2f} s with {len(part_paths(folder))} parts {faults or ''}")
         return True
 
@@ -190,10 +195,8 @@ class Chase:
         if launch.agent.returncode != 0:
             raise RuntimeError(f"ended by itself with {launch.agent.returncode}:\n{launch.told()[-4000:]}")
 
-    def _after(self, folder: Path, disturbance: Disturbance, told: str, stop_s: float, witnesses: bool) -> list[str]:
+    def _after(self, folder: Path, disturbance: Disturbance, told: str, witnesses: bool) -> list[str]:
         faults = [f"unreadable: {reason}" for reason in unreadable(folder)]
-        if stop_s > self.slack * disturbance.within_s:
-            faults.append(f"stopped after {stop_s:.1f} s, {disturbance.within_s:.0f} s are allowed")
         found = status(folder)
         if witnesses and found.get("exit_code") != disturbance.exit_code:
             faults.append(f"status.json says {found}")
@@ -210,7 +213,7 @@ class Chase:
         seconds = time.monotonic() - started
         if code != 0:
             raise RuntimeError(f"{folder} was not finished on {ranks} ranks (exit code {code}):\n{told[-4000:]}")
-        faults = [] if tables(folder) == self.undisturbed else ["the tables differ from those of an undisturbed run"]
+        faults = [] if tables(folder) == self._tables else ["the tables differ from those of an undisturbed run"]
         lost, twice = lost_and_twice(folder)
         again = repeated(folder)
         faults += [f"process {pid} repeated {n} units" for pid, n in again.items() if n > MOST_REPEATED]
@@ -226,10 +229,18 @@ class Chase:
         self.log.flush()
 
     def faults(self) -> list[str]:
-        """Everything that was not as it should be."""
-        found = [f"{trial.name}: {fault}" for trial in self.trials for fault in trial.faults]
+        """Everything that was not as it should be, but for what took too long."""
+        found = [f"{trial.disturbance.name}: {fault}" for trial in self.trials for fault in trial.faults]
         for finish in self.finishes:
             found += finish.faults
             if finish.lost or finish.twice:
                 found.append(f"{finish.lost} fragments lost, {finish.twice} twice")
         return found
+
+    def late(self) -> list[str]:
+        """What took longer than promised."""
+        return [
+            f"{trial.disturbance.name}: {each}"
+            for trial in self.trials
+            for each in late([trial.stop_s], trial.disturbance.within_s)
+        ]

@@ -24,11 +24,12 @@ from typing import TextIO
 import dnaio
 import torch
 from disturb import KILLS, SIGNALS, Chase, signal_rank
-from launches import Job, Launch, part_paths, standalone, tables
+from gate import Gate
+from launches import Job, Launch, standalone, tables
 from make_models import make_dnabert_s, make_esm2
 from mishaps import MISHAPS
 from outcomes import Row, as_markdown, judged, together
-from poison import does_not_fit, hangs, poisoned, write_marked
+from poison import does_not_fit, hangs, poisoned, sabotaged, write_marked
 from two_nodes import node_lost, node_silent, rendezvous_lost
 from verdicts import conditions
 
@@ -48,23 +49,27 @@ def chased(name: str, chase: Chase) -> Row:
         tuple(trial.stop_s for trial in chase.trials),
         tuple(finish.finish_s for finish in chase.finishes),
         tuple(chase.faults()),
+        tuple(chase.late()),
     )
 
 
 def elastic(job: Job, folder: Path, undisturbed: list[bytes], rng: random.Random, kills: int = 2) -> Row:
-    """torchrun --max-restarts=3: random ranks are killed, and nobody gives the command again."""
+    """torchrun --max-restarts=3: random ranks are killed, and nobody gives the command again. All are held in the
+    middle of their work until the last kill."""
     problems = []
     killed_at = 0.0
-    with Launch(job, folder, standalone(3, "--max-restarts=3")) as launch:
+    gate = Gate(folder.with_name(f"{folder.name}.gate"))
+    held = sabotaged(job, hold=gate.rule(free_batches=rng.randint(3, 10)))
+    with Launch(held, folder, standalone(3, "--max-restarts=3")) as launch:
         for _ in range(kills):
-            wanted = len(part_paths(folder)) + rng.randint(3, 10)
-            if not launch.wait_until(partial(_all_at_work, launch, folder, wanted)):
-                problems.append("done before it was killed")
+            if not launch.wait_until(partial(gate.holds, launch, 3), "three ranks in the middle of their work"):
+                problems.append("ended before it was killed")
                 break
             victims = set(launch.ranks().values())
             killed_at = time.monotonic()
             signal_rank(signal.SIGKILL)(launch, rng)
-            launch.wait_until(partial(_all_gone, launch, victims))
+            launch.wait_until(partial(_all_gone, launch, victims), "the end of all ranks")
+        gate.open()
         launch.end()
         if launch.agent.returncode != 0:
             problems.append(f"torchrun ended with {launch.agent.returncode}: {launch.told()[-3000:]}")
@@ -72,10 +77,6 @@ def elastic(job: Job, folder: Path, undisturbed: list[bytes], rng: random.Random
     if not problems and json.loads((folder / "run.json").read_text())["launcher_restarts"] != kills:
         problems.append("run.json counts other restarts")
     return judged("a rank killed twice, `--max-restarts=3`", folder, undisturbed, (), (seconds,), problems)
-
-
-def _all_at_work(launch: Launch, folder: Path, n_parts: int) -> bool:
-    return len(launch.ranks()) == 3 and len(part_paths(folder)) >= n_parts
 
 
 def _all_gone(launch: Launch, processes: set[int]) -> bool:
@@ -102,7 +103,7 @@ def campaign(job: Job, work: Path, kills: int, tries: int, seed: int, log: TextI
     def chase(name: str) -> Chase:
         folder = work / name
         folder.mkdir(parents=True)
-        return Chase(job, folder, expected, seconds, rng, log)
+        return Chase(job, folder, work / "undisturbed", seconds, rng, log)
 
     rows = []
     killing = chase("kills")
@@ -183,7 +184,7 @@ def main() -> None:
     print(told)
     if arguments.into:
         put_into(arguments.into, told)
-    problems = [f"{row.fault}: {problem}" for row in rows for problem in row.problems]
+    problems = [f"{row.fault}: {problem}" for row in rows for problem in row.missed]
     sys.exit("\n".join(problems) or 0)
 
 

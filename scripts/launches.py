@@ -30,7 +30,8 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 MARK = "VPDIST_LAUNCH_MARK"
 POLL_S = 0.02
-PATIENCE_S = 180.0
+PATIENCE_S = 900.0
+"""No machine needs so long for anything that is waited for here, however busy it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +122,15 @@ class Launch:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def wait_until(self, ready: Callable[[], bool], patience_s: float = PATIENCE_S) -> bool:
-        """Wait until `ready` or the end of the agent; whether it was ready first. Raises TimeoutError."""
+    def wait_until(self, ready: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> bool:
+        """Wait until `ready` or the end of the agent; whether it was ready first. Raises TimeoutError that says `what`
+        did not come."""
         until = time.monotonic() + patience_s
         while self.agent.poll() is None:
             if ready():
                 return True
             if time.monotonic() > until:
-                raise TimeoutError(f"not within {patience_s:.0f} s\n{self.told()}")
+                raise TimeoutError(f"{what}: not within {patience_s:.0f} s\n{self.told()}")
             time.sleep(POLL_S)
         return False
 
@@ -137,7 +139,9 @@ class Launch:
         started = time.monotonic()
         while self.agent.poll() is None or self.processes():
             if time.monotonic() - started > patience_s:
-                raise TimeoutError(f"processes {self.processes()} after {patience_s:.0f} s\n{self.told()}")
+                raise TimeoutError(
+                    f"processes {self.processes()} have not ended within {patience_s:.0f} s\n{self.told()}"
+                )
             time.sleep(POLL_S)
         return time.monotonic() - started
 

@@ -11,8 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from gate import Gate
 from launches import Job, Launch, part_paths, standalone, status, tables
+from poison import sabotaged
 
+FREE_BATCHES = 8
+"""What each rank may compute before it is held."""
 Problems = list[str]
 
 
@@ -29,17 +33,13 @@ def ended(launch: Launch, code: int, told: str) -> Problems:
 
 def second_run(job: Job, finished: Path, folder: Path) -> Problems:
     """The folder is in use: the second run is refused, the first does not notice."""
-    with Launch(job, folder, standalone(2)) as first:
-        if not first.wait_until(lambda: len(part_paths(folder)) >= 3):
+    gate = Gate(folder.with_name(f"{folder.name}.gate"))
+    with Launch(sabotaged(job, hold=gate.rule(free_batches=FREE_BATCHES)), folder, standalone(2)) as first:
+        if not first.wait_until(lambda: gate.holds(first, 2), "two ranks in the middle of their work"):
             return ["the first run ended too early"]
-        first.signal(first.agent.pid, signal.SIGSTOP)
-        stopped = list(first.ranks().values())
-        for pid in stopped:
-            first.signal(pid, signal.SIGSTOP)
         with Launch(job, folder, standalone(2)) as second:
             problems = ended(second, 2, "is in use: process")
-        for pid in (*stopped, first.agent.pid):
-            first.signal(pid, signal.SIGCONT)
+        gate.open()
         return problems + ended(first, 0, "sequences called virus") + compared(folder, finished)
 
 
@@ -94,17 +94,20 @@ def stopped_rank(job: Job, finished: Path, folder: Path) -> Problems:
     """A rank stands still: it is named, the others finish their share, and all goes on when it does."""
     shown = re.compile(r"rank=1 state=stalled")
     options = tuple("log" if option == "none" else option for option in job.options)
-    with Launch(replace(job, options=options), folder, standalone(3)) as launch:
-        if not launch.wait_until(lambda: len(part_paths(folder)) >= 3 and len(launch.ranks()) == 3):
+    gate = Gate(folder.with_name(f"{folder.name}.gate"))
+    held = sabotaged(replace(job, options=options), hold=gate.rule(free_batches=FREE_BATCHES))
+    with Launch(held, folder, standalone(3)) as launch:
+        if not launch.wait_until(lambda: gate.holds(launch, 3), "three ranks in the middle of their work"):
             return ["the run ended too early"]
         rank = launch.ranks()[1]
         before = len(part_paths(folder))
         launch.signal(rank, signal.SIGSTOP)
-        if not launch.wait_until(lambda: shown.search(launch.told()) is not None, 60):
+        gate.open()
+        if not launch.wait_until(lambda: shown.search(launch.told()) is not None, "word of the stalled rank"):
             return ["ended although a rank stood still"]
-        problems = [] if len(part_paths(folder)) > before else ["the others did not go on"]
+        launch.wait_until(lambda: len(part_paths(folder)) > before, "parts of the others")
         launch.signal(rank, signal.SIGCONT)
-        return problems + ended(launch, 0, "sequences called virus") + compared(folder, finished)
+        return ended(launch, 0, "sequences called virus") + compared(folder, finished)
 
 
 def compared(folder: Path, finished: Path) -> Problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,17 @@ class Row:
     stop_s: tuple[float, ...]
     finish_s: tuple[float, ...]
     problems: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
+    """What took longer than promised: for a measurement to judge, since a busy machine may be the reason."""
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        return self.problems + self.late
+
+
+def late(stop_s: Iterable[float], within_s: float) -> tuple[str, ...]:
+    """Each time to stop beyond the promised one."""
+    return tuple(f"stopped after {each:.1f} s, {within_s:.0f} s are promised" for each in stop_s if each > within_s)
 
 
 def figures(seconds: Iterable[float]) -> str:
@@ -46,13 +58,15 @@ def judged(
     stop_s: tuple[float, ...],
     finish_s: tuple[float, ...],
     problems: list[str],
+    within_s: float = math.inf,
 ) -> Row:
+    """The line of a run that must have come to its end with the tables of an undisturbed one."""
     lost = 0
     if not problems:
         lost = sum(lost_and_twice(folder))
         if tables(folder) != undisturbed:
             problems.append("the tables differ from those of an undisturbed run")
-    return Row(name, 1, lost, str(repeated(folder).total()), stop_s, finish_s, tuple(problems))
+    return Row(name, 1, lost, str(repeated(folder).total()), stop_s, finish_s, tuple(problems), late(stop_s, within_s))
 
 
 def together(rows: list[Row]) -> Row:
@@ -65,4 +79,5 @@ def together(rows: list[Row]) -> Row:
         tuple(second for row in rows for second in row.stop_s),
         tuple(second for row in rows for second in row.finish_s),
         tuple(problem for row in rows for problem in row.problems),
+        tuple(each for row in rows for each in row.late),
     )

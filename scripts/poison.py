@@ -33,9 +33,14 @@ def write_marked(source: Path, target: Path, marks: str) -> Path:
     return target
 
 
+def sabotage(**faults: object) -> dict[str, str]:
+    """The environment in which encoders misbehave."""
+    return {"PYTHONPATH": str(SABOTAGE), "VPDIST_FAULTS": json.dumps(faults)}
+
+
 def sabotaged(job: Job, **faults: object) -> Job:
     """The job with misbehaving encoders."""
-    return replace(job, environment={"PYTHONPATH": str(SABOTAGE), "VPDIST_FAULTS": json.dumps(faults)})
+    return replace(job, environment=sabotage(**faults))
 
 
 def fragment_rows(folder: Path) -> dict[str, dict[str, str]]:

@@ -87,20 +87,23 @@ def embedding(folder: Path) -> list[tuple[float, int]]:
     ]
 
 
+def long_enough(samples: list[Sample], minutes: float) -> bool:
+    """Whether the run has been watched for as long as was asked."""
+    return samples[-1].time - samples[0].time > 60 * minutes
+
+
 def watch(job: Job, folder: Path, ranks: int, minutes: float) -> list[Sample]:
     """Run the job and sample it while all ranks embed; stop it after so many minutes of that."""
     samples: list[Sample] = []
-    began: float | None = None
     stopped = False
     with Launch(job, folder, standalone(ranks)) as launch:
         while launch.agent.poll() is None:
             if len(list((folder / "at_work").glob("rank*"))) == ranks:
                 if (found := sample(launch)) is not None:
-                    began = began or found.time
                     samples.append(found)
-            elif began is not None:
+            elif samples:
                 break  # a rank is done: from here on there is less of everything
-            if began is not None and time.time() - began > 60 * minutes:
+            if samples and long_enough(samples, minutes):
                 launch.signal(launch.agent.pid, signal.SIGTERM)
                 stopped = True
                 break
@@ -114,7 +117,7 @@ def watch(job: Job, folder: Path, ranks: int, minutes: float) -> list[Sample]:
 def rate(progress: list[tuple[float, int]], begin: float, end: float) -> float:
     """Tokens per second between two moments."""
     within = [(when, tokens) for when, tokens in progress if begin <= when <= end]
-    if len(within) < 2:
+    if not within or within[-1][0] == within[0][0]:
         return float("nan")
     return (within[-1][1] - within[0][1]) / (within[-1][0] - within[0][0])
 
@@ -132,7 +135,8 @@ def judge(samples: list[Sample], progress: list[tuple[float, int]]) -> list[Row]
     rows = [Row("embedding watched", end - begin, "s"), Row("tokens", progress[-1][1], "")]
     first, last = rate(progress, begin, begin + tenth), rate(progress, end - tenth, end)
     rows.append(Row("tokens/s, first tenth", first, ""))
-    rows.append(Row("tokens/s, last tenth / first", last / first, "", at_least=0.95, at_most=1.05))
+    ratio = last / first if first else float("nan")  # nothing was done at first
+    rows.append(Row("tokens/s, last tenth / first", ratio, "", at_least=0.95, at_most=1.05))
     rows.append(Row("memory, second tenth", usual("memory_bytes", 2) / 2**20, "MiB"))
     for name, at_most in (("memory_bytes", 1.05), ("descriptors", 1.0), ("threads", 1.0), ("files", 1.0)):
         ratio = usual(name, 10) / usual(name, 2)

@@ -2,7 +2,13 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")  # a busy processor may take a second over any example
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 WORKER = Path(__file__).with_name("progress_worker.py")
-PATIENCE_S = 60.0
+PATIENCE_S = 600.0
+"""No machine needs so long for anything that is waited for here, however busy it is."""
 
 
 def torchrun(folder: Path, *scenarios: str, options: tuple[str, ...]) -> list[str]:

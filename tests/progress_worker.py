@@ -7,20 +7,36 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
-from vpdist import runtime
+from vpdist import exchange, runtime
 from vpdist.counters import COUNTERS
 from vpdist.environment import place
 from vpdist.errors import Interrupted, PeerLost, VpdistError
+from vpdist.exchange import Gather
 from vpdist.progress import Progress
 from vpdist.timing import Timing
 
 FOLDER = Path(sys.argv[1])
 FAST = Timing(stalled_s=1.0, overdue_s=0.6, beat_s=0.3)
+PATIENT = Timing(census_s=3.0)
+"""A survivor that a busy machine keeps from running has time to say that it is there."""
+PATIENCE_S = 600.0
+SHOWN_AT = (5, 15, 25, 35)
+"""Batches before which `show` waits."""
 BATCH = {"batches": 1, "fragments": 10, "nucleotide_tokens": 600, "protein_tokens": 400}
+
+
+def patient_gather(here: runtime.Runtime, timeout_s: float) -> Gather:
+    """Rounds that give up only long after a test would: what ends sooner has not waited for them."""
+    return Gather(here, timeout_s + 2 * PATIENCE_S)
+
+
+exchange.Gather = patient_gather  # type: ignore[misc,assignment]
 
 
 def tell(name: str, **facts: object) -> None:
@@ -36,14 +52,14 @@ class Job:
 
     def __init__(self, here: runtime.Runtime, scenario: str) -> None:
         self.rank, self.scenario = here.rank, scenario
-        timings = {"uneven": None, "killed": None, "leaving": None, "orphan": None}
+        timings = dict.fromkeys(("uneven", "killed", "leaving", "orphan"), PATIENT)
         bars = scenario.startswith("bars")
         self.progress = Progress(
             here,
             "auto" if bars else "none",
             FOLDER / f"{scenario}.jsonl",
             sys.stderr if bars else None,
-            stall_timeout_s=2.0 if scenario == "silent" else 60.0,
+            stall_timeout_s=10.0 if scenario == "silent" else 600.0,
             timing=timings.get(scenario, FAST),
             on_forced_exit=self.forced,
         )
@@ -60,11 +76,19 @@ class Job:
             self.progress.add(**BATCH)
 
     def work_until_released(self) -> None:
+        """Batches without end, unless the test opens the gate."""
         self.progress.stage("embed", planned_tokens=100_000)
-        until = time.monotonic() + 25
-        while not (FOLDER / f"{self.scenario}.release").exists() and time.monotonic() < until:
+        self.wait_for("release", every_batch=BATCH)
+
+    def wait_for(self, gate: str, every_batch: Mapping[str, int] = {}) -> None:
+        """Until the test opens this gate."""
+        path = FOLDER / f"{self.scenario}.{gate}"
+        until = time.monotonic() + PATIENCE_S
+        while not path.exists():
+            if time.monotonic() > until:
+                raise TimeoutError(f"{path.name} was not opened within {PATIENCE_S:.0f} s")
             time.sleep(0.02)
-            self.progress.add(**BATCH)
+            self.progress.add(**every_batch)
 
     def run(self) -> None:
         rank = self.rank
@@ -75,7 +99,9 @@ class Job:
                 if rank != 1:
                     self.work(30, 0.01)
             case "slow":
-                self.work(15, 0.2 if rank == 2 else 0.02)
+                self.work(15, 0.0)
+                if rank == 2:
+                    self.wait_for("release")
             case "stopped" | "silent":
                 self.work_until_released()
             case "killed" | "orphan":
@@ -85,27 +111,28 @@ class Job:
                     tell("killed")
                     os.kill(os.getpid(), signal.SIGKILL)
                 if rank == 2 or (self.scenario == "orphan" and rank == 1):
-                    time.sleep(60)  # hangs: asks for no news
-                self.work(6000, 0.01)
+                    threading.Event().wait()  # hangs: asks for no news
+                self.work_until_released()
             case "leaving":
                 self.work(20, 0.01)
                 if rank == 3:
                     self.progress.abort("x.fa, record 7: no sequence")
                     tell("leaving.3", error="")
                     os._exit(3)
-                self.work(6000, 0.01)
+                self.work_until_released()
             case _:
                 self.show()
 
     def show(self) -> None:
-        """What a terminal gets to see."""
+        """What a terminal gets to see; each step waits until the test has seen the one before."""
         self.progress.stage("ingest")
         for _ in range(30):
-            time.sleep(0.05)
             self.progress.add(records=100, bases=100_000, fragments=300)
+        self.wait_for("ingest")
         self.progress.stage("embed", planned_tokens=1000 * 50 * (1 + self.rank))
         for batch in range(50 * (1 + self.rank)):
-            time.sleep(0.04)
+            if batch in SHOWN_AT:
+                self.wait_for(str(SHOWN_AT.index(batch)))
             self.progress.add(**BATCH)
             if batch == 10 and self.rank == 0:
                 self.progress.message("message above \x1b[2J the bars")

@@ -5,6 +5,7 @@ BAD_RANK fails for want of room (HOW: storage) or has a bug on its exchange's th
 
 import functools
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def work(bad_rank: int, how: str, stuck_rank: int, here: session.Session) -> ses
     if rank == bad_rank:
         Telemetry.read = broken_read  # type: ignore[method-assign,assignment]
     if rank == stuck_rank:
-        time.sleep(60)
+        threading.Event().wait()
     while True:
         here.control.check()
         time.sleep(0.02)
@@ -45,7 +46,7 @@ def main() -> int:
         functools.partial(work, int(bad_rank), how, int(stuck_rank)),
         device="cpu",
         progress="none",
-        stall_timeout=60.0,
+        stall_timeout=600.0,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from torch.distributed import HashStore, Store
 
+from tests.launched import PATIENCE_S, wait_until
 from vpdist.attempt import Attempt, agree
 from vpdist.environment import Place
 from vpdist.errors import Interrupted, PeerLost
@@ -15,29 +16,49 @@ def nothing() -> None:
     """No reason to give up."""
 
 
+LOOKS = 5
+"""After so many looks at the store a worker would have found what it looks for."""
+
+
 class Worker(threading.Thread):
     """One rank, on a thread."""
 
     def __init__(
-        self, store: Store, rank: int, restart: int = 0, check: Callable[[], None] = nothing, timeout_s: float = 20.0
+        self,
+        store: Store,
+        rank: int,
+        restart: int = 0,
+        check: Callable[[], None] = nothing,
+        timeout_s: float = PATIENCE_S,
     ) -> None:
         super().__init__(daemon=True)
         self.place = Place(rank=rank, world_size=3, restart=restart)
-        self.store, self.check, self.timeout_s = store, check, timeout_s
+        self.store, self.timeout_s = store, timeout_s
+        self._check, self._looks = check, 0
         self.found: Attempt | None = None
         self.error: Exception | None = None
         self.start()
 
     def run(self) -> None:
         try:
-            self.found = agree(self.store, self.place, self.check, self.timeout_s)
+            self.found = agree(self.store, self.place, self._look, self.timeout_s)
         except (PeerLost, Interrupted) as error:
             self.error = error
+
+    def _look(self) -> None:
+        self._looks += 1
+        self._check()
+
+    def waits(self) -> bool:
+        """Whether it has looked again and again from now on, and found nothing."""
+        until = self._looks + LOOKS
+        wait_until(lambda: self._looks > until or not self.is_alive(), "another look of a waiting worker")
+        return self.is_alive()
 
 
 def all_of(*workers: Worker) -> list[Attempt | None]:
     for worker in workers:
-        worker.join(20)
+        worker.join(PATIENCE_S)
     return [worker.found for worker in workers]
 
 
@@ -57,8 +78,7 @@ def test_what_an_earlier_attempt_left_is_not_taken_for_this_one(restarts: tuple[
     store = HashStore()
     (earlier, *_) = all_of(*(Worker(store, rank) for rank in range(3)))
     others = [Worker(store, rank, restarts[rank]) for rank in (1, 2)]
-    others[0].join(0.3)
-    assert all(worker.is_alive() for worker in others)  # they wait for a new id though an old one is there
+    assert all(worker.waits() for worker in others)  # for a new id, though an old one is there
     found = all_of(Worker(store, 0, restarts[0]), *others)
     assert found[0] is not None
     assert found == [found[0]] * 3
@@ -77,13 +97,12 @@ def test_of_two_processes_that_claim_a_rank_one_waits_until_the_next_attempt() -
     store = HashStore()
     rivals = [Worker(store, 1), Worker(store, 1)]
     first = all_of(Worker(store, 0), Worker(store, 2))
-    for rival in rivals:
-        rival.join(0.5)
-    assert sum(rival.is_alive() for rival in rivals) == 1
+    wait_until(lambda: not all(rival.is_alive() for rival in rivals), "the end of one of two rivals")
+    assert sum(rival.is_alive() and rival.waits() for rival in rivals) == 1
     assert first[0] in [rival.found for rival in rivals]
     second = all_of(Worker(store, 0), Worker(store, 2))
     for rival in rivals:
-        rival.join(5)
+        rival.join(PATIENCE_S)
     assert {rival.found for rival in rivals} == {first[0], second[0]}
 
 

@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.launched import environment
+from tests.launched import PATIENCE_S, environment, wait_until
 from tests.sample import write_contigs
 from tests.tiny_models import NUCLEOTIDE_WIDTH, PROTEIN_WIDTH, TinyModels, write_classifier, write_models
 from vpdist.config import Settings
@@ -24,6 +23,7 @@ from vpdist.errors import InputError, UsageError, WeightsError
 from vpdist.forecast import Forecast
 from vpdist.run import predict
 
+pytestmark = pytest.mark.launcher
 VPDIST = [sys.executable, "-m", "vpdist"]
 
 
@@ -250,7 +250,7 @@ def test_the_command_under_torchrun_speaks_once_and_reads_standard_input(
             env=environment() | {"TMPDIR": str(temporary)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE_S,
             check=True,
         )
     found = json.loads(ended.stdout)
@@ -263,7 +263,7 @@ def test_a_piped_command_prints_no_control_characters_and_exit_codes_are_a_runs(
 ) -> None:
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*VPDIST, *options], env=environment(), capture_output=True, text=True, timeout=120, check=False
+            [*VPDIST, *options], env=environment(), capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )
 
     ended = run(*arguments(models, contigs), "--ranks", "2")
@@ -284,12 +284,9 @@ def test_an_interrupted_dry_run_leaves_nothing(models: TinyModels, contigs: Path
         stderr=subprocess.PIPE,
         env=environment() | {"TMPDIR": str(temporary)},
     )
-    until = time.monotonic() + 60
-    while not list(temporary.glob("vpdist-plan-*/tokens/.*")):  # it waits for standard input
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_until(lambda: any(temporary.glob("vpdist-plan-*/tokens/.*")), "a dry run that waits for standard input")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 143
+    assert process.wait(timeout=PATIENCE_S) == 143
     assert process.stderr is not None
     assert "stopped by SIGTERM" in process.stderr.read().decode()
     assert list(temporary.glob("vpdist-plan-*")) == []

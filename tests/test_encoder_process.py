@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.launched import PATIENCE_S
 from tests.tiny_models import write_models
 from vpdist.encoder_process import ChildDied, ChildHung, Quarantine, packed, unpacked
 from vpdist.errors import Interrupted, VpdistError
@@ -35,12 +36,13 @@ def test_nothing_is_pickled_nor_unpickled(tmp_path: Path) -> None:
         unpacked(b"{}\n" + (tmp_path / "objects.npy").read_bytes())
 
 
+@pytest.mark.launcher
 def test_the_child_ends_with_its_parents_interest_in_it() -> None:
     def stop() -> None:
         raise Interrupted("stopped by SIGTERM")
 
     batch = Ragged.from_lengths(np.zeros(3), [3])
-    with Quarantine(torch.device("cpu"), 1, stop, patience_s=60) as quarantine:
+    with Quarantine(torch.device("cpu"), 1, stop, patience_s=PATIENCE_S) as quarantine:
         with pytest.raises(Interrupted):
             quarantine.embed("protein", "float32", Path("nowhere"), batch)
         child = quarantine._process
@@ -49,10 +51,11 @@ def test_the_child_ends_with_its_parents_interest_in_it() -> None:
     assert child.poll() == -9
 
 
+@pytest.mark.launcher
 def test_a_child_that_gives_no_answer_is_ended(tmp_path: Path) -> None:
     models = write_models(tmp_path / "models")
     batch = Ragged.from_lengths(np.array([0, 5, 5, 2]), [4])
-    with Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60) as quarantine:
+    with Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=PATIENCE_S) as quarantine:
         quarantine.load("protein", "float32", models.protein)
         child = quarantine._process
         assert child is not None
@@ -61,14 +64,15 @@ def test_a_child_that_gives_no_answer_is_ended(tmp_path: Path) -> None:
         with pytest.raises(ChildHung, match="no answer"):
             quarantine._ask({"kind": "protein", "dtype": "float32", "folder": str(models.protein)})
         assert child.poll() == -9
-        quarantine._patience_s = 60
+        quarantine._patience_s = PATIENCE_S
         assert np.isfinite(quarantine.embed("protein", "float32", models.protein, batch)).all()
 
 
+@pytest.mark.launcher
 def test_a_child_that_stops_in_the_middle_of_its_answer_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vpdist.encoder_process.WHOLE_ANSWER_S", 0.2)
     half = "import os, sys, time; os.write(int(sys.argv[1]), (100).to_bytes(4, 'big') + b'{'); time.sleep(600)"
-    with Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60) as quarantine:
+    with Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=PATIENCE_S) as quarantine:
         quarantine._channel, theirs = Pipe()
         command = [sys.executable, "-c", half, str(theirs.fileno())]
         quarantine._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
@@ -77,10 +81,11 @@ def test_a_child_that_stops_in_the_middle_of_its_answer_is_ended(monkeypatch: py
             quarantine._ask({})
 
 
+@pytest.mark.launcher
 def test_a_child_that_is_killed_is_recognised_and_another_one_takes_its_place(tmp_path: Path) -> None:
     models = write_models(tmp_path / "models")
     batch = Ragged.from_lengths(np.array([0, 5, 5, 2]), [4])
-    with Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60) as quarantine:
+    with Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=PATIENCE_S) as quarantine:
         before = quarantine.embed("protein", "float32", models.protein, batch)
         child = quarantine._process
         assert child is not None
@@ -94,7 +99,7 @@ def test_a_child_that_is_killed_is_recognised_and_another_one_takes_its_place(tm
 
 
 def test_no_memory_for_a_second_copy_condemns_no_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
-    quarantine = Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60)
+    quarantine = Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=PATIENCE_S)
     monkeypatch.setattr(quarantine, "_ask", lambda *question: ({"said": "out of memory"}, []))
     with pytest.raises(VpdistError, match="no memory for a second copy of esm2"):
         quarantine.embed("protein", "float16", Path("esm2"), Ragged.from_lengths(np.zeros(3), [3]))

@@ -126,7 +126,7 @@ def test_golden_embeddings_and_logits(encoders, batches, models) -> None:
 
 @pytest.mark.parametrize("kind", PARITY_FOLDERS)
 @given(order=st.permutations(range(len(GOLDEN))), cuts=st.sets(st.integers(1, len(GOLDEN) - 1)))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_composition_and_order_of_batches_gives_the_same_embeddings(encoders, batches, kind, order, cuts) -> None:
     together = encoders[kind].embed(batches[kind]).numpy()
     for part in np.split(np.array(order), sorted(cuts)):

@@ -8,29 +8,32 @@ import textwrap
 
 import pytest
 
+from tests.launched import PATIENCE_S
 from vpdist.errors import Interrupted
 from vpdist.interrupts import StopRequest
 
 PROGRAM = """
-    import os, signal, sys, time
+    import os, signal, sys, threading
     from vpdist import interrupts
-    interrupts.SECOND_AFTER_S = 0.2
+    LONG, PAST = 3600.0, -1.0
 
     def at_once(stopped):
         print("restored", stopped, stopped.exit_code, flush=True)
+        interrupts.SECOND_AFTER_S = LONG
         os.kill(os.getpid(), signal.SIGTERM)
         if sys.argv[1:] == ["hangs"]:
-            time.sleep(0.3)
+            interrupts.SECOND_AFTER_S = PAST
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(60)
+            threading.Event().wait()
         return 5
 
     stop = interrupts.StopRequest(at_once)
+    interrupts.SECOND_AFTER_S = LONG
     with stop.installed():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         print("a launcher's echo does not count", flush=True)
-        time.sleep(0.3)
+        interrupts.SECOND_AFTER_S = PAST
         os.kill(os.getpid(), signal.SIGINT)
         print("never reached", flush=True)
 """
@@ -56,6 +59,6 @@ def test_a_signal_asks_to_stop_with_its_code(number: signal.Signals, code: int) 
 @pytest.mark.parametrize(("how", "code"), [([], 5), (["hangs"], 143)], ids=["", "a third does not wait"])
 def test_a_second_signal_stops_at_once_after_restoring_the_terminal(how: list[str], code: int) -> None:
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), *how]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert ended.stdout.splitlines() == ["a launcher's echo does not count", "restored stopped at once by SIGINT 130"]
     assert ended.returncode == code

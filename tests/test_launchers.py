@@ -6,15 +6,20 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pexpect
+import poison
 import pyte
 import pytest
+from gate import Gate
 
+from tests.launched import PATIENCE_S
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels, write_models
+
+pytestmark = pytest.mark.launcher
 
 TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -54,7 +59,9 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def run(arguments: Sequence[str], code: int = 0) -> str:
-    ended = subprocess.run(arguments, capture_output=True, text=True, timeout=120, env=environment(), check=False)
+    ended = subprocess.run(
+        arguments, capture_output=True, text=True, timeout=PATIENCE_S, env=environment(), check=False
+    )
     assert ended.returncode == code, ended.stderr
     return ended.stderr
 
@@ -120,7 +127,7 @@ def test_two_agents_on_loopback_are_one_run(
         agents.append(
             subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         )
-    told = [agent.communicate(timeout=120)[1] for agent in agents]
+    told = [agent.communicate(timeout=PATIENCE_S)[1] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], told
     assert tables(tmp_path / "run") == tables(plain)
 
@@ -130,11 +137,13 @@ def test_standard_input_that_only_one_worker_is_given_is_read_whole(
 ) -> None:
     arguments = command(standalone(2), models, "-", tmp_path / "run")
     with open(contigs, "rb") as source:
-        subprocess.run(arguments, stdin=source, env=environment(), check=True, timeout=120, capture_output=True)
+        subprocess.run(arguments, stdin=source, env=environment(), check=True, timeout=PATIENCE_S, capture_output=True)
     assert tables(tmp_path / "run")[1:] == tables(plain)[1:]
     again = command(PLAIN, models, "-", tmp_path / "run")
     for sent, code, told in ((b"", 0, "standard input is empty"), (b">x\nACGTACGT\n", 2, "standard input differs")):
-        ended = subprocess.run(again, input=sent, env=environment(), check=False, timeout=120, capture_output=True)
+        ended = subprocess.run(
+            again, input=sent, env=environment(), check=False, timeout=PATIENCE_S, capture_output=True
+        )
         assert (ended.returncode, told in ended.stderr.decode()) == (code, True), ended.stderr
     assert tables(tmp_path / "run")[1:] == tables(plain)[1:]
 
@@ -158,57 +167,78 @@ def test_the_built_in_launch_returns_the_true_code(models: TinyModels, tmp_path:
 class Terminal:
     """A real pseudo-terminal whose screen a terminal emulator keeps."""
 
-    def __init__(self, arguments: Sequence[str], columns: int = 100, lines: int = 30) -> None:
+    def __init__(
+        self, arguments: Sequence[str], variables: Mapping[str, str], columns: int = 100, lines: int = 30
+    ) -> None:
         self.screen = pyte.Screen(columns, lines)
         self.stream = pyte.Stream(self.screen)
         self.transcript = ""
         self.child = pexpect.spawn(
             arguments[0], list(arguments[1:]), dimensions=(lines, columns), encoding="utf-8",
-            env=environment(TERM="xterm-256color"), timeout=60,
+            env=environment(TERM="xterm-256color", **variables),
         )  # fmt: skip
 
-    def read(self, seconds: float) -> bool:
-        """Feed what comes to the emulator; False once the program has ended."""
+    def read(self) -> bool:
+        """Feed what comes next to the emulator; False once the program has ended."""
         try:
-            text = self.child.read_nonblocking(65536, timeout=seconds)
-        except pexpect.TIMEOUT:
-            return True
+            text = self.child.read_nonblocking(65536, timeout=PATIENCE_S)
         except pexpect.EOF:
             return False
         self.transcript += text
         self.stream.feed(text)
         return True
 
+    def read_to_the_end(self) -> None:
+        while self.read():
+            pass
+        self.child.close()
+
     def lines(self) -> list[str]:
         return [line.rstrip() for line in self.screen.display]
 
 
-def test_bars_of_both_ranks_move_on_a_terminal_and_leave_it_clean(models: TinyModels, tmp_path: Path) -> None:
-    source = write_contigs(tmp_path / "contigs.fa", n=900)
-    terminal = Terminal(command(standalone(2), models, source, tmp_path / "run", "--token-budget", "400"))
-    percentages: dict[str, set[str]] = {"rank 0": set(), "rank 1": set(), "all": set()}
-    while terminal.read(0.5):
-        for line in terminal.lines():
-            for name, seen in percentages.items():
-                if line.strip().startswith(name) and (found := re.search(r"(\d+)\s?%", line)):
-                    seen.add(found[1])
-    terminal.child.close()
+def shares(lines: Sequence[str]) -> dict[str, float]:
+    """Percent done by bar, of the bars on the screen."""
+    found = {}
+    for line in lines:
+        if bar := re.match(r"(rank 0|rank 1|all   ) .* (\d+\.\d)%", line):
+            found[bar[1].strip()] = float(bar[2])
+    return found
+
+
+def start_on_terminal(models: TinyModels, contigs: Path, folder: Path, gate: Gate) -> Terminal:
+    """Two ranks with bars on a terminal, held among their batches."""
+    arguments = command(standalone(2), models, contigs, folder, "--token-budget", "400")
+    return Terminal(arguments, poison.sabotage(hold=gate.rule()))
+
+
+def test_bars_of_both_ranks_move_on_a_terminal_and_leave_it_clean(
+    models: TinyModels, contigs: Path, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    terminal = start_on_terminal(models, contigs, tmp_path / "run", gate)
+    shown: dict[str, float] = {}
+    for free_batches in (5, 15, 25, None):
+        before = dict.fromkeys(("rank 0", "rank 1", "all"), 0.0) | shown
+        gate.open(free_batches)
+        while free_batches is not None and not all(shown.get(bar, 0.0) > share for bar, share in before.items()):
+            assert terminal.read(), terminal.transcript
+            shown = shares(terminal.lines()) or shown
+    terminal.read_to_the_end()
     assert terminal.child.exitstatus == 0
-    assert all(len(seen) >= 2 for seen in percentages.values()), percentages
     assert not terminal.screen.cursor.hidden
     assert "sequences called virus" in "\n".join(terminal.lines())
 
 
-def test_ctrl_c_leaves_the_terminal_clean_and_says_how_to_go_on(models: TinyModels, tmp_path: Path) -> None:
-    source = write_contigs(tmp_path / "contigs.fa", n=1000)
-    terminal = Terminal(command(standalone(2), models, source, tmp_path / "run", "--token-budget", "400"))
-    parts = tmp_path / "run" / "parts"
-    while terminal.read(0.2) and not (parts.exists() and len(list(parts.glob("unit-*"))) > 3):
-        pass
+def test_ctrl_c_leaves_the_terminal_clean_and_says_how_to_go_on(
+    models: TinyModels, contigs: Path, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    terminal = start_on_terminal(models, contigs, tmp_path / "run", gate)
+    while len(gate.held()) < 2 or len(shares(terminal.lines())) < 3:
+        assert terminal.read(), terminal.transcript
     terminal.child.sendintr()
-    while terminal.read(0.5):
-        pass
-    terminal.child.close()
+    terminal.read_to_the_end()
     assert not terminal.screen.cursor.hidden
     assert "the same command again resumes" in terminal.transcript
     status = json.loads((tmp_path / "run" / "status.json").read_text())

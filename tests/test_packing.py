@@ -44,7 +44,7 @@ def test_positions_restart_with_every_sequence() -> None:
 
 
 @given(LENGTHS, GRANULES, st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_attention_stays_within_every_sequence(lengths: list[int], granule: int, biased: bool) -> None:
     packed = packing(lengths, granule)
     random = torch.Generator().manual_seed(len(lengths))

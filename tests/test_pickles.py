@@ -116,7 +116,7 @@ def test_a_malicious_pickle_is_refused_by_name_and_does_not_run(tmp_path, origin
 
     # The same file does run its payload where a pickle is simply loaded.
     load = "import sys, torch\nclass MLPClassifier(torch.nn.Module): pass\ntorch.load(sys.argv[1], weights_only=False)"
-    subprocess.run([sys.executable, "-c", load, path], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", load, path], check=True, timeout=600)
     assert proof.exists()
 
 
@@ -349,7 +349,7 @@ def test_any_changed_byte_gives_arrays_or_a_refusal_but_nothing_else(tmp_path, o
     refused = 0
 
     @given(st.integers(0, len(content) - 1), st.integers(0, 255))
-    @settings(max_examples=150, deadline=None, database=None)
+    @settings(max_examples=150, database=None)
     def check(place: int, value: int) -> None:
         nonlocal refused
         changed = content[:place] + bytes([value]) + content[place + 1 :]

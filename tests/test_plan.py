@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vpdist.plan import (
@@ -52,14 +52,12 @@ limits_strategy = st.builds(
 
 
 @given(keys_strategy)
-@settings(deadline=None)
 def test_the_order_is_that_of_a_plain_sort_by_all_keys_and_number(keys: FragmentKeys) -> None:
     rows = columns(keys)
     assert plan_order(keys).tolist() == sorted(range(len(rows)), key=lambda i: (*rows[i], i))
 
 
 @given(keys_strategy, limits_strategy)
-@settings(deadline=None)
 def test_every_fragment_is_in_exactly_one_unit_and_equal_ones_share_a_row(keys: FragmentKeys, limits: Limits) -> None:
     plan = build(keys, limits, NUCLEOTIDE, PROTEIN)
     n = len(keys.residues)
@@ -80,7 +78,6 @@ def test_every_fragment_is_in_exactly_one_unit_and_equal_ones_share_a_row(keys: 
 
 
 @given(keys_strategy, limits_strategy)
-@settings(deadline=None)
 def test_units_are_whole_batches_within_their_limits(keys: FragmentKeys, limits: Limits) -> None:
     plan = build(keys, limits, NUCLEOTIDE, PROTEIN)
     tokens = keys.protein_tokens[plan.fragment[plan.row_start[:-1]]]
@@ -93,7 +90,6 @@ def test_units_are_whole_batches_within_their_limits(keys: FragmentKeys, limits:
 
 
 @given(keys_strategy, limits_strategy)
-@settings(deadline=None)
 def test_the_same_fragments_give_the_same_plan(keys: FragmentKeys, limits: Limits) -> None:
     assert build(keys, limits, NUCLEOTIDE, PROTEIN).digest() == build(keys, limits, NUCLEOTIDE, PROTEIN).digest()
 

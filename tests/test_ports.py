@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 
+import poison
 import psutil
 import pytest
+from gate import Gate
 
+from tests.launched import PATIENCE_S, wait_until
 from tests.sample import write_contigs
 from tests.tiny_models import write_models
 
@@ -39,6 +41,15 @@ def tell():
 atexit.register(tell)
 """
 """A sitecustomize.py: every Python process of a launch tells at its end how often it has unpickled anything."""
+ALSO_HELD = f"""
+import importlib.util
+
+pytestmark = pytest.mark.launcher
+
+spec = importlib.util.spec_from_file_location("faulty", {str(poison.SABOTAGE / "sitecustomize.py")!r})
+spec.loader.exec_module(importlib.util.module_from_spec(spec))
+"""
+"""For the same file: ranks are held at a gate as well."""
 
 
 @dataclass
@@ -76,8 +87,13 @@ def seen(tmp_path_factory: pytest.TempPathFactory, other_interface: str) -> Seen
     hook, told = folder / "hook", folder / "told"
     hook.mkdir()
     told.mkdir()
-    (hook / "sitecustomize.py").write_text(WATCH_PICKLES)
-    variables = {"PYTHONPATH": str(hook), "TOLD_IN": str(told), "GLOO_SOCKET_IFNAME": other_interface}
+    (hook / "sitecustomize.py").write_text(WATCH_PICKLES + ALSO_HELD)
+    gate = Gate(folder / "gate")
+    variables = poison.sabotage(hold=gate.rule()) | {
+        "PYTHONPATH": str(hook),
+        "TOLD_IN": str(told),
+        "GLOO_SOCKET_IFNAME": other_interface,
+    }
     agent = subprocess.Popen(
         [
             *(sys.executable, "-m", "vpdist", "predict", str(source), "-o", str(folder / "run"), "--nproc", "2"),
@@ -90,12 +106,18 @@ def seen(tmp_path_factory: pytest.TempPathFactory, other_interface: str) -> Seen
     found: dict[str, set[str]] = {"agent": set(), "rank": set()}
     try:
         tree = psutil.Process(agent.pid)
-        until = time.monotonic() + 120
-        while agent.poll() is None and time.monotonic() < until:
+
+        def look() -> bool:
+            """Whether both ranks are at work; looks once more when they are."""
+            at_work = len(gate.held()) == 2
             found["agent"] |= listening(tree)
             for child in tree.children(recursive=True):
                 found["rank"] |= listening(child)
-            time.sleep(0.1)
+            return at_work or agent.poll() is not None
+
+        wait_until(look, "both ranks at work")
+        gate.open()
+        agent.wait(PATIENCE_S)
     finally:
         agent.kill()
         code = agent.wait()

@@ -1,5 +1,6 @@
 import contextlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
-from tests.launched import environment
+from tests.launched import PATIENCE_S, environment, wait_until
 from tests.snapshots import Stream, row, snapshot
 from vpdist.counters import Snapshot
 from vpdist.display import LEFT_BEHIND
@@ -35,7 +36,8 @@ def alone() -> Runtime:
 
 
 def recorded(path: Path) -> list[Snapshot]:
-    return [Snapshot.from_json(line) for line in path.read_text().splitlines()]
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [Snapshot.from_json(line) for line in lines]
 
 
 def work(progress: Progress, batches: int = 50) -> None:
@@ -60,26 +62,22 @@ def test_every_mode_records_the_exact_final_counters(alone: Runtime, tmp_path: P
     assert not set(stream.getvalue()) & {"\x1b", "\r"}
 
 
-def test_what_counting_costs_is_counted(alone: Runtime, tmp_path: Path) -> None:
+def test_what_counting_costs_is_counted(alone: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter_ns", itertools.count(0, 1000).__next__)  # a call takes a microsecond
     progress = Progress(alone, "none", tmp_path / "progress.jsonl", None)
-    begin = time.perf_counter()
     work(progress, 20_000)
-    elapsed_us = 1e6 * (time.perf_counter() - begin)
     progress.close()
-    cost_us = recorded(tmp_path / "progress.jsonl")[-1].totals["progress_us"]
-    assert 0 < cost_us < 2 * elapsed_us
-    assert cost_us / 20_000 < 50
+    assert recorded(tmp_path / "progress.jsonl")[-1].totals["progress_us"] >= 20_000
 
 
 def test_waiting_is_shown_and_ends(alone: Runtime, tmp_path: Path) -> None:
-    progress = Progress(alone, "none", tmp_path / "progress.jsonl", None)
+    path = tmp_path / "progress.jsonl"
+    progress = Progress(alone, "none", path, None)
     with progress.waiting(), progress.waiting():
-        time.sleep(0.8)
-    time.sleep(0.5)
+        wait_until(lambda: "waiting" in {made.rows[0].state for made in recorded(path)}, "a record of the wait")
+    wait_until(lambda: recorded(path)[-1].rows[0].state == "running", "a record of its end")
     progress.close()
-    states = [made.rows[0].state for made in recorded(tmp_path / "progress.jsonl")]
-    assert "waiting" in states
-    assert states[-1] == "done"
+    assert recorded(path)[-1].rows[0].state == "done"
 
 
 def test_counters_of_unknown_name_are_refused(alone: Runtime) -> None:
@@ -127,7 +125,7 @@ def test_the_lowest_survivor_clears_the_terminal_that_a_killed_rank_0_leaves_beh
 def test_an_abort_is_recorded_once_and_may_be_repeated(alone: Runtime, tmp_path: Path) -> None:
     progress = Progress(alone, "log", tmp_path / "progress.jsonl", Stream())
     work(progress)
-    time.sleep(0.3)
+    wait_until(lambda: recorded(tmp_path / "progress.jsonl") != [], "the first record")
     progress.abort("stopped by SIGTERM")
     progress.abort("again")
     ends = [made.ended for made in recorded(tmp_path / "progress.jsonl")]
@@ -213,18 +211,19 @@ def test_a_line_that_a_killed_run_left_unfinished_spoils_none_after_it(tmp_path:
 def test_watching_shows_what_the_run_shows_and_ends_with_it(alone: Runtime, tmp_path: Path) -> None:
     progress = Progress(alone, "none", tmp_path / "progress.jsonl", None)
     work(progress)
-    time.sleep(0.3)
+    wait_until(lambda: recorded(tmp_path / "progress.jsonl") != [], "the first record")
     once = Stream()
     watch(tmp_path, once, follow=False)
     assert "rank=all" in once.getvalue()
     program = "import sys, pathlib; from vpdist.watch import watch; watch(pathlib.Path(sys.argv[1]), sys.stdout)"
     with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)], env=environment(), stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-c", program, str(tmp_path)], env=environment(), stdout=subprocess.PIPE, text=True
     ) as watcher:
-        time.sleep(1.0)
+        assert watcher.stdout is not None
+        assert "rank=" in watcher.stdout.readline()  # it shows what there is, and goes on
         assert watcher.poll() is None
         progress.close()
-        output, _ = watcher.communicate(timeout=30)
+        output, _ = watcher.communicate(timeout=PATIENCE_S)
     assert watcher.returncode == 0
     assert "state=done stage=embed done_percent=100.0" in output
     assert "done, 100 fragments, after 0:" in output.splitlines()[-1]
@@ -243,7 +242,9 @@ def test_a_process_that_forgets_to_close_ends_all_the_same(tmp_path: Path) -> No
         "progress.stage('embed')\nprogress.add(batches=1)\nraise SystemExit(7)\n"
     )
     path = tmp_path / "progress.jsonl"
-    ended = subprocess.run([sys.executable, "-c", program, str(path)], env=environment(), timeout=60, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(path)], env=environment(), timeout=PATIENCE_S, check=False
+    )
     assert ended.returncode == 7
     assert json.loads(path.read_text().splitlines()[-1])["ended"] == "the process ended"
 

@@ -110,6 +110,7 @@ def test_a_sequence_at_which_the_child_hangs_alone_is_set_aside_at_once() -> Non
     assert sum(DEADLY in batch.flat for batch in quarantine.asked) == 2
 
 
+@pytest.mark.launcher
 def test_a_unit_that_was_merely_unlucky_comes_out_the_same_to_the_bit(tmp_path: Path) -> None:
     models, source = write_models(tmp_path / "models"), write_contigs(tmp_path / "contigs.fa", n=20)
     settings = Settings(

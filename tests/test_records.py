@@ -286,7 +286,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         list(read_records([tmp_path]))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     start=st.sampled_from([b"", b">", b"@", b">a\n", b"@a\nAC\n+\nII\n", b"#", b"\xef\xbb\xbf>"]),
     rest=st.binary(max_size=60)
@@ -312,7 +312,7 @@ def test_random_bytes_raise_nothing_but_input_errors(
         assert not record.sequence.translate(None, b"ACGTNRYSWKMBDHV-.")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), compression=st.sampled_from(list(COMPRESS)))
 def test_a_bit_flipped_anywhere_loses_no_record_quietly(
     tmp_path: Path, position: float, bit: int, compression: str

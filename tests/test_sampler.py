@@ -2,7 +2,7 @@
 
 import pytest
 from balance import balance
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -17,7 +17,6 @@ def samplers(costs: list[int], world_size: int) -> list[TokenWeightedDistributed
 
 
 @given(costs_strategy, st.integers(1, 64))
-@settings(deadline=None)
 def test_every_unit_goes_to_exactly_one_rank_for_any_world_size(costs: list[int], world_size: int) -> None:
     dealt = [list(sampler) for sampler in samplers(costs, world_size)]
     assert sorted(unit for mine in dealt for unit in mine) == [10 * i for i in range(len(costs))]
@@ -25,7 +24,6 @@ def test_every_unit_goes_to_exactly_one_rank_for_any_world_size(costs: list[int]
 
 
 @given(costs_strategy, st.integers(1, 64))
-@settings(deadline=None)
 def test_cost_per_rank_is_within_one_unit_of_the_best_possible(costs: list[int], world_size: int) -> None:
     loads = [sum(costs[unit // 10] for unit in sampler) for sampler in samplers(costs, world_size)]
     best_possible = max(sum(costs) / world_size, max(costs, default=0))
@@ -33,7 +31,6 @@ def test_cost_per_rank_is_within_one_unit_of_the_best_possible(costs: list[int],
 
 
 @given(costs_strategy, st.integers(1, 64))
-@settings(deadline=None)
 def test_every_rank_runs_its_longest_unit_first(costs: list[int], world_size: int) -> None:
     for sampler in samplers(costs, world_size):
         mine = [costs[unit // 10] for unit in sampler]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.distributed import HashStore, TCPStore
 
-from tests.launched import environment
+from tests.launched import PATIENCE_S, environment
 from vpdist.control import Control, publish_first_failure
 from vpdist.environment import Place
 from vpdist.errors import PeerLost
@@ -27,7 +27,7 @@ RANKS = 3
 
 def run(folder: Path, bad_rank: int, how: str, stuck_rank: int) -> list[int]:
     """The exit code of every rank. The store outlives them all, as an agent's does."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=PATIENCE_S))
     shared = environment() | {
         "WORLD_SIZE": str(RANKS),
         "MASTER_ADDR": "127.0.0.1",
@@ -37,7 +37,7 @@ def run(folder: Path, bad_rank: int, how: str, stuck_rank: int) -> list[int]:
     command = [sys.executable, str(WORKER), str(folder), str(bad_rank), how, str(stuck_rank)]
     ranks = [subprocess.Popen(command, env=shared | {"RANK": str(rank)}) for rank in range(RANKS)]
     try:
-        return [rank.wait(50) for rank in ranks]
+        return [rank.wait(PATIENCE_S) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
@@ -53,6 +53,7 @@ def forced(folder: Path, rank: int) -> None:
 
 
 @pytest.mark.parametrize("stuck_rank", [0, 2], ids=["rank 0 is stuck", "another rank is stuck"])
+@pytest.mark.launcher
 def test_a_rank_that_is_forced_out_leaves_the_failure_that_there_was(tmp_path: Path, stuck_rank: int) -> None:
     assert run(tmp_path, 1, "storage", stuck_rank) == [6] * RANKS
     forced(tmp_path, stuck_rank)
@@ -62,6 +63,7 @@ def test_a_rank_that_is_forced_out_leaves_the_failure_that_there_was(tmp_path: P
 
 
 @pytest.mark.parametrize("stuck_rank", [1, -1], ids=["and it is stuck", "and it computes"])
+@pytest.mark.launcher
 def test_a_rank_whose_exchange_has_a_bug_ends_the_run_and_is_named(tmp_path: Path, stuck_rank: int) -> None:
     assert run(tmp_path, 1, "bug", stuck_rank) == [1] * RANKS
     if stuck_rank == 1:

@@ -72,7 +72,7 @@ def assert_same(one: object, other: object, kind: type) -> None:
             assert left == right, field.name
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     lengths=st.lists(st.integers(0, 120), max_size=12),
     chunk_length=st.integers(5, 40),

@@ -40,7 +40,7 @@ def as_ragged(texts: list[str]) -> Ragged:
     return Ragged.from_lengths(np.frombuffer("".join(texts).encode("ascii"), np.uint8), [len(text) for text in texts])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(strings=st.lists(st.text(st.sampled_from("ACGTACGTNRY-."), min_size=1, max_size=80), max_size=8))
 def test_nucleotide_ids_equal_the_librarys_plain_encode(nucleotide_folder: Path, strings: list[str]) -> None:
     plain = Tokenizer.from_file(str(nucleotide_folder / "tokenizer.json"))
@@ -120,7 +120,7 @@ def test_ids_beyond_uint16_are_refused(nucleotide_folder: Path, tmp_path: Path) 
 proteins = st.text(st.sampled_from("LAGVSERTIDPKQNFYMHWCX"), min_size=1, max_size=40)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(texts=st.lists(proteins, max_size=8))
 def test_protein_ids_equal_the_published_tokenizers(protein_folder: Path, texts: list[str]) -> None:
     published = EsmTokenizer(str(protein_folder / "vocab.txt"))
