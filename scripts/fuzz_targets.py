@@ -166,7 +166,7 @@ def _config(content: bytes, folder: Path) -> None:
 
 def _tokenizer(content: bytes, folder: Path) -> None:
     _written(folder, "tokenizer.json", content)
-    NucleotideTokenizer(folder).encode(["ACGTACGTNNN", "A"])
+    NucleotideTokenizer(folder).encode(np.frombuffer(b"ACGTACGTNNNA", np.uint8), np.array([0, 11, 12]))
 
 
 def _vocabulary(content: bytes, folder: Path) -> None:

@@ -25,7 +25,7 @@ from vpdist.classifier import load_classifier
 from vpdist.encoders import load_encoder
 from vpdist.store import TokenBlock, read_blocks, tokenise_block
 from vpdist.tables import softmax
-from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
+from vpdist.tokens import load_tokenizer
 
 CHUNK_LENGTH = 500
 TOKENS_PER_BATCH = 2048
@@ -69,9 +69,8 @@ def nucleotide_embeddings(folder: Path, blocks: list[TokenBlock]) -> np.ndarray:
     encoder = load_encoder(folder, "nucleotide", torch.float32, torch.device("cpu"))
     rows = []
     for block in blocks:
-        assert block.nucleotide_tokens is not None
-        assert block.nucleotide_token_offsets is not None
-        for piece in np.split(block.nucleotide_tokens, block.nucleotide_token_offsets[1:-1]):
+        flat, offsets = block.tokens["nucleotide"]
+        for piece in np.split(flat, offsets[1:-1]):
             rows.append(encoder.embed(piece, np.array([0, len(piece)])).numpy())
     return np.concatenate(rows)
 
@@ -82,9 +81,7 @@ def protein_embeddings(folder: Path, blocks: list[TokenBlock]) -> np.ndarray:
     model = EsmModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32).eval()
     proteins: list[torch.Tensor] = []
     for block in blocks:
-        assert block.protein_tokens is not None
-        assert block.protein_token_offsets is not None
-        proteins += sequences(block.protein_tokens, block.protein_token_offsets)
+        proteins += sequences(*block.tokens["protein"])
     rows = []
     for batch in padded_batches([len(protein) for protein in proteins], TOKENS_PER_BATCH):
         tokens = torch.nn.utils.rnn.pad_sequence([proteins[i] for i in batch], batch_first=True, padding_value=PAD)
@@ -96,8 +93,9 @@ def protein_embeddings(folder: Path, blocks: list[TokenBlock]) -> np.ndarray:
 def run(inputs: list[Path], models: Path, classifier: Path, target: Path) -> Outcome:
     """The whole loop; leaves a row per fragment in `target`."""
     started = time.perf_counter()
-    tokenizers = NucleotideTokenizer(models / "dnabert-s"), ProteinTokenizer(models / "esm-2")
-    blocks = [tokenise_block(raw, *tokenizers) for raw in read_blocks(inputs, CHUNK_LENGTH)]
+    folders = {"nucleotide": models / "dnabert-s", "protein": models / "esm-2"}
+    tokenizers = {kind: load_tokenizer(kind, folder) for kind, folder in folders.items()}
+    blocks = [tokenise_block(raw, tokenizers) for raw in read_blocks(inputs, CHUNK_LENGTH)]
     begun = time.perf_counter()
     nucleotide = nucleotide_embeddings(models / "dnabert-s", blocks)
     half = time.perf_counter()

@@ -17,6 +17,7 @@ from tests.tiny_models import TinyModels, write_dnabert_s, write_esm2, write_mod
 from vpdist.classifier import load_classifier
 from vpdist.encoders import Encoder, choose_dtype, load_encoder
 from vpdist.errors import UsageError, WeightsError
+from vpdist.fragments import offsets_of
 from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
 
 CPU = torch.device("cpu")
@@ -64,12 +65,15 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 
 def nucleotide_batch(folder, strings: list[str]) -> Batch:
-    return NucleotideTokenizer(folder).encode(strings)
+    return NucleotideTokenizer(folder).encode(*as_flat(strings))
 
 
 def protein_batch(folder, strings: list[str]) -> Batch:
-    offsets = np.concatenate(([0], np.cumsum([len(one) for one in strings])))
-    return ProteinTokenizer(folder).encode(np.frombuffer("".join(strings).encode(), np.uint8), offsets)
+    return ProteinTokenizer(folder).encode(*as_flat(strings))
+
+
+def as_flat(strings: list[str]) -> Batch:
+    return np.frombuffer("".join(strings).encode(), np.uint8), offsets_of([len(one) for one in strings])
 
 
 def taken(batch: Batch, order: np.ndarray) -> Batch:

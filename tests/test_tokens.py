@@ -45,14 +45,14 @@ def as_flat(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
 @given(strings=st.lists(st.text(st.sampled_from("ACGTACGTNRY-."), min_size=1, max_size=80), max_size=8))
 def test_nucleotide_ids_equal_the_librarys_plain_encode(nucleotide_folder: Path, strings: list[str]) -> None:
     plain = Tokenizer.from_file(str(nucleotide_folder / "tokenizer.json"))
-    flat, offsets = NucleotideTokenizer(nucleotide_folder).encode(strings)
+    flat, offsets = NucleotideTokenizer(nucleotide_folder).encode(*as_flat(strings))
     assert flat.dtype == np.uint16
     assert offsets.dtype == np.int64
     assert pieces(flat, offsets) == [plain.encode(string).ids for string in strings]
 
 
 def test_nucleotide_ids_are_the_golden_ones(nucleotide_folder: Path) -> None:
-    flat, offsets = NucleotideTokenizer(nucleotide_folder).encode(["ACGTACGT", "A", "GATTACAN", "ACRGT"])
+    flat, offsets = NucleotideTokenizer(nucleotide_folder).encode(*as_flat(["ACGTACGT", "A", "GATTACAN", "ACRGT"]))
     assert pieces(flat, offsets) == [
         [1, 39, 39, 2],
         [1, 5, 2],
@@ -64,9 +64,9 @@ def test_nucleotide_ids_are_the_golden_ones(nucleotide_folder: Path) -> None:
 def test_slices_of_strings_do_not_show(nucleotide_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = NucleotideTokenizer(nucleotide_folder)
     strings = ["ACGT" * (i % 7 + 1) + "N" * (i % 3) for i in range(50)]
-    whole = pieces(*tokenizer.encode(strings))
+    whole = pieces(*tokenizer.encode(*as_flat(strings)))
     monkeypatch.setattr("vpdist.tokens._STRINGS_AT_ONCE", 8)
-    assert pieces(*tokenizer.encode(strings)) == whole
+    assert pieces(*tokenizer.encode(*as_flat(strings))) == whole
 
 
 def test_truncation_and_padding_stored_with_the_tokenizer_are_off(nucleotide_folder: Path, tmp_path: Path) -> None:
@@ -75,13 +75,13 @@ def test_truncation_and_padding_stored_with_the_tokenizer_are_off(nucleotide_fol
     stored.enable_padding(length=12)
     stored.save(str(tmp_path / "tokenizer.json"))
     strings = ["A", "ACGTTGCA" * 40]
-    plain = NucleotideTokenizer(nucleotide_folder).encode(strings)
-    assert pieces(*NucleotideTokenizer(tmp_path).encode(strings)) == pieces(*plain)
+    plain = NucleotideTokenizer(nucleotide_folder).encode(*as_flat(strings))
+    assert pieces(*NucleotideTokenizer(tmp_path).encode(*as_flat(strings))) == pieces(*plain)
     assert len(plain[0]) > 50
 
 
 def test_no_strings_give_no_tokens(nucleotide_folder: Path, protein_folder: Path) -> None:
-    flat, offsets = NucleotideTokenizer(nucleotide_folder).encode([])
+    flat, offsets = NucleotideTokenizer(nucleotide_folder).encode(*as_flat([]))
     assert (flat.dtype, len(flat), offsets.tolist()) == (np.uint16, 0, [0])
     flat, offsets = ProteinTokenizer(protein_folder).encode(*as_flat([]))
     assert (flat.dtype, len(flat), offsets.tolist()) == (np.uint8, 0, [0])
@@ -179,5 +179,5 @@ def test_the_parity_sets_tokenizer_is_matched(shared: Path) -> None:
     nucleotides = [line.split("\t")[1] for line in lines]
     folder = shared / "parity" / "dnabert_s_tiny"
     plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    flat, offsets = NucleotideTokenizer(folder).encode(nucleotides)
+    flat, offsets = NucleotideTokenizer(folder).encode(*as_flat(nucleotides))
     assert pieces(flat, offsets) == [plain.encode(string).ids for string in nucleotides]

@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from vpdist import hdf5
+from vpdist.encoder_kinds import KINDS, in_files
 from vpdist.fragments import FRAMES, are_offsets, offsets_of
 
 OK, TOO_SHORT, FILTERED = 0, 1, 2
@@ -121,21 +122,13 @@ class BlockTable(BlockRecords):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBlock(BlockTable):
-    """A block of the token store. Token arrays are None where the run has no such encoder."""
+    """A block of the token store: with the tokens of every encoder that the run has."""
 
     raw_digest: str
-    nucleotide_tokenizer: str
-    """Fingerprint, empty where there is none."""
-    protein_tokenizer: str
-    """Fingerprint, empty where there is none."""
-    nucleotide_tokens: np.ndarray | None
-    """uint16, with [CLS] and [SEP], fragment after fragment."""
-    nucleotide_token_offsets: np.ndarray | None
-    """(f + 1,) int64."""
-    protein_tokens: np.ndarray | None
-    """uint8, with <cls> and <eos>, fragment after fragment."""
-    protein_token_offsets: np.ndarray | None
-    """(f + 1,) int64."""
+    tokenizers: dict[str, str]
+    """Fingerprint of each encoder's tokenizer, by kind."""
+    tokens: dict[str, tuple[np.ndarray, np.ndarray]]
+    """Of the same kinds: token ids, special ones included, fragment after fragment; and offsets (f + 1,) int64."""
 
 
 def pieces(flat: np.ndarray, offsets: np.ndarray) -> Iterator[bytes]:
@@ -153,8 +146,12 @@ def content(block: BlockRecords) -> tuple[dict[str, np.ndarray], dict[str, str |
             datasets |= {field.name: value.flat, f"{field.name}_offsets": value.offsets}
         elif isinstance(value, np.ndarray):
             datasets[field.name] = value
-        elif value is not None:
+        elif not isinstance(value, dict):
             attributes[field.name] = value
+    if isinstance(block, TokenBlock):
+        attributes |= {f"{kind}_tokenizer": found for kind, found in in_files(block.tokenizers, "").items()}
+        for kind, (flat, offsets) in block.tokens.items():
+            datasets |= {f"{kind}_tokens": flat, f"{kind}_token_offsets": offsets}
     return datasets, attributes
 
 
@@ -168,8 +165,6 @@ _TYPES = {
     "fragment_residues": np.int32,
     "nucleotide_hash": np.uint64,
     "protein_hash": np.uint64,
-    "nucleotide_tokens": np.uint16,
-    "protein_tokens": np.uint8,
 }
 """Number formats of a block's arrays, the others being int64."""
 LONGEST_PROTEIN = 1 << 20
@@ -205,11 +200,9 @@ def _checks(block: BlockRecords) -> Iterator[bool]:
         yield _below(n_chunks, block.fragment_chunk) and _below(len(FRAMES), block.fragment_frame)
         yield _below(LONGEST_PROTEIN, block.fragment_residues)
     if isinstance(block, TokenBlock):
-        for flat, offsets in (
-            (block.nucleotide_tokens, block.nucleotide_token_offsets),
-            (block.protein_tokens, block.protein_token_offsets),
-        ):
-            yield flat is None or (offsets is not None and are_offsets(offsets, len(flat), n=n))
+        for kind, (flat, offsets) in block.tokens.items():
+            yield flat.ndim == 1 and flat.dtype == KINDS[kind].token_type
+            yield are_offsets(offsets, len(flat), n=n)
 
 
 def _fit(n: int, *columns: np.ndarray) -> bool:

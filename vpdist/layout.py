@@ -17,14 +17,10 @@ import xxhash
 
 from vpdist import hdf5
 from vpdist.batches import take
+from vpdist.encoder_kinds import KINDS
 from vpdist.fragments import are_offsets, offsets_of
 from vpdist.hdf5 import DamagedFile
 from vpdist.plan import Plan
-
-KINDS = ("nucleotide", "protein")
-TOKEN_TYPES = {"nucleotide": np.uint16, "protein": np.uint8}
-FEWEST = {"nucleotide": 2, "protein": 3}
-"""Tokens of a sequence, special ones included, at least: a protein's mean leaves its special tokens out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +84,13 @@ def _map_shard(folder: Path, shard: int, plan: Plan, plan_id: str) -> dict[str, 
 def _mapped(file: h5py.File, n: int, *, verify: bool) -> dict[str, np.ndarray]:
     """Tokens and offsets of the n sequences of a shard or block, of each kind that is there. Raises DamagedFile."""
     mapped: dict[str, np.ndarray] = {}
-    for kind in (kind for kind in KINDS if hdf5.has(file, f"{kind}_tokens")):
-        names = [f"{kind}_tokens", f"{kind}_token_offsets"]
-        flat, offsets = (hdf5.map_dataset(file, name, verify=verify) for name in names)
-        if flat.dtype != TOKEN_TYPES[kind] or not are_offsets(offsets, len(flat), n=n, least=FEWEST[kind]):
-            raise DamagedFile(f"{file.filename}: its {kind} tokens are not those of {n} sequences")
+    for name, kind in KINDS.items():
+        if not hdf5.has(file, f"{name}_tokens"):
+            continue
+        names = [f"{name}_tokens", f"{name}_token_offsets"]
+        flat, offsets = (hdf5.map_dataset(file, each, verify=verify) for each in names)
+        if flat.dtype != kind.token_type or not are_offsets(offsets, len(flat), n=n, least=kind.fewest_tokens):
+            raise DamagedFile(f"{file.filename}: its {name} tokens are not those of {n} sequences")
         mapped |= dict(zip(names, (flat, offsets), strict=True))
     return mapped
 
@@ -167,7 +165,7 @@ class TokenShards:
         self._mapped: dict[str, np.ndarray] = {}
 
     def unit(self, unit: int) -> dict[str, Tokens]:
-        """The unit's tokens by kind ('nucleotide', 'protein'), as far as encoders run. Raises DamagedFile."""
+        """The unit's tokens by kind, as far as encoders run. Raises DamagedFile."""
         shard = int(np.searchsorted(self.plan.shard_unit, unit, side="right")) - 1
         if shard != self._shard:
             self._open(shard)

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from vpdist.batches import take
+from vpdist.encoder_kinds import KINDS
 from vpdist.encoders import DTYPES, Encoder, load_encoder
 from vpdist.errors import VpdistError
 
@@ -152,7 +153,7 @@ class QuarantinedEncoder(Encoder):
     def __init__(self, quarantine: Quarantine, encoder: Encoder, dtype: torch.dtype) -> None:
         """Like `encoder`, in `dtype`."""
         self.kind, self.width, self.folder, self.dtype = encoder.kind, encoder.width, encoder.folder, dtype
-        self.vocabulary, self.special, self.granule = encoder.vocabulary, encoder.special, encoder.granule
+        self.vocabulary, self.granule = encoder.vocabulary, encoder.granule
         self.device = torch.device("cpu")
         self._quarantine = quarantine
         self._dtype_name = next(name for name, each in DTYPES.items() if each == dtype)
@@ -173,7 +174,7 @@ class QuarantinedEncoder(Encoder):
         good = [row for row in range(n) if row not in bad]
         if good:
             try:
-                rows_BD[good] = self._ask(with_stand_ins(batch, bad, good[0], self.special))[good]
+                rows_BD[good] = self._ask(with_stand_ins(batch, bad, good[0], KINDS[self.kind].not_pooled))[good]
             except ChildDied as death:
                 log.warning("%s again: the %d good sequences keep what they got alone", death, len(good))
                 rows_BD[good] = [alone[row] for row in good]
@@ -201,12 +202,12 @@ class QuarantinedEncoder(Encoder):
         return None
 
 
-def with_stand_ins(batch: Batch, bad: list[int], good: int, special: int) -> Batch:
-    """The batch with the tokens of bad rows, but `special` ones at both ends, replaced by one token of a good row."""
+def with_stand_ins(batch: Batch, bad: list[int], good: int, kept: int) -> Batch:
+    """The batch with the tokens of bad rows, but `kept` ones at both ends, replaced by one token of a good row."""
     tokens, offsets = batch[0].copy(), batch[1]
-    filler = tokens[offsets[good] + special]
+    filler = tokens[offsets[good] + kept]
     for row in bad:
-        tokens[offsets[row] + special : offsets[row + 1] - special] = filler
+        tokens[offsets[row] + kept : offsets[row + 1] - kept] = filler
     return tokens, offsets
 
 

@@ -1,6 +1,6 @@
 """Fragments to token ids, as the encoders' own tokenizers make them.
 
-Enter: nucleotide strings, or proteins as flat ASCII bytes with offsets. Leave: flat token ids with offsets (n + 1,),
+Enter: nucleotide strings, or proteins, as flat ASCII bytes with offsets. Leave: flat token ids with offsets (n + 1,),
 special tokens included: nucleotides as uint16 in [CLS] ... [SEP], never cut short; proteins as uint8 in <cls> ...
 <eos>, of which the first 1,024 residues.
 """
@@ -8,15 +8,17 @@ special tokens included: nucleotides as uint16 in [CLS] ... [SEP], never cut sho
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import xxhash
 from tokenizers import Tokenizer
 
+from vpdist.encoder_kinds import KINDS, resolve
 from vpdist.errors import WeightsError
 from vpdist.files import JSON_LIMIT, open_regular
 
@@ -27,6 +29,22 @@ _EVERY_LETTER = "ACGTNRYSWKMBDHV-."
 _STRINGS_AT_ONCE = 16
 """An encoding keeps every token's text as well, some 10 KB for 500 bases: slices are let go while the cache holds them,
 which takes a fifth less time than slices of 4,096."""
+
+
+class FragmentTokenizer(Protocol):
+    """What makes tokens of one of a fragment's texts, for one kind of encoder."""
+
+    fingerprint: str
+    """xxh3_128 (hex) of what its tokens depend on."""
+
+    def encode(self, letters: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids (total,) and offsets (n + 1,) int64 of n texts: flat ASCII uint8, offsets (n + 1,)."""
+
+
+def load_tokenizer(kind: str, folder: Path) -> FragmentTokenizer:
+    """The tokenizer in the folder of an encoder. Raises WeightsError where there is none that its kind can have."""
+    tokenizer: FragmentTokenizer = resolve(KINDS[kind].tokenizer)(folder)
+    return tokenizer
 
 
 class NucleotideTokenizer:
@@ -53,12 +71,14 @@ class NucleotideTokenizer:
             raise WeightsError(f"{path}: has token ids above {np.iinfo(np.uint16).max}")
         self.fingerprint = xxhash.xxh3_128_hexdigest(content)
 
-    def encode(self, strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids (total,) uint16 and offsets (n + 1,) int64 of n nucleotide strings."""
+    def encode(self, letters: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids (total,) uint16 and offsets (n + 1,) int64 of n nucleotide strings: flat ASCII uint8, offsets
+        (n + 1,)."""
         pieces: list[np.ndarray] = []
-        lengths = np.zeros(len(strings), np.int64)
-        for start in range(0, len(strings), _STRINGS_AT_ONCE):
-            some = strings[start : start + _STRINGS_AT_ONCE]
+        text, bounds = letters.tobytes().decode("ascii"), list(pairwise(offsets.tolist()))
+        lengths = np.zeros(len(bounds), np.int64)
+        for start in range(0, len(bounds), _STRINGS_AT_ONCE):
+            some = [text[first:end] for first, end in bounds[start : start + _STRINGS_AT_ONCE]]
             # framing tokens here is a sixth faster than letting the library copy every encoding to do it
             ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(some, add_special_tokens=False)]
             pieces.append(np.fromiter(chain.from_iterable(ids), np.uint16))
@@ -91,14 +111,14 @@ class ProteinTokenizer:
                 self._id_of_letter[ord(token)] = number
         self.fingerprint = xxhash.xxh3_128_hexdigest(content)
 
-    def encode(self, residues: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, letters: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token ids (total,) uint8 and offsets (n + 1,) int64 of n proteins: flat ASCII uint8, offsets (n + 1,)."""
         lengths = np.diff(offsets)
         kept = np.minimum(lengths, MAX_RESIDUES)
         if (kept < lengths).any():
             begin = np.repeat(offsets[:-1], lengths)
-            residues = residues[np.arange(offsets[0], offsets[-1]) - begin < MAX_RESIDUES]
-        return _framed(self._id_of_letter[residues], kept, self._cls, self._eos)
+            letters = letters[np.arange(offsets[0], offsets[-1]) - begin < MAX_RESIDUES]
+        return _framed(self._id_of_letter[letters], kept, self._cls, self._eos)
 
 
 def _framed(flat: np.ndarray, lengths: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
