@@ -24,6 +24,7 @@ DNABERT_S = EncoderShape(
     kind="nucleotide", layers=12, width=768, heads=12, intermediate=3072, gated=True, vocabulary=4096
 )
 ESM2_3B = EncoderShape(kind="protein", layers=36, width=2560, heads=40, intermediate=10240, gated=False, vocabulary=33)
+COSTS = {shape.kind: cost_of(shape) for shape in (DNABERT_S, ESM2_3B)}
 OPEN_FRAMES = 1 / 3
 
 
@@ -42,8 +43,10 @@ def sample(n_sequences: int, seed: int) -> tuple[FragmentKeys, np.ndarray]:
     n = len(residues)
     return FragmentKeys(
         residues=residues,
-        nucleotide_tokens=2 + np.maximum(1, rng.normal(residues * 0.63, 6).astype(np.int64)),
-        protein_tokens=residues + 2,
+        tokens={
+            "nucleotide": 2 + np.maximum(1, rng.normal(residues * 0.63, 6).astype(np.int64)),
+            "protein": residues + 2,
+        },
         nucleotide_hash=rng.integers(0, 2**63, n, dtype=np.uint64),
         protein_hash=rng.integers(0, 2**63, n, dtype=np.uint64),
     ), np.array(owner)
@@ -52,11 +55,10 @@ def sample(n_sequences: int, seed: int) -> tuple[FragmentKeys, np.ndarray]:
 def balance(n_ranks: int, n_sequences: int, seed: int) -> tuple[float, float, int, int]:
     """Cost of the busiest rank over the mean, sequences dealt by count and units dealt by cost; fragments; units."""
     keys, owner = sample(n_sequences, seed)
-    nucleotide, protein = cost_of(DNABERT_S), cost_of(ESM2_3B)
-    cost = nucleotide.of(keys.nucleotide_tokens) + protein.of(keys.protein_tokens)
+    cost = np.sum([COSTS[kind].of(tokens) for kind, tokens in keys.tokens.items()], axis=0)
     by_count = np.bincount(owner % n_ranks, weights=cost, minlength=n_ranks)
     limits = Limits(token_budget=CPU_TOKEN_BUDGET, unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
-    plan = build(keys, limits, nucleotide, protein)
+    plan = build(keys, limits, COSTS)
     units, costs = list(range(plan.n_units)), plan.unit_cost.tolist()
     samplers = [TokenWeightedDistributedSampler(units, costs, n_ranks, rank) for rank in range(n_ranks)]
     by_cost = np.array([sum(costs[unit] for unit in sampler) for sampler in samplers])
@@ -69,13 +71,15 @@ def large_plan(n_fragments: int, seed: int = 1) -> Plan:
     residues = np.where(rng.random(n_fragments) < 0.9, 166, rng.integers(30, 167, n_fragments)).astype(np.int32)
     keys = FragmentKeys(
         residues=residues,
-        nucleotide_tokens=(rng.normal(105, 6, n_fragments) * residues / 166).astype(np.int32) + 2,
-        protein_tokens=residues + np.int32(2),
+        tokens={
+            "nucleotide": (rng.normal(105, 6, n_fragments) * residues / 166).astype(np.int32) + 2,
+            "protein": residues + np.int32(2),
+        },
         nucleotide_hash=rng.integers(0, 2**63, n_fragments, dtype=np.uint64),
         protein_hash=rng.integers(0, 2**63, n_fragments, dtype=np.uint64),
     )
     limits = Limits(token_budget=CUDA_TOKEN_BUDGET, unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
-    return build(keys, limits, cost_of(DNABERT_S), cost_of(ESM2_3B))
+    return build(keys, limits, COSTS)
 
 
 def busiest_over_mean(plan: Plan, n_ranks: int) -> float:

@@ -33,7 +33,7 @@ from verdicts import Row, conditions, table
 from vpdist import calls, hdf5, ingest, layout, parts, store
 from vpdist.classifier import Classifier, save_classifier
 from vpdist.control import Control
-from vpdist.decide import CUDA_TOKEN_BUDGET, UNIT_OPERATIONS, cost_of
+from vpdist.decide import CUDA_TOKEN_BUDGET, UNIT_OPERATIONS
 from vpdist.environment import Place
 from vpdist.files import write_json
 from vpdist.fragments import six_frames
@@ -43,7 +43,7 @@ from vpdist.plan import COST_SCALE, Limits, build
 from vpdist.ragged import offsets_of
 from vpdist.runfolder import RunFolder
 from vpdist.runtime import start
-from vpdist.tokens import ProteinTokenizer
+from vpdist.tokens import load_tokenizer
 
 WORKER = Path(__file__).with_name("scale_worker.py")
 MB = 1e6
@@ -161,11 +161,10 @@ def _tables(path: Path, n_chunks: int, row: Row) -> list[Row]:
         "benchmark",
         chunk_length=large_inputs.CHUNK_LENGTH,
         min_length=0,
-        nucleotide_tokenizer=None,
-        protein_tokenizer=ProteinTokenizer(path / "esm-2"),
+        tokenizers={"protein": load_tokenizer("protein", path / "esm-2")},
     )
     limits = Limits(token_budget=CUDA_TOKEN_BUDGET, unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
-    plan = build(ingest.fragment_keys(folder, summary), limits, None, cost_of(balance.ESM2_3B))
+    plan = build(ingest.fragment_keys(folder, summary), limits, {"protein": balance.COSTS["protein"]})
     layout.write_plan(folder.plan, plan, "benchmark")
     plan, plan_id = layout.map_plan(folder.plan)
     header = PartHeader(
@@ -173,8 +172,7 @@ def _tables(path: Path, n_chunks: int, row: Row) -> list[Row]:
         dtype="float16",
         embedding_dtype="float16",
         threads=1,
-        nucleotide_model="",
-        protein_model="protein",
+        models={"protein": "protein"},
         classifier="classifier",
         embeddings=False,
     )

@@ -167,7 +167,7 @@ def _config(content: bytes, folder: Path) -> None:
 
 def _tokenizer(content: bytes, folder: Path) -> None:
     _written(folder, "tokenizer.json", content)
-    NucleotideTokenizer(folder).encode(["ACGTACGTNNN", "A"])
+    NucleotideTokenizer(folder).encode(Ragged.from_lengths(np.frombuffer(b"ACGTACGTNNNA", np.uint8), [11, 1]))
 
 
 def _vocabulary(content: bytes, folder: Path) -> None:

@@ -24,7 +24,7 @@ from vpdist.fragments import FRAMES, six_frames
 from vpdist.ragged import Ragged
 from vpdist.store import read_blocks, tokenise_block
 from vpdist.tables import softmax
-from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
+from vpdist.tokens import load_tokenizer
 
 ALLOWED = {torch.bfloat16: 0.05, torch.float16: 0.02}
 """How far a score may be off in half precision; labels count where the original's is further than that from 0.5."""
@@ -76,13 +76,12 @@ def main() -> None:
         equal = sum(mine == theirs for mine, theirs in zip(found, expected, strict=True))
         print(f"fragments at {chunk_length} bp: {equal} of {len(expected)} equal to the letter")
     (raw,) = read_blocks([parity / "input.fa"], 500)
-    tokenizers = (NucleotideTokenizer(parity / ENCODERS["nucleotide"]), ProteinTokenizer(parity / ENCODERS["protein"]))
-    block = tokenise_block(raw, *tokenizers)
+    block = tokenise_block(raw, {kind: load_tokenizer(kind, parity / name) for kind, name in ENCODERS.items()})
     with h5py.File(parity / "embeddings.500.h5") as file:
         expected_embeddings = {kind: file[kind][:] for kind in ENCODERS}
     embeddings: dict[tuple[torch.dtype, str], np.ndarray] = {}
     for kind, name in ENCODERS.items():
-        tokens = getattr(block, f"{kind}_tokens")
+        tokens = block.tokens[kind]
         for dtype in (torch.float32, half):
             encoder = load_encoder(parity / name, kind, dtype, device)
             embeddings[dtype, kind] = embed(encoder, tokens, 1024)

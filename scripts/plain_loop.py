@@ -25,7 +25,7 @@ from vpdist.classifier import load_classifier
 from vpdist.encoders import load_encoder
 from vpdist.store import TokenBlock, read_blocks, tokenise_block
 from vpdist.tables import softmax
-from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
+from vpdist.tokens import load_tokenizer
 
 CHUNK_LENGTH = 500
 TOKENS_PER_BATCH = 2048
@@ -64,9 +64,9 @@ def nucleotide_embeddings(folder: Path, blocks: list[TokenBlock]) -> np.ndarray:
     encoder = load_encoder(folder, "nucleotide", torch.float32, torch.device("cpu"))
     rows = []
     for block in blocks:
-        assert block.nucleotide_tokens is not None
-        for i in range(len(block.nucleotide_tokens)):
-            rows.append(encoder.embed(block.nucleotide_tokens.between(i, i + 1)).numpy())
+        tokens = block.tokens["nucleotide"]
+        for i in range(len(tokens)):
+            rows.append(encoder.embed(tokens.between(i, i + 1)).numpy())
     return np.concatenate(rows)
 
 
@@ -76,9 +76,8 @@ def protein_embeddings(folder: Path, blocks: list[TokenBlock]) -> np.ndarray:
     model = EsmModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32).eval()
     proteins: list[torch.Tensor] = []
     for block in blocks:
-        assert block.protein_tokens is not None
-        n = len(block.protein_tokens)
-        proteins += [torch.from_numpy(block.protein_tokens[i].astype(np.int64)) for i in range(n)]
+        found = block.tokens["protein"]
+        proteins += [torch.from_numpy(found[i].astype(np.int64)) for i in range(len(found))]
     rows = []
     for batch in padded_batches([len(protein) for protein in proteins], TOKENS_PER_BATCH):
         tokens = torch.nn.utils.rnn.pad_sequence([proteins[i] for i in batch], batch_first=True, padding_value=PAD)
@@ -90,8 +89,9 @@ def protein_embeddings(folder: Path, blocks: list[TokenBlock]) -> np.ndarray:
 def run(inputs: list[Path], models: Path, classifier: Path, target: Path) -> Outcome:
     """The whole loop; leaves a row per fragment in `target`."""
     started = time.perf_counter()
-    tokenizers = NucleotideTokenizer(models / "dnabert-s"), ProteinTokenizer(models / "esm-2")
-    blocks = [tokenise_block(raw, *tokenizers) for raw in read_blocks(inputs, CHUNK_LENGTH)]
+    folders = {"nucleotide": models / "dnabert-s", "protein": models / "esm-2"}
+    tokenizers = {kind: load_tokenizer(kind, folder) for kind, folder in folders.items()}
+    blocks = [tokenise_block(raw, tokenizers) for raw in read_blocks(inputs, CHUNK_LENGTH)]
     begun = time.perf_counter()
     nucleotide = nucleotide_embeddings(models / "dnabert-s", blocks)
     half = time.perf_counter()

@@ -29,7 +29,7 @@ from vpdist.interrupts import StopRequest
 from vpdist.plan import COST_SCALE, Limits, build
 from vpdist.progress import Progress
 from vpdist.runfolder import RunFolder
-from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
+from vpdist.tokens import load_tokenizer
 from vpdist.weights import encoder_shape
 
 
@@ -61,9 +61,10 @@ class Peak(AbstractContextManager["Peak"]):
 
 def make_plan(folder: RunFolder, summary: StoreSummary, models: Path) -> int:
     """Gather, plan and write as `predict` does; returns the number of units."""
-    costs = [cost_of(encoder_shape(models / name)) for name in ("dnabert-s", "esm-2")]
+    shapes = [encoder_shape(models / name) for name in ("dnabert-s", "esm-2")]
+    costs = {shape.kind: cost_of(shape) for shape in shapes}
     limits = Limits(token_budget=CUDA_TOKEN_BUDGET, unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
-    layout.write_plan(folder.plan, build(ingest.fragment_keys(folder, summary), limits, *costs), "benchmark")
+    layout.write_plan(folder.plan, build(ingest.fragment_keys(folder, summary), limits, costs), "benchmark")
     return layout.map_plan(folder.plan, "benchmark")[0].n_units
 
 
@@ -85,7 +86,8 @@ def ingest_job(source: str, models: str, run: str) -> dict[str, Any]:
     if control.is_first:
         folder.prepare(restart=False)
     control.meet("prepared")
-    nucleotide, protein = NucleotideTokenizer(Path(models) / "dnabert-s"), ProteinTokenizer(Path(models) / "esm-2")
+    folders = {"nucleotide": Path(models) / "dnabert-s", "protein": Path(models) / "esm-2"}
+    tokenizers = {kind: load_tokenizer(kind, path) for kind, path in folders.items()}
     with Peak() as peak:
         started = time.perf_counter()
         summary = ingest.ingest(
@@ -95,8 +97,7 @@ def ingest_job(source: str, models: str, run: str) -> dict[str, Any]:
             "benchmark",
             chunk_length=500,
             min_length=0,
-            nucleotide_tokenizer=nucleotide,
-            protein_tokenizer=protein,
+            tokenizers=tokenizers,
         )
         seconds = time.perf_counter() - started
         ingest_bytes = peak.bytes

@@ -21,6 +21,7 @@ COLLECTIVES = {
     "new_group",
 }
 WITHOUT_TORCH = (
+    "encoder_kinds",
     "plan",
     "fragments",
     "records",

@@ -53,12 +53,13 @@ class StubShards:
 def plan() -> Plan:
     keys = FragmentKeys(
         residues=np.full(N, 3),
-        nucleotide_tokens=np.full(N, 5),
-        protein_tokens=np.full(N, 5),
+        tokens={"nucleotide": np.full(N, 5), "protein": np.full(N, 5)},
         nucleotide_hash=np.arange(N, dtype=np.uint64) << np.uint64(40),
         protein_hash=np.zeros(N, np.uint64),
     )
-    plan = build(keys, Limits(token_budget=1000, unit_cost=10**12, unit_rows=1000), COST, COST)
+    plan = build(
+        keys, Limits(token_budget=1000, unit_cost=10**12, unit_rows=1000), {"nucleotide": COST, "protein": COST}
+    )
     assert plan.n_units == 1
     return plan
 
@@ -74,8 +75,7 @@ def work_of(
         dtype="float16",
         embedding_dtype="float32",
         threads=1,
-        nucleotide_model="n",
-        protein_model="p",
+        models={"nucleotide": "n", "protein": "p"},
         classifier="",
         embeddings=True,
     )

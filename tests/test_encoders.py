@@ -62,12 +62,15 @@ def one_thread():
 
 
 def nucleotide_batch(folder, strings: list[str]) -> Ragged:
-    return NucleotideTokenizer(folder).encode(strings)
+    return NucleotideTokenizer(folder).encode(as_ragged(strings))
 
 
 def protein_batch(folder, strings: list[str]) -> Ragged:
-    letters = np.frombuffer("".join(strings).encode(), np.uint8)
-    return ProteinTokenizer(folder).encode(Ragged.from_lengths(letters, [len(one) for one in strings]))
+    return ProteinTokenizer(folder).encode(as_ragged(strings))
+
+
+def as_ragged(strings: list[str]) -> Ragged:
+    return Ragged.from_lengths(np.frombuffer("".join(strings).encode(), np.uint8), [len(one) for one in strings])
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -7,11 +7,12 @@ import pytest
 
 from tests.tiny_models import TinyModels, write_models
 from vpdist import layout, store
+from vpdist.encoder_kinds import KINDS
 from vpdist.hdf5 import DamagedFile
 from vpdist.layout import TokenShards
 from vpdist.plan import EncoderCost, FragmentKeys, Limits, Plan, build
 from vpdist.store import TokenBlock
-from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
+from vpdist.tokens import load_tokenizer
 
 COST = EncoderCost(linear=10**6, attention=10**3)
 
@@ -33,13 +34,13 @@ def blocks(models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> list
         sequences.append(bases)
         lines.append(f">s{number}\n{bases}\n")
     (folder / "in.fa").write_text("".join(lines))
-    tokenizers = NucleotideTokenizer(models.nucleotide), ProteinTokenizer(models.protein)
+    tokenizers = {kind: load_tokenizer(kind, getattr(models, kind)) for kind in KINDS}
     paths = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "BLOCK_BASES", 4000)
         for raw in store.read_blocks([folder / "in.fa"], 200):
             path = store.block_path(folder, raw.index)
-            store.write_block(path, store.tokenise_block(raw, *tokenizers))
+            store.write_block(path, store.tokenise_block(raw, tokenizers))
             paths.append(path)
     assert len(paths) > 3
     return paths
@@ -48,8 +49,7 @@ def blocks(models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> list
 def keys_of(contents: list[TokenBlock]) -> FragmentKeys:
     return FragmentKeys(
         residues=np.concatenate([block.fragment_residues for block in contents]),
-        nucleotide_tokens=np.concatenate([block.nucleotide_tokens.lengths for block in contents]),
-        protein_tokens=np.concatenate([block.protein_tokens.lengths for block in contents]),
+        tokens={kind: np.concatenate([block.tokens[kind].lengths for block in contents]) for kind in KINDS},
         nucleotide_hash=np.concatenate([block.nucleotide_hash for block in contents]),
         protein_hash=np.concatenate([block.protein_hash for block in contents]),
     )
@@ -61,7 +61,9 @@ def laid_out(blocks: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tu
     contents = [store.read_block(path) for path in blocks]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vpdist.plan.SHARD_TOKEN_BYTES", 2000)
-        plan = build(keys_of(contents), Limits(token_budget=400, unit_cost=10**9, unit_rows=50), COST, COST)
+        plan = build(
+            keys_of(contents), Limits(token_budget=400, unit_cost=10**9, unit_rows=50), dict.fromkeys(KINDS, COST)
+        )
     assert len(plan.shard_unit) > 4
     assert plan.n_rows < len(plan.fragment)
     first = np.concatenate(([0], np.cumsum([len(block.fragment_chunk) for block in contents]))).astype(np.int64)
@@ -74,17 +76,13 @@ def test_every_row_has_the_tokens_of_each_of_its_fragments(laid_out: tuple[Path,
     folder, plan, contents = laid_out
     shards = TokenShards(folder, plan, plan.digest())
     of_fragment: dict[str, list[list[int]]] = {
-        kind: [
-            tokens[i].tolist()
-            for tokens in (getattr(block, f"{kind}_tokens") for block in contents)
-            for i in range(len(tokens))
-        ]
-        for kind in layout.KINDS
+        kind: [tokens[i].tolist() for tokens in (block.tokens[kind] for block in contents) for i in range(len(tokens))]
+        for kind in KINDS
     }
     for unit in range(plan.n_units):
         tokens = shards.unit(unit)
         for here, row in enumerate(plan.rows(unit)):
-            for kind in layout.KINDS:
+            for kind in KINDS:
                 found = tokens[kind][here].tolist()
                 for fragment in plan.fragment[plan.row_start[row] : plan.row_start[row + 1]]:
                     assert of_fragment[kind][fragment] == found

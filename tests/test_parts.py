@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vpdist import parts
+from vpdist.encoder_kinds import KINDS
 from vpdist.hdf5 import DamagedFile
 from vpdist.parts import PartHeader
 from vpdist.plan import EncoderCost, FragmentKeys, Limits, Plan, build
@@ -17,8 +18,7 @@ HEADER = PartHeader(
     dtype="float32",
     embedding_dtype="float32",
     threads=1,
-    nucleotide_model="n" * 8,
-    protein_model="p" * 8,
+    models={"nucleotide": "n" * 8, "protein": "p" * 8},
     classifier="c" * 8,
     embeddings=True,
 )
@@ -30,13 +30,12 @@ def plan() -> Plan:
     residues = rng.integers(20, 60, 90)
     keys = FragmentKeys(
         residues=residues,
-        nucleotide_tokens=residues // 2 + 2,
-        protein_tokens=residues + 2,
+        tokens={"nucleotide": residues // 2 + 2, "protein": residues + 2},
         nucleotide_hash=rng.integers(0, 2, 90, dtype=np.uint64),
         protein_hash=np.zeros(90, np.uint64),
     )
     cost = EncoderCost(linear=10**6, attention=10**3)
-    return build(keys, Limits(token_budget=300, unit_cost=10**9, unit_rows=1000), cost, cost)
+    return build(keys, Limits(token_budget=300, unit_cost=10**9, unit_rows=1000), {"nucleotide": cost, "protein": cost})
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +101,21 @@ def test_a_flipped_bit_in_any_dataset_is_found(plan: Plan, header: PartHeader, f
     assert list(parts.damaged(folder, range(plan.n_units), plan, header, full=True)) == [0]
 
 
-@pytest.mark.parametrize(
-    "field", ["plan", "dtype", "embedding_dtype", "nucleotide_model", "protein_model", "classifier"]
-)
+@pytest.mark.parametrize("field", ["plan", "dtype", "embedding_dtype", "classifier"])
 def test_a_part_of_another_run_is_refused_by_the_name_of_the_field(
     plan: Plan, header: PartHeader, written: Path, field: str
 ) -> None:
     with pytest.raises(DamagedFile, match=f"{field} is '"):
         parts.check(written, 0, plan, replace(header, **{field: "other"}), full=False)
+
+
+@pytest.mark.parametrize("kind", ["nucleotide", "protein"])
+def test_a_part_of_another_encoder_is_refused_by_its_kind(
+    plan: Plan, header: PartHeader, written: Path, kind: str
+) -> None:
+    for models in (dict(header.models) | {kind: "other"}, {other: header.models[other] for other in {*KINDS} - {kind}}):
+        with pytest.raises(DamagedFile, match=f"{kind}_model is '"):
+            parts.check(written, 0, plan, replace(header, models=models), full=False)
 
 
 def test_a_part_under_another_units_name_is_refused(plan: Plan, header: PartHeader, folder: Path) -> None:

@@ -18,6 +18,7 @@ from vpdist.plan import (
 )
 
 NUCLEOTIDE, PROTEIN = EncoderCost(linear=2_000_000, attention=3_000), EncoderCost(linear=5_000_000, attention=7_000)
+COSTS = {"nucleotide": NUCLEOTIDE, "protein": PROTEIN}
 
 
 def random_keys(rng: np.random.Generator, n: int, alphabet: int) -> FragmentKeys:
@@ -25,8 +26,7 @@ def random_keys(rng: np.random.Generator, n: int, alphabet: int) -> FragmentKeys
     residues = rng.integers(1, 170, n)
     return FragmentKeys(
         residues=residues,
-        nucleotide_tokens=2 + rng.integers(1, 8, n),
-        protein_tokens=residues + 2,
+        tokens={"nucleotide": 2 + rng.integers(1, 8, n), "protein": residues + 2},
         nucleotide_hash=rng.integers(0, alphabet, n, dtype=np.uint64) << np.uint64(38),
         protein_hash=rng.integers(0, 3, n, dtype=np.uint64),
     )
@@ -59,7 +59,7 @@ def test_the_order_is_that_of_a_plain_sort_by_all_keys_and_number(keys: Fragment
 
 @given(keys_strategy, limits_strategy)
 def test_every_fragment_is_in_exactly_one_unit_and_equal_ones_share_a_row(keys: FragmentKeys, limits: Limits) -> None:
-    plan = build(keys, limits, NUCLEOTIDE, PROTEIN)
+    plan = build(keys, limits, COSTS)
     n = len(keys.residues)
     assert sorted(plan.fragment.tolist()) == list(range(n))
     assert plan.row_start[0] == 0
@@ -79,8 +79,8 @@ def test_every_fragment_is_in_exactly_one_unit_and_equal_ones_share_a_row(keys: 
 
 @given(keys_strategy, limits_strategy)
 def test_units_are_whole_batches_within_their_limits(keys: FragmentKeys, limits: Limits) -> None:
-    plan = build(keys, limits, NUCLEOTIDE, PROTEIN)
-    tokens = keys.protein_tokens[plan.fragment[plan.row_start[:-1]]]
+    plan = build(keys, limits, COSTS)
+    tokens = keys.tokens["protein"][plan.fragment[plan.row_start[:-1]]]
     batch_ends = greedy_ends(tokens, limits.token_budget).tolist()
     assert set(plan.unit_row[1:].tolist()) <= set(batch_ends)
     for unit in range(plan.n_units):
@@ -91,23 +91,23 @@ def test_units_are_whole_batches_within_their_limits(keys: FragmentKeys, limits:
 
 @given(keys_strategy, limits_strategy)
 def test_the_same_fragments_give_the_same_plan(keys: FragmentKeys, limits: Limits) -> None:
-    assert build(keys, limits, NUCLEOTIDE, PROTEIN).digest() == build(keys, limits, NUCLEOTIDE, PROTEIN).digest()
+    assert build(keys, limits, COSTS).digest() == build(keys, limits, COSTS).digest()
 
 
 def test_another_input_gives_another_digest() -> None:
     rng = np.random.default_rng(1)
     limits = Limits(token_budget=500, unit_cost=10**12, unit_rows=1000)
-    one, other = (build(random_keys(rng, 300, 1000), limits, NUCLEOTIDE, PROTEIN).digest() for _ in range(2))
+    one, other = (build(random_keys(rng, 300, 1000), limits, COSTS).digest() for _ in range(2))
     assert one != other
 
 
 def test_costs_of_units_sum_to_the_cost_of_all_rows() -> None:
     keys = random_keys(np.random.default_rng(2), 5000, 1000)
-    plan = build(keys, Limits(token_budget=900, unit_cost=10**12, unit_rows=1000), NUCLEOTIDE, PROTEIN)
+    plan = build(keys, Limits(token_budget=900, unit_cost=10**12, unit_rows=1000), COSTS)
     first = plan.fragment[plan.row_start[:-1]]
-    expected = NUCLEOTIDE.of(keys.nucleotide_tokens[first]) + PROTEIN.of(keys.protein_tokens[first])
+    expected = NUCLEOTIDE.of(keys.tokens["nucleotide"][first]) + PROTEIN.of(keys.tokens["protein"][first])
     assert plan.unit_cost.sum() == expected.sum()
-    tokens = keys.nucleotide_tokens[first] + keys.protein_tokens[first]
+    tokens = keys.tokens["nucleotide"][first] + keys.tokens["protein"][first]
     assert plan.unit_tokens.sum() == tokens.sum()
 
 
@@ -116,12 +116,11 @@ def test_units_taper_from_large_ones_to_single_batches() -> None:
     n = 200_000
     keys = FragmentKeys(
         residues=np.full(n, 166),
-        nucleotide_tokens=np.full(n, 105),
-        protein_tokens=np.full(n, 168),
+        tokens={"nucleotide": np.full(n, 105), "protein": np.full(n, 168)},
         nucleotide_hash=rng.integers(0, 2**63, n, dtype=np.uint64),
         protein_hash=rng.integers(0, 2**63, n, dtype=np.uint64),
     )
-    plan = build(keys, Limits(token_budget=2048, unit_cost=10**15, unit_rows=10**6), NUCLEOTIDE, PROTEIN)
+    plan = build(keys, Limits(token_budget=2048, unit_cost=10**15, unit_rows=10**6), COSTS)
     assert (np.diff(plan.unit_cost) <= 0).all()
     assert plan.unit_cost[0] > 10 * plan.unit_cost[-1]
     assert plan.n_units < 5000
@@ -130,23 +129,22 @@ def test_units_taper_from_large_ones_to_single_batches() -> None:
 def test_an_encoder_may_be_left_out() -> None:
     keys = random_keys(np.random.default_rng(4), 100, 1000)
     limits = Limits(token_budget=60, unit_cost=10**12, unit_rows=1000)
-    for nucleotide, protein in ((NUCLEOTIDE, None), (None, PROTEIN)):
-        plan = build(keys, limits, nucleotide, protein)
+    for kind, cost in COSTS.items():
+        plan = build(keys, limits, {kind: cost})
         assert sorted(plan.fragment.tolist()) == list(range(100))
         assert plan.n_units > 1
 
 
 def test_no_fragments_make_no_units() -> None:
     keys = random_keys(np.random.default_rng(5), 0, 1)
-    plan = build(keys, Limits(token_budget=60, unit_cost=1, unit_rows=1), NUCLEOTIDE, PROTEIN)
+    plan = build(keys, Limits(token_budget=60, unit_cost=1, unit_rows=1), COSTS)
     assert (plan.n_units, plan.n_rows, len(plan.fragment)) == (0, 0, 0)
 
 
 def test_a_fragment_too_long_for_the_sort_key_is_refused() -> None:
     keys = FragmentKeys(
         residues=np.array([1 << 20]),
-        nucleotide_tokens=np.array([3]),
-        protein_tokens=np.array([1026]),
+        tokens={"nucleotide": np.array([3]), "protein": np.array([1026])},
         nucleotide_hash=np.zeros(1, np.uint64),
         protein_hash=np.zeros(1, np.uint64),
     )
@@ -157,8 +155,7 @@ def test_a_fragment_too_long_for_the_sort_key_is_refused() -> None:
 def test_rows_are_shared_only_where_every_key_is_equal() -> None:
     keys = FragmentKeys(
         residues=np.array([5, 5, 5, 5]),
-        nucleotide_tokens=np.array([4, 4, 4, 4]),
-        protein_tokens=np.array([7, 7, 7, 7]),
+        tokens={"nucleotide": np.array([4, 4, 4, 4]), "protein": np.array([7, 7, 7, 7])},
         nucleotide_hash=np.array([9, 9, 9, 8], dtype=np.uint64),
         protein_hash=np.array([1, 2, 1, 1], dtype=np.uint64),
     )
@@ -193,7 +190,6 @@ def test_a_plan_is_never_of_another_type_than_int64() -> None:
     plan = build(
         random_keys(np.random.default_rng(6), 50, 10),
         Limits(token_budget=100, unit_cost=10**9, unit_rows=9),
-        NUCLEOTIDE,
-        PROTEIN,
+        COSTS,
     )
     assert {getattr(plan, name).dtype for name in Plan.__dataclass_fields__} == {np.dtype(np.int64)}

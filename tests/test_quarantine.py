@@ -24,7 +24,7 @@ DEADLY = 66
 class StubEncoder:
     """What a quarantined encoder takes over from the rank's own."""
 
-    kind, width, folder, vocabulary, special, granule = "protein", 2, Path("esm2"), 100, 1, 1
+    kind, width, folder, vocabulary, granule = "protein", 2, Path("esm2"), 100, 1
 
 
 class StubQuarantine:

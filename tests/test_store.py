@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 
 from tests.tiny_models import ESM2_VOCABULARY, nucleotide_tokenizer
 from vpdist import hdf5, store
+from vpdist.encoder_kinds import KINDS
 from vpdist.errors import InputError
 from vpdist.fragments import FRAMES
 from vpdist.hdf5 import DamagedFile
 from vpdist.ragged import Ragged
 from vpdist.store import BlockTable, RawBlock, Texts, TokenBlock
-from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
+from vpdist.tokens import FragmentTokenizer, load_tokenizer
 
-Tokenizers = tuple[NucleotideTokenizer, ProteinTokenizer]
+Tokenizers = dict[str, FragmentTokenizer]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Tokenizers:
     folder = tmp_path_factory.mktemp("tokenizers")
     nucleotide_tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "vocab.txt").write_text("\n".join(ESM2_VOCABULARY))
-    return NucleotideTokenizer(folder), ProteinTokenizer(folder)
+    return {kind: load_tokenizer(kind, folder) for kind in KINDS}
 
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch, bases: int, chunks: int, records: int) -> None:
@@ -68,6 +69,12 @@ def assert_same(one: object, other: object, kind: type) -> None:
         elif isinstance(left, np.ndarray):
             assert left.dtype == right.dtype, field.name
             assert np.array_equal(left, right), field.name
+        elif field.name == "tokens":
+            assert left.keys() == right.keys()
+            for encoder, tokens in left.items():
+                assert tokens.flat.dtype == right[encoder].flat.dtype, encoder
+                assert np.array_equal(tokens.flat, right[encoder].flat), encoder
+                assert np.array_equal(tokens.offsets, right[encoder].offsets), encoder
         else:
             assert left == right, field.name
 
@@ -224,8 +231,8 @@ def test_the_digest_of_a_raw_block_follows_every_field(raw: RawBlock) -> None:
 
 
 def test_tokenising_is_pure_and_hashes_are_those_of_the_strings(raw: RawBlock, tokenizers: Tokenizers) -> None:
-    block = store.tokenise_block(raw, *tokenizers)
-    assert_same(store.tokenise_block(raw, *tokenizers), block, TokenBlock)
+    block = store.tokenise_block(raw, tokenizers)
+    assert_same(store.tokenise_block(raw, tokenizers), block, TokenBlock)
     assert_same(raw, block, store.BlockRecords)
     opened = [i for i, chunk in enumerate(block.fragment_chunk) if block.chunk_record[chunk] == 5]
     assert [FRAMES[block.fragment_frame[i]] for i in opened] == ["F1", "F2", "F3", "R1", "R2", "R3"] * 2
@@ -233,19 +240,18 @@ def test_tokenising_is_pure_and_hashes_are_those_of_the_strings(raw: RawBlock, t
     assert block.fragment_residues[first] == 166
     assert block.protein_hash[first] == xxhash.xxh3_64_intdigest(b"A" * 166)
     assert block.nucleotide_hash[first] == xxhash.xxh3_64_intdigest((b"GCC" * 167)[:499])
-    assert block.nucleotide_tokens is not None
-    plain = tokenizers[0].encode([("GCC" * 167)[:499]])
-    assert block.nucleotide_tokens[first].tolist() == plain.flat.tolist()
-    assert block.protein_tokens is not None
-    assert np.array_equal(block.protein_tokens.lengths, block.fragment_residues + 2)
+    text = Ragged.from_lengths(np.frombuffer((b"GCC" * 167)[:499], np.uint8), [499])
+    plain = tokenizers["nucleotide"].encode(text)
+    assert block.tokens["nucleotide"][first].tolist() == plain.flat.tolist()
+    assert np.array_equal(block.tokens["protein"].lengths, block.fragment_residues + 2)
 
 
 @pytest.mark.parametrize("which", [(True, True), (True, False), (False, True), (False, False)])
 def test_a_token_block_comes_back_as_it_was_written(
     tmp_path: Path, raw: RawBlock, tokenizers: Tokenizers, which: tuple[bool, bool]
 ) -> None:
-    nucleotide, protein = (one if wanted else None for one, wanted in zip(tokenizers, which, strict=True))
-    block = store.tokenise_block(raw, nucleotide, protein)  # type: ignore[arg-type]
+    chosen = {kind: one for (kind, one), wanted in zip(tokenizers.items(), which, strict=True) if wanted}
+    block = store.tokenise_block(raw, chosen)
     path = store.block_path(tmp_path, 0)
     store.write_block(path, block)
     assert path.name == "block-000000.h5"
@@ -261,7 +267,7 @@ def test_a_block_without_chunks_can_be_stored(tmp_path: Path, tokenizers: Tokeni
     path = tmp_path / "in.fa"
     path.write_text(">a\n>b\nAC\n")
     [raw] = store.read_blocks([path], 500)
-    block = store.tokenise_block(raw, *tokenizers)
+    block = store.tokenise_block(raw, tokenizers)
     store.write_block(tmp_path / "block.h5", block)
     assert_same(store.read_block(tmp_path / "block.h5"), block, TokenBlock)
     assert len(block.fragment_chunk) == 0
@@ -271,23 +277,22 @@ def test_a_block_is_valid_only_for_its_raw_block_and_tokenizers(
     tmp_path: Path, raw: RawBlock, tokenizers: Tokenizers
 ) -> None:
     path = store.block_path(tmp_path, 0)
-    nucleotide, protein = (tokenizer.fingerprint for tokenizer in tokenizers)
-    assert not store.block_is_valid(path, raw.digest(), nucleotide, protein)
-    store.write_block(path, store.tokenise_block(raw, *tokenizers))
-    assert store.block_is_valid(path, raw.digest(), nucleotide, protein)
-    assert not store.block_is_valid(path, raw.digest(), nucleotide, "")
-    assert not store.block_is_valid(path, raw.digest(), "other", protein)
-    assert not store.block_is_valid(path, replace(raw, index=1).digest(), nucleotide, protein)
+    made_by = {kind: tokenizer.fingerprint for kind, tokenizer in tokenizers.items()}
+    assert not store.block_is_valid(path, raw.digest(), made_by)
+    store.write_block(path, store.tokenise_block(raw, tokenizers))
+    assert store.block_is_valid(path, raw.digest(), made_by)
+    assert not store.block_is_valid(path, raw.digest(), {"nucleotide": made_by["nucleotide"]})
+    assert not store.block_is_valid(path, raw.digest(), made_by | {"nucleotide": "other"})
+    assert not store.block_is_valid(path, replace(raw, index=1).digest(), made_by)
 
 
 def test_a_damaged_block_is_found(tmp_path: Path, raw: RawBlock, tokenizers: Tokenizers) -> None:
     path = store.block_path(tmp_path, 0)
-    block = store.tokenise_block(raw, *tokenizers)
+    block = store.tokenise_block(raw, tokenizers)
     store.write_block(path, block)
     content = path.read_bytes()
-    arguments = (raw.digest(), block.nucleotide_tokenizer, block.protein_tokenizer)
-    assert block.nucleotide_tokens is not None
-    place = content.index(block.nucleotide_tokens.flat.tobytes())
+    arguments = (raw.digest(), block.tokenizers)
+    place = content.index(block.tokens["nucleotide"].flat.tobytes())
     for damaged in (content[:-100], content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :], b""):
         path.write_bytes(damaged)
         assert not store.block_is_valid(path, *arguments)
@@ -300,9 +305,9 @@ def test_a_damaged_block_is_found(tmp_path: Path, raw: RawBlock, tokenizers: Tok
 def test_a_block_without_half_of_its_token_arrays_is_damaged(
     tmp_path: Path, raw: RawBlock, tokenizers: Tokenizers
 ) -> None:
-    block = store.tokenise_block(raw, *tokenizers)
+    block = store.tokenise_block(raw, tokenizers)
     path = store.block_path(tmp_path, 0)
-    store.write_block(path, replace(block, nucleotide_tokens=None))
+    store.write_block(path, replace(block, tokens={"protein": block.tokens["protein"]}))
     with pytest.raises(DamagedFile, match="nucleotide_tokens"):
         store.read_block(path)
 
@@ -316,7 +321,7 @@ def test_the_parity_set_goes_through_the_store_to_the_letter(
     names: list[str] = []
     for raw in store.read_blocks([shared / "parity" / "input.fa"], chunk_length):
         names += raw.names
-        block = store.tokenise_block(raw, None, None)
+        block = store.tokenise_block(raw, {})
         for chunk, frame, nucleotide, protein in zip(
             block.fragment_chunk, block.fragment_frame, block.nucleotide_hash, block.protein_hash, strict=True
         ):

@@ -44,14 +44,14 @@ def as_ragged(texts: list[str]) -> Ragged:
 @given(strings=st.lists(st.text(st.sampled_from("ACGTACGTNRY-."), min_size=1, max_size=80), max_size=8))
 def test_nucleotide_ids_equal_the_librarys_plain_encode(nucleotide_folder: Path, strings: list[str]) -> None:
     plain = Tokenizer.from_file(str(nucleotide_folder / "tokenizer.json"))
-    tokens = NucleotideTokenizer(nucleotide_folder).encode(strings)
+    tokens = NucleotideTokenizer(nucleotide_folder).encode(as_ragged(strings))
     assert tokens.flat.dtype == np.uint16
     assert tokens.offsets.dtype == np.int64
     assert as_lists(tokens) == [plain.encode(string).ids for string in strings]
 
 
 def test_nucleotide_ids_are_the_golden_ones(nucleotide_folder: Path) -> None:
-    tokens = NucleotideTokenizer(nucleotide_folder).encode(["ACGTACGT", "A", "GATTACAN", "ACRGT"])
+    tokens = NucleotideTokenizer(nucleotide_folder).encode(as_ragged(["ACGTACGT", "A", "GATTACAN", "ACRGT"]))
     assert as_lists(tokens) == [
         [1, 39, 39, 2],
         [1, 5, 2],
@@ -63,9 +63,9 @@ def test_nucleotide_ids_are_the_golden_ones(nucleotide_folder: Path) -> None:
 def test_slices_of_strings_do_not_show(nucleotide_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = NucleotideTokenizer(nucleotide_folder)
     strings = ["ACGT" * (i % 7 + 1) + "N" * (i % 3) for i in range(50)]
-    whole = as_lists(tokenizer.encode(strings))
+    whole = as_lists(tokenizer.encode(as_ragged(strings)))
     monkeypatch.setattr("vpdist.tokens._STRINGS_AT_ONCE", 8)
-    assert as_lists(tokenizer.encode(strings)) == whole
+    assert as_lists(tokenizer.encode(as_ragged(strings))) == whole
 
 
 def test_truncation_and_padding_stored_with_the_tokenizer_are_off(nucleotide_folder: Path, tmp_path: Path) -> None:
@@ -74,13 +74,13 @@ def test_truncation_and_padding_stored_with_the_tokenizer_are_off(nucleotide_fol
     stored.enable_padding(length=12)
     stored.save(str(tmp_path / "tokenizer.json"))
     strings = ["A", "ACGTTGCA" * 40]
-    plain = NucleotideTokenizer(nucleotide_folder).encode(strings)
-    assert as_lists(NucleotideTokenizer(tmp_path).encode(strings)) == as_lists(plain)
+    plain = NucleotideTokenizer(nucleotide_folder).encode(as_ragged(strings))
+    assert as_lists(NucleotideTokenizer(tmp_path).encode(as_ragged(strings))) == as_lists(plain)
     assert plain.lengths[1] > 50
 
 
 def test_no_strings_give_no_tokens(nucleotide_folder: Path, protein_folder: Path) -> None:
-    tokens = NucleotideTokenizer(nucleotide_folder).encode([])
+    tokens = NucleotideTokenizer(nucleotide_folder).encode(as_ragged([]))
     assert (tokens.flat.dtype, len(tokens.flat), tokens.offsets.tolist()) == (np.uint16, 0, [0])
     tokens = ProteinTokenizer(protein_folder).encode(as_ragged([]))
     assert (tokens.flat.dtype, len(tokens.flat), tokens.offsets.tolist()) == (np.uint8, 0, [0])
@@ -178,5 +178,5 @@ def test_the_parity_sets_tokenizer_is_matched(shared: Path) -> None:
     nucleotides = [line.split("\t")[1] for line in lines]
     folder = shared / "parity" / "dnabert_s_tiny"
     plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokens = NucleotideTokenizer(folder).encode(nucleotides)
+    tokens = NucleotideTokenizer(folder).encode(as_ragged(nucleotides))
     assert as_lists(tokens) == [plain.encode(string).ids for string in nucleotides]

@@ -116,7 +116,7 @@ def test_the_cost_formula_counts_what_torch_counts(tmp_path, kind, write, tokens
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2"}, "neither ESM-2 .* nor DNABERT-S"),
+        ({"model_type": "gpt2"}, "neither DNABERT-S .* nor ESM-2"),
         ({"hidden_size": 0}, "hidden_size must be a positive number, not 0"),
         ({"num_hidden_layers": "2"}, "num_hidden_layers must be a positive number, not '2'"),
         ({"num_attention_heads": 3}, "not a multiple of 3"),

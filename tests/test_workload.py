@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tests.tiny_models import TinyModels, write_models
 from vpdist.batches import batches
-from vpdist.plan import FragmentKeys, Limits, build
+from vpdist.decide import cost_of
+from vpdist.plan import EncoderCost, FragmentKeys, Limits, build
 from vpdist.weights import encoder_shape
 from vpdist.workload import Workload, _van_der_corput
 
@@ -25,15 +26,14 @@ def workload(models: TinyModels) -> Workload:
     residues = rng.integers(5, 160, 3000)
     keys = FragmentKeys(
         residues=residues,
-        nucleotide_tokens=(residues * 0.6).astype(np.int64) + rng.integers(2, 9, 3000),
-        protein_tokens=residues + 2,
+        tokens={"nucleotide": (residues * 0.6).astype(np.int64) + rng.integers(2, 9, 3000), "protein": residues + 2},
         nucleotide_hash=rng.integers(0, 2**63, 3000, dtype=np.uint64),
         protein_hash=rng.integers(0, 2**63, 3000, dtype=np.uint64),
     )
     folders: dict[str, Path] = {"nucleotide": models.nucleotide, "protein": models.protein}
-    costs = Workload.of(build(keys, Limits(token_budget=600, unit_cost=1, unit_rows=1), None, None), keys, folders)
+    costs = {kind: cost_of(encoder_shape(folder)) for kind, folder in folders.items()}
     limits = Limits(token_budget=600, unit_cost=10**9, unit_rows=1000)
-    plan = build(keys, limits, costs.costs["nucleotide"], costs.costs["protein"])
+    plan = build(keys, limits, costs)
     return Workload.of(plan, keys, folders)
 
 
@@ -74,12 +74,13 @@ def test_an_empty_plan_has_no_units_to_choose(models: TinyModels) -> None:
     empty = np.zeros(0, np.int64)
     keys = FragmentKeys(
         residues=empty,
-        nucleotide_tokens=empty,
-        protein_tokens=empty,
+        tokens={"nucleotide": empty, "protein": empty},
         nucleotide_hash=empty.astype(np.uint64),
         protein_hash=empty.astype(np.uint64),
     )
-    plan = build(keys, Limits(token_budget=600, unit_cost=1, unit_rows=1), None, None)
+    plan = build(
+        keys, Limits(token_budget=600, unit_cost=1, unit_rows=1), {"nucleotide": EncoderCost(linear=1, attention=1)}
+    )
     units, places = Workload.of(plan, keys, {"protein": models.protein}).spread_units(16)
     assert (len(units), len(places)) == (0, 0)
     assert encoder_shape(models.protein).kind == "protein"

@@ -13,6 +13,7 @@ import numpy as np
 import xxhash
 
 from vpdist import hdf5
+from vpdist.encoder_kinds import KINDS, in_files
 from vpdist.fragments import FRAMES
 from vpdist.ragged import Ragged
 
@@ -111,25 +112,19 @@ class BlockTable(BlockRecords):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBlock(BlockTable):
-    """A block of the token store. Tokens are None where the run has no such encoder."""
+    """A block of the token store: with the tokens of every encoder that the run has."""
 
     raw_digest: str
-    nucleotide_tokenizer: str
-    """Fingerprint, empty where there is none."""
-    protein_tokenizer: str
-    """Fingerprint, empty where there is none."""
-    nucleotide_tokens: Ragged | None
-    """(f,) uint16, with [CLS] and [SEP]."""
-    protein_tokens: Ragged | None
-    """(f,) uint8, with <cls> and <eos>."""
+    tokenizers: dict[str, str]
+    """Fingerprint of each encoder's tokenizer, by kind."""
+    tokens: dict[str, Ragged]
+    """(f,) token ids of the same kinds, special ones included."""
 
 
 OFFSETS = {
     "names": "names_offsets",
     "descriptions": "descriptions_offsets",
     "bases": "base_offsets",
-    "nucleotide_tokens": "nucleotide_token_offsets",
-    "protein_tokens": "protein_token_offsets",
 }
 """Columns that take two datasets of a file: the items under the column's name, and the offsets under this one."""
 
@@ -144,8 +139,12 @@ def content(block: BlockRecords) -> tuple[dict[str, np.ndarray], dict[str, str |
             datasets |= {field.name: value.flat, OFFSETS[field.name]: value.offsets}
         elif isinstance(value, np.ndarray):
             datasets[field.name] = value
-        elif value is not None:
+        elif not isinstance(value, dict):
             attributes[field.name] = value
+    if isinstance(block, TokenBlock):
+        attributes |= {f"{kind}_tokenizer": found for kind, found in in_files(block.tokenizers, "").items()}
+        for kind, tokens in block.tokens.items():
+            datasets |= zip(KINDS[kind].token_datasets, (tokens.flat, tokens.offsets), strict=True)
     return datasets, attributes
 
 
@@ -159,8 +158,6 @@ _TYPES = {
     "fragment_residues": np.int32,
     "nucleotide_hash": np.uint64,
     "protein_hash": np.uint64,
-    "nucleotide_tokens": np.uint16,
-    "protein_tokens": np.uint8,
 }
 """Number formats of a block's columns, the others being int64."""
 LONGEST_PROTEIN = 1 << 20
@@ -198,8 +195,8 @@ def _checks(block: BlockRecords) -> Iterator[bool]:
         yield _below(n_chunks, block.fragment_chunk) and _below(len(FRAMES), block.fragment_frame)
         yield _below(LONGEST_PROTEIN, block.fragment_residues)
     if isinstance(block, TokenBlock):
-        for tokens in (block.nucleotide_tokens, block.protein_tokens):
-            yield tokens is None or tokens.is_sound(n=n)
+        for kind, tokens in block.tokens.items():
+            yield tokens.flat.dtype == KINDS[kind].token_type and tokens.is_sound(n=n)
 
 
 def _fit(n: int, *columns: np.ndarray) -> bool:

@@ -24,8 +24,7 @@ def part_header(plan_id: str, decisions: Decisions) -> PartHeader:
         dtype=decisions.dtype,
         embedding_dtype=decisions.embedding_dtype,
         threads=decisions.threads,
-        nucleotide_model=decisions.nucleotide_model or "",
-        protein_model=decisions.protein_model or "",
+        models=decisions.models,
         classifier=decisions.classifier or "",
         embeddings=decisions.embeddings,
     )

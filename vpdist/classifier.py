@@ -1,7 +1,8 @@
 """The classifier on top of both embeddings: virus or not.
 
-Enters: the nucleotide and the protein embedding of every fragment. Leaves: two logits each (class 1 is virus). Files
-are safetensors of this project or the original's pickled modules, told by content; a pickle is read, never run.
+Enter: the embeddings of every fragment, of each kind in encoder_kinds.CLASSIFIED. Leave: two logits each (class 1 is
+virus). Files are safetensors of this project or the original's pickled modules, told by content; a pickle is read,
+never run.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ PARAMETERS = (
 class Classifier(nn.Module):
     """Linear, BatchNorm1d, ReLU, Dropout, Linear, as the original has them (Li et al. 2025).
 
-    `input_width` is the nucleotide embedding's width plus the protein's. `metadata` are texts kept with the file.
+    `input_width` is the sum of the embeddings' widths. `metadata` are texts kept with the file.
     """
 
     def __init__(
@@ -65,23 +66,24 @@ class Classifier(nn.Module):
         return self.hidden_layer.out_features
 
     def forward(self, embeddings_BD: Tensor) -> Tensor:
-        """(B, 2) logits of (B, input_width) embeddings, nucleotide first."""
+        """(B, 2) logits of (B, input_width) embeddings, one kind behind the other."""
         hidden_BH = self.bn1(self.hidden_layer(embeddings_BD)).relu()
         return self.output_layer(self.dropout(hidden_BH))
 
-    def logits(self, nucleotide: np.ndarray, protein: np.ndarray) -> np.ndarray:
-        """(m, 2) float32 of embeddings (m, dn) and (m, dp) of any float type: float32, on the CPU, without dropout.
+    def logits(self, *embeddings: np.ndarray) -> np.ndarray:
+        """(m, 2) float32 of embeddings (m, d) of any float type, one array per kind in the order of CLASSIFIED:
+        computed in float32, on the CPU, without dropout.
 
         A function of the arrays as a whole (a row alone may come out with other last bits) and the thread count.
         Raises WeightsError when the widths are not those the classifier was trained on.
         """
-        width = nucleotide.shape[1] + protein.shape[1]
-        if width != self.input_width:
+        joined = np.concatenate([embedding.astype(np.float32) for embedding in embeddings], axis=1)
+        if joined.shape[1] != self.input_width:
+            widths = " + ".join(str(embedding.shape[1]) for embedding in embeddings)
             raise WeightsError(
-                f"the classifier takes {self.input_width} numbers, the encoders give {nucleotide.shape[1]} + "
-                f"{protein.shape[1]} = {width}: trained with other encoders?"
+                f"the classifier takes {self.input_width} numbers, the encoders give {widths} = {joined.shape[1]}: "
+                f"trained with other encoders?"
             )
-        joined = np.concatenate([nucleotide.astype(np.float32), protein.astype(np.float32)], axis=1)
         self.eval()
         with torch.inference_mode():
             return self(torch.from_numpy(joined)).numpy()

@@ -18,6 +18,7 @@ from vpdist.calls import checked_scores, part_header, summary_for_people, write_
 from vpdist.classifier import Classifier, load_classifier
 from vpdist.config import CONSENSUS, one_of
 from vpdist.embed import logits
+from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.errors import UsageError
 from vpdist.files import read_json
 from vpdist.plan import Plan
@@ -65,7 +66,7 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
         raise UsageError(f"{folder.path}: the run is not complete; resume it with its own command first")
     if not recorded.embeddings:
         raise UsageError(f"{folder.path}: the run kept no embeddings (--no-embeddings)")
-    if not (recorded.nucleotide_model and recorded.protein_model):
+    if not recorded.models.keys() >= set(CLASSIFIED):
         raise UsageError(f"{folder.path}: a classifier needs the embeddings of both encoders, the run has one")
     classifier = load_classifier(path)
     torch.set_num_threads(recorded.threads)
@@ -77,7 +78,7 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
             f"{folder.path}: {len(missing)} of {plan.n_units} units are missing; resume the run with its command first"
         )
     if plan.n_units:
-        first = parts.read(folder.parts, 0, ("nucleotide", "protein"))
+        first = parts.read(folder.parts, 0, CLASSIFIED)
         widths = [array.shape[1] for array in first.values()]
         decide.check_classifier(classifier, str(path), widths, recorded.chunk_length)
     chosen = consensus or _recorded_consensus(run)
@@ -108,7 +109,7 @@ def _scores(session: Session, classifier: Classifier, plan: Plan, n_fragments: i
     """Scores of all fragments under `classifier`."""
     scores = Scores.empty(n_fragments)
     for unit in range(plan.n_units):
-        part = parts.read(session.folder.parts, unit, ("failed", "nucleotide", "protein"))
+        part = parts.read(session.folder.parts, unit, ("failed", *CLASSIFIED))
         fragment, row = parts.fragment_rows(plan, unit)
         scores.set_unit(fragment, row, part["failed"], logits(classifier, part))
         session.progress.add(units=1, fragments=len(fragment))

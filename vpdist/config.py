@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_origin, get_type_hints
 
+from vpdist.encoder_kinds import CLASSIFIED, KINDS, in_files, options
 from vpdist.errors import UsageError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -135,14 +136,20 @@ class Settings:
         if len(set(paths)) < len(paths):
             twice = next(name for name in paths if paths.count(name) > 1)
             raise UsageError(f"{twice} is named twice")
-        if self.nucleotide_model is None and self.protein_model is None and not self.dry_run:
-            raise UsageError("name at least one of --nucleotide-model and --protein-model")
-        if self.classifier is not None and (self.nucleotide_model is None or self.protein_model is None):
-            raise UsageError("a classifier needs both --nucleotide-model and --protein-model")
+        if not self.models and not self.dry_run:
+            raise UsageError(f"name at least one of {options(KINDS)}")
+        if self.classifier is not None and not self.models.keys() >= set(CLASSIFIED):
+            raise UsageError(f"a classifier needs both {options(CLASSIFIED)}")
         if not self.embeddings and self.classifier is None and not self.dry_run:
             raise UsageError("--no-embeddings without a classifier would keep nothing")
         for name, option in OPTIONS.items():
             option.check(name, getattr(self, name))
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Folder or hub id of each encoder that runs, by kind."""
+        given = {name: getattr(self, f"{name}_model") for name in KINDS}
+        return {name: model for name, model in given.items() if model is not None}
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {
@@ -167,10 +174,8 @@ class Decisions:
     """Of each input: name, bytes, modification time (ns), digest of sampled blocks."""
     chunk_length: int
     min_length: int
-    nucleotide_model: str | None
-    """Fingerprint of the nucleotide encoder's files."""
-    protein_model: str | None
-    """Fingerprint of the protein encoder's files."""
+    models: dict[str, str]
+    """Fingerprint of each encoder's files, by kind."""
     dtype: str
     embedding_dtype: str
     embeddings: bool
@@ -184,7 +189,7 @@ class Decisions:
     def __post_init__(self) -> None:
         """Raises ValueError for what no run can have decided: decisions are read from files, too."""
         texts = (self.dtype, self.embedding_dtype, self.device)
-        fingerprints = (self.nucleotide_model, self.protein_model, self.classifier)
+        fingerprints = (*self.models.values(), self.classifier)
         chosen = zip(texts, (DTYPES[1:], STORED_DTYPES[1:], DEVICES[1:]), strict=True)
         if any(type(text) is not str or text not in choices for text, choices in chosen):
             raise ValueError(f"{', '.join(map(str, texts))} are not a run's number formats and device")
@@ -203,7 +208,12 @@ class Decisions:
             raise ValueError(f"embeddings is {self.embeddings!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """One level of fields; of an encoder `{kind}_model`, None where files name it and it does not run."""
+        fields: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            each = {f"{kind}_model": model for kind, model in in_files(self.models, None).items()}
+            fields |= each if name == "models" else {name: value}
+        return fields
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict())
@@ -214,7 +224,10 @@ class Decisions:
         fields = dict(fields)
         if "input" in fields:
             fields["input"] = tuple((str(n), int(s), int(t), str(d)) for n, s, t, d in fields["input"])
-        return cls(**fields)
+        found = {name: fields.pop(f"{name}_model") for name in KINDS if f"{name}_model" in fields}
+        if missing := in_files({}, None).keys() - found.keys():
+            raise ValueError(f"no model is named for {', '.join(sorted(missing))}")
+        return cls(models={name: model for name, model in found.items() if model is not None}, **fields)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Decisions:
@@ -223,12 +236,13 @@ class Decisions:
 
 def refuse_other_configuration(old: Decisions, new: Decisions, folder: Path) -> None:
     """Raises UsageError naming the first field in which a run folder's decisions differ from this command's."""
-    for name, before in old.to_dict().items():
-        now = getattr(new, name)
+    were, are = old.to_dict(), new.to_dict()
+    for name in {**were, **are}:
+        before, now = were.get(name), are.get(name)
         if before == now:
             continue
         if name == "input":
-            option, before, now = _input_difference(before, now)
+            option, before, now = _input_difference(old.input, new.input)
         else:
             option = OPTIONS[name].flags_of(name)[-1]
         if name == "embeddings":

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from vpdist.encoder_kinds import KINDS
+
 STAGES = ("start", "ingest", "plan", "layout", "load", "embed", "classify", "check", "tables")
 
 COUNTERS = (
@@ -20,8 +22,7 @@ COUNTERS = (
     "units",
     "batches",
     "fragments",
-    "nucleotide_tokens",
-    "protein_tokens",
+    *(f"{kind}_tokens" for kind in KINDS),
     "padded_tokens",
     "bases",
     "bytes_written",
@@ -111,8 +112,8 @@ class RankRow:
 
     @property
     def tokens(self) -> int:
-        """Tokens of both encoders since this stage began."""
-        return self.in_stage("nucleotide_tokens") + self.in_stage("protein_tokens")
+        """Tokens of all encoders since this stage began."""
+        return sum(self.in_stage(f"{kind}_tokens") for kind in KINDS)
 
     def is_sound(self) -> bool:
         """Whether all values are of the kinds a run has."""

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vpdist import weights
+from vpdist.checkpoint import filled
 from vpdist.errors import WeightsError
 from vpdist.packing import Packing
 
@@ -58,6 +60,16 @@ def read_config(config: Mapping[str, Any], folder: Path) -> DnabertSConfig:
         )
     except KeyError as error:
         raise WeightsError(f"{folder}: config.json has no {error.args[0]}") from error
+
+
+def load(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The model in `folder`. Raises WeightsError where its weights do not fit its config.json."""
+    config = read_config(weights.read_config(folder), folder)
+    with torch.device("meta"):
+        model = DnabertS(config, with_pooler=False)
+    state = published_names(weights.load_state_dict(folder))
+    wanted = {name: (name,) for name, _ in model.named_parameters()}
+    return filled(model, state, wanted, dtype, device, folder, UNUSED)
 
 
 def published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from vpdist import decide, environment, ingest, materials, prepare, runtime, sam
 from vpdist.calls import part_header, write_tables
 from vpdist.config import Decisions, Settings
 from vpdist.control import Control
+from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.environment import Place
 from vpdist.errors import Interrupted, VpdistError
 from vpdist.files import storage_error
@@ -75,8 +76,7 @@ def forecast(settings: Settings, ranks: int, output: Path | None) -> Forecast:
         stop = StopRequest(at_once=clean_up)
         stack.enter_context(stop.installed())
         place = environment.place()
-        encodes = settings.nucleotide_model or settings.protein_model
-        control = Control(runtime.alone(place, settings.device if encodes else "cpu"), stop)
+        control = Control(runtime.alone(place, settings.device if settings.models else "cpu"), stop)
         folder = RunFolder(temporary)
         folder.prepare(restart=False)
         control.progress = Progress(control.runtime, settings.progress, None, sys.stderr)
@@ -166,7 +166,8 @@ class _DryRun:
         threads = self.settings.threads or decide.default_threads(here, self.control.runtime.device)
         settings = replace(self.settings, threads=threads, output=self.folder.path)
         made_of = materials.gather(settings, self.session)
-        if len(made_of.models) == 2 and made_of.classifier is None:  # for size and time any classifier is like another
+        if made_of.models.keys() >= set(CLASSIFIED) and made_of.classifier is None:
+            # for size and time any classifier is like another
             decisions = replace(made_of.decisions, classifier="any")
             made_of = replace(made_of, decisions=decisions)
         return made_of

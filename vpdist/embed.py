@@ -16,6 +16,7 @@ from torch import Tensor
 from vpdist import parts
 from vpdist.batches import batches
 from vpdist.classifier import Classifier
+from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.encoders import Encoder
 from vpdist.layout import TokenShards
 from vpdist.parts import PartHeader
@@ -36,7 +37,7 @@ class UnitWork:
     plan: Plan
     shards: TokenShards
     encoders: Mapping[str, Encoder]
-    """By kind: nucleotide, protein."""
+    """By kind."""
     in_float32: Callable[[str], Encoder]
     """The encoder of a kind in float32, loaded when first asked for: for rows that overflow a narrower format."""
     classifier: Classifier | None
@@ -214,7 +215,7 @@ def _written(work: UnitWork, unit: int, embedded: dict[str, np.ndarray]) -> dict
 
 def logits(classifier: Classifier, embedded: Mapping[str, np.ndarray]) -> np.ndarray:
     """(m, 2) logits of a whole unit from its embeddings as stored, so that `classify` repeats them to the bit."""
-    return classifier.logits(embedded["nucleotide"].astype(np.float32), embedded["protein"].astype(np.float32))
+    return classifier.logits(*(embedded[kind] for kind in CLASSIFIED))
 
 
 def _microseconds_since(started: float) -> int:

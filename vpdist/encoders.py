@@ -7,22 +7,20 @@ the caller's.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vpdist import dnabert_s, esm2, packed_linear
+from vpdist.encoder_kinds import KINDS, resolve
 from vpdist.environment import bound_kernel_caches
 from vpdist.errors import UsageError, WeightsError
 from vpdist.heap import keep_freed_pages
 from vpdist.packing import Packing, has_varlen_kernel
 from vpdist.ragged import Ragged
 from vpdist.transfer import to_device
-from vpdist.weights import encoder_shape, fitted, load_state_dict, read_config
+from vpdist.weights import encoder_shape
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -31,21 +29,18 @@ CUDA_GRANULE = 16
 
 
 class Encoder:
-    """A model ready to embed: DNABERT-S (kind 'nucleotide') or ESM-2 (kind 'protein')."""
+    """A model ready to embed."""
 
     def __init__(self, kind: str, model: nn.Module, width: int, vocabulary: int, folder: Path) -> None:
         weight = next(model.parameters())
         self.kind, self.model, self.width, self.vocabulary, self.folder = kind, model, width, vocabulary, folder
         self.device, self.dtype = weight.device, weight.dtype
-        self.special = 0 if kind == "nucleotide" else 1
-        """Tokens at either end that do not enter the mean: the original counts [CLS] and [SEP], not <cls> and <eos>."""
-
         self.granule = CUDA_GRANULE if self.device.type == "cuda" else 1
         """See `Packing`."""
 
     def padding(self, lengths: np.ndarray) -> int:
         """Tokens of padding that attention computes in a batch of these lengths. Linear layers never see any."""
-        if self.kind == "protein" and has_varlen_kernel(self.device, self.dtype):
+        if not KINDS[self.kind].attention_bias and has_varlen_kernel(self.device, self.dtype):
             return 0
         return Packing(lengths, self.device, self.granule).padded_tokens
 
@@ -60,7 +55,8 @@ class Encoder:
         lengths = tokens.lengths
         if len(lengths) == 0:
             return torch.empty(0, self.width, device=self.device)
-        if lengths.min() <= 2 * self.special:
+        not_pooled = KINDS[self.kind].not_pooled
+        if lengths.min() <= 2 * not_pooled:
             raise ValueError(f"a {self.kind} sequence of {lengths.min()} tokens has none to pool")
         if (largest := int(tokens.flat.max())) >= self.vocabulary:
             raise WeightsError(
@@ -72,7 +68,8 @@ class Encoder:
             tokens, lengths = tokens.take(order), lengths[order]
         packing = Packing(lengths, self.device, self.granule)
         hidden_TD = self.model(to_device(tokens.flat.astype(np.int32), self.device), packing)
-        pooled_BD = packing.means(hidden_TD, first=self.special, last=self.special)
+        # EncoderKind.pooling says in words what is done here, and is how runs tell embeddings apart
+        pooled_BD = packing.means(hidden_TD, first=not_pooled, last=not_pooled)
         if in_order:
             return pooled_BD
         return torch.empty_like(pooled_BD).index_copy_(0, to_device(order, self.device), pooled_BD)
@@ -82,8 +79,8 @@ def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.devi
     """The encoder in `folder`, its weights as `dtype` on `device`.
 
     Built without memory, then filled tensor by tensor, so that weights exist once, whatever their dtype on disk.
-    Raises WeightsError naming the folder when it holds another kind of model than `kind` ('nucleotide' or 'protein'),
-    or weights that do not fit its config.json.
+    Raises WeightsError naming the folder when it holds another kind of model than `kind`, or weights that do not
+    fit its config.json.
     """
     bound_kernel_caches()
     keep_freed_pages()
@@ -92,74 +89,9 @@ def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.devi
         torch.backends.cuda.enable_cudnn_sdp(False)
     shape = encoder_shape(folder)
     if shape.kind != kind:
-        names = {"nucleotide": "DNABERT-S", "protein": "ESM-2"}
-        raise WeightsError(f"{folder}: is {names[shape.kind]}, the {kind} model must be {names[kind]}")
-    model = _load_dnabert_s(folder, dtype, device) if kind == "nucleotide" else _load_esm2(folder, dtype, device)
+        raise WeightsError(f"{folder}: is {KINDS[shape.kind].model}, the {kind} model must be {KINDS[kind].model}")
+    model: nn.Module = resolve(KINDS[kind].loader)(folder, dtype, device)
     return Encoder(kind, model.eval().requires_grad_(False), shape.width, shape.vocabulary, folder)
-
-
-def _load_dnabert_s(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    config = dnabert_s.read_config(read_config(folder), folder)
-    with torch.device("meta"):
-        model = dnabert_s.DnabertS(config, with_pooler=False)
-    state = dnabert_s.published_names(load_state_dict(folder))
-    wanted = {name: (name,) for name, _ in model.named_parameters()}
-    return _filled(model, state, wanted, dtype, device, folder, dnabert_s.UNUSED)
-
-
-def _load_esm2(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    config = esm2.read_config(read_config(folder), folder)
-    with torch.device("meta"):
-        model = esm2.Esm2(config)
-    state = esm2.published_names(load_state_dict(folder), folder)
-    if (inv_freq := state.pop(esm2.INV_FREQ, None)) is not None:
-        model.set_frequencies(inv_freq)
-    wanted = {name: esm2.sources(name) for name, _ in model.named_parameters()}
-
-    def arrange(name: str, tensor: Tensor) -> Tensor:
-        return esm2.interleaved(name, tensor, config.num_attention_heads)
-
-    return _filled(model, state, wanted, dtype, device, folder, esm2.UNUSED, arrange)
-
-
-def _filled(
-    model: nn.Module,
-    state: dict[str, Tensor],
-    wanted: Mapping[str, tuple[str, ...]],
-    dtype: torch.dtype,
-    device: torch.device,
-    folder: Path,
-    unused: re.Pattern[str],
-    arrange: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor,
-) -> nn.Module:
-    """`model`, each of its parameters a copy of the tensors of `state` that `wanted` names for it, one below the other,
-    their rows as `arrange` orders them.
-
-    Copied (and laid out for the processor) one by one, so that the host never holds a second set; copied at all,
-    because the tensors are mapped from files that someone may replace while the run goes on.
-    """
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    fit = fitted(
-        state,
-        [
-            (source, (shapes[name][0] // len(names), *shapes[name][1:]))
-            for name, names in wanted.items()
-            for source in names
-        ],
-        folder,
-        unused,
-    )
-    packs = packed_linear.serves(device, dtype)
-    for name, names in wanted.items():
-        filled = torch.empty(shapes[name], dtype=dtype, device=device)
-        for part, source in zip(filled.chunk(len(names)), names, strict=True):
-            part.copy_(arrange(source, fit[source]))
-        owner, _, leaf = name.rpartition(".")
-        module = model.get_submodule(owner)
-        setattr(module, leaf, nn.Parameter(filled, requires_grad=False))
-        if packs and not any(tensor.is_meta for tensor in module.parameters()):
-            packed_linear.pack(model, owner)
-    return model
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import EsmConfig
 
+from vpdist import weights
+from vpdist.checkpoint import filled
 from vpdist.errors import WeightsError
 from vpdist.packing import Packing
 
@@ -46,6 +48,22 @@ def read_config(config: Mapping[str, Any], folder: Path) -> EsmConfig:
     if described.emb_layer_norm_before:
         raise WeightsError(f"{folder}: not an ESM-2 encoder (it normalises its embeddings, as ESM-1b did)")
     return described
+
+
+def load(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The model in `folder`. Raises WeightsError where its weights do not fit its config.json."""
+    config = read_config(weights.read_config(folder), folder)
+    with torch.device("meta"):
+        model = Esm2(config)
+    state = published_names(weights.load_state_dict(folder), folder)
+    if (inv_freq := state.pop(INV_FREQ, None)) is not None:
+        model.set_frequencies(inv_freq)
+    wanted = {name: sources(name) for name, _ in model.named_parameters()}
+
+    def arrange(name: str, tensor: Tensor) -> Tensor:
+        return interleaved(name, tensor, config.num_attention_heads)
+
+    return filled(model, state, wanted, dtype, device, folder, UNUSED, arrange)
 
 
 def published_names(state: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:

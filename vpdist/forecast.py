@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from vpdist.encoder_kinds import CLASSIFIED, options
 from vpdist.figures import bytes_text, span_text
 
 RANKS_LISTED = 16
@@ -150,7 +151,7 @@ class Forecast:
         yield from _counts(self.counts)
         if self.work is None:
             yield _line("", "without models nothing is known of tokens, units, balance, disk, memory and time:")
-            yield _line("", "name --nucleotide-model and --protein-model")
+            yield _line("", f"name {options(CLASSIFIED)}")
             return
         yield from _work(self.work)
         if self.disk is not None:

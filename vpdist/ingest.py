@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ import xxhash
 from vpdist import hdf5, store
 from vpdist.blocks import OFFSETS, Texts
 from vpdist.control import Control
+from vpdist.encoder_kinds import KINDS
 from vpdist.errors import StorageError
 from vpdist.files import read_json, write_json
 from vpdist.names import name_hashes, resolve_names
 from vpdist.plan import FragmentKeys
 from vpdist.ragged import offsets_of
 from vpdist.runfolder import RunFolder
-from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
+from vpdist.tokens import FragmentTokenizer
 
 log = logging.getLogger(__name__)
 
@@ -145,24 +146,20 @@ def ingest(
     *,
     chunk_length: int,
     min_length: int,
-    nucleotide_tokenizer: NucleotideTokenizer | None,
-    protein_tokenizer: ProteinTokenizer | None,
+    tokenizers: Mapping[str, FragmentTokenizer],
 ) -> StoreSummary:
     """Fill the token store, every rank its share; blocks that are there already and fit the input are kept.
 
     Raises InputError naming file, record and position; StorageError.
     """
     digests: list[str] = []
-    fingerprints = [
-        tokenizer.fingerprint if tokenizer is not None else ""
-        for tokenizer in (nucleotide_tokenizer, protein_tokenizer)
-    ]
+    fingerprints = {kind: tokenizer.fingerprint for kind, tokenizer in tokenizers.items()}
 
     def read() -> None:
         for raw in store.read_blocks(paths, chunk_length, min_length):
             digests.append(raw.digest())
             path = store.block_path(folder.tokens, raw.index)
-            if store.block_is_valid(path, digests[-1], *fingerprints):
+            if store.block_is_valid(path, digests[-1], fingerprints):
                 control.publish(f"{KEPT}/{raw.index}", "1")
             else:
                 store.write_raw(store.raw_path(folder.tokens, raw.index), raw)
@@ -177,7 +174,7 @@ def ingest(
         raw_path = store.raw_path(folder.tokens, index)
         _wait_for(control, raw_path)
         raw = store.read_raw(raw_path)
-        block = store.tokenise_block(raw, nucleotide_tokenizer, protein_tokenizer)
+        block = store.tokenise_block(raw, tokenizers)
         size = store.write_block(store.block_path(folder.tokens, index), block)
         raw_path.unlink()
         _count(control, bases=len(raw.bases.flat), bytes_written=size)
@@ -267,8 +264,7 @@ def fragment_keys(folder: RunFolder, summary: StoreSummary) -> FragmentKeys:
     n = summary.n_fragments
     keys = FragmentKeys(
         residues=np.zeros(n, np.int32),
-        nucleotide_tokens=np.zeros(n, np.int32),
-        protein_tokens=np.zeros(n, np.int32),
+        tokens={kind: np.zeros(n, np.int32) for kind in KINDS},
         nucleotide_hash=np.zeros(n, np.uint64),
         protein_hash=np.zeros(n, np.uint64),
     )
@@ -276,9 +272,10 @@ def fragment_keys(folder: RunFolder, summary: StoreSummary) -> FragmentKeys:
     for path, start, end in zip(block_paths(folder, summary), first[:-1], first[1:], strict=True):
         with hdf5.opened(path) as file:
             keys.residues[start:end] = hdf5.read(file, "fragment_residues")
-            for kind in ("nucleotide", "protein"):
-                getattr(keys, f"{kind}_hash")[start:end] = hdf5.read(file, f"{kind}_hash")
-                name = OFFSETS[f"{kind}_tokens"]
-                if hdf5.has(file, name):
-                    getattr(keys, f"{kind}_tokens")[start:end] = np.diff(hdf5.read(file, name))
+            keys.nucleotide_hash[start:end] = hdf5.read(file, "nucleotide_hash")
+            keys.protein_hash[start:end] = hdf5.read(file, "protein_hash")
+            for kind, tokens in keys.tokens.items():
+                _, offsets = KINDS[kind].token_datasets
+                if hdf5.has(file, offsets):
+                    tokens[start:end] = np.diff(hdf5.read(file, offsets))
     return keys

@@ -16,15 +16,10 @@ import numpy as np
 import xxhash
 
 from vpdist import hdf5
-from vpdist.blocks import OFFSETS
+from vpdist.encoder_kinds import KINDS
 from vpdist.hdf5 import DamagedFile
 from vpdist.plan import Plan
 from vpdist.ragged import Ragged
-
-KINDS = ("nucleotide", "protein")
-TOKEN_TYPES = {"nucleotide": np.uint16, "protein": np.uint8}
-FEWEST = {"nucleotide": 2, "protein": 3}
-"""Tokens of a sequence, special ones included, at least: a protein's mean leaves its special tokens out."""
 
 
 def write_plan(path: Path, plan: Plan, basis: str) -> None:
@@ -75,12 +70,13 @@ def _map_shard(folder: Path, shard: int, plan: Plan, plan_id: str) -> dict[str, 
 def _mapped(file: h5py.File, n: int, *, verify: bool) -> dict[str, Ragged]:
     """Tokens of the n sequences of a shard or block, of each kind that is there. Raises DamagedFile."""
     mapped: dict[str, Ragged] = {}
-    for kind in (kind for kind in KINDS if hdf5.has(file, f"{kind}_tokens")):
-        names = (f"{kind}_tokens", OFFSETS[f"{kind}_tokens"])
-        tokens = Ragged(*(hdf5.map_dataset(file, name, verify=verify) for name in names))
-        if tokens.flat.dtype != TOKEN_TYPES[kind] or not tokens.is_sound(n=n, least=FEWEST[kind]):
-            raise DamagedFile(f"{file.filename}: its {kind} tokens are not those of {n} sequences")
-        mapped[kind] = tokens
+    for name, kind in KINDS.items():
+        if not hdf5.has(file, kind.token_datasets[0]):
+            continue
+        tokens = Ragged(*(hdf5.map_dataset(file, dataset, verify=verify) for dataset in kind.token_datasets))
+        if tokens.flat.dtype != kind.token_type or not tokens.is_sound(n=n, least=kind.fewest_tokens):
+            raise DamagedFile(f"{file.filename}: its {name} tokens are not those of {n} sequences")
+        mapped[name] = tokens
     return mapped
 
 
@@ -116,7 +112,7 @@ def lay_out(
     for kind in KINDS:
         if pieces[kind]:
             joined = _joined(pieces[kind], len(shard_rows))
-            datasets |= {f"{kind}_tokens": joined.flat, OFFSETS[f"{kind}_tokens"]: joined.offsets}
+            datasets |= zip(KINDS[kind].token_datasets, (joined.flat, joined.offsets), strict=True)
     hdf5.write_atomic(shard_path(folder, shard), datasets, {"plan": plan_id, "shard": shard})
 
 
@@ -150,7 +146,7 @@ class TokenShards:
         self._mapped: dict[str, Ragged] = {}
 
     def unit(self, unit: int) -> dict[str, Ragged]:
-        """The unit's tokens by kind ('nucleotide', 'protein'), as far as encoders run. Raises DamagedFile."""
+        """The unit's tokens by kind, as far as encoders run. Raises DamagedFile."""
         shard = int(np.searchsorted(self.plan.shard_unit, unit, side="right")) - 1
         if shard != self._shard:
             self._open(shard)

@@ -20,6 +20,7 @@ import vpdist
 from vpdist import decide
 from vpdist.classifier import Classifier, load_classifier
 from vpdist.config import Decisions, Settings
+from vpdist.encoder_kinds import CLASSIFIED, KINDS
 from vpdist.errors import UsageError, WeightsError
 from vpdist.records import spool_stdin
 from vpdist.session import Session
@@ -33,7 +34,7 @@ class Materials:
     """All that the stages start from."""
 
     models: dict[str, Path]
-    """Folder of each encoder by kind: nucleotide, protein."""
+    """Folder of each encoder by kind."""
     classifier: Classifier | None
     paths: list[Path]
     """Where each input can be read."""
@@ -48,7 +49,7 @@ def gather(settings: Settings, session: Session) -> Materials:
     models = _models(settings, session)
     classifier = load_classifier(settings.classifier) if settings.classifier else None
     if classifier is not None:
-        widths = [encoder_shape(folder).width for folder in models.values()]
+        widths = [encoder_shape(models[kind]).width for kind in CLASSIFIED]
         decide.check_classifier(classifier, str(settings.classifier), widths, settings.chunk_length)
     paths = _inputs(settings, session)
     decisions = _decisions(settings, session, models, classifier, paths)
@@ -83,19 +84,16 @@ def record(settings: Settings, session: Session, made_of: Materials) -> None:
 
 def _models(settings: Settings, session: Session) -> dict[str, Path]:
     """Folder of each encoder; the first rank of a node downloads, the others wait."""
-    wanted = {"nucleotide": settings.nucleotide_model, "protein": settings.protein_model}
     control, place = session.control, session.control.runtime.place
     folders = {}
-    for kind, model in wanted.items():
-        if model is None:
-            continue
+    for kind, model in settings.models.items():
         key = f"model/{place.node}/{kind}"
         if place.local_rank == 0:
             control.publish(key, str(resolve_model(model, offline=settings.offline)))
         folders[kind] = Path(control.wait_for(key))
         found = encoder_shape(folders[kind]).kind
         if found != kind:
-            raise WeightsError(f"--{kind}-model {model}: is a {found} encoder")
+            raise WeightsError(f"{KINDS[kind].option} {model}: is a {found} encoder")
     return folders
 
 
@@ -163,9 +161,7 @@ def _compare(session: Session, models: dict[str, Path], classifier: Classifier |
     """Raises WeightsError when this node's weights or this rank's classifier are not those rank 0 decided on."""
     place = session.control.runtime.place
     for kind, folder in models.items():
-        if place.local_rank == 0 and place.rank != 0:
-            expected = getattr(decisions, f"{kind}_model")
-            if model_fingerprint(folder) != expected:
-                raise WeightsError(f"{platform.node()}:{folder}: is another {kind} model than rank 0 reads")
+        if place.local_rank == 0 and place.rank != 0 and model_fingerprint(folder) != decisions.models[kind]:
+            raise WeightsError(f"{platform.node()}:{folder}: is another {kind} model than rank 0 reads")
     if classifier is not None and classifier.fingerprint != decisions.classifier:
         raise WeightsError(f"{platform.node()}: the classifier is another one than rank 0 reads")

@@ -1,8 +1,8 @@
 """A part: the results of one unit in one HDF5 file, immutable once it has its name.
 
-Datasets: `nucleotide` (m, d) and `protein` (m, d) embeddings, `logits` (m, 2) float32, `failed` (m,) uint8, and the map
-`fragment` (n,) int64 (row in fragments.tsv) to `row` (n,) int64 (row in this part). What is complete is judged from
-these files alone: the work left is the units planned less the valid parts.
+Datasets: embeddings (m, d), named after their kind of encoder, `logits` (m, 2) float32, `failed` (m,) uint8, and the
+map `fragment` (n,) int64 (row in fragments.tsv) to `row` (n,) int64 (row in this part). What is complete is judged
+from these files alone: the work left is the units planned less the valid parts.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from vpdist import hdf5
+from vpdist.encoder_kinds import KINDS, in_files, pooling_text
 from vpdist.errors import StorageError
 from vpdist.files import storage_error
 from vpdist.hdf5 import DamagedFile
 from vpdist.plan import Plan
 
-LARGE = ("nucleotide", "protein")
 FRAGMENT_BYTES = 16
 """What each fragment takes in a part: its numbers in `fragment` and `row`."""
 
@@ -42,9 +42,8 @@ class PartHeader:
     """Number format of the embeddings that logits were made from."""
     threads: int
     """CPU threads of the rank."""
-    nucleotide_model: str
-    """Fingerprint, or '' where the encoder did not run."""
-    protein_model: str
+    models: Mapping[str, str]
+    """Fingerprint of each encoder that ran, by kind."""
     classifier: str
     """Fingerprint, or '' where nothing was classified."""
     embeddings: bool
@@ -57,11 +56,10 @@ class PartHeader:
             "dtype": self.dtype,
             "embedding_dtype": self.embedding_dtype,
             "threads": self.threads,
-            "nucleotide_model": self.nucleotide_model,
-            "protein_model": self.protein_model,
+            **{f"{kind}_model": fingerprint for kind, fingerprint in in_files(self.models, "").items()},
             "classifier": self.classifier,
             "embeddings": int(self.embeddings),
-            "pooling": "nucleotide: mean over all tokens; protein: mean over residues",
+            "pooling": pooling_text(self.models),
         }
 
     def datasets(self) -> tuple[str, ...]:
@@ -70,7 +68,7 @@ class PartHeader:
         if self.classifier:
             names.append("logits")
         if self.embeddings:
-            names += [name for name in LARGE if getattr(self, f"{name}_model")]
+            names += self.models
         return tuple(names)
 
     def data_bytes(self, rows: int, fragments: int, width: int) -> int:
@@ -81,7 +79,7 @@ class PartHeader:
 
     def column(self, name: str) -> tuple[str, tuple[int, ...] | None]:
         """Number format of a dataset, and the shape of its rows: None for embeddings, whose width is the encoder's."""
-        if name in LARGE:
+        if name in KINDS:
             return self.embedding_dtype, None
         return {"logits": ("float32", (2,)), "failed": ("uint8", ())}.get(name, ("int64", ()))
 

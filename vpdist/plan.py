@@ -8,12 +8,13 @@ first, single batches last. A pure function of its arguments; world size and ran
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import xxhash
 
+from vpdist.encoder_kinds import KINDS, NUCLEOTIDE
 from vpdist.ragged import Ragged, offsets_of
 
 LEAST_TAPER, MOST_TAPER, BATCHES_PER_TAPER = 1024, 2048, 32
@@ -59,14 +60,17 @@ class FragmentKeys:
 
     residues: np.ndarray
     """(n,) residues of each protein, before truncation."""
-    nucleotide_tokens: np.ndarray
-    """(n,) tokens with [CLS] and [SEP]; zeros when no nucleotide encoder runs."""
-    protein_tokens: np.ndarray
-    """(n,) tokens with <cls> and <eos>, after truncation; zeros when no protein encoder runs."""
+    tokens: Mapping[str, np.ndarray]
+    """(n,) tokens by kind of encoder, special ones included, after truncation; zeros where no such encoder runs."""
     nucleotide_hash: np.ndarray
     """(n,) uint64."""
     protein_hash: np.ndarray
     """(n,) uint64."""
+
+    @property
+    def nucleotide_tokens(self) -> np.ndarray:
+        """(n,) what fragments of equally many residues are sorted by."""
+        return self.tokens[NUCLEOTIDE.name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +86,7 @@ class Plan:
     unit_cost: np.ndarray
     """(u,) thousands of operations."""
     unit_tokens: np.ndarray
-    """(u,) tokens of both encoders."""
+    """(u,) tokens of all encoders."""
     shard_unit: np.ndarray
     """(s + 1,) first unit of each token shard."""
 
@@ -194,45 +198,44 @@ def greedy_ends(tokens: np.ndarray, budget: int) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype=np.int64), *pieces])
 
 
-def build(
-    keys: FragmentKeys,
-    limits: Limits,
-    nucleotide_cost: EncoderCost | None,
-    protein_cost: EncoderCost | None,
-) -> Plan:
-    """Plan all fragments. Every fragment is in exactly one row, every row in exactly one unit."""
+def build(keys: FragmentKeys, limits: Limits, costs: Mapping[str, EncoderCost]) -> Plan:
+    """Plan all fragments. Every fragment is in exactly one row, every row in exactly one unit.
+
+    `costs`: of each encoder that runs, at least one, in the order in which they run: batches that bound units are
+    those of the last one.
+    """
     order = plan_order(keys)
     row_start = shared_rows(keys, order)
     n_rows = len(row_start) - 1
-    lengths = {}
-    for name in ("nucleotide_tokens", "protein_tokens"):
-        lengths[name] = np.empty(n_rows, dtype=np.int32)
+    lengths: dict[str, np.ndarray] = {}
+    for kind in costs:
+        lengths[kind] = np.empty(n_rows, dtype=np.int32)
         for rows in slabs(n_rows):
-            lengths[name][rows] = getattr(keys, name)[order[row_start[rows]]]
-    nucleotide_tokens, protein_tokens = lengths.values()
-    batch_end = greedy_ends(protein_tokens if protein_cost is not None else nucleotide_tokens, limits.token_budget)
+            lengths[kind][rows] = keys.tokens[kind][order[row_start[rows]]]
+    *_, last = costs
+    batch_end = greedy_ends(lengths[last], limits.token_budget)
     cost_before = np.zeros(n_rows + 1, dtype=np.int64)
     for rows in slabs(n_rows):
         cost = cost_before[rows.start + 1 : rows.stop + 1]
-        if nucleotide_cost is not None:
-            cost += nucleotide_cost.of(nucleotide_tokens[rows])
-        if protein_cost is not None:
-            cost += protein_cost.of(protein_tokens[rows])
+        for kind, encoder_cost in costs.items():
+            cost += encoder_cost.of(lengths[kind][rows])
     np.cumsum(cost_before, out=cost_before)
     unit_row = _units(batch_end, cost_before, limits)
     unit_cost = np.diff(cost_before[unit_row])
     del cost_before
-    nucleotide_per_unit, protein_per_unit = (
-        np.add.reduceat(np.append(tokens, np.int32(0)), unit_row, dtype=np.int64)[:-1]
-        for tokens in (nucleotide_tokens, protein_tokens)
-    )
-    shard_end = greedy_ends(2 * nucleotide_per_unit + protein_per_unit, SHARD_TOKEN_BYTES)
+    unit_tokens = np.zeros(len(unit_cost), dtype=np.int64)
+    unit_bytes = np.zeros(len(unit_cost), dtype=np.int64)
+    for kind, tokens in lengths.items():
+        per_unit = np.add.reduceat(np.append(tokens, np.int32(0)), unit_row, dtype=np.int64)[:-1]
+        unit_tokens += per_unit
+        unit_bytes += np.dtype(KINDS[kind].token_type).itemsize * per_unit
+    shard_end = greedy_ends(unit_bytes, SHARD_TOKEN_BYTES)
     return Plan(
         fragment=order,
         row_start=row_start,
         unit_row=unit_row,
         unit_cost=unit_cost,
-        unit_tokens=nucleotide_per_unit + protein_per_unit,
+        unit_tokens=unit_tokens,
         shard_unit=np.concatenate(([0], shard_end)).astype(np.int64),
     )
 

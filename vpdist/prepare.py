@@ -14,7 +14,7 @@ from vpdist.ingest import StoreSummary
 from vpdist.materials import Materials
 from vpdist.plan import Plan, build
 from vpdist.runfolder import RunFolder
-from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
+from vpdist.tokens import load_tokenizer
 from vpdist.weights import encoder_shape
 
 log = logging.getLogger(__name__)
@@ -25,11 +25,10 @@ def token_store(control: Control, folder: RunFolder, made_of: Materials) -> Stor
 
     Raises InputError naming file, record and position; StorageError.
     """
-    models, decisions = made_of.models, made_of.decisions
-    nucleotide = NucleotideTokenizer(models["nucleotide"]) if "nucleotide" in models else None
-    protein = ProteinTokenizer(models["protein"]) if "protein" in models else None
-    tokenizers = [tokenizer.fingerprint for tokenizer in (nucleotide, protein) if tokenizer is not None]
-    basis = repr((decisions.input, decisions.chunk_length, decisions.min_length, tokenizers))
+    decisions = made_of.decisions
+    tokenizers = {kind: load_tokenizer(kind, model) for kind, model in made_of.models.items()}
+    fingerprints = [tokenizer.fingerprint for tokenizer in tokenizers.values()]
+    basis = repr((decisions.input, decisions.chunk_length, decisions.min_length, fingerprints))
     kept = ingest.keep(control, folder, basis)
     if kept is not None:
         return kept
@@ -41,8 +40,7 @@ def token_store(control: Control, folder: RunFolder, made_of: Materials) -> Stor
             basis,
             chunk_length=decisions.chunk_length,
             min_length=decisions.min_length,
-            nucleotide_tokenizer=nucleotide,
-            protein_tokenizer=protein,
+            tokenizers=tokenizers,
         )
     except InputError as error:
         if error.path != str(folder.spool):
@@ -66,7 +64,7 @@ def make_plan(control: Control, folder: RunFolder, summary: StoreSummary, made_o
         except hdf5.DamagedFile as reason:
             log.info("a new plan: %s", reason)
         # The keys are let go before the plan is written.
-        plan = build(ingest.fragment_keys(folder, summary), limits, costs.get("nucleotide"), costs.get("protein"))
+        plan = build(ingest.fragment_keys(folder, summary), limits, costs)
         layout.write_plan(folder.plan, plan, basis)
         return layout.map_plan(folder.plan, basis, n_fragments=summary.n_fragments)[1]
 

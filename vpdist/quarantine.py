@@ -14,6 +14,7 @@ import logging
 import numpy as np
 import torch
 
+from vpdist.encoder_kinds import KINDS
 from vpdist.encoder_process import ChildDied, ChildHung, Quarantine
 from vpdist.encoders import DTYPES, Encoder
 from vpdist.ragged import Ragged
@@ -30,7 +31,7 @@ class QuarantinedEncoder(Encoder):
     def __init__(self, quarantine: Quarantine, encoder: Encoder, dtype: torch.dtype) -> None:
         """Like `encoder`, in `dtype`."""
         self.kind, self.width, self.folder, self.dtype = encoder.kind, encoder.width, encoder.folder, dtype
-        self.vocabulary, self.special, self.granule = encoder.vocabulary, encoder.special, encoder.granule
+        self.vocabulary, self.granule = encoder.vocabulary, encoder.granule
         self.device = torch.device("cpu")
         self._quarantine = quarantine
         self._dtype_name = next(name for name, each in DTYPES.items() if each == dtype)
@@ -50,7 +51,7 @@ class QuarantinedEncoder(Encoder):
         good = [row for row in range(n) if row not in bad]
         if good:
             try:
-                rows_BD[good] = self._ask(with_stand_ins(tokens, bad, good[0], self.special))[good]
+                rows_BD[good] = self._ask(with_stand_ins(tokens, bad, good[0], KINDS[self.kind].not_pooled))[good]
             except ChildDied as death:
                 log.warning("%s again: the %d good sequences keep what they got alone", death, len(good))
                 rows_BD[good] = [alone[row] for row in good]
@@ -78,10 +79,10 @@ class QuarantinedEncoder(Encoder):
         return None
 
 
-def with_stand_ins(batch: Ragged, bad: list[int], good: int, special: int) -> Ragged:
-    """The batch with the tokens of bad rows, but `special` ones at both ends, replaced by one token of a good row."""
+def with_stand_ins(batch: Ragged, bad: list[int], good: int, kept: int) -> Ragged:
+    """The batch with the tokens of bad rows, but `kept` ones at both ends, replaced by one token of a good row."""
     replaced = Ragged(batch.flat.copy(), batch.offsets)
-    filler = batch[good][special]
+    filler = batch[good][kept]
     for row in bad:
-        replaced[row][special : len(replaced[row]) - special] = filler
+        replaced[row][kept : len(replaced[row]) - kept] = filler
     return replaced

@@ -6,7 +6,7 @@ any rank. Where a block ends depends on the input and the chunk length only, nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,11 +28,12 @@ from vpdist.blocks import (
     content,
     is_sound,
 )
+from vpdist.encoder_kinds import KINDS, in_files
 from vpdist.fragments import chunk_bounds, six_frames
 from vpdist.hdf5 import DamagedFile
 from vpdist.ragged import Ragged
 from vpdist.records import Record, read_records
-from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
+from vpdist.tokens import FragmentTokenizer
 
 SHORTEST = 3
 """Bases in a codon: shorter sequences have no chunks."""
@@ -146,29 +147,20 @@ class _OpenBlock:
         )
 
 
-def tokenise_block(
-    raw: RawBlock, nucleotide_tokenizer: NucleotideTokenizer | None, protein_tokenizer: ProteinTokenizer | None
-) -> TokenBlock:
-    """Translate a raw block's chunks and tokenise the fragments; a pure function of its arguments."""
+def tokenise_block(raw: RawBlock, tokenizers: Mapping[str, FragmentTokenizer]) -> TokenBlock:
+    """Translate a raw block's chunks and tokenise the fragments for every kind of encoder that has a tokenizer; a pure
+    function of its arguments."""
     found = six_frames(raw.bases.flat, raw.bases.offsets[:-1], raw.bases.offsets[1:])
-    nucleotides = list(found.nucleotide.strings())
-    nucleotide_tokens = protein_tokens = None
-    if nucleotide_tokenizer is not None:
-        nucleotide_tokens = nucleotide_tokenizer.encode([nucleotide.decode("ascii") for nucleotide in nucleotides])
-    if protein_tokenizer is not None:
-        protein_tokens = protein_tokenizer.encode(found.protein)
     return TokenBlock(
         **{field.name: getattr(raw, field.name) for field in fields(BlockRecords)},
         fragment_chunk=found.chunk,
         fragment_frame=found.frame,
         fragment_residues=found.residues,
-        nucleotide_hash=_hashes(nucleotides),
+        nucleotide_hash=_hashes(found.nucleotide.strings()),
         protein_hash=_hashes(found.protein.strings()),
         raw_digest=raw.digest(),
-        nucleotide_tokenizer=nucleotide_tokenizer.fingerprint if nucleotide_tokenizer is not None else "",
-        protein_tokenizer=protein_tokenizer.fingerprint if protein_tokenizer is not None else "",
-        nucleotide_tokens=nucleotide_tokens,
-        protein_tokens=protein_tokens,
+        tokenizers={kind: tokenizer.fingerprint for kind, tokenizer in tokenizers.items()},
+        tokens={kind: tokenizer.encode(getattr(found, KINDS[kind].reads)) for kind, tokenizer in tokenizers.items()},
     )
 
 
@@ -206,14 +198,13 @@ def read_table(path: Path) -> BlockTable:
     return _read(path, BlockTable)
 
 
-def block_is_valid(path: Path, raw_digest: str, nucleotide_tokenizer: str, protein_tokenizer: str) -> bool:
-    """Whether `path` is an undamaged block made of that raw block by tokenizers with these fingerprints."""
+def block_is_valid(path: Path, raw_digest: str, tokenizers: Mapping[str, str]) -> bool:
+    """Whether `path` is an undamaged block made of that raw block by tokenizers with these fingerprints, by kind."""
     try:
         block = read_block(path)
     except DamagedFile:
         return False
-    made_of = (block.raw_digest, block.nucleotide_tokenizer, block.protein_tokenizer)
-    return made_of == (raw_digest, nucleotide_tokenizer, protein_tokenizer)
+    return (block.raw_digest, block.tokenizers) == (raw_digest, tokenizers)
 
 
 def _hashes(texts: Iterable[bytes]) -> np.ndarray:
@@ -228,14 +219,27 @@ def _read(path: Path, kind: type[Block]) -> Block:
             name = field.name
             if name in attributes:
                 values[name] = attributes[name]
-            elif "_token" in name and not attributes[f"{name.split('_')[0]}_tokenizer"]:
-                values[name] = None
             elif name in OFFSETS:
                 column = Texts if name in _TEXTS else Ragged
                 values[name] = column(hdf5.read(file, name), hdf5.read(file, OFFSETS[name]))
+            elif name == "tokenizers":
+                values[name] = _tokenizers(path, attributes)
+            elif name == "tokens":
+                values[name] = {
+                    encoder: Ragged(*(hdf5.read(file, dataset) for dataset in KINDS[encoder].token_datasets))
+                    for encoder in values["tokenizers"]
+                }
             else:
                 values[name] = hdf5.read(file, name)
         block = kind(**values)
         if not is_sound(block):
             raise DamagedFile(f"{path}: is no block of a token store")
     return block
+
+
+def _tokenizers(path: Path, attributes: Mapping[str, Any]) -> dict[str, str]:
+    """Fingerprint of each encoder's tokenizer, by kind, of which a block's attributes tell. Raises DamagedFile."""
+    found = {kind: attributes[f"{kind}_tokenizer"] for kind in KINDS if f"{kind}_tokenizer" in attributes}
+    if missing := in_files({}, "").keys() - found.keys():
+        raise DamagedFile(f"{path}: does not tell the tokenizer of {', '.join(sorted(missing))}")
+    return {kind: fingerprint for kind, fingerprint in found.items() if fingerprint}

@@ -1,21 +1,23 @@
 """Fragments to token ids, as the encoders' own tokenizers make them.
 
-Enter: nucleotide strings, or proteins as ASCII bytes. Leave: token ids, special tokens included: nucleotides as uint16
+Enter: nucleotide strings, or proteins, as ASCII bytes. Leave: token ids, special tokens included: nucleotides as uint16
 in [CLS] ... [SEP], never cut short; proteins as uint8 in <cls> ... <eos>, of which the first 1,024 residues.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import xxhash
 from tokenizers import Tokenizer
 
+from vpdist.encoder_kinds import KINDS, resolve
 from vpdist.errors import WeightsError
 from vpdist.files import JSON_LIMIT, read_limited
 from vpdist.ragged import Ragged, offsets_of
@@ -27,6 +29,22 @@ _EVERY_LETTER = "ACGTNRYSWKMBDHV-."
 _STRINGS_AT_ONCE = 16
 """An encoding keeps every token's text as well, some 10 KB for 500 bases: slices are let go while the cache holds them,
 which takes a fifth less time than slices of 4,096."""
+
+
+class FragmentTokenizer(Protocol):
+    """What makes tokens of one of a fragment's texts, for one kind of encoder."""
+
+    fingerprint: str
+    """xxh3_128 (hex) of what its tokens depend on."""
+
+    def encode(self, texts: Ragged) -> Ragged:
+        """Token ids of each text (ASCII, uint8)."""
+
+
+def load_tokenizer(kind: str, folder: Path) -> FragmentTokenizer:
+    """The tokenizer in the folder of an encoder. Raises WeightsError where there is none that its kind can have."""
+    tokenizer: FragmentTokenizer = resolve(KINDS[kind].tokenizer)(folder)
+    return tokenizer
 
 
 class NucleotideTokenizer:
@@ -53,9 +71,10 @@ class NucleotideTokenizer:
             raise WeightsError(f"{path}: has token ids above {np.iinfo(np.uint16).max}")
         self.fingerprint = xxhash.xxh3_128_hexdigest(content)
 
-    def encode(self, strings: Sequence[str]) -> Ragged:
-        """Token ids (uint16) of each nucleotide string."""
+    def encode(self, texts: Ragged) -> Ragged:
+        """Token ids (uint16) of each nucleotide string (ASCII, uint8)."""
         pieces: list[np.ndarray] = []
+        strings = [string.decode("ascii") for string in texts.strings()]
         lengths = np.zeros(len(strings), np.int64)
         for start in range(0, len(strings), _STRINGS_AT_ONCE):
             some = strings[start : start + _STRINGS_AT_ONCE]
@@ -91,12 +110,12 @@ class ProteinTokenizer:
                 self._id_of_letter[ord(token)] = number
         self.fingerprint = xxhash.xxh3_128_hexdigest(content)
 
-    def encode(self, proteins: Ragged) -> Ragged:
+    def encode(self, texts: Ragged) -> Ragged:
         """Token ids (uint8) of each protein (ASCII, uint8)."""
-        residues, lengths = proteins.flat, proteins.lengths
+        residues, lengths = texts.flat, texts.lengths
         kept = np.minimum(lengths, MAX_RESIDUES)
         if (kept < lengths).any():
-            begin = np.repeat(proteins.offsets[:-1], lengths)
+            begin = np.repeat(texts.offsets[:-1], lengths)
             residues = residues[np.arange(len(residues)) - begin < MAX_RESIDUES]
         return _framed(self._id_of_letter[residues], kept, self._cls, self._eos)
 

@@ -34,7 +34,7 @@ class Batch:
     """One batch of a plan, by its number in its unit."""
 
     kind: str
-    """Of its encoder: nucleotide or protein."""
+    """Of its encoder."""
     unit: int
     number: int
 

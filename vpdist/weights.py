@@ -17,21 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
+from vpdist.encoder_kinds import KINDS
 from vpdist.errors import WeightsError
 from vpdist.files import JSON_LIMIT, UNREADABLE, read_limited
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PINNED_REVISIONS = {
-    "zhihan1996/DNABERT-S": "00e47f96cdea35e4b6f5df89e5419cbe47d490c6",
-    "facebook/esm2_t6_8M_UR50D": "c731040fcd8d73dceaa04b0a8e6329b345b0f5df",
-    "facebook/esm2_t12_35M_UR50D": "6fbf070e65b0b7291e7bbcd451118c216cff79d8",
-    "facebook/esm2_t30_150M_UR50D": "a695f6045e2e32885fa60af20c13cb35398ce30c",
-    "facebook/esm2_t33_650M_UR50D": "08e4846e537177426273712802403f7ba8261b6c",
-    "facebook/esm2_t36_3B_UR50D": "476b639933c8baad5ad09a60ac1a87f987b656fc",
-    "facebook/esm2_t48_15B_UR50D": "5fbca39631164edc1d402a5aa369f982f72ee282",
-}
+PINNED_REVISIONS = {name: commit for kind in KINDS.values() for name, commit in kind.pinned.items()}
 """Commit of each public checkpoint that a run uses unless `owner/name@revision` names another."""
 
 DESCRIPTION_FILES = ("config.json", "tokenizer.json", "vocab.txt")
@@ -50,7 +43,7 @@ class EncoderShape:
     """The size of an encoder, which tells what a sequence costs before any weight is read."""
 
     kind: str
-    """'nucleotide' (DNABERT-S) or 'protein' (ESM-2)."""
+    """Its name in encoder_kinds.KINDS."""
     layers: int
     """Transformer layers."""
     width: int
@@ -153,15 +146,10 @@ def encoder_shape(folder: Path) -> EncoderShape:
     """The shape that config.json describes. Raises WeightsError for any other kind of model, or a nonsensical size."""
     path = folder / "config.json"
     config = read_config(folder)
-    if config.get("model_type") == "esm":
-        kind, gated = "protein", False
-    elif "alibi_starting_size" in config:  # what tells DNABERT-S from the many other models of type 'bert'
-        kind, gated = "nucleotide", True
-    else:
-        raise WeightsError(
-            f"{path}: neither ESM-2 (model_type 'esm') nor DNABERT-S (alibi_starting_size): "
-            f"model_type {config.get('model_type')!r}"
-        )
+    kind = next((kind for kind in KINDS.values() if kind.is_described_by(config)), None)
+    if kind is None:
+        known = " nor ".join(f"{kind.model} ({kind.told_by_text})" for kind in KINDS.values())
+        raise WeightsError(f"{path}: neither {known}: model_type {config.get('model_type')!r}")
 
     def size(name: str) -> int:
         value = config.get(name)
@@ -172,12 +160,12 @@ def encoder_shape(folder: Path) -> EncoderShape:
         return value
 
     shape = EncoderShape(
-        kind=kind,
+        kind=kind.name,
         layers=size("num_hidden_layers"),
         width=size("hidden_size"),
         heads=size("num_attention_heads"),
         intermediate=size("intermediate_size"),
-        gated=gated,
+        gated=kind.gated,
         vocabulary=size("vocab_size"),
     )
     if shape.layers > MOST_LAYERS:

@@ -34,7 +34,7 @@ class Workload:
         shapes = {kind: encoder_shape(folder) for kind, folder in models.items()}
         return cls(
             plan=plan,
-            lengths={kind: getattr(keys, f"{kind}_tokens")[first] for kind in shapes},
+            lengths={kind: keys.tokens[kind][first] for kind in shapes},
             costs={kind: cost_of(shape) for kind, shape in shapes.items()},
             widths={kind: shape.width for kind, shape in shapes.items()},
         )

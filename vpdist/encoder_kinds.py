@@ -1,0 +1,151 @@
+"""The kinds of encoder, one row each: what a kind reads, how its embeddings are pooled, who computes them.
+
+Datasets, attributes, counters and options are named after a kind. A further encoder is a file with its tokenizer and
+its model, a row here, and the option that names its folder (`config.Settings`).
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderKind:
+    """One kind of encoder."""
+
+    name: str
+    """What its dataset is called, and what `{name}_tokens`, `{name}_model` and `--{name}-model` begin with."""
+    model: str
+    """The model's own name."""
+    told_by: str
+    """The field of config.json that tells this model from others; with `=value` where it must have that value."""
+    reads: str
+    """The text of a fragment that it reads: nucleotide or protein (fields of fragments.Fragments)."""
+    tokenizer: str
+    """`module:class`: what makes tokens of these texts; see tokens.FragmentTokenizer."""
+    token_type: type[np.unsignedinteger[Any]]
+    """Number format of its tokens."""
+    loader: str
+    """`module:function`: what makes the model of a folder; see encoders.load_encoder."""
+    gated: bool
+    """Whether the first product of its feed-forward layers has two halves (a gate and a value), which costs more."""
+    attention_bias: bool
+    """Whether its attention carries a bias, which the kernel for variable lengths does not take."""
+    special: int = 1
+    """Special tokens at either end of every sequence."""
+    not_pooled: int
+    """Tokens at either end that do not enter the mean over tokens which is the embedding."""
+    token: str
+    """What a token between the special ones stands for."""
+    pinned: Mapping[str, str]
+    """Public checkpoints, and the commit of each that a run uses unless `owner/name@revision` names another."""
+    in_every_file: bool = False
+    """Whether files name this kind in every run, with nothing where it does not run. Those of the method are; a row
+    that is added later must not, so that runs without it, earlier ones among them, stay what they are."""
+
+    @property
+    def pooling(self) -> str:
+        """The pooling in words. Parts carry it, and those with another one are computed again: as it follows from
+        `not_pooled`, by which embeddings are pooled, a change of one is a change of the other."""
+        if self.not_pooled == 0:
+            return "mean over all tokens"
+        if self.not_pooled == self.special:
+            return f"mean over {self.token}s"
+        return f"mean over tokens but {self.not_pooled} at either end"
+
+    @property
+    def fewest_tokens(self) -> int:
+        """Tokens of a sequence, special ones included, at least: one must be left to pool."""
+        return max(2 * self.special, 2 * self.not_pooled + 1)
+
+    @property
+    def token_datasets(self) -> tuple[str, str]:
+        """Where files hold its tokens: the ids of all sequences, and the offsets."""
+        return f"{self.name}_tokens", f"{self.name}_token_offsets"
+
+    @property
+    def option(self) -> str:
+        return f"--{self.name}-model"
+
+    @property
+    def told_by_text(self) -> str:
+        """As a message says it."""
+        field, _, value = self.told_by.partition("=")
+        return f"{field} {value!r}" if value else field
+
+    def is_described_by(self, config: Mapping[str, Any]) -> bool:
+        """Whether a config.json is that of such a model."""
+        field, _, value = self.told_by.partition("=")
+        return config.get(field) == value if value else field in config
+
+
+NUCLEOTIDE = EncoderKind(
+    name="nucleotide",
+    model="DNABERT-S",
+    told_by="alibi_starting_size",  # of the many models of type 'bert' only this one has it
+    reads="nucleotide",
+    tokenizer="vpdist.tokens:NucleotideTokenizer",
+    token_type=np.uint16,
+    loader="vpdist.dnabert_s:load",
+    gated=True,
+    attention_bias=True,
+    not_pooled=0,  # the original counts [CLS] and [SEP]
+    token="piece",
+    pinned={"zhihan1996/DNABERT-S": "00e47f96cdea35e4b6f5df89e5419cbe47d490c6"},
+    in_every_file=True,
+)
+PROTEIN = EncoderKind(
+    name="protein",
+    model="ESM-2",
+    told_by="model_type=esm",
+    reads="protein",
+    tokenizer="vpdist.tokens:ProteinTokenizer",
+    token_type=np.uint8,
+    loader="vpdist.esm2:load",
+    gated=False,
+    attention_bias=False,
+    not_pooled=1,  # the original leaves <cls> and <eos> out
+    token="residue",
+    pinned={
+        "facebook/esm2_t6_8M_UR50D": "c731040fcd8d73dceaa04b0a8e6329b345b0f5df",
+        "facebook/esm2_t12_35M_UR50D": "6fbf070e65b0b7291e7bbcd451118c216cff79d8",
+        "facebook/esm2_t30_150M_UR50D": "a695f6045e2e32885fa60af20c13cb35398ce30c",
+        "facebook/esm2_t33_650M_UR50D": "08e4846e537177426273712802403f7ba8261b6c",
+        "facebook/esm2_t36_3B_UR50D": "476b639933c8baad5ad09a60ac1a87f987b656fc",
+        "facebook/esm2_t48_15B_UR50D": "5fbca39631164edc1d402a5aa369f982f72ee282",
+    },
+    in_every_file=True,
+)
+
+KINDS = {kind.name: kind for kind in (NUCLEOTIDE, PROTEIN)}
+"""By name. Their order is that in which they run and in which files list them."""
+
+CLASSIFIED = (NUCLEOTIDE.name, PROTEIN.name)
+"""The kinds whose embeddings the classifier takes, one behind the other in this order (Li et al. 2025)."""
+
+
+def options(names: Iterable[str]) -> str:
+    """The options of some kinds, as a message lists them."""
+    return " and ".join(KINDS[name].option for name in names)
+
+
+def in_files(by_kind: Mapping[str, Value], nothing: Value) -> dict[str, Value]:
+    """What files say of each kind, in the table's order: `nothing` of those that every file names and a run lacks."""
+    return {name: by_kind.get(name, nothing) for name, kind in KINDS.items() if kind.in_every_file or name in by_kind}
+
+
+def pooling_text(names: Mapping[str, object]) -> str:
+    """The pooling of every kind that files of a run with these kinds name."""
+    return "; ".join(f"{name}: {KINDS[name].pooling}" for name in in_files(names, None))
+
+
+def resolve(reference: str) -> Any:
+    """What a row's `module:name` refers to, its module imported. Some bring torch in."""
+    return pkgutil.resolve_name(reference)
