@@ -228,7 +228,7 @@ def test_weights_that_do_not_fit_are_refused_by_the_processes_that_load_them(
     (changed / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     with pytest.raises(WeightsError, match="do not fit"):
         forecast(replace(settings, dry_run=True, protein_model=str(changed)), 1, None)
-    assert not [*temporary.glob("vpdist-plan-*"), *temporary.glob("pytorch-errorfile-*")]
+    assert list(temporary.glob("vpdist-plan-*")) == []
 
 
 def test_a_plan_of_many_shards_is_timed_though_few_are_laid_out(
@@ -331,14 +331,14 @@ def test_what_is_timed_ends_with_the_process_that_asked(models: TinyModels, cont
         env=environment() | {"TMPDIR": str(tmp_path)},
         stdout=subprocess.DEVNULL,
     )
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not (timed := timed_processes(psutil.Process(process.pid))):
         assert time.monotonic() < until, "no process was started to be timed"
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert psutil.wait_procs(timed, timeout=120)[1] == []
+    assert psutil.wait_procs(timed, timeout=600)[1] == []
 
 
 def test_an_interrupted_dry_run_leaves_nothing(models: TinyModels, contigs: Path, temporary: Path) -> None:

@@ -7,26 +7,28 @@ last has timed its stretches.
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
-from multiprocessing import Pipe, parent_process
-from multiprocessing.connection import Connection
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
-from torch.multiprocessing.spawn import ProcessException, ProcessRaisedException, start_processes
 
 from vpdist import layout
 from vpdist.embed import Pipeline, UnitWork
 from vpdist.environment import Place
-from vpdist.errors import Interrupted, VpdistError
+from vpdist.errors import EXIT_BUG, Interrupted, VpdistError
 from vpdist.logfile import output_to_log
 from vpdist.materials import Materials
 from vpdist.prepare import load_work
@@ -83,33 +85,43 @@ def measure(request: Request, ranks: int, check: Callable[[], None]) -> list[Tim
     Raises WeightsError where an encoder cannot be loaded, StorageError where a part cannot be written, VpdistError
     where a process ends on its own.
     """
-    answers, ends = zip(*(Pipe(duplex=False) for _ in range(ranks)), strict=True)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until _answer makes it end them quietly
+    spawn = multiprocessing.get_context("spawn")
+    answers, ends = zip(*(spawn.Pipe(duplex=False) for _ in range(ranks)), strict=True)
+    arguments = (request, ends, time.monotonic())
+    processes = [spawn.Process(target=_answer, args=(rank, *arguments), daemon=True) for rank in range(ranks)]
     try:
-        context = start_processes(_answer, (request, ends, time.monotonic()), ranks, join=False, daemon=True)
+        _start(processes)
+        while any(process.exitcode is None for process in processes):
+            wait([process.sentinel for process in processes], timeout=POLL_S)
+            check()
+            for rank, process in enumerate(processes):
+                if process.exitcode:
+                    raise _failure(answers[rank], process.exitcode, request.folder.log(rank))
+    finally:
+        for process in processes:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+    return [answer.recv() for answer in answers]
+
+
+def _start(processes: Sequence[SpawnProcess]) -> None:
+    """Start them with SIGINT held back until `_answer` makes it end them without a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for process in processes:
+            process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    try:
-        while not context.join(timeout=POLL_S):
-            check()
-    except ProcessException as error:
-        check()
-        number = error.error_index
-        if answers[number].poll():
-            raise answers[number].recv() from None
-        log = request.folder.log(number)
-        told = error.msg if isinstance(error, ProcessRaisedException) else log.read_text(errors="replace")
-        code = context.processes[number].exitcode
-        raise VpdistError(
-            f"timing the encoders: a process ended with code {code}: {told.strip().splitlines()[-1]}"
-        ) from None
-    finally:
-        for process in context.processes:
-            process.kill()
-            process.join()
-        for path in context.error_files:
-            Path(path).unlink(missing_ok=True)
-    return [answer.recv() for answer in answers]
+
+
+def _failure(answer: Connection, code: int, log: Path) -> VpdistError:
+    """The error by which a process ended, or what is known of its end."""
+    if answer.poll():
+        error: VpdistError = answer.recv()
+        return error
+    words = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+    return VpdistError(" ".join([f"timing the encoders: a process ended with code {code}", *words]))
 
 
 # What follows runs in the processes that are timed.
@@ -118,16 +130,19 @@ def measure(request: Request, ranks: int, check: Callable[[], None]) -> list[Tim
 def _answer(number: int, request: Request, ends: Sequence[Connection], started: float) -> None:
     """Send what this process found, or the error by which it ends."""
     import_s = time.monotonic() - started  # this clock is the same for all processes of a machine
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # comes from the terminal, or from the kernel at the parent's end
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # from the terminal; the parent says so
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     ranks = len(ends)
     place = Place(rank=number, world_size=ranks, local_rank=number, local_world_size=ranks)
-    try:
-        with output_to_log(request.folder.log(number), place):
+    with output_to_log(request.folder.log(number), place):
+        try:
             ends[number].send(_timing(request, place, import_s))
-    except VpdistError as error:
-        ends[number].send(error)
-        sys.exit(error.exit_code)
+        except VpdistError as error:
+            ends[number].send(error)
+            sys.exit(error.exit_code)
+        except Exception:  # noqa: BLE001 - its last line is told by the process that asked
+            traceback.print_exc()
+            sys.exit(EXIT_BUG)
 
 
 def _timing(request: Request, place: Place, import_s: float) -> Timing:
