@@ -7,21 +7,27 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from tests.launched import PATIENCE_S, environment, wait_until
 from tests.sample import write_contigs
 from tests.tiny_models import NUCLEOTIDE_WIDTH, PROTEIN_WIDTH, TinyModels, write_classifier, write_models
+from vpdist import dry_run, layout, plan, trial
 from vpdist.config import Settings
 from vpdist.dry_run import forecast, ranks_here
 from vpdist.environment import Place
-from vpdist.errors import InputError, UsageError, WeightsError
+from vpdist.errors import InputError, UsageError, VpdistError, WeightsError
 from vpdist.forecast import Forecast
 from vpdist.run import predict
+from vpdist.trial import Request, Timing
 
 pytestmark = pytest.mark.launcher
 VPDIST = [sys.executable, "-m", "vpdist"]
@@ -213,7 +219,7 @@ def test_errors_are_those_of_a_run(settings: Settings, tmp_path: Path, temporary
 
 
 def test_weights_that_do_not_fit_are_refused_by_the_processes_that_load_them(
-    settings: Settings, models: TinyModels, tmp_path: Path
+    settings: Settings, models: TinyModels, tmp_path: Path, temporary: Path
 ) -> None:
     changed = tmp_path / "esm2"
     changed.mkdir()
@@ -223,6 +229,49 @@ def test_weights_that_do_not_fit_are_refused_by_the_processes_that_load_them(
     (changed / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     with pytest.raises(WeightsError, match="do not fit"):
         forecast(replace(settings, dry_run=True, protein_model=str(changed)), 1, None)
+    assert list(temporary.glob("vpdist-plan-*")) == []
+
+
+def test_a_plan_of_many_shards_is_timed_though_few_are_laid_out(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid_out: list[int] = []
+    real = layout.lay_out
+
+    def lay_out(folder: Path, shard: int, *others: Any) -> None:
+        laid_out.append(shard)
+        real(folder, shard, *others)
+
+    monkeypatch.setattr(plan, "SHARD_TOKEN_BYTES", 1)
+    monkeypatch.setattr(layout, "lay_out", lay_out)
+    monkeypatch.setattr(dry_run, "STRETCHES", 4)
+    found = forecast(replace(settings, dry_run=True), 1, None)
+    assert found.work is not None
+    assert found.time is not None
+    assert len(laid_out) < found.work.units
+
+
+def timed_processes(parent: psutil.Process) -> list[psutil.Process]:
+    return [child for child in parent.children() if any("spawn_main" in word for word in child.cmdline())]
+
+
+def test_a_process_that_ends_while_it_is_timed_is_told_with_its_code(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, temporary: Path
+) -> None:
+    real = trial.measure
+
+    def measure(request: Request, ranks: int, check: Callable[[], None]) -> list[Timing]:
+        def kill() -> None:
+            for process in timed_processes(psutil.Process()):
+                process.kill()
+
+        return real(request, ranks, kill)
+
+    monkeypatch.setattr(trial, "measure", measure)
+    with pytest.raises(VpdistError, match=r"a process ended with code -9"):
+        forecast(replace(settings, dry_run=True), 2, None)
+    assert timed_processes(psutil.Process()) == []
+    assert list(temporary.glob("vpdist-plan-*")) == []
 
 
 def test_ranks_share_this_machine_up_to_its_cores_or_as_the_launcher_says() -> None:
@@ -275,6 +324,22 @@ def test_a_piped_command_prints_no_control_characters_and_exit_codes_are_a_runs(
     assert "absent.fa: cannot be read" in absent.stderr
     assert run("plan", str(contigs), "--ranks", "0").returncode == 2
     assert run(*arguments(models, contigs)[:-4], "--nucleotide-model", str(tmp_path / "none")).returncode == 4
+
+
+def test_what_is_timed_ends_with_the_process_that_asked(models: TinyModels, contigs: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*VPDIST, *arguments(models, contigs), "--ranks", "2", "--progress", "none"],
+        env=environment() | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+    )
+    until = time.monotonic() + 600
+    while not (timed := timed_processes(psutil.Process(process.pid))):
+        assert time.monotonic() < until, "no process was started to be timed"
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert psutil.wait_procs(timed, timeout=600)[1] == []
 
 
 def test_an_interrupted_dry_run_leaves_nothing(models: TinyModels, contigs: Path, temporary: Path) -> None:

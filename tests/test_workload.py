@@ -1,18 +1,16 @@
-"""A plan per encoder, and the batches that stand for all of it."""
+"""A plan per encoder, and the stretches of rows that stand for all of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.tiny_models import TinyModels, write_models
-from vpdist.batches import batches
 from vpdist.decide import cost_of
 from vpdist.plan import EncoderCost, FragmentKeys, Limits, build
 from vpdist.weights import encoder_shape
-from vpdist.workload import Workload, _van_der_corput
+from vpdist.workload import Workload, cut_out
 
 
 @pytest.fixture(scope="module")
@@ -37,40 +35,48 @@ def workload(models: TinyModels) -> Workload:
     return Workload.of(plan, keys, folders)
 
 
-def test_the_encoders_costs_add_up_to_the_plans(workload: Workload) -> None:
-    both = workload.unit_cost("nucleotide") + workload.unit_cost("protein")
-    assert np.array_equal(both, workload.plan.unit_cost)
-    assert sum(int(lengths.sum()) for lengths in workload.lengths.values()) == int(workload.plan.unit_tokens.sum())
+def costs(workload: Workload, stretch: list[int]) -> int:
+    return sum(
+        int(workload.costs[kind].of(lengths[slice(*stretch)]).sum()) for kind, lengths in workload.lengths.items()
+    )
 
 
-def test_units_are_chosen_at_equal_steps_of_cost(workload: Workload) -> None:
-    units, places = workload.spread_units(16)
-    end = np.cumsum(workload.plan.unit_cost)
-    reached = np.sort(end[units] - workload.plan.unit_cost[units] * (1 - places))
-    assert np.allclose(np.diff(reached), end[-1] / 16)
-    first = np.sort(units[:4])
-    assert (np.diff(end[first]) > 0.15 * end[-1]).all()
+def test_stretches_lie_at_equal_steps_of_cost_and_every_beginning_is_spread(workload: Workload) -> None:
+    stretches, told = workload.stretches(16, 300)
+    total = int(workload.plan.unit_cost.sum())
+    assert len(stretches) == 16
+    assert told.tolist() == [costs(workload, stretch) for stretch in stretches.tolist()]
+    for n in (4, 8, 16):
+        reached = sorted(costs(workload, [0, end]) / total for _, end in stretches[:n].tolist())
+        assert max(np.diff([0, *reached, 1])) < 2 / n
 
 
-def test_batches_are_real_ones_of_both_encoders_and_none_comes_twice(workload: Workload) -> None:
-    units, places = workload.spread_units(16)
-    chosen = workload.batches_at(units, places, 300)
-    assert len(set(chosen)) == len(chosen) >= 16
-    assert {batch.kind for batch in chosen} == {"nucleotide", "protein"}
-    for batch in [*chosen, *workload.longest(300)]:
-        first, end = workload.plan.unit_row[batch.unit : batch.unit + 2]
-        assert 0 <= batch.number < len(list(batches(workload.lengths[batch.kind][first:end], 300)))
+def test_a_stretch_fills_a_batch_of_each_encoder_within_its_unit(workload: Workload) -> None:
+    plan, ends_of_units = workload.plan, set(workload.plan.unit_row.tolist())
+    stretches = workload.stretches(16, 300)[0].tolist()
+    for first, end in stretches:
+        assert np.searchsorted(plan.unit_row, first, side="right") == np.searchsorted(plan.unit_row, end)
+        for lengths in workload.lengths.values():
+            assert end in ends_of_units or lengths[first : end + 1].sum() > 300
+    assert any(end not in ends_of_units for _, end in stretches)
 
 
-def test_the_longest_batch_holds_the_longest_sequence(workload: Workload) -> None:
-    for batch in workload.longest(300):
-        lengths = workload.lengths[batch.kind]
-        first, end = workload.plan.unit_row[batch.unit : batch.unit + 2]
-        rows = list(batches(lengths[first:end], 300))[batch.number]
-        assert lengths[first:end][rows].max() == lengths.max()
+def test_the_longest_stretches_hold_the_longest_sequences(workload: Workload) -> None:
+    for lengths, stretch in zip(workload.lengths.values(), workload.longest(300).tolist(), strict=True):
+        assert lengths[slice(*stretch)].max() == lengths.max()
 
 
-def test_an_empty_plan_has_no_units_to_choose(models: TinyModels) -> None:
+def test_a_plan_cut_anew_has_a_unit_for_each_stretch_and_the_same_shards(workload: Workload) -> None:
+    bounds = workload.plan.shard_unit[[0, -1]]
+    plan = replace(workload.plan, shard_unit=np.insert(bounds, 1, [3, workload.plan.n_units // 2]))
+    stretches = np.concatenate((workload.stretches(16, 300)[0], workload.longest(300)))
+    cut, units = cut_out(plan, stretches)
+    assert cut.is_sound()
+    assert [cut.unit_row[unit : unit + 2].tolist() for unit in units] == stretches.tolist()
+    assert cut.unit_row[cut.shard_unit].tolist() == plan.unit_row[plan.shard_unit].tolist()
+
+
+def test_an_empty_plan_has_no_stretches(models: TinyModels) -> None:
     empty = np.zeros(0, np.int64)
     keys = FragmentKeys(
         residues=empty,
@@ -79,16 +85,7 @@ def test_an_empty_plan_has_no_units_to_choose(models: TinyModels) -> None:
         protein_hash=empty.astype(np.uint64),
     )
     plan = build(
-        keys, Limits(token_budget=600, unit_cost=1, unit_rows=1), {"nucleotide": EncoderCost(linear=1, attention=1)}
+        keys, Limits(token_budget=600, unit_cost=1, unit_rows=1), {"protein": EncoderCost(linear=1, attention=1)}
     )
-    units, places = Workload.of(plan, keys, {"protein": models.protein}).spread_units(16)
-    assert (len(units), len(places)) == (0, 0)
-    assert encoder_shape(models.protein).kind == "protein"
-
-
-@given(st.integers(1, 300))
-def test_every_beginning_of_the_order_is_spread_over_all(n: int) -> None:
-    order = _van_der_corput(n)
-    assert sorted(order) == list(range(n))
-    if n >= 16:
-        assert max(np.diff(sorted([-1, *order[: n // 2], n]))) <= 4 * n / (n // 2)
+    stretches, told = Workload.of(plan, keys, {"protein": models.protein}).stretches(16, 300)
+    assert (stretches.shape, told.shape) == ((0, 2), (0,))

@@ -23,6 +23,7 @@ import torch
 
 from vpdist import decide, environment, ingest, materials, prepare, runtime, samples, store, trial
 from vpdist.calls import part_header, write_tables
+from vpdist.classifier import Classifier
 from vpdist.config import Decisions, Settings
 from vpdist.control import Control
 from vpdist.encoder_kinds import CLASSIFIED
@@ -41,12 +42,13 @@ from vpdist.session import Session
 from vpdist.tables import Scores, Totals
 from vpdist.telemetry import most_memory_bytes
 from vpdist.trial import Request, Timing
+from vpdist.weights import encoder_shape
 from vpdist.workload import Workload
 
-UNITS_TIMED = 16
-"""Units, spread evenly over the plan's cost, of which a process times one batch per encoder."""
-TIMING_S = 10.0
-"""A process stops timing after this, if it has timed a few batches of each encoder."""
+STRETCHES = 16
+"""Stretches of the plan, spread evenly over its cost, that every process times."""
+HIDDEN_WIDTH = 512
+"""Of a classifier that stands in for one that was not named."""
 
 
 def forecast(settings: Settings, ranks: int, output: Path | None) -> Forecast:
@@ -140,18 +142,22 @@ class _DryRun:
             plan, plan_id = prepare.make_plan(self.control, self.folder, summary, made_of)
             work = Workload.of(plan, ingest.fragment_keys(self.folder, summary), made_of.models)
         planning_bytes = most_memory_bytes(torch.device("cpu"))
-        units, places = work.spread_units(UNITS_TIMED)
+        stretches, costs = work.stretches(STRETCHES, made_of.decisions.token_budget)
+        longest = work.longest(made_of.decisions.token_budget) if plan.n_units else stretches
+        rows = np.concatenate((stretches, longest))[:, 0]
         with self._stage("layout"):
-            laid_out = samples.lay_out(self.folder, summary, plan, plan_id, units, self.control.check)
+            laid_out = samples.lay_out(self.folder, summary, plan, plan_id, rows, self.control.check)
         with self._stage("check"):
             header = part_header(plan_id, made_of.decisions)
             written = samples.write_parts(self.folder.parts, work, header, self.control.check)
         counts, disk = _counts(summary, totals, plan.n_rows), self._disk(laid_out, written, output)
         if not plan.n_units:
-            return Forecast(counts=counts, work=self._work(work, made_of.decisions, {}, 0.0), disk=disk)
+            return Forecast(counts=counts, work=self._work(work, made_of.decisions, 0.0, 0.0), disk=disk)
         with self._stage("embed"):
-            timings = trial.measure(self._requests(work, made_of, units, places), self.control.check)
-        dealt = self._work(work, made_of.decisions, _seconds_per_cost(timings), written.write_s)
+            request = Request(folder=self.folder, made_of=made_of, stretches=stretches, costs=costs, longest=longest)
+            timings = trial.measure(request, self.here, self.control.check)
+        seconds_per_cost = sum(timing.seconds for timing in timings) / sum(timing.cost for timing in timings)
+        dealt = self._work(work, made_of.decisions, seconds_per_cost, written.write_s)
         return Forecast(
             counts=counts,
             work=dealt,
@@ -168,8 +174,9 @@ class _DryRun:
         made_of = materials.gather(settings, self.session)
         if made_of.models.keys() >= set(CLASSIFIED) and made_of.classifier is None:
             # for size and time any classifier is like another
+            width = sum(encoder_shape(made_of.models[kind]).width for kind in CLASSIFIED)
             decisions = replace(made_of.decisions, classifier="any")
-            made_of = replace(made_of, decisions=decisions)
+            made_of = replace(made_of, classifier=Classifier(width, HIDDEN_WIDTH).eval(), decisions=decisions)
         return made_of
 
     def _reading_s(self, made_of: Materials, n_blocks: int) -> float:
@@ -195,31 +202,10 @@ class _DryRun:
             free=None if output is None else _free_bytes(output),
         )
 
-    def _requests(self, work: Workload, made_of: Materials, units: np.ndarray, places: np.ndarray) -> list[Request]:
-        """What each process does that is timed: batches of the same units, of other places in them."""
-        decisions = made_of.decisions
-        budget = decisions.token_budget
-        return [
-            Request(
-                folder=str(self.folder.tokens),
-                models={kind: str(model.resolve()) for kind, model in made_of.models.items()},
-                dtype=decisions.dtype,
-                device=f"cuda:{number}" if decisions.device == "cuda" else "cpu",
-                threads=decisions.threads,
-                token_budget=budget,
-                batches=work.batches_at(units, (places + number / self.here) % 1, budget),
-                longest=work.longest(budget),
-                seconds=TIMING_S,
-            )
-            for number in range(self.here)
-        ]
-
-    def _work(self, work: Workload, decisions: Decisions, seconds_per_cost: dict[str, float], write_s: float) -> Work:
+    def _work(self, work: Workload, decisions: Decisions, seconds_per_cost: float, write_s: float) -> Work:
         """Deal the units as the sampler does."""
         plan, n_ranks = work.plan, self.ranks
-        unit_s = np.full(plan.n_units, write_s)
-        for kind, seconds in seconds_per_cost.items():
-            unit_s += seconds * work.unit_cost(kind)
+        unit_s = seconds_per_cost * plan.unit_cost + write_s
         dealt = [
             Rank(
                 units=len(units),
@@ -251,7 +237,7 @@ class _DryRun:
             embed=round(max(rank.embed_s for rank in work.ranks), 3),
             tables=round(self.seconds["tables"] + written.check_s * units, 3),
             timed_at_once=len(timings),
-            timed_batches=sum(len(seconds) for timing in timings for seconds in timing.seconds.values()),
+            timed_batches=sum(timing.batches for timing in timings),
         )
 
 
@@ -265,18 +251,6 @@ def _counts(summary: StoreSummary, totals: Totals, n_rows: int) -> Counts:
         fragments=summary.n_fragments,
         different_fragments=n_rows,
     )
-
-
-def _seconds_per_cost(timings: list[Timing]) -> dict[str, float]:
-    """Of each encoder, the mean over the batches that were timed."""
-    return {
-        kind: float(
-            np.mean(
-                np.concatenate([np.array(timing.seconds[kind]) / np.array(timing.costs[kind]) for timing in timings])
-            )
-        )
-        for kind in timings[0].seconds
-    }
 
 
 def _memory(timings: list[Timing], planning_bytes: int) -> Memory:

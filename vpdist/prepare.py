@@ -1,4 +1,4 @@
-"""Materials to a token store, its plan, and the tokens in the plan's order: the stages before any encoder is loaded.
+"""Materials to a token store, its plan, the tokens in the plan's order, and loaded encoders: all before embedding.
 
 `predict` and the dry run (`vpdist plan`) share them, so that a dry run counts what a run will do.
 """
@@ -6,11 +6,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+
+import numpy as np
+import torch
 
 from vpdist import decide, hdf5, ingest, layout
+from vpdist.calls import part_header
 from vpdist.control import Control
+from vpdist.embed import UnitWork
+from vpdist.encoders import DTYPES, Encoder, load_encoder
 from vpdist.errors import InputError, StorageError
 from vpdist.ingest import StoreSummary
+from vpdist.layout import TokenShards
 from vpdist.materials import Materials
 from vpdist.plan import Plan, build
 from vpdist.runfolder import RunFolder
@@ -84,3 +92,37 @@ def lay_out(control: Control, folder: RunFolder, summary: StoreSummary, plan: Pl
             layout.lay_out(folder.tokens, shard, plan, plan_id, blocks, first_fragment)
 
     control.share("layout", len(plan.shard_unit) - 1, make)
+
+
+def load_work(
+    folder: RunFolder,
+    made_of: Materials,
+    plan: Plan,
+    plan_id: str,
+    device: torch.device,
+    check: Callable[[], None],
+) -> UnitWork:
+    """Load the encoders, calling `check` after each. Raises WeightsError, and whatever `check` raises."""
+    decisions = made_of.decisions
+    wide: dict[str, Encoder] = {}
+
+    def in_float32(kind: str) -> Encoder:
+        if kind not in wide:
+            wide[kind] = load_encoder(made_of.models[kind], kind, torch.float32, device)
+        return wide[kind]
+
+    encoders: dict[str, Encoder] = {}
+    for kind, model in made_of.models.items():
+        encoders[kind] = load_encoder(model, kind, DTYPES[decisions.dtype], device)
+        check()
+    return UnitWork(
+        plan=plan,
+        shards=TokenShards(folder.tokens, plan, plan_id),
+        encoders=encoders,
+        in_float32=in_float32,
+        classifier=made_of.classifier,
+        header=part_header(plan_id, decisions),
+        token_budget=decisions.token_budget,
+        stored=np.dtype(decisions.embedding_dtype),
+        folder=folder.parts,
+    )

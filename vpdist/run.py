@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 
 from vpdist import materials, parts, prepare
@@ -22,11 +21,10 @@ from vpdist.calls import checked_scores, part_header, part_scores, summary_for_p
 from vpdist.config import Settings
 from vpdist.control import Control
 from vpdist.embed import Pipeline, UnitWork
-from vpdist.encoders import DTYPES, Encoder, load_encoder
+from vpdist.encoders import Encoder
 from vpdist.environment import limit_library_threads
 from vpdist.errors import StorageError
 from vpdist.ingest import StoreSummary
-from vpdist.layout import TokenShards
 from vpdist.materials import Materials
 from vpdist.parts import PartHeader
 from vpdist.plan import Plan, longest_first
@@ -94,7 +92,9 @@ class _Predict:
             self._check_room(made_of, plan, plan_id)
             prepare.lay_out(self.control, self.folder, summary, plan, plan_id)
         with self._stage("load"):
-            work = self._load(made_of, plan, plan_id)
+            work = prepare.load_work(
+                self.folder, made_of, plan, plan_id, self.control.runtime.device, self.control.check
+            )
         self._embed_until_complete(work)
         with self._stage("tables"):
             totals = self._tables(summary, plan, work.header)
@@ -140,31 +140,6 @@ class _Predict:
             return "1"
 
         self.control.from_first("room", check)
-
-    def _load(self, made_of: Materials, plan: Plan, plan_id: str) -> UnitWork:
-        device, decisions = self.control.runtime.device, made_of.decisions
-        wide: dict[str, Encoder] = {}
-
-        def in_float32(kind: str) -> Encoder:
-            if kind not in wide:
-                wide[kind] = load_encoder(made_of.models[kind], kind, torch.float32, device)
-            return wide[kind]
-
-        encoders: dict[str, Encoder] = {}
-        for kind, folder in made_of.models.items():
-            encoders[kind] = load_encoder(folder, kind, DTYPES[decisions.dtype], device)
-            self.control.check()
-        return UnitWork(
-            plan=plan,
-            shards=TokenShards(self.folder.tokens, plan, plan_id),
-            encoders=encoders,
-            in_float32=in_float32,
-            classifier=made_of.classifier,
-            header=part_header(plan_id, decisions),
-            token_budget=decisions.token_budget,
-            stored=np.dtype(decisions.embedding_dtype),
-            folder=self.folder.parts,
-        )
 
     def _embed_until_complete(self, work: UnitWork) -> None:
         """Compute what is left, check every part, and again, until no part is missing or damaged."""

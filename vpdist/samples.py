@@ -38,13 +38,13 @@ class Written:
 
 
 def lay_out(
-    folder: RunFolder, summary: StoreSummary, plan: Plan, plan_id: str, units: np.ndarray, check: Callable[[], None]
+    folder: RunFolder, summary: StoreSummary, plan: Plan, plan_id: str, rows: np.ndarray, check: Callable[[], None]
 ) -> LaidOut:
-    """Lay out the shards that hold `units`; `check` is called between them. Raises StorageError."""
+    """Lay out the shards that hold `rows`; `check` is called between them. Raises StorageError."""
     tokens = folder.tokens
     blocks, first_fragment = ingest.block_paths(folder, summary), summary.first_fragment()
     store_bytes = total_bytes(*tokens.iterdir())
-    shards = np.unique(np.searchsorted(plan.shard_unit, units, side="right") - 1).tolist()
+    shards = np.unique(np.searchsorted(plan.unit_row[plan.shard_unit], rows, side="right") - 1).tolist()
     started = time.monotonic()
     for shard in shards:
         layout.lay_out(tokens, shard, plan, plan_id, blocks, first_fragment)

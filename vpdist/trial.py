@@ -1,62 +1,60 @@
-"""A few batches of a plan through the real encoders, timed in as many processes at once as ranks share this machine.
+"""A few stretches of a plan through the real pipeline, in as many processes at once as ranks share this machine.
 
-Ranks side by side slow one another through caches and memory bandwidth, so they are timed side by side: every process
-loads the encoders, all begin together, and all go on computing until the last has timed its batches. They speak to
-the process that asks in lines of JSON; `python -m vpdist.trial` is one of them.
+Ranks side by side slow one another through caches and memory bandwidth (two are 1.93 to 1.97 times as fast as one, see
+BENCHMARKS.md), so they are timed side by side: every process computes from when it has loaded the encoders until the
+last has timed its stretches.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import select
-import subprocess
+import multiprocessing
+import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import cycle
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import IO, Any
 
+import numpy as np
 import psutil
+import torch
 
-from vpdist.errors import VpdistError, WeightsError
+from vpdist import layout
+from vpdist.embed import Pipeline, UnitWork
+from vpdist.environment import Place
+from vpdist.errors import EXIT_BUG, Interrupted, VpdistError
+from vpdist.logfile import output_to_log
+from vpdist.materials import Materials
+from vpdist.prepare import load_work
+from vpdist.runfolder import RunFolder
+from vpdist.telemetry import most_memory_bytes
+from vpdist.workload import cut_out
 
+TIMING_S = 10.0
+"""A process stops timing after this, if it has timed LEAST stretches."""
 LEAST = 4
-"""Batches of each encoder that are timed in any case."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """One batch of a plan, by its number in its unit."""
-
-    kind: str
-    """Of its encoder."""
-    unit: int
-    number: int
+POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What one process does."""
+    """What every process does."""
 
-    folder: str
-    """Where plan.h5 and the shards of the batches' units lie."""
-    models: dict[str, str]
-    """Folder of each encoder by kind."""
-    dtype: str
-    device: str
-    threads: int
-    token_budget: int
-    batches: list[Batch]
-    """In the order in which they are timed."""
-    longest: list[Batch]
-    """Run at the end, untimed, for the memory they need."""
-    seconds: float
-    """When this has passed, and at least LEAST batches of each encoder are through, the rest is left out."""
+    folder: RunFolder
+    """Holds the plan and the shards of the stretches."""
+    made_of: Materials
+    stretches: np.ndarray
+    """(n, 2) first and last row + 1 of each; every beginning of the list is spread over the plan."""
+    costs: np.ndarray
+    """(n,) by the plan's cost model."""
+    longest: np.ndarray
+    """(k, 2) rows computed at the end, untimed, for the memory they need."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,151 +72,149 @@ class Timing:
     """What the batches added at most, on their device."""
     device_bytes: int
     """Memory of the device; 0 on a CPU, where the machine's counts."""
-    seconds: dict[str, list[float]]
-    """Of each batch that was timed, by kind."""
-    costs: dict[str, list[int]]
-    """By the plan's cost model, of the same batches."""
+    seconds: float
+    """In the encoders and the classifier, of all stretches that were timed."""
+    cost: int
+    """By the plan's cost model, of the same stretches."""
+    batches: int
 
 
-def measure(requests: Sequence[Request], check: Callable[[], None]) -> list[Timing]:
-    """Carry out the requests side by side, one process each; `check` is called meanwhile and may raise to stop.
+def measure(request: Request, ranks: int, check: Callable[[], None]) -> list[Timing]:
+    """Carry out the request in so many processes side by side; `check` is called meanwhile and may raise to stop.
 
-    Raises WeightsError where an encoder cannot be loaded, VpdistError where a process ends on its own.
+    Raises WeightsError where an encoder cannot be loaded, StorageError where a part cannot be written, VpdistError
+    where a process ends on its own.
     """
-    with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(_Process.started(request)) for request in requests]
-        answers: list[dict[str, Any]] = [{} for _ in processes]
-        for step in ("load", "time", "end"):
-            for process in processes:
-                process.send(step)
-            for process, answer in zip(processes, answers, strict=True):
-                answer |= process.answer(check)
-    return [Timing(**answer) for answer in answers]
-
-
-@dataclass(slots=True)
-class _Process:
-    popen: subprocess.Popen[bytes]
-    words: IO[bytes]
-    """What it wrote to its standard error."""
-
-    @classmethod
-    @contextlib.contextmanager
-    def started(cls, request: Request) -> Iterator[_Process]:
-        with tempfile.TemporaryFile() as words:
-            command = [sys.executable, "-m", "vpdist.trial", json.dumps(asdict(request))]
-            popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words)
-            try:
-                yield cls(popen, words)
-            finally:
-                popen.kill()
-                popen.communicate()
-
-    def send(self, step: str) -> None:
-        assert self.popen.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended; its answer says so
-            self.popen.stdin.write(f"{step}\n".encode())
-            self.popen.stdin.flush()
-
-    def answer(self, check: Callable[[], None]) -> dict[str, Any]:
-        assert self.popen.stdout is not None
-        while not select.select([self.popen.stdout], [], [], 0.2)[0]:
+    spawn = multiprocessing.get_context("spawn")
+    answers, ends = zip(*(spawn.Pipe(duplex=False) for _ in range(ranks)), strict=True)
+    arguments = (request, ends, time.monotonic())
+    processes = [spawn.Process(target=_answer, args=(rank, *arguments), daemon=True) for rank in range(ranks)]
+    try:
+        _start(processes)
+        while any(process.exitcode is None for process in processes):
+            wait([process.sentinel for process in processes], timeout=POLL_S)
             check()
-        line = self.popen.stdout.readline()
-        if not line:
-            code = self.popen.wait()
-            self.words.seek(0)
-            last = self.words.read().decode(errors="replace").strip().splitlines()[-1:]
-            raise VpdistError(f"timing the encoders: a process ended with code {code}: {' '.join(last)}")
-        fields: dict[str, Any] = json.loads(line)
-        if "refused" in fields:
-            raise WeightsError(fields["refused"])
-        return fields
+            for rank, process in enumerate(processes):
+                if process.exitcode:
+                    raise _failure(answers[rank], process.exitcode, request.folder.log(rank))
+    finally:
+        for process in processes:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+    return [answer.recv() for answer in answers]
+
+
+def _start(processes: Sequence[SpawnProcess]) -> None:
+    """Start them with SIGINT held back until `_answer` makes it end them without a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for process in processes:
+            process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _failure(answer: Connection, code: int, log: Path) -> VpdistError:
+    """The error by which a process ended, or what is known of its end."""
+    if answer.poll():
+        error: VpdistError = answer.recv()
+        return error
+    words = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+    return VpdistError(" ".join([f"timing the encoders: a process ended with code {code}", *words]))
 
 
 # What follows runs in the processes that are timed.
 
 
-def main() -> None:
-    """Answer the steps that arrive on standard input; end when it does."""
-    from vpdist import run  # noqa: F401 - the time until here is that of a rank's imports
+def _answer(number: int, request: Request, ends: Sequence[Connection], started: float) -> None:
+    """Send what this process found, or the error by which it ends."""
+    import_s = time.monotonic() - started  # this clock is the same for all processes of a machine
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # from the terminal; the parent says so
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    ranks = len(ends)
+    place = Place(rank=number, world_size=ranks, local_rank=number, local_world_size=ranks)
+    with output_to_log(request.folder.log(number), place):
+        try:
+            ends[number].send(_timing(request, place, import_s))
+        except VpdistError as error:
+            ends[number].send(error)
+            sys.exit(error.exit_code)
+        except Exception:  # noqa: BLE001 - its last line is told by the process that asked
+            traceback.print_exc()
+            sys.exit(EXIT_BUG)
 
-    import_s = time.time() - psutil.Process().create_time()
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints must not come between the answers
-    fields = json.loads(sys.argv[1])
-    for name in ("batches", "longest"):
-        fields[name] = [Batch(**batch) for batch in fields[name]]
-    try:
-        for answer in _answers(Request(**fields), import_s):
-            answers.write(json.dumps(answer) + "\n")
-    except WeightsError as error:
-        answers.write(json.dumps({"refused": str(error)}) + "\n")
 
-
-def _answers(request: Request, import_s: float) -> Iterator[dict[str, Any]]:
-    """The answers to load, time and end, each when it is asked for."""
-    import torch
-
-    from vpdist import decide, layout
-    from vpdist.batches import batches
-    from vpdist.encoders import DTYPES, load_encoder
-    from vpdist.telemetry import most_memory_bytes
-    from vpdist.weights import encoder_shape
-
-    sys.stdin.readline()
-    torch.set_num_threads(request.threads)
-    device, folder = torch.device(request.device), Path(request.folder)
-    gpu = device.type == "cuda"
+def _timing(request: Request, place: Place, import_s: float) -> Timing:
+    decisions = request.made_of.decisions
+    torch.set_num_threads(decisions.threads)
+    gpu = decisions.device == "cuda"
+    device = torch.device("cuda", place.local_rank) if gpu else torch.device("cpu")
 
     def memory_bytes() -> int:
         return torch.cuda.memory_allocated(device) if gpu else psutil.Process().memory_info().rss
 
+    plan, plan_id = layout.map_plan(request.folder.plan)
+    plan, units = cut_out(plan, np.concatenate((request.stretches, request.longest)))
     program_bytes = psutil.Process().memory_info().rss
     started = time.perf_counter()
-    models = {kind: Path(model) for kind, model in request.models.items()}
-    costs = {kind: decide.cost_of(encoder_shape(model)) for kind, model in models.items()}
-    encoders = {kind: load_encoder(model, kind, DTYPES[request.dtype], device) for kind, model in models.items()}
+    work = load_work(request.folder, request.made_of, plan, plan_id, device, lambda: None)
     load_s = time.perf_counter() - started
-    before_bytes = memory_bytes()
-    plan, plan_id = layout.map_plan(folder / "plan.h5")
-    shards = layout.TokenShards(folder, plan, plan_id)
+    loaded_bytes = memory_bytes()
+    seconds, cost, batches = _timed(request, place, work, units)
+    return Timing(
+        import_s=import_s,
+        load_s=load_s,
+        program_bytes=program_bytes,
+        encoder_bytes=loaded_bytes - (0 if gpu else program_bytes),
+        batch_bytes=max(0, most_memory_bytes(device) - loaded_bytes),
+        device_bytes=torch.cuda.get_device_properties(device).total_memory if gpu else 0,
+        seconds=seconds,
+        cost=cost,
+        batches=batches,
+    )
 
-    def embed(batch: Batch) -> tuple[float, int]:
-        """Seconds and cost of one batch."""
-        tokens = shards.unit(batch.unit)[batch.kind]
-        rows = list(batches(tokens.lengths, request.token_budget))[batch.number]
+
+def _timed(request: Request, place: Place, work: UnitWork, units: list[int]) -> tuple[float, int, int]:
+    """Seconds, cost and batches of the stretches that were timed, the first of `units`; the rest are the longest."""
+    n = len(request.costs)
+    mine = np.roll(np.arange(n), -place.rank)  # no two processes compute the same at once
+    counted: Counter[str] = Counter()
+    parent = parent_process()
+    parts = request.folder.path / f"parts-{place.rank}"
+    parts.mkdir()
+
+    def report(**found: int) -> None:
+        counted.update(found)
+        if parent is None or not parent.is_alive():
+            sys.exit(Interrupted.exit_code)
+
+    def reached(step: str) -> bool:
+        return len(list(request.folder.path.glob(f"{step}-*"))) == place.world_size
+
+    def reach(step: str) -> None:
+        (request.folder.path / f"{step}-{place.rank}").touch()
+
+    # Each part is written before the next stretch begins, so that its time can be told apart.
+    with Pipeline(replace(work, folder=parts), report, overlap=False) as pipeline:
+        pipeline.run(units[mine[0]])  # whatever the first one takes longer for
+        reach("loaded")
+        while not reached("loaded"):
+            pipeline.run(units[mine[0]])
+        counted.clear()
         begun = time.perf_counter()
-        encoders[batch.kind].embed(tokens.take(rows)).cpu()
-        return time.perf_counter() - begun, int(costs[batch.kind].of(tokens.lengths[rows]).sum())
-
-    for kind in encoders:  # whatever the first batch of a process takes longer for
-        embed(next(batch for batch in request.batches if batch.kind == kind))
-    yield {"import_s": import_s, "load_s": load_s, "program_bytes": program_bytes}
-
-    sys.stdin.readline()
-    times: dict[str, list[float]] = {kind: [] for kind in encoders}
-    found: dict[str, list[int]] = {kind: [] for kind in encoders}
-    until = time.perf_counter() + request.seconds
-    for batch in request.batches:
-        if time.perf_counter() > until and len(times[batch.kind]) >= LEAST:
-            continue
-        seconds, cost = embed(batch)
-        times[batch.kind].append(seconds)
-        found[batch.kind].append(cost)
-    yield {"seconds": times, "costs": found}
-
-    again = cycle(request.batches)
-    while not select.select([sys.stdin], [], [], 0)[0]:
-        embed(next(again))
-    for batch in request.longest:
-        embed(batch)
-    yield {
-        "encoder_bytes": before_bytes - (0 if gpu else program_bytes),
-        "batch_bytes": max(0, most_memory_bytes(device) - before_bytes),
-        "device_bytes": torch.cuda.get_device_properties(device).total_memory if gpu else 0,
-    }
-
-
-if __name__ == "__main__":
-    main()
+        cost = 0
+        for done, stretch in enumerate(mine):
+            if done >= LEAST and time.perf_counter() - begun > TIMING_S:
+                break
+            pipeline.run(units[stretch])
+            cost += int(request.costs[stretch])
+        seconds = time.perf_counter() - begun - (counted["load_us"] + counted["write_us"]) / 1e6
+        batches = counted["batches"]
+        reach("timed")
+        again = cycle(mine)
+        while not reached("timed"):
+            pipeline.run(units[next(again)])
+        for unit in units[n:]:
+            pipeline.run(unit)
+    return seconds, cost, batches

@@ -1,19 +1,19 @@
-"""A plan seen per encoder: the lengths and costs of its rows, its batches, and which of them stand for all."""
+"""A plan seen per encoder: the lengths of its rows, and which rows stand for all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from vpdist.batches import batches
 from vpdist.decide import cost_of
-from vpdist.plan import EncoderCost, FragmentKeys, Plan
-from vpdist.ragged import offsets_of
-from vpdist.trial import Batch
+from vpdist.plan import EncoderCost, FragmentKeys, Plan, greedy_ends
 from vpdist.weights import encoder_shape
+
+GOLDEN = (5**0.5 - 1) / 2
+"""Steps of this size, modulo 1, spread evenly from the first few on (Weyl's sequence)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,50 +39,45 @@ class Workload:
             widths={kind: shape.width for kind, shape in shapes.items()},
         )
 
-    def unit_cost(self, kind: str) -> np.ndarray:
-        """(units,) int64: what each unit costs in one encoder."""
-        total = offsets_of(self.costs[kind].of(self.lengths[kind]))
-        return np.diff(total[self.plan.unit_row])
+    def stretches(self, n: int, token_budget: int) -> tuple[np.ndarray, np.ndarray]:
+        """(m, 2) first and last row + 1 of stretches at n equal steps of cost, m <= n; and what each costs (m,).
 
-    def spread_units(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """n units at equal steps of cost through the plan, and (n,) how far into its unit each step falls (0 to 1).
-
-        Every beginning of the list is spread over the plan, so that it can be cut short. Without units, none.
+        Every beginning of the list is spread over the plan, so that it can be cut short. Without rows, none.
         """
-        plan = self.plan
-        if not plan.n_units:
-            return np.zeros(0, np.int64), np.zeros(0)
-        end = np.cumsum(plan.unit_cost)
-        steps = (np.array(_van_der_corput(n)) + 0.5) / n * end[-1]
-        units = np.searchsorted(end, steps, side="right")
-        return units, (steps - (end - plan.unit_cost)[units]) / plan.unit_cost[units]
+        costs = sum(self.costs[kind].of(lengths) for kind, lengths in self.lengths.items())
+        end = np.cumsum(costs)
+        places = (np.arange(n) * GOLDEN + 0.5) % 1 if len(end) else np.zeros(0)
+        rows = np.searchsorted(end, places * end[-1:], side="right").tolist()
+        found = np.array(list(dict.fromkeys(self._around(row, token_budget) for row in rows)), np.int64).reshape(-1, 2)
+        return found, end[found[:, 1] - 1] - (end - costs)[found[:, 0]]
 
-    def batches_at(self, units: np.ndarray, places: np.ndarray, token_budget: int) -> list[Batch]:
-        """Of each unit and encoder the batch at a place (0 to 1) of its cost, none twice."""
-        found: dict[Batch, None] = {}
-        for unit, place in zip(units.tolist(), places.tolist(), strict=True):
-            for kind in self.lengths:
-                lengths = self._lengths(kind, unit)
-                end = np.cumsum([self.costs[kind].of(lengths[rows]).sum() for rows in batches(lengths, token_budget)])
-                number = int(np.searchsorted(end, place * end[-1], side="right"))
-                found[Batch(kind=kind, unit=unit, number=min(number, len(end) - 1))] = None
-        return list(found)
+    def longest(self, token_budget: int) -> np.ndarray:
+        """(encoders, 2) the stretch with the longest sequence of each encoder."""
+        return np.array([self._around(int(lengths.argmax()), token_budget) for lengths in self.lengths.values()])
 
-    def longest(self, token_budget: int) -> list[Batch]:
-        """Of each encoder the batch with the longest sequence."""
-        found = []
-        for kind, lengths in self.lengths.items():
-            unit = int(np.searchsorted(self.plan.unit_row, int(lengths.argmax()), side="right")) - 1
-            last = sum(1 for _ in batches(self._lengths(kind, unit), token_budget)) - 1
-            found.append(Batch(kind=kind, unit=unit, number=last))
-        return found
-
-    def _lengths(self, kind: str, unit: int) -> np.ndarray:
-        rows = self.plan.rows(unit)
-        return self.lengths[kind][rows.start : rows.stop]
+    def _around(self, row: int, token_budget: int) -> tuple[int, int]:
+        """The rows around `row`, within its unit, that fill a batch of each encoder."""
+        unit = int(np.searchsorted(self.plan.unit_row, row, side="right")) - 1
+        first, end = self.plan.rows(unit).start, self.plan.rows(unit).stop
+        fewest = np.minimum.reduce([lengths[first:end] for lengths in self.lengths.values()])
+        bounds = [first, *(first + greedy_ends(fewest, token_budget)).tolist()]
+        number = int(np.searchsorted(bounds, row, side="right"))
+        return bounds[number - 1], bounds[number]
 
 
-def _van_der_corput(n: int) -> list[int]:
-    """0 to n - 1, every beginning of it spread over all: in the order of their binary digits read backwards."""
-    bits = max(1, (n - 1).bit_length())
-    return sorted(range(n), key=lambda k: int(f"{k:0{bits}b}"[::-1], 2))
+def cut_out(plan: Plan, stretches: np.ndarray) -> tuple[Plan, list[int]]:
+    """The plan with its units cut anew, so that each stretch (n, 2) of rows is one; and the number of each.
+
+    Its shards remain as they are on disk. What the new units cost is not told.
+    """
+    shard_row = plan.unit_row[plan.shard_unit]
+    unit_row = np.unique(np.concatenate((shard_row, stretches.ravel())))
+    untold = np.zeros(len(unit_row) - 1, np.int64)
+    cut = replace(
+        plan,
+        unit_row=unit_row,
+        unit_cost=untold,
+        unit_tokens=untold,
+        shard_unit=np.searchsorted(unit_row, shard_row),
+    )
+    return cut, np.searchsorted(unit_row, stretches[:, 0]).tolist()
