@@ -28,10 +28,11 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from verdicts import Row, conditions, table
 
-from vpdist.batches import batches, take
+from vpdist.batches import batches
 from vpdist.decide import token_budget
 from vpdist.encoders import DTYPES, Encoder, load_encoder
 from vpdist.packed_linear import PackedLinear
+from vpdist.ragged import Ragged
 from vpdist.weights import EncoderShape, encoder_shape
 
 CPU_GOALS = {"dnabert-s": 0.70, "12x480": 0.60, "30x640": 0.65, "33x1280": 0.70}
@@ -136,9 +137,9 @@ class RowsSeen:
 
 def one_pass(encoder: Encoder, tokens: np.ndarray, lengths: np.ndarray, budget: int) -> None:
     """Embed everything once."""
-    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    sequences = Ragged.from_lengths(tokens, lengths)
     for rows in batches(lengths, budget):
-        encoder.embed(*take(tokens, offsets, rows))
+        encoder.embed(sequences.take(rows))
     wait(encoder.device)
 
 

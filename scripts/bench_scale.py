@@ -40,6 +40,7 @@ from vpdist.fragments import six_frames
 from vpdist.interrupts import StopRequest
 from vpdist.parts import PartHeader
 from vpdist.plan import COST_SCALE, Limits, build
+from vpdist.ragged import offsets_of
 from vpdist.runfolder import RunFolder
 from vpdist.runtime import start
 from vpdist.tokens import load_tokenizer
@@ -102,7 +103,7 @@ def fragments_without_tokens(folder: Path) -> list[Row]:
     n_chunks = n_fragments = 0
     for raw in store.read_blocks([source], large_inputs.CHUNK_LENGTH):
         n_chunks += len(raw.chunk_record)
-        n_fragments += len(six_frames(raw.bases, raw.base_offsets[:-1], raw.base_offsets[1:]))
+        n_fragments += len(six_frames(raw.bases.flat, raw.bases.offsets[:-1], raw.bases.offsets[1:]))
     rate = n_chunks / (time.perf_counter() - started)
     note = f"{n_chunks:,} chunks of 500 bp, {n_fragments:,} fragments"
     return [
@@ -177,7 +178,7 @@ def _tables(path: Path, n_chunks: int, row: Row) -> list[Row]:
     )
     rng = np.random.default_rng(3)
     for unit in range(plan.n_units):
-        m = int(plan.unit_row[unit + 1] - plan.unit_row[unit])
+        m = len(plan.rows(unit))
         logits = rng.normal(0, 2, (m, 2)).astype(np.float32)
         parts.write(folder.parts, unit, plan, header, np.zeros(m, bool), {"logits": logits})
     started = time.perf_counter()
@@ -217,8 +218,8 @@ def _made_up_store(run: RunFolder, n: int, n_blocks: int) -> ingest.StoreSummary
             "fragment_residues": residues,
             "nucleotide_hash": rng.integers(0, 2**63, n, dtype=np.uint64),
             "protein_hash": rng.integers(0, 2**63, n, dtype=np.uint64),
-            "nucleotide_token_offsets": np.concatenate(([0], np.cumsum(nucleotide_tokens))),
-            "protein_token_offsets": np.concatenate(([0], np.cumsum(residues.astype(np.int64) + 2))),
+            "nucleotide_token_offsets": offsets_of(nucleotide_tokens),
+            "protein_token_offsets": offsets_of(residues.astype(np.int64) + 2),
         }
         hdf5.write_atomic(store.block_path(run.tokens, index), datasets, {})
     summary = ingest.StoreSummary(

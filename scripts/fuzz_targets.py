@@ -28,6 +28,7 @@ from vpdist.display import LogLines
 from vpdist.errors import InputError, StorageError, UsageError, WeightsError
 from vpdist.hdf5 import DamagedFile, attributes, opened
 from vpdist.hdf5 import read as read_dataset
+from vpdist.ragged import Ragged
 from vpdist.records import read_records
 from vpdist.runfolder import RunFolder
 from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
@@ -166,13 +167,13 @@ def _config(content: bytes, folder: Path) -> None:
 
 def _tokenizer(content: bytes, folder: Path) -> None:
     _written(folder, "tokenizer.json", content)
-    NucleotideTokenizer(folder).encode(np.frombuffer(b"ACGTACGTNNNA", np.uint8), np.array([0, 11, 12]))
+    NucleotideTokenizer(folder).encode(Ragged.from_lengths(np.frombuffer(b"ACGTACGTNNNA", np.uint8), [11, 1]))
 
 
 def _vocabulary(content: bytes, folder: Path) -> None:
     (folder / "vocab.txt").unlink(missing_ok=True)
     _written(folder, "tokenizer.json" if content.startswith(b"{") else "vocab.txt", content)
-    ProteinTokenizer(folder).encode(np.frombuffer(b"MKLV", np.uint8), np.array([0, 4]))
+    ProteinTokenizer(folder).encode(Ragged.from_lengths(np.frombuffer(b"MKLV", np.uint8), [4]))
 
 
 def _weights(content: bytes, folder: Path) -> None:

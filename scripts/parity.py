@@ -17,10 +17,11 @@ import h5py
 import numpy as np
 import torch
 
-from vpdist.batches import batches, take
+from vpdist.batches import batches
 from vpdist.classifier import load_classifier
 from vpdist.encoders import Encoder, load_encoder
 from vpdist.fragments import FRAMES, six_frames
+from vpdist.ragged import Ragged
 from vpdist.store import read_blocks, tokenise_block
 from vpdist.tables import softmax
 from vpdist.tokens import load_tokenizer
@@ -34,21 +35,21 @@ def fragments(parity: Path, chunk_length: int) -> Iterator[tuple[str, str, str]]
     """(id, nucleotides, protein) of every fragment of the input, as vpdist makes them."""
     for raw in read_blocks([parity / "input.fa"], chunk_length):
         names = dict(enumerate(raw.names, start=raw.first_record))
-        found = six_frames(raw.bases, raw.base_offsets[:-1], raw.base_offsets[1:])
+        found = six_frames(raw.bases.flat, raw.bases.offsets[:-1], raw.bases.offsets[1:])
         for i, (chunk, frame) in enumerate(zip(found.chunk.tolist(), found.frame.tolist(), strict=True)):
             name, number = names[int(raw.chunk_record[chunk])], int(raw.chunk_number[chunk]) + 1
             yield (
                 f"{name}_chunk_{number}{FRAMES[frame]}",
-                found.nucleotide[found.nucleotide_offsets[i] : found.nucleotide_offsets[i + 1]].tobytes().decode(),
-                found.protein[found.protein_offsets[i] : found.protein_offsets[i + 1]].tobytes().decode(),
+                found.nucleotide[i].tobytes().decode(),
+                found.protein[i].tobytes().decode(),
             )
 
 
-def embed(encoder: Encoder, flat: np.ndarray, offsets: np.ndarray, token_budget: int) -> np.ndarray:
+def embed(encoder: Encoder, tokens: Ragged, token_budget: int) -> np.ndarray:
     """All sequences' embeddings, in batches of a token budget (1: one at a time)."""
-    rows_MD = np.empty((len(offsets) - 1, encoder.width), dtype=np.float32)
-    for rows in batches(np.diff(offsets), token_budget):
-        rows_MD[rows] = encoder.embed(*take(flat, offsets, rows)).cpu().numpy()
+    rows_MD = np.empty((len(tokens), encoder.width), dtype=np.float32)
+    for rows in batches(tokens.lengths, token_budget):
+        rows_MD[rows] = encoder.embed(tokens.take(rows)).cpu().numpy()
     return rows_MD
 
 
@@ -80,15 +81,15 @@ def main() -> None:
         expected_embeddings = {kind: file[kind][:] for kind in ENCODERS}
     embeddings: dict[tuple[torch.dtype, str], np.ndarray] = {}
     for kind, name in ENCODERS.items():
-        flat, offsets = block.tokens[kind]
+        tokens = block.tokens[kind]
         for dtype in (torch.float32, half):
             encoder = load_encoder(parity / name, kind, dtype, device)
-            embeddings[dtype, kind] = embed(encoder, flat, offsets, 1024)
+            embeddings[dtype, kind] = embed(encoder, tokens, 1024)
             if dtype == torch.float32:
                 for how, rows in (
                     ("packed", embeddings[dtype, kind]),
-                    ("packed in one batch", embed(encoder, flat, offsets, 10**9)),
-                    ("one at a time", embed(encoder, flat, offsets, 1)),
+                    ("packed in one batch", embed(encoder, tokens, 10**9)),
+                    ("one at a time", embed(encoder, tokens, 1)),
                 ):
                     deviation = np.abs(rows - expected_embeddings[kind]).max()
                     print(f"{kind} embeddings, float32, {how}: {deviation:.1e} at most")

@@ -45,11 +45,6 @@ class Outcome:
     """All of it, loading included, imports not."""
 
 
-def sequences(flat: np.ndarray, offsets: np.ndarray) -> list[torch.Tensor]:
-    """Token ids of every sequence, int64."""
-    return [torch.from_numpy(piece.astype(np.int64)) for piece in np.split(flat, offsets[1:-1])]
-
-
 def padded_batches(lengths: list[int], tokens: int) -> Iterator[range]:
     """Neighbours in arrival order, as many as fit when padded to the longest."""
     start = longest = 0
@@ -69,9 +64,9 @@ def nucleotide_embeddings(folder: Path, blocks: list[TokenBlock]) -> np.ndarray:
     encoder = load_encoder(folder, "nucleotide", torch.float32, torch.device("cpu"))
     rows = []
     for block in blocks:
-        flat, offsets = block.tokens["nucleotide"]
-        for piece in np.split(flat, offsets[1:-1]):
-            rows.append(encoder.embed(piece, np.array([0, len(piece)])).numpy())
+        tokens = block.tokens["nucleotide"]
+        for i in range(len(tokens)):
+            rows.append(encoder.embed(tokens.between(i, i + 1)).numpy())
     return np.concatenate(rows)
 
 
@@ -81,7 +76,8 @@ def protein_embeddings(folder: Path, blocks: list[TokenBlock]) -> np.ndarray:
     model = EsmModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32).eval()
     proteins: list[torch.Tensor] = []
     for block in blocks:
-        proteins += sequences(*block.tokens["protein"])
+        found = block.tokens["protein"]
+        proteins += [torch.from_numpy(found[i].astype(np.int64)) for i in range(len(found))]
     rows = []
     for batch in padded_batches([len(protein) for protein in proteins], TOKENS_PER_BATCH):
         tokens = torch.nn.utils.rnn.pad_sequence([proteins[i] for i in batch], batch_first=True, padding_value=PAD)

@@ -23,8 +23,8 @@ from vpdist import weights
 from vpdist.checkpoint import filled
 from vpdist.config import Settings
 from vpdist.encoder_kinds import KINDS, EncoderKind
-from vpdist.fragments import offsets_of
 from vpdist.packing import Packing
+from vpdist.ragged import Ragged
 
 CODONS = {"".join(bases): number for number, bases in enumerate(product("ACGT", repeat=3))}
 BEGIN, END, OTHER = 64, 65, 66
@@ -50,14 +50,13 @@ class CodonTokenizer:
     def __init__(self, folder: Path) -> None:
         self.fingerprint = "codons"
 
-    def encode(self, letters: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        text = letters.tobytes().decode()
+    def encode(self, texts: Ragged) -> Ragged:
         sequences = []
-        for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-            codons = [CODONS.get(text[i : i + 3], OTHER) for i in range(start, end - 2, 3)]
+        for text in texts.strings():
+            codons = [CODONS.get(text[i : i + 3].decode(), OTHER) for i in range(0, len(text) - 2, 3)]
             sequences.append([BEGIN, *codons, END])
         flat = np.array([token for sequence in sequences for token in sequence], np.uint8)
-        return flat, offsets_of([len(sequence) for sequence in sequences])
+        return Ragged.from_lengths(flat, [len(sequence) for sequence in sequences])
 
 
 class CodonVectors(nn.Module):

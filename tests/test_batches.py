@@ -1,12 +1,10 @@
 """Batches: a function of the unit's lengths and the budget alone."""
 
-from itertools import pairwise
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpdist.batches import batches, take
+from vpdist.batches import batches
 
 
 @given(st.lists(st.integers(1, 300), max_size=100), st.integers(1, 1000))
@@ -22,13 +20,3 @@ def test_batches_hold_every_sequence_once_within_the_budget(lengths: list[int], 
 def test_batches_run_from_short_to_long(lengths: list[int], budget: int) -> None:
     in_order = [lengths[row] for rows in batches(np.array(lengths), budget) for row in rows.tolist()]
     assert in_order == sorted(lengths)
-
-
-@given(st.lists(st.binary(max_size=9), max_size=20), st.data())
-def test_taking_sequences_from_a_flat_array_gives_their_letters(texts: list[bytes], data: st.DataObject) -> None:
-    positions = data.draw(st.lists(st.integers(0, len(texts) - 1))) if texts else []
-    flat = np.frombuffer(b"".join(texts), dtype=np.uint8)
-    offsets = np.concatenate(([0], np.cumsum([len(text) for text in texts]))).astype(np.int64)
-    taken, bounds = take(flat, offsets, np.array(positions, dtype=np.int64))
-    found = [taken[a:b].tobytes() for a, b in pairwise(bounds)]
-    assert found == [texts[position] for position in positions]

@@ -10,6 +10,7 @@ from vpdist.dnabert_s import DnabertS, DnabertSConfig, alibi_slopes
 from vpdist.encoders import load_encoder
 from vpdist.errors import WeightsError
 from vpdist.packing import Packing
+from vpdist.ragged import Ragged
 
 CPU = torch.device("cpu")
 TINY = DnabertSConfig(width=48, layers=2, heads=6, intermediate=96, vocabulary=154)
@@ -26,9 +27,8 @@ def tiny_model() -> DnabertS:
 
 
 def packed(*lengths: int, granule: int = 1) -> tuple[torch.Tensor, Packing]:
-    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-    tokens = (torch.arange(offsets[-1]) * 37 + 11) % TINY.vocabulary
-    return tokens, Packing(offsets, CPU, granule)
+    tokens = (torch.arange(sum(lengths)) * 37 + 11) % TINY.vocabulary
+    return tokens, Packing(np.array(lengths, dtype=np.int64), CPU, granule)
 
 
 def plain_reference(tokens: torch.Tensor, state: dict[str, torch.Tensor], heads: int = 6) -> torch.Tensor:
@@ -141,9 +141,9 @@ def test_bfloat16_stays_near_float32() -> None:
     "layout", [{"prefix": "bert."}, {"safetensors": True}, {"prefix": "bert.", "safetensors": True}]
 )
 def test_every_published_layout_gives_the_same_embeddings(tmp_path, layout) -> None:
-    tokens, offsets = np.arange(5, 45, dtype=np.uint16), np.array([0, 15, 40])
+    tokens = Ragged.from_lengths(np.arange(5, 45, dtype=np.uint16), [15, 25])
     folders = write_dnabert_s(tmp_path / "plain"), write_dnabert_s(tmp_path / "other", **layout)
-    plain, other = (load_encoder(folder, "nucleotide", torch.float32, CPU).embed(tokens, offsets) for folder in folders)
+    plain, other = (load_encoder(folder, "nucleotide", torch.float32, CPU).embed(tokens) for folder in folders)
     assert torch.equal(plain, other)
 
 

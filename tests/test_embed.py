@@ -11,9 +11,9 @@ import torch
 from vpdist import parts
 from vpdist.embed import Pipeline, UnitWork
 from vpdist.errors import Interrupted, StorageError
-from vpdist.layout import Tokens
 from vpdist.parts import PartHeader
 from vpdist.plan import EncoderCost, FragmentKeys, Limits, Plan, build
+from vpdist.ragged import Ragged
 
 COST = EncoderCost(linear=10**6, attention=10**3)
 N = 24
@@ -32,20 +32,20 @@ class StubEncoder:
     def padding(self, lengths: np.ndarray) -> int:
         return 0
 
-    def embed(self, tokens: np.ndarray, offsets: np.ndarray) -> torch.Tensor:
-        self.calls.append(len(offsets) - 1)
-        first = tokens[offsets[:-1]].astype(np.float32)
+    def embed(self, tokens: Ragged) -> torch.Tensor:
+        self.calls.append(len(tokens))
+        first = tokens.flat[tokens.offsets[:-1]].astype(np.float32)
         if len(first) > self.most_rows or (self.most_rows == 0):
             raise torch.OutOfMemoryError("CUDA out of memory")
         first[np.isin(first, list(self.bad))] = np.inf
-        return torch.from_numpy(np.stack([first, np.diff(offsets).astype(np.float32)], axis=1))
+        return torch.from_numpy(np.stack([first, tokens.lengths.astype(np.float32)], axis=1))
 
 
 class StubShards:
     """One unit's tokens: sequence i is i, i, ... of length 5."""
 
-    def unit(self, unit: int) -> dict[str, Tokens]:
-        tokens = Tokens(np.repeat(np.arange(N), 5).astype(np.uint16), np.arange(N + 1, dtype=np.int64) * 5)
+    def unit(self, unit: int) -> dict[str, Ragged]:
+        tokens = Ragged.from_lengths(np.repeat(np.arange(N), 5).astype(np.uint16), [5] * N)
         return {"nucleotide": tokens, "protein": tokens}
 
 
@@ -184,8 +184,8 @@ class CudaStubEncoder(StubEncoder):
 
     device = torch.device("cuda")
 
-    def embed(self, tokens: np.ndarray, offsets: np.ndarray) -> torch.Tensor:
-        return super().embed(tokens, offsets).to(self.device)
+    def embed(self, tokens: Ragged) -> torch.Tensor:
+        return super().embed(tokens).to(self.device)
 
 
 def test_units_written_while_the_next_is_computed_are_the_same_files(plan: Plan, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.tiny_models import TinyModels, write_dnabert_s, write_esm2, write_mod
 from vpdist.classifier import load_classifier
 from vpdist.encoders import Encoder, choose_dtype, load_encoder
 from vpdist.errors import UsageError, WeightsError
-from vpdist.fragments import offsets_of
+from vpdist.ragged import Ragged
 from vpdist.tokens import NucleotideTokenizer, ProteinTokenizer
 
 CPU = torch.device("cpu")
@@ -61,26 +61,16 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-Batch = tuple[np.ndarray, np.ndarray]
+def nucleotide_batch(folder, strings: list[str]) -> Ragged:
+    return NucleotideTokenizer(folder).encode(as_ragged(strings))
 
 
-def nucleotide_batch(folder, strings: list[str]) -> Batch:
-    return NucleotideTokenizer(folder).encode(*as_flat(strings))
+def protein_batch(folder, strings: list[str]) -> Ragged:
+    return ProteinTokenizer(folder).encode(as_ragged(strings))
 
 
-def protein_batch(folder, strings: list[str]) -> Batch:
-    return ProteinTokenizer(folder).encode(*as_flat(strings))
-
-
-def as_flat(strings: list[str]) -> Batch:
-    return np.frombuffer("".join(strings).encode(), np.uint8), offsets_of([len(one) for one in strings])
-
-
-def taken(batch: Batch, order: np.ndarray) -> Batch:
-    """Some sequences of a batch, as a batch."""
-    tokens, offsets = batch
-    parts = [tokens[offsets[i] : offsets[i + 1]] for i in order]
-    return np.concatenate(parts), np.concatenate(([0], np.cumsum([len(part) for part in parts])))
+def as_ragged(strings: list[str]) -> Ragged:
+    return Ragged.from_lengths(np.frombuffer("".join(strings).encode(), np.uint8), [len(one) for one in strings])
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -103,7 +93,7 @@ def encoders(models) -> dict[str, Encoder]:
 
 
 @pytest.fixture(scope="module")
-def batches(models) -> dict[str, Batch]:
+def batches(models) -> dict[str, Ragged]:
     """The golden fragments as tokens."""
     return {
         "nucleotide": nucleotide_batch(models.nucleotide, [golden[0] for golden in GOLDEN]),
@@ -112,7 +102,7 @@ def batches(models) -> dict[str, Batch]:
 
 
 @pytest.fixture(scope="module")
-def parity(shared) -> dict[str, tuple[Batch, np.ndarray]]:
+def parity(shared) -> dict[str, tuple[Ragged, np.ndarray]]:
     """The parity set's fragments as tokens, and what the original makes of them."""
     folder = shared / "parity"
     with (folder / "fragments.500.tsv").open() as file:
@@ -130,7 +120,7 @@ def parity(shared) -> dict[str, tuple[Batch, np.ndarray]]:
 
 
 def test_golden_embeddings_and_logits(encoders, batches, models) -> None:
-    nucleotide, protein = (encoders[kind].embed(*batches[kind]).numpy() for kind in ("nucleotide", "protein"))
+    nucleotide, protein = (encoders[kind].embed(batches[kind]).numpy() for kind in ("nucleotide", "protein"))
     np.testing.assert_allclose(nucleotide[:, :4], [golden[2] for golden in GOLDEN], atol=2e-5, rtol=0)
     np.testing.assert_allclose(protein[:, :4], [golden[3] for golden in GOLDEN], atol=2e-5, rtol=0)
     logits = load_classifier(models.classifier).logits(nucleotide, protein)
@@ -141,15 +131,15 @@ def test_golden_embeddings_and_logits(encoders, batches, models) -> None:
 @given(order=st.permutations(range(len(GOLDEN))), cuts=st.sets(st.integers(1, len(GOLDEN) - 1)))
 @settings(max_examples=25, deadline=None)
 def test_any_composition_and_order_of_batches_gives_the_same_embeddings(encoders, batches, kind, order, cuts) -> None:
-    together = encoders[kind].embed(*batches[kind]).numpy()
+    together = encoders[kind].embed(batches[kind]).numpy()
     for part in np.split(np.array(order), sorted(cuts)):
-        embedded = encoders[kind].embed(*taken(batches[kind], part)).numpy()
+        embedded = encoders[kind].embed(batches[kind].take(part)).numpy()
         np.testing.assert_allclose(embedded, together[part], atol=5e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", PARITY_FOLDERS)
 def test_the_same_batch_gives_the_same_bits(encoders, batches, kind) -> None:
-    assert torch.equal(encoders[kind].embed(*batches[kind]), encoders[kind].embed(*batches[kind]))
+    assert torch.equal(encoders[kind].embed(batches[kind]), encoders[kind].embed(batches[kind]))
 
 
 @pytest.mark.parametrize("kind", PARITY_FOLDERS)
@@ -163,7 +153,7 @@ def test_parity_in_float32_packed_alone_and_in_random_batches(shared, parity, ki
     for composition in compositions:
         embedded = np.empty_like(expected)
         for part in composition:
-            embedded[part] = encoder.embed(*taken(batch, part)).numpy()
+            embedded[part] = encoder.embed(batch.take(part)).numpy()
         np.testing.assert_allclose(embedded, expected, atol=2e-5, rtol=0)
 
 
@@ -174,7 +164,7 @@ def test_parity_in_bfloat16_of_embeddings_scores_and_labels(shared, parity) -> N
         encoder = load_encoder(shared / "parity" / name, kind, torch.bfloat16, CPU)
         batch, expected = parity[kind]
         parts = np.array_split(every_other, 8)
-        embedded[kind] = np.concatenate([encoder.embed(*taken(batch, part)).numpy() for part in parts])
+        embedded[kind] = np.concatenate([encoder.embed(batch.take(part)).numpy() for part in parts])
         exact[kind] = expected[every_other]
         assert cosine(embedded[kind], exact[kind]).min() >= 0.999
     classifier = load_classifier(shared / "parity" / "classifier_original_format.pth")
@@ -189,19 +179,19 @@ def test_parity_in_bfloat16_of_embeddings_scores_and_labels(shared, parity) -> N
 
 def test_an_empty_batch_gives_no_rows(encoders) -> None:
     for kind, encoder in encoders.items():
-        empty = encoder.embed(np.zeros(0, np.uint8), np.zeros(1, np.int64))
+        empty = encoder.embed(Ragged.from_lengths(np.zeros(0, np.uint8), []))
         assert empty.shape == (0, encoder.width), kind
 
 
 @pytest.mark.parametrize(("kind", "tokens"), [("nucleotide", 0), ("protein", 2)])
 def test_a_sequence_without_tokens_to_pool_is_an_error(encoders, kind, tokens) -> None:
     with pytest.raises(ValueError, match="none to pool"):
-        encoders[kind].embed(np.zeros(tokens + 9, np.uint8), np.array([0, 9, 9 + tokens]))
+        encoders[kind].embed(Ragged.from_lengths(np.zeros(tokens + 9, np.uint8), [9, tokens]))
 
 
 def test_tokens_of_another_model_are_refused_before_they_reach_the_device(encoders, models) -> None:
     with pytest.raises(WeightsError, match=f"{models.protein}: token 33, but the model knows 33"):
-        encoders["protein"].embed(np.array([0, 33, 2], np.uint8), np.array([0, 3]))
+        encoders["protein"].embed(Ragged.from_lengths(np.array([0, 33, 2], np.uint8), [3]))
 
 
 @pytest.mark.parametrize(("kind", "other"), [("nucleotide", "protein"), ("protein", "nucleotide")])
@@ -217,18 +207,18 @@ def test_every_weight_has_the_dtype_asked_for_and_memory(tmp_path, write) -> Non
     encoder = load_encoder(write(tmp_path), kind, torch.bfloat16, CPU)
     assert {parameter.dtype for parameter in encoder.model.parameters()} == {torch.bfloat16}
     assert not any(tensor.is_meta for tensor in encoder.model.state_dict().values())
-    assert encoder.embed(np.arange(5, 12, dtype=np.uint8), np.array([0, 7])).dtype == torch.float32
+    assert encoder.embed(Ragged.from_lengths(np.arange(5, 12, dtype=np.uint8), [7])).dtype == torch.float32
 
 
 def test_overwriting_the_file_during_a_run_changes_nothing(tmp_path) -> None:
-    tokens, offsets = np.arange(5, 30, dtype=np.uint8), np.array([0, 10, 25])
+    tokens = Ragged.from_lengths(np.arange(5, 30, dtype=np.uint8), [10, 15])
     encoder = load_encoder(write_esm2(tmp_path), "protein", torch.float32, CPU)
-    before = encoder.embed(tokens, offsets)
+    before = encoder.embed(tokens)
     path = tmp_path / "model.safetensors"
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
         file.write(bytes(path.stat().st_size // 2))
-    assert torch.equal(encoder.embed(tokens, offsets), before)
+    assert torch.equal(encoder.embed(tokens), before)
 
 
 def test_missing_surprising_and_misshapen_weights_are_all_listed(tmp_path) -> None:
@@ -285,7 +275,7 @@ def test_a_dtype_that_makes_no_sense_is_a_usage_error(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_cuda_agrees_with_the_cpu(models, batches, encoders, kind, dtype) -> None:
     encoder = load_encoder(getattr(models, kind), kind, dtype, torch.device("cuda"))
-    exact, embedded = encoders[kind].embed(*batches[kind]).numpy(), encoder.embed(*batches[kind]).cpu().numpy()
+    exact, embedded = encoders[kind].embed(batches[kind]).numpy(), encoder.embed(batches[kind]).cpu().numpy()
     assert cosine(embedded, exact).min() >= 0.999
     if dtype == torch.float32:
         np.testing.assert_allclose(embedded, exact, atol=2e-3 if torch.backends.cuda.matmul.allow_tf32 else 2e-5)
@@ -296,6 +286,7 @@ import sys
 from pathlib import Path
 import numpy as np, torch
 from vpdist.encoders import load_encoder
+from vpdist.ragged import Ragged
 
 def anonymous_mb():
     [line] = [line for line in open("/proc/self/status") if line.startswith("RssAnon")]
@@ -304,7 +295,7 @@ def anonymous_mb():
 torch.set_num_threads(1)
 encoder = load_encoder(Path(sys.argv[1]), "nucleotide", torch.bfloat16, torch.device("cpu"))
 for n_tokens in range(600, 800):
-    encoder.embed(np.full(n_tokens, 5), np.array([0, 300, n_tokens]))
+    encoder.embed(Ragged.from_lengths(np.full(n_tokens, 5), [300, n_tokens - 300]))
     if n_tokens == 610:
         before = anonymous_mb()
 print(anonymous_mb() - before)

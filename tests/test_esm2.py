@@ -12,6 +12,7 @@ from vpdist import esm2
 from vpdist.encoders import load_encoder
 from vpdist.errors import WeightsError
 from vpdist.packing import Packing, has_varlen_kernel
+from vpdist.ragged import Ragged
 from vpdist.weights import read_config
 
 CPU = torch.device("cpu")
@@ -25,11 +26,10 @@ SIZES = {  # layers, width, heads, parameters of EsmModel without pooler and con
 }
 
 
-def sequences(*lengths: int) -> tuple[np.ndarray, np.ndarray]:
-    """Proteins of `lengths` residues as tokens with <cls> and <eos>, and their offsets."""
+def sequences(*lengths: int) -> Ragged:
+    """Proteins of `lengths` residues as tokens with <cls> and <eos>."""
     parts = [[0, *((7 * k + length) % 20 + 4 for k in range(length)), 2] for length in lengths]
-    offsets = np.concatenate(([0], np.cumsum([len(part) for part in parts])))
-    return np.concatenate(parts).astype(np.uint8), offsets.astype(np.int64)
+    return Ragged.from_lengths(np.concatenate(parts).astype(np.uint8), [len(part) for part in parts])
 
 
 def library_model(folder) -> EsmModel:
@@ -59,11 +59,11 @@ def test_every_published_size_constructs_without_memory(size: str, tmp_path) -> 
 def test_a_packed_batch_gives_what_the_library_gives_for_each_sequence(tmp_path) -> None:
     folder = write_esm2(tmp_path)
     encoder, library = load_encoder(folder, "protein", torch.float32, CPU), library_model(folder)
-    tokens, offsets = sequences(1, 8, 8, 30, 31, 120)
+    tokens = sequences(1, 8, 8, 30, 31, 120)
     for granule in (1, 16):
-        hidden = encoder.model(torch.from_numpy(tokens.astype(np.int64)), Packing(offsets, CPU, granule))
-        for start, stop in pairwise(offsets):
-            alone = library(torch.from_numpy(tokens[start:stop].astype(np.int64))[None]).last_hidden_state[0]
+        hidden = encoder.model(torch.from_numpy(tokens.flat.astype(np.int64)), Packing(tokens.lengths, CPU, granule))
+        for start, stop in pairwise(tokens.offsets):
+            alone = library(torch.from_numpy(tokens.flat[start:stop].astype(np.int64))[None]).last_hidden_state[0]
             torch.testing.assert_close(hidden[start:stop], alone, atol=1e-5, rtol=0)
 
 
@@ -72,18 +72,18 @@ def test_the_embedding_scale_of_token_dropout_survives_packing(tmp_path) -> None
     encoder = load_encoder(write_esm2(tmp_path), "protein", torch.float32, CPU)
     seen = []
     encoder.model.embeddings.register_forward_hook(lambda module, given, embedded: seen.append(embedded.clone()))
-    tokens, offsets = sequences(5, 50)
-    encoder.embed(tokens, offsets)
-    words = encoder.model.embeddings.word_embeddings.weight[torch.from_numpy(tokens.astype(np.int64))]
+    tokens = sequences(5, 50)
+    encoder.embed(tokens)
+    words = encoder.model.embeddings.word_embeddings.weight[torch.from_numpy(tokens.flat.astype(np.int64))]
     torch.testing.assert_close(seen[0], 0.88 * words)
 
 
 def test_tokens_of_other_sequences_change_nothing(tmp_path) -> None:
     encoder = load_encoder(write_esm2(tmp_path), "protein", torch.float32, CPU)
-    tokens, offsets = sequences(5, 5)
-    before = encoder.embed(tokens, offsets)
-    tokens[offsets[1] + 1 : -1] = 9
-    after = encoder.embed(tokens, offsets)
+    tokens = sequences(5, 5)
+    before = encoder.embed(tokens)
+    tokens[1][1:-1] = 9
+    after = encoder.embed(tokens)
     assert torch.equal(before[0], after[0])
     assert not torch.allclose(before[1], after[1])
 
@@ -106,10 +106,10 @@ def test_queries_and_keys_reordered_alike_are_rotated_as_the_library_rotates_the
 
 
 def test_the_hub_layout_gives_the_same_embeddings(tmp_path) -> None:
-    tokens, offsets = sequences(3, 40)
+    tokens = sequences(3, 40)
     plain = load_encoder(write_esm2(tmp_path / "plain"), "protein", torch.float32, CPU)
     hub = load_encoder(write_esm2(tmp_path / "hub", masked_lm=True), "protein", torch.float32, CPU)
-    assert torch.equal(plain.embed(tokens, offsets), hub.embed(tokens, offsets))
+    assert torch.equal(plain.embed(tokens), hub.embed(tokens))
 
 
 def changed(folder, change) -> None:
@@ -147,7 +147,7 @@ def test_a_wrong_number_of_rotary_frequencies_is_refused(tmp_path) -> None:
 
 def test_old_layer_norm_names_are_understood(tmp_path) -> None:
     folder = write_esm2(tmp_path)
-    before = load_encoder(folder, "protein", torch.float32, CPU).embed(*sequences(9))
+    before = load_encoder(folder, "protein", torch.float32, CPU).embed(sequences(9))
 
     def old_names(state) -> None:
         for name in [name for name in state if ".LayerNorm." in name]:
@@ -155,7 +155,7 @@ def test_old_layer_norm_names_are_understood(tmp_path) -> None:
             state[old] = state.pop(name)
 
     changed(folder, old_names)
-    assert torch.equal(before, load_encoder(folder, "protein", torch.float32, CPU).embed(*sequences(9)))
+    assert torch.equal(before, load_encoder(folder, "protein", torch.float32, CPU).embed(sequences(9)))
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_the_variable_length_kernel_agrees_with_float32(tmp_path, dtype: torch.d
     folder, device = write_esm2(tmp_path), torch.device("cuda")
     if not has_varlen_kernel(device, dtype):
         pytest.skip("this GPU has no variable-length kernel")
-    tokens, offsets = sequences(1, 8, 30, 200, 31, 1022)
-    exact = load_encoder(folder, "protein", torch.float32, CPU).embed(tokens, offsets)
+    tokens = sequences(1, 8, 30, 200, 31, 1022)
+    exact = load_encoder(folder, "protein", torch.float32, CPU).embed(tokens)
     encoder = load_encoder(folder, "protein", dtype, device)
-    cosine = torch.nn.functional.cosine_similarity(exact, encoder.embed(tokens, offsets).cpu(), dim=1)
+    cosine = torch.nn.functional.cosine_similarity(exact, encoder.embed(tokens).cpu(), dim=1)
     assert cosine.min() > 0.999

@@ -119,15 +119,10 @@ def as_bases(sequence: str) -> np.ndarray:
 
 def as_tuples(fragments: Fragments) -> list[tuple[int, str, str, str]]:
     """(chunk, frame, nucleotide string, protein) of each fragment."""
-    nucleotide, protein = fragments.nucleotide.tobytes().decode(), fragments.protein.tobytes().decode()
+    texts = zip(fragments.nucleotide.strings(), fragments.protein.strings(), strict=True)
     return [
-        (
-            int(fragments.chunk[i]),
-            FRAMES[fragments.frame[i]],
-            nucleotide[fragments.nucleotide_offsets[i] : fragments.nucleotide_offsets[i + 1]],
-            protein[fragments.protein_offsets[i] : fragments.protein_offsets[i + 1]],
-        )
-        for i in range(len(fragments))
+        (int(fragments.chunk[i]), FRAMES[fragments.frame[i]], nucleotide.decode(), protein.decode())
+        for i, (nucleotide, protein) in enumerate(texts)
     ]
 
 
@@ -202,9 +197,11 @@ def test_no_chunks_give_no_fragments_of_the_same_types() -> None:
     none = six_frames(np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0, np.int64))
     some = six_frames(as_bases("AGC"), np.array([0]), np.array([3]))
     assert len(none) == 0
-    for name in Fragments.__dataclass_fields__:
+    for name in ("chunk", "frame", "residues"):
         assert getattr(none, name).dtype == getattr(some, name).dtype
-    assert none.nucleotide_offsets.tolist() == none.protein_offsets.tolist() == [0]
+    for name in ("nucleotide", "protein"):
+        assert getattr(none, name).flat.dtype == getattr(some, name).flat.dtype
+        assert getattr(none, name).offsets.tolist() == [0]
 
 
 @given(sequence=st.text(st.sampled_from("ACGTN"), max_size=70), chunk_length=st.integers(3, 30))

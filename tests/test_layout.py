@@ -1,6 +1,5 @@
 """Tokens in plan order: every row's tokens come back as they went into the token store."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +49,7 @@ def blocks(models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> list
 def keys_of(contents: list[TokenBlock]) -> FragmentKeys:
     return FragmentKeys(
         residues=np.concatenate([block.fragment_residues for block in contents]),
-        tokens={kind: np.concatenate([np.diff(block.tokens[kind][1]) for block in contents]) for kind in KINDS},
+        tokens={kind: np.concatenate([block.tokens[kind].lengths for block in contents]) for kind in KINDS},
         nucleotide_hash=np.concatenate([block.nucleotide_hash for block in contents]),
         protein_hash=np.concatenate([block.protein_hash for block in contents]),
     )
@@ -77,21 +76,14 @@ def test_every_row_has_the_tokens_of_each_of_its_fragments(laid_out: tuple[Path,
     folder, plan, contents = laid_out
     shards = TokenShards(folder, plan, plan.digest())
     of_fragment: dict[str, list[list[int]]] = {
-        kind: [
-            flat[a:b].tolist()
-            for block in contents
-            for flat, offsets in [block.tokens[kind]]
-            for a, b in pairwise(offsets.tolist())
-        ]
+        kind: [tokens[i].tolist() for tokens in (block.tokens[kind] for block in contents) for i in range(len(tokens))]
         for kind in KINDS
     }
     for unit in range(plan.n_units):
         tokens = shards.unit(unit)
-        for row in range(plan.unit_row[unit], plan.unit_row[unit + 1]):
-            here = row - plan.unit_row[unit]
+        for here, row in enumerate(plan.rows(unit)):
             for kind in KINDS:
-                offsets = tokens[kind].offsets
-                found = tokens[kind].flat[offsets[here] : offsets[here + 1]].tolist()
+                found = tokens[kind][here].tolist()
                 for fragment in plan.fragment[plan.row_start[row] : plan.row_start[row + 1]]:
                     assert of_fragment[kind][fragment] == found
 

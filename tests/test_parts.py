@@ -48,7 +48,7 @@ def written(plan: Plan, header: PartHeader, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("parts")
     rng = np.random.default_rng(1)
     for unit in range(plan.n_units):
-        rows = int(plan.unit_row[unit + 1] - plan.unit_row[unit])
+        rows = len(plan.rows(unit))
         results = {
             "logits": rng.normal(size=(rows, 2)).astype(np.float32),
             "nucleotide": rng.normal(size=(rows, 6)).astype(np.float32),
@@ -76,7 +76,7 @@ def test_equal_fragments_share_a_row(plan: Plan, written: Path) -> None:
     for unit in range(plan.n_units):
         part = parts.read(written, unit, ["fragment", "row"])
         for row, fragments in enumerate(np.split(part["fragment"], np.flatnonzero(np.diff(part["row"])) + 1)):
-            start = int(plan.unit_row[unit]) + row
+            start = plan.rows(unit).start + row
             assert fragments.tolist() == plan.fragment[plan.row_start[start] : plan.row_start[start + 1]].tolist()
 
 
@@ -125,14 +125,42 @@ def test_a_part_under_another_units_name_is_refused(plan: Plan, header: PartHead
 
 
 def test_results_that_the_header_does_not_announce_are_a_bug(plan: Plan, header: PartHeader, tmp_path: Path) -> None:
-    rows = int(plan.unit_row[1])
+    rows = len(plan.rows(0))
     with pytest.raises(ValueError, match="nucleotide"):
         parts.write(tmp_path, 0, plan, header, np.zeros(rows, bool), {"logits": np.zeros((rows, 2), np.float32)})
 
 
+@pytest.mark.parametrize("embedding_dtype", ["float16", "float32"])
+@pytest.mark.parametrize("embeddings", [True, False])
+@pytest.mark.parametrize("classifier", ["c", ""])
+def test_the_bytes_counted_for_a_unit_are_those_its_datasets_hold(
+    plan: Plan, header: PartHeader, tmp_path: Path, embedding_dtype: str, embeddings: bool, classifier: str
+) -> None:
+    told = replace(header, embedding_dtype=embedding_dtype, embeddings=embeddings, classifier=classifier)
+    rows = len(plan.rows(0))
+    made = {
+        "logits": np.zeros((rows, 2), np.float32),
+        "nucleotide": np.zeros((rows, 6), embedding_dtype),
+        "protein": np.zeros((rows, 4), embedding_dtype),
+    }
+    parts.write(
+        tmp_path, 0, plan, told, np.zeros(rows, bool), {name: made[name] for name in made if name in told.datasets()}
+    )
+    held = sum(array.nbytes for array in parts.read(tmp_path, 0, told.datasets()).values())
+    assert held == told.data_bytes(rows, len(plan.fragments(0).flat), width=10)
+    assert len(plan.fragments(0).flat) > rows  # some share one
+
+
+def test_a_units_fragments_are_those_of_its_rows(plan: Plan) -> None:
+    rows = [plan.fragment[plan.row_start[row] : plan.row_start[row + 1]].tolist() for row in range(plan.n_rows)]
+    found = [plan.fragments(unit) for unit in range(plan.n_units)]
+    assert [each[i].tolist() for each in found for i in range(len(each))] == rows
+    assert [row for unit in range(plan.n_units) for row in plan.rows(unit)] == list(range(plan.n_rows))
+
+
 def test_a_part_without_embeddings_holds_calls_only(plan: Plan, header: PartHeader, tmp_path: Path) -> None:
     bare = replace(header, embeddings=False)
-    rows = int(plan.unit_row[1])
+    rows = len(plan.rows(0))
     parts.write(tmp_path, 0, plan, bare, np.zeros(rows, bool), {"logits": np.zeros((rows, 2), np.float32)})
     parts.check(tmp_path, 0, plan, bare, full=True)
     with pytest.raises(DamagedFile, match="nucleotide"):

@@ -14,7 +14,8 @@ from tests.tiny_models import write_models
 from vpdist import parts
 from vpdist.config import Settings
 from vpdist.errors import Interrupted, VpdistError
-from vpdist.quarantine import Batch, ChildDied, ChildHung, Quarantine, QuarantinedEncoder
+from vpdist.quarantine import ChildDied, ChildHung, Quarantine, QuarantinedEncoder
+from vpdist.ragged import Ragged
 from vpdist.run import predict
 
 LENGTHS = (5, 5, 6, 9)
@@ -30,28 +31,26 @@ class StubEncoder:
 class StubQuarantine:
     """Computes (second token, number of sequences) of each sequence, and dies as it is told."""
 
-    def __init__(self, dies: Callable[[int, Batch], bool]) -> None:
-        self.dies, self.asked = dies, list[Batch]()
+    def __init__(self, dies: Callable[[int, Ragged], bool]) -> None:
+        self.dies, self.asked = dies, list[Ragged]()
 
-    def embed(self, kind: str, dtype: str, folder: Path, batch: Batch) -> np.ndarray:
+    def embed(self, kind: str, dtype: str, folder: Path, batch: Ragged) -> np.ndarray:
         self.asked.append(batch)
         if self.dies(len(self.asked), batch):
             raise ChildDied("the child process ended with status -11")
-        tokens, offsets = batch
-        n = len(offsets) - 1
-        return np.stack([tokens[offsets[:-1] + 1], np.full(n, n)], axis=1).astype(np.float32)
+        return np.stack([batch.flat[batch.offsets[:-1] + 1], np.full(len(batch), len(batch))], 1).astype(np.float32)
 
 
 def embed(quarantine: StubQuarantine, *rows: int) -> np.ndarray:
     """Sequences 0 x x ... 2, where x is the row's number."""
     sequences = [np.array([0, *[row] * (length - 2), 2]) for row, length in zip(rows, LENGTHS, strict=False)]
-    offsets = np.concatenate(([0], np.cumsum([len(sequence) for sequence in sequences])))
+    tokens = Ragged.from_lengths(np.concatenate(sequences), [len(sequence) for sequence in sequences])
     encoder = QuarantinedEncoder(quarantine, StubEncoder(), torch.float32)  # type: ignore[arg-type]
-    return encoder.embed(np.concatenate(sequences), offsets).numpy()
+    return encoder.embed(tokens).numpy()
 
 
-def holds_deadly(times: int, batch: Batch) -> bool:
-    return DEADLY in batch[0]
+def holds_deadly(times: int, batch: Ragged) -> bool:
+    return DEADLY in batch.flat
 
 
 def test_what_kills_nothing_is_computed_as_it_comes() -> None:
@@ -65,9 +64,9 @@ def test_only_what_kills_the_child_alone_is_set_aside_and_the_others_keep_their_
     found = embed(quarantine, 7, 8, DEADLY, 10)
     assert np.isnan(found[2]).all()
     assert np.delete(found, 2, axis=0).tolist() == [[7, 4], [8, 4], [10, 4]]
-    tokens, offsets = quarantine.asked[-1]
-    assert np.diff(offsets).tolist() == list(LENGTHS)
-    assert tokens[offsets[2] : offsets[3]].tolist() == [0, 7, 7, 7, 7, 2]
+    tokens = quarantine.asked[-1]
+    assert tokens.lengths.tolist() == list(LENGTHS)
+    assert tokens[2].tolist() == [0, 7, 7, 7, 7, 2]
 
 
 @pytest.mark.parametrize("times", [1, 2, 5])
@@ -78,7 +77,7 @@ def test_a_death_from_outside_costs_nothing(times: int) -> None:
 
 
 def test_where_only_the_batch_kills_each_sequence_keeps_what_it_got_alone() -> None:
-    quarantine = StubQuarantine(lambda now, batch: len(batch[1]) > 2)
+    quarantine = StubQuarantine(lambda now, batch: len(batch) > 1)
     assert embed(quarantine, 7, 8, 9, 10).tolist() == [[7, 1], [8, 1], [9, 1], [10, 1]]
 
 
@@ -90,7 +89,7 @@ def test_a_deadly_sequence_that_is_a_batch_of_its_own_is_tried_twice() -> None:
 
 def test_memory_that_does_not_suffice_is_the_callers_business() -> None:
     class Small(StubQuarantine):
-        def embed(self, kind: str, dtype: str, folder: Path, batch: Batch) -> np.ndarray:
+        def embed(self, kind: str, dtype: str, folder: Path, batch: Ragged) -> np.ndarray:
             raise torch.OutOfMemoryError("in the child process")
 
     with pytest.raises(torch.OutOfMemoryError):
@@ -101,7 +100,7 @@ def test_the_child_ends_with_its_parents_interest_in_it() -> None:
     def stop() -> None:
         raise Interrupted("stopped by SIGTERM")
 
-    batch = (np.zeros(3), np.array([0, 3]))
+    batch = Ragged.from_lengths(np.zeros(3), [3])
     with Quarantine(torch.device("cpu"), 1, stop, patience_s=60) as quarantine:
         with pytest.raises(Interrupted):
             quarantine.embed("protein", "float32", Path("nowhere"), batch)
@@ -113,7 +112,7 @@ def test_the_child_ends_with_its_parents_interest_in_it() -> None:
 
 def test_a_child_that_gives_no_answer_is_ended(tmp_path: Path) -> None:
     models = write_models(tmp_path / "models")
-    batch = (np.array([0, 5, 5, 2]), np.array([0, 4]))
+    batch = Ragged.from_lengths(np.array([0, 5, 5, 2]), [4])
     with Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60) as quarantine:
         quarantine.load("protein", "float32", models.protein)
         child = quarantine._process
@@ -129,7 +128,7 @@ def test_a_child_that_gives_no_answer_is_ended(tmp_path: Path) -> None:
 
 def test_a_sequence_at_which_the_child_hangs_alone_is_set_aside_at_once() -> None:
     class Hanging(StubQuarantine):
-        def embed(self, kind: str, dtype: str, folder: Path, batch: Batch) -> np.ndarray:
+        def embed(self, kind: str, dtype: str, folder: Path, batch: Ragged) -> np.ndarray:
             try:
                 return super().embed(kind, dtype, folder, batch)
             except ChildDied:
@@ -139,14 +138,14 @@ def test_a_sequence_at_which_the_child_hangs_alone_is_set_aside_at_once() -> Non
     found = embed(quarantine, 7, DEADLY)
     assert np.isnan(found[1]).all()
     assert found[0].tolist() == [7, 2]
-    assert sum(DEADLY in tokens for tokens, _ in quarantine.asked) == 2
+    assert sum(DEADLY in batch.flat for batch in quarantine.asked) == 2
 
 
 def test_no_memory_for_a_second_copy_condemns_no_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     quarantine = Quarantine(torch.device("cpu"), 1, lambda: None, patience_s=60)
     monkeypatch.setattr(quarantine, "_ask", lambda question, payload=b"": ({"said": "out of memory"}, b""))
     with pytest.raises(VpdistError, match="no memory for a second copy of esm2"):
-        quarantine.embed("protein", "float16", Path("esm2"), (np.zeros(3), np.array([0, 3])))
+        quarantine.embed("protein", "float16", Path("esm2"), Ragged.from_lengths(np.zeros(3), [3]))
     with pytest.raises(torch.OutOfMemoryError):
         quarantine.load("protein", "float32", Path("esm2"))
 

@@ -25,6 +25,7 @@ from transformers import EsmConfig, EsmForMaskedLM
 from vpdist import hdf5, tables
 from vpdist.classifier import load_classifier
 from vpdist.encoders import load_encoder
+from vpdist.ragged import Ragged
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -126,7 +127,7 @@ def test_esm_2_has_the_names_and_shapes_that_transformers_gives_it(models: Path)
 @pytest.mark.parametrize(("kind", "folder", "width"), [("nucleotide", "dnabert-s", 96), ("protein", "esm-2", 64)])
 def test_the_encoders_load_them_and_tell_sequences_apart(models: Path, kind: str, folder: str, width: int) -> None:
     encoder = load_encoder(models / folder, kind, torch.float32, torch.device("cpu"))
-    embeddings = encoder.embed(np.array([1, 7, 8, 9, 2, 1, 9, 9, 7, 2], dtype=np.uint16), np.array([0, 5, 10]))
+    embeddings = encoder.embed(Ragged.from_lengths(np.array([1, 7, 8, 9, 2, 1, 9, 9, 7, 2], np.uint16), [5, 5]))
     assert embeddings.shape == (2, width)
     assert torch.isfinite(embeddings).all()
     assert (embeddings[0] - embeddings[1]).abs().max() > 0.1

@@ -6,7 +6,6 @@ import tracemalloc
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from vpdist.encoder_kinds import KINDS
 from vpdist.errors import InputError
 from vpdist.fragments import FRAMES
 from vpdist.hdf5 import DamagedFile
+from vpdist.ragged import Ragged
 from vpdist.store import BlockTable, RawBlock, Texts, TokenBlock
 from vpdist.tokens import FragmentTokenizer, load_tokenizer
 
@@ -53,8 +53,7 @@ def random_sequences(lengths: list[int], seed: int = 3) -> list[str]:
 
 
 def bases_of(block: RawBlock) -> Iterator[str]:
-    text = block.bases.tobytes().decode()
-    return (text[start:end] for start, end in pairwise(block.base_offsets.tolist()))
+    return (bases.decode() for bases in block.bases.strings())
 
 
 def assert_same(one: object, other: object, kind: type) -> None:
@@ -63,15 +62,19 @@ def assert_same(one: object, other: object, kind: type) -> None:
         left, right = getattr(one, field.name), getattr(other, field.name)
         if isinstance(left, Texts):
             assert list(left) == list(right), field.name
+        elif isinstance(left, Ragged):
+            assert left.flat.dtype == right.flat.dtype, field.name
+            assert np.array_equal(left.flat, right.flat), field.name
+            assert np.array_equal(left.offsets, right.offsets), field.name
         elif isinstance(left, np.ndarray):
             assert left.dtype == right.dtype, field.name
             assert np.array_equal(left, right), field.name
         elif field.name == "tokens":
             assert left.keys() == right.keys()
-            for kind in left:
-                for mine, theirs in zip(left[kind], right[kind], strict=True):
-                    assert mine.dtype == theirs.dtype, kind
-                    assert np.array_equal(mine, theirs), kind
+            for encoder, tokens in left.items():
+                assert tokens.flat.dtype == right[encoder].flat.dtype, encoder
+                assert np.array_equal(tokens.flat, right[encoder].flat), encoder
+                assert np.array_equal(tokens.offsets, right[encoder].offsets), encoder
         else:
             assert left == right, field.name
 
@@ -121,11 +124,11 @@ def test_blocks_hold_every_record_and_every_chunk_once_and_in_order(
         assert block.first_record == n_before
         n_before += len(block.names)
         # full when it ended, and not a chunk or a record before
-        full = (len(block.bases) >= bases, len(block.chunk_record) >= chunks, len(block.names) >= records)
+        full = (len(block.bases.flat) >= bases, len(block.chunk_record) >= chunks, len(block.names) >= records)
         assert any(full) or block is blocks[-1]
         assert len(block.chunk_record) <= chunks
         assert len(block.names) <= records
-        assert len(block.bases) < bases + chunk_length
+        assert len(block.bases.flat) < bases + chunk_length
     expected = [store.TOO_SHORT if n < 3 else store.FILTERED if n < min_length else store.OK for n in lengths]
     assert whole.statuses.tolist() == expected
     assert np.array_equal(np.bincount(whole.chunk_record, minlength=len(lengths)), whole.n_chunks)
@@ -208,19 +211,23 @@ def test_a_raw_block_comes_back_as_it_was_written(tmp_path: Path, raw: RawBlock)
 
 
 def test_the_digest_of_a_raw_block_follows_every_field(raw: RawBlock) -> None:
-    digests = {raw.digest()}
+    moved = raw.bases.offsets.copy()
+    moved[1] -= 1
+    digests = {raw.digest(), replace(raw, bases=Ragged(raw.bases.flat, moved)).digest()}
     for field in fields(RawBlock):
         value = getattr(raw, field.name)
         other: Any
         if isinstance(value, Texts):
             other = Texts.pack([*list(value)[:-1], "changed"])
+        elif isinstance(value, Ragged):
+            other = Ragged(value.flat[::-1], value.offsets)
         elif isinstance(value, np.ndarray):
             other = value.copy()
             other[-1] += 1
         else:
             other = value + 1
         digests.add(replace(raw, **{field.name: other}).digest())
-    assert len(digests) == 1 + len(fields(RawBlock))
+    assert len(digests) == 2 + len(fields(RawBlock))
 
 
 def test_tokenising_is_pure_and_hashes_are_those_of_the_strings(raw: RawBlock, tokenizers: Tokenizers) -> None:
@@ -233,11 +240,10 @@ def test_tokenising_is_pure_and_hashes_are_those_of_the_strings(raw: RawBlock, t
     assert block.fragment_residues[first] == 166
     assert block.protein_hash[first] == xxhash.xxh3_64_intdigest(b"A" * 166)
     assert block.nucleotide_hash[first] == xxhash.xxh3_64_intdigest((b"GCC" * 167)[:499])
-    flat, offsets = block.tokens["nucleotide"]
-    start, end = offsets[first : first + 2]
-    plain, _ = tokenizers["nucleotide"].encode(np.frombuffer((b"GCC" * 167)[:499], np.uint8), np.array([0, 499]))
-    assert flat[start:end].tolist() == plain.tolist()
-    assert np.array_equal(np.diff(block.tokens["protein"][1]), block.fragment_residues + 2)
+    text = Ragged.from_lengths(np.frombuffer((b"GCC" * 167)[:499], np.uint8), [499])
+    plain = tokenizers["nucleotide"].encode(text)
+    assert block.tokens["nucleotide"][first].tolist() == plain.flat.tolist()
+    assert np.array_equal(block.tokens["protein"].lengths, block.fragment_residues + 2)
 
 
 @pytest.mark.parametrize("which", [(True, True), (True, False), (False, True), (False, False)])
@@ -286,7 +292,7 @@ def test_a_damaged_block_is_found(tmp_path: Path, raw: RawBlock, tokenizers: Tok
     store.write_block(path, block)
     content = path.read_bytes()
     arguments = (raw.digest(), block.tokenizers)
-    place = content.index(block.tokens["nucleotide"][0].tobytes())
+    place = content.index(block.tokens["nucleotide"].flat.tobytes())
     for damaged in (content[:-100], content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :], b""):
         path.write_bytes(damaged)
         assert not store.block_is_valid(path, *arguments)

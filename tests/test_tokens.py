@@ -1,9 +1,8 @@
-"""Token ids are those of the encoders' own tokenizers, flat and with offsets."""
+"""Token ids are those of the encoders' own tokenizers."""
 
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from transformers import EsmTokenizer
 
 from tests.tiny_models import ESM2_VOCABULARY, nucleotide_tokenizer
 from vpdist.errors import WeightsError
+from vpdist.ragged import Ragged
 from vpdist.tokens import MAX_RESIDUES, NucleotideTokenizer, ProteinTokenizer
 
 
@@ -32,28 +32,27 @@ def protein_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pieces(flat: np.ndarray, offsets: np.ndarray) -> list[list[int]]:
-    return [flat[start:end].tolist() for start, end in pairwise(offsets.tolist())]
+def as_lists(tokens: Ragged) -> list[list[int]]:
+    return [tokens[i].tolist() for i in range(len(tokens))]
 
 
-def as_flat(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    offsets = np.concatenate(([0], np.cumsum([len(text) for text in texts], dtype=np.int64)))
-    return np.frombuffer("".join(texts).encode("ascii"), np.uint8), offsets.astype(np.int64)
+def as_ragged(texts: list[str]) -> Ragged:
+    return Ragged.from_lengths(np.frombuffer("".join(texts).encode("ascii"), np.uint8), [len(text) for text in texts])
 
 
 @settings(max_examples=100, deadline=None)
 @given(strings=st.lists(st.text(st.sampled_from("ACGTACGTNRY-."), min_size=1, max_size=80), max_size=8))
 def test_nucleotide_ids_equal_the_librarys_plain_encode(nucleotide_folder: Path, strings: list[str]) -> None:
     plain = Tokenizer.from_file(str(nucleotide_folder / "tokenizer.json"))
-    flat, offsets = NucleotideTokenizer(nucleotide_folder).encode(*as_flat(strings))
-    assert flat.dtype == np.uint16
-    assert offsets.dtype == np.int64
-    assert pieces(flat, offsets) == [plain.encode(string).ids for string in strings]
+    tokens = NucleotideTokenizer(nucleotide_folder).encode(as_ragged(strings))
+    assert tokens.flat.dtype == np.uint16
+    assert tokens.offsets.dtype == np.int64
+    assert as_lists(tokens) == [plain.encode(string).ids for string in strings]
 
 
 def test_nucleotide_ids_are_the_golden_ones(nucleotide_folder: Path) -> None:
-    flat, offsets = NucleotideTokenizer(nucleotide_folder).encode(*as_flat(["ACGTACGT", "A", "GATTACAN", "ACRGT"]))
-    assert pieces(flat, offsets) == [
+    tokens = NucleotideTokenizer(nucleotide_folder).encode(as_ragged(["ACGTACGT", "A", "GATTACAN", "ACRGT"]))
+    assert as_lists(tokens) == [
         [1, 39, 39, 2],
         [1, 5, 2],
         [1, 7, 13, 8, 11, 5, 9, 2],
@@ -64,9 +63,9 @@ def test_nucleotide_ids_are_the_golden_ones(nucleotide_folder: Path) -> None:
 def test_slices_of_strings_do_not_show(nucleotide_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = NucleotideTokenizer(nucleotide_folder)
     strings = ["ACGT" * (i % 7 + 1) + "N" * (i % 3) for i in range(50)]
-    whole = pieces(*tokenizer.encode(*as_flat(strings)))
+    whole = as_lists(tokenizer.encode(as_ragged(strings)))
     monkeypatch.setattr("vpdist.tokens._STRINGS_AT_ONCE", 8)
-    assert pieces(*tokenizer.encode(*as_flat(strings))) == whole
+    assert as_lists(tokenizer.encode(as_ragged(strings))) == whole
 
 
 def test_truncation_and_padding_stored_with_the_tokenizer_are_off(nucleotide_folder: Path, tmp_path: Path) -> None:
@@ -75,16 +74,16 @@ def test_truncation_and_padding_stored_with_the_tokenizer_are_off(nucleotide_fol
     stored.enable_padding(length=12)
     stored.save(str(tmp_path / "tokenizer.json"))
     strings = ["A", "ACGTTGCA" * 40]
-    plain = NucleotideTokenizer(nucleotide_folder).encode(*as_flat(strings))
-    assert pieces(*NucleotideTokenizer(tmp_path).encode(*as_flat(strings))) == pieces(*plain)
-    assert len(plain[0]) > 50
+    plain = NucleotideTokenizer(nucleotide_folder).encode(as_ragged(strings))
+    assert as_lists(NucleotideTokenizer(tmp_path).encode(as_ragged(strings))) == as_lists(plain)
+    assert plain.lengths[1] > 50
 
 
 def test_no_strings_give_no_tokens(nucleotide_folder: Path, protein_folder: Path) -> None:
-    flat, offsets = NucleotideTokenizer(nucleotide_folder).encode(*as_flat([]))
-    assert (flat.dtype, len(flat), offsets.tolist()) == (np.uint16, 0, [0])
-    flat, offsets = ProteinTokenizer(protein_folder).encode(*as_flat([]))
-    assert (flat.dtype, len(flat), offsets.tolist()) == (np.uint8, 0, [0])
+    tokens = NucleotideTokenizer(nucleotide_folder).encode(as_ragged([]))
+    assert (tokens.flat.dtype, len(tokens.flat), tokens.offsets.tolist()) == (np.uint16, 0, [0])
+    tokens = ProteinTokenizer(protein_folder).encode(as_ragged([]))
+    assert (tokens.flat.dtype, len(tokens.flat), tokens.offsets.tolist()) == (np.uint8, 0, [0])
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff\xfe", b'{"model": {"type": "BPE"}}'])
@@ -125,15 +124,15 @@ proteins = st.text(st.sampled_from("LAGVSERTIDPKQNFYMHWCX"), min_size=1, max_siz
 @given(texts=st.lists(proteins, max_size=8))
 def test_protein_ids_equal_the_published_tokenizers(protein_folder: Path, texts: list[str]) -> None:
     published = EsmTokenizer(str(protein_folder / "vocab.txt"))
-    flat, offsets = ProteinTokenizer(protein_folder).encode(*as_flat(texts))
-    assert flat.dtype == np.uint8
-    assert offsets.dtype == np.int64
-    assert pieces(flat, offsets) == [published(text)["input_ids"] for text in texts]
+    tokens = ProteinTokenizer(protein_folder).encode(as_ragged(texts))
+    assert tokens.flat.dtype == np.uint8
+    assert tokens.offsets.dtype == np.int64
+    assert as_lists(tokens) == [published(text)["input_ids"] for text in texts]
 
 
 def test_proteins_are_cut_after_1024_residues_and_only_those(protein_folder: Path) -> None:
     texts = ["M" * (MAX_RESIDUES - 1), "A" * 1500 + "L", "K", "G" * MAX_RESIDUES]
-    found = pieces(*ProteinTokenizer(protein_folder).encode(*as_flat(texts)))
+    found = as_lists(ProteinTokenizer(protein_folder).encode(as_ragged(texts)))
     number = {token: i for i, token in enumerate(ESM2_VOCABULARY)}
     assert found == [[0, *[number[text[0]]] * min(len(text), 1024), 2] for text in texts]
 
@@ -144,8 +143,8 @@ def test_a_protein_tokenizer_json_gives_the_same_ids(protein_folder: Path, tmp_p
     content = {"model": {"type": "WordLevel", "vocab": vocabulary}, "added_tokens": added}
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     from_text, from_json = ProteinTokenizer(protein_folder), ProteinTokenizer(tmp_path)
-    residues, offsets = as_flat(["MKVLAX", "WC"])
-    assert pieces(*from_json.encode(residues, offsets)) == pieces(*from_text.encode(residues, offsets))
+    texts = as_ragged(["MKVLAX", "WC"])
+    assert as_lists(from_json.encode(texts)) == as_lists(from_text.encode(texts))
     assert from_json.fingerprint != from_text.fingerprint
 
 
@@ -179,5 +178,5 @@ def test_the_parity_sets_tokenizer_is_matched(shared: Path) -> None:
     nucleotides = [line.split("\t")[1] for line in lines]
     folder = shared / "parity" / "dnabert_s_tiny"
     plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    flat, offsets = NucleotideTokenizer(folder).encode(*as_flat(nucleotides))
-    assert pieces(flat, offsets) == [plain.encode(string).ids for string in nucleotides]
+    tokens = NucleotideTokenizer(folder).encode(as_ragged(nucleotides))
+    assert as_lists(tokens) == [plain.encode(string).ids for string in nucleotides]

@@ -108,7 +108,7 @@ def test_the_cost_formula_counts_what_torch_counts(tmp_path, kind, write, tokens
     ids = torch.arange(tokens) % 20 + 5
     plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)  # of products that torch counts
     with torch.inference_mode(), FlopCounterMode(display=False) as counter, plain:
-        encoder.model(ids, Packing(torch.tensor([0, tokens]).numpy(), CPU))
+        encoder.model(ids, Packing(torch.tensor([tokens]).numpy(), CPU))
     expected = shape.linear_flops_per_token * tokens + shape.attention_flops_per_token_pair * tokens**2
     assert counter.get_total_flops() == expected
 

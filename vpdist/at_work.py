@@ -15,7 +15,7 @@ from collections import Counter, deque
 from types import TracebackType
 
 from vpdist.errors import VpdistError
-from vpdist.files import open_regular, read_json, storage_error
+from vpdist.files import read_json, read_limited, storage_error
 from vpdist.runfolder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -71,8 +71,7 @@ def count_deaths(folder: RunFolder) -> dict[int, int]:
     try:
         notes = sorted(folder.at_work.iterdir())
         for path in notes:
-            with open_regular(path) as file:
-                units = file.read(4 * WIDTH).decode(errors="replace").split()
+            units = read_limited(path, 4 * WIDTH, cut=True).decode(errors="replace").split()
             log.warning("%s: its process died during unit(s) %s", path.name, " ".join(units) or "none")
             deaths.update(int(unit) for unit in units if UNIT.fullmatch(unit))
         if notes:

@@ -23,13 +23,3 @@ def batches(lengths: np.ndarray, token_budget: int) -> Iterator[np.ndarray]:
     for end in greedy_ends(lengths[order], token_budget).tolist():
         yield order[start:end]
         start = end
-
-
-def take(flat: np.ndarray, offsets: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sequences at `positions` of a flat array with offsets (n + 1,), as a flat array with offsets again."""
-    starts = offsets[positions]
-    lengths = offsets[positions + 1] - starts
-    taken = np.zeros(len(positions) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=taken[1:])
-    index = np.arange(taken[-1], dtype=np.int64) + np.repeat(starts - taken[:-1], lengths)
-    return flat[index], taken

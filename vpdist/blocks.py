@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
 
 import numpy as np
 import xxhash
 
 from vpdist import hdf5
 from vpdist.encoder_kinds import KINDS, in_files
-from vpdist.fragments import FRAMES, are_offsets, offsets_of
+from vpdist.fragments import FRAMES
+from vpdist.ragged import Ragged
 
 OK, TOO_SHORT, FILTERED = 0, 1, 2
 STATUS_NAMES = ("ok", "too_short", "filtered")
@@ -25,22 +25,17 @@ _CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
-    """A column of texts: UTF-8 bytes one after the other, with offsets."""
-
-    flat: np.ndarray
-    """uint8."""
-    offsets: np.ndarray
-    """(n + 1,) int64."""
+class Texts(Ragged):
+    """A column of texts, as UTF-8 bytes (uint8)."""
 
     @classmethod
     def pack(cls, texts: Sequence[str]) -> Texts:
         encoded = [text.encode() for text in texts]
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets_of([len(text) for text in encoded]))
+        return cls.from_lengths(np.frombuffer(b"".join(encoded), np.uint8), [len(text) for text in encoded])
 
-    def is_sound(self, n: int) -> bool:
+    def are_printable(self, n: int) -> bool:
         """Whether these are n texts in UTF-8 without control characters."""
-        if self.flat.dtype != np.uint8 or self.flat.ndim != 1 or not are_offsets(self.offsets, len(self.flat), n=n):
+        if self.flat.dtype != np.uint8 or not self.is_sound(n=n):
             return False
         try:
             text = self.flat.tobytes().decode()
@@ -49,11 +44,8 @@ class Texts:
         starts = self.offsets[:-1][self.offsets[:-1] < len(self.flat)]
         return not (_CONTROL.search(text) or (self.flat[starts] & 0xC0 == 0x80).any())
 
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
     def __iter__(self) -> Iterator[str]:
-        return (text.decode() for text in pieces(self.flat, self.offsets))
+        return (text.decode() for text in self.strings())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +82,8 @@ class BlockRecords:
 class RawBlock(BlockRecords):
     """What the reading rank hands on."""
 
-    bases: np.ndarray
-    """uint8, the chunks' bases one after the other (upper-case ASCII)."""
-    base_offsets: np.ndarray
-    """(c + 1,) int64."""
+    bases: Ragged
+    """(c,) uint8, the chunks' bases (upper-case ASCII)."""
 
     def digest(self) -> str:
         """xxh3_128 (hex) of everything in the block."""
@@ -127,31 +117,34 @@ class TokenBlock(BlockTable):
     raw_digest: str
     tokenizers: dict[str, str]
     """Fingerprint of each encoder's tokenizer, by kind."""
-    tokens: dict[str, tuple[np.ndarray, np.ndarray]]
-    """Of the same kinds: token ids, special ones included, fragment after fragment; and offsets (f + 1,) int64."""
+    tokens: dict[str, Ragged]
+    """(f,) token ids of the same kinds, special ones included."""
 
 
-def pieces(flat: np.ndarray, offsets: np.ndarray) -> Iterator[bytes]:
-    content, bounds = flat.tobytes(), offsets.tolist()
-    return (content[start:end] for start, end in pairwise(bounds))
+OFFSETS = {
+    "names": "names_offsets",
+    "descriptions": "descriptions_offsets",
+    "bases": "base_offsets",
+}
+"""Columns that take two datasets of a file: the items under the column's name, and the offsets under this one."""
 
 
 def content(block: BlockRecords) -> tuple[dict[str, np.ndarray], dict[str, str | int | float]]:
-    """A block as the datasets and attributes of its file; a column of texts takes two datasets."""
+    """A block as the datasets and attributes of its file."""
     datasets: dict[str, np.ndarray] = {}
     attributes: dict[str, str | int | float] = {}
     for field in fields(block):
         value = getattr(block, field.name)
-        if isinstance(value, Texts):
-            datasets |= {field.name: value.flat, f"{field.name}_offsets": value.offsets}
+        if isinstance(value, Ragged):
+            datasets |= {field.name: value.flat, OFFSETS[field.name]: value.offsets}
         elif isinstance(value, np.ndarray):
             datasets[field.name] = value
         elif not isinstance(value, dict):
             attributes[field.name] = value
     if isinstance(block, TokenBlock):
         attributes |= {f"{kind}_tokenizer": found for kind, found in in_files(block.tokenizers, "").items()}
-        for kind, (flat, offsets) in block.tokens.items():
-            datasets |= {f"{kind}_tokens": flat, f"{kind}_token_offsets": offsets}
+        for kind, tokens in block.tokens.items():
+            datasets |= zip(KINDS[kind].token_datasets, (tokens.flat, tokens.offsets), strict=True)
     return datasets, attributes
 
 
@@ -166,7 +159,7 @@ _TYPES = {
     "nucleotide_hash": np.uint64,
     "protein_hash": np.uint64,
 }
-"""Number formats of a block's arrays, the others being int64."""
+"""Number formats of a block's columns, the others being int64."""
 LONGEST_PROTEIN = 1 << 20
 """Residues: what the plan can sort."""
 
@@ -186,13 +179,15 @@ def _checks(block: BlockRecords) -> Iterator[bool]:
         if isinstance(value, np.ndarray):
             yield value.ndim == 1 and value.dtype == _TYPES.get(field.name, np.int64)
         elif isinstance(value, Texts):
-            yield value.is_sound(len(block.lengths))
+            yield value.are_printable(len(block.lengths))
+        elif isinstance(value, Ragged):
+            yield value.flat.dtype == _TYPES[field.name]
     n_chunks = len(block.chunk_record)
     yield _fit(len(block.lengths), block.lengths, block.n_chunks, block.sources, block.statuses)
     yield _fit(n_chunks, block.chunk_record, block.chunk_number, block.chunk_start, block.chunk_end)
     yield _below(len(STATUS_NAMES), block.statuses)
     if isinstance(block, RawBlock):
-        yield are_offsets(block.base_offsets, len(block.bases), n=n_chunks)
+        yield block.bases.is_sound(n=n_chunks)
     if isinstance(block, BlockTable):
         n = len(block.fragment_chunk)
         yield _fit(n, block.fragment_chunk, block.fragment_frame, block.fragment_residues)
@@ -200,9 +195,8 @@ def _checks(block: BlockRecords) -> Iterator[bool]:
         yield _below(n_chunks, block.fragment_chunk) and _below(len(FRAMES), block.fragment_frame)
         yield _below(LONGEST_PROTEIN, block.fragment_residues)
     if isinstance(block, TokenBlock):
-        for kind, (flat, offsets) in block.tokens.items():
-            yield flat.ndim == 1 and flat.dtype == KINDS[kind].token_type
-            yield are_offsets(offsets, len(flat), n=n)
+        for kind, tokens in block.tokens.items():
+            yield tokens.flat.dtype == KINDS[kind].token_type and tokens.is_sound(n=n)
 
 
 def _fit(n: int, *columns: np.ndarray) -> bool:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vpdist.errors import WeightsError
-from vpdist.files import open_regular, write_file
+from vpdist.files import read_limited, write_file
 from vpdist.pickles import read_classifier_pickle
 
 FORMAT = "vpdist-classifier-1"
@@ -120,12 +120,9 @@ def load_classifier(path: Path) -> Classifier:
     Raises WeightsError for anything else, for shapes that do not fit together and for values that are not finite.
     """
     try:
-        with open_regular(path, follow=True) as file:
-            content = file.read(FILE_LIMIT + 1)
+        content = read_limited(path, FILE_LIMIT, follow=True)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(content) > FILE_LIMIT:
-        raise WeightsError(f"{path}: is larger than a classifier can be")
     if content[:4] == b"PK\x03\x04":
         pickled = read_classifier_pickle(path)
         return _build(path, pickled.parameters, pickled.eps, pickled.dropout, {})

@@ -18,6 +18,7 @@ from vpdist.encoders import choose_dtype
 from vpdist.environment import Place, available_cores
 from vpdist.errors import InputError, UsageError, WeightsError
 from vpdist.files import read_json
+from vpdist.parts import FRAGMENT_BYTES, row_bytes
 from vpdist.plan import COST_SCALE, EncoderCost, Limits
 from vpdist.runfolder import RunFolder
 from vpdist.weights import EncoderShape
@@ -38,6 +39,8 @@ UNIT_OPERATIONS = {"cpu": 3 * 10**12, "cuda": 9 * 10**15}
 THREADS_BESIDE_GPU = 4
 ROW_BYTES_LIMIT = 64 << 20
 """A part's rows stay within this size."""
+SPARE_ROW_BYTES = 7
+"""Added to what a row with one fragment takes, as some rows have more. Another number would bound units elsewhere."""
 SAMPLES, SAMPLE_BYTES = 16, 1 << 16
 DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -171,10 +174,10 @@ def cost_of(shape: EncoderShape) -> EncoderCost:
 
 def limits(decisions: Decisions, shapes: dict[str, EncoderShape]) -> Limits:
     """What bounds a unit under these decisions."""
-    numbers = sum(shape.width for shape in shapes.values()) if decisions.embeddings else 0
-    row_bytes = numbers * (4 if decisions.embedding_dtype == "float32" else 2) + 32
+    width = sum(shape.width for shape in shapes.values()) if decisions.embeddings else 0
+    bytes_per_row = row_bytes(width, decisions.embedding_dtype, classified=True) + FRAGMENT_BYTES + SPARE_ROW_BYTES
     return Limits(
         token_budget=decisions.token_budget,
         unit_cost=UNIT_OPERATIONS[decisions.device] // COST_SCALE,
-        unit_rows=max(1, ROW_BYTES_LIMIT // row_bytes),
+        unit_rows=max(1, ROW_BYTES_LIMIT // bytes_per_row),
     )

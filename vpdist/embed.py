@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from vpdist import parts
-from vpdist.batches import batches, take
+from vpdist.batches import batches
 from vpdist.classifier import Classifier
 from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.encoders import Encoder
-from vpdist.layout import Tokens, TokenShards
+from vpdist.layout import TokenShards
 from vpdist.parts import PartHeader
 from vpdist.plan import Plan
+from vpdist.ragged import Ragged
 from vpdist.transfer import InFlight, Rows
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class _Embedded:
     """A unit whose batches have all been launched."""
 
     unit: int
-    tokens: dict[str, Tokens]
+    tokens: dict[str, Ragged]
     rows: dict[str, Rows]
 
 
@@ -112,7 +113,7 @@ class Pipeline:
             self._hand_over()
             self._see_written()
 
-    def _launch(self, encoder: Encoder, tokens: Tokens) -> Rows:
+    def _launch(self, encoder: Encoder, tokens: Ragged) -> Rows:
         """A unit's embeddings by one encoder, in the unit's order, as they are stored: on their way to the host."""
         lengths = tokens.lengths
         rows_MD = Rows(len(lengths), encoder.width, self._work.stored, self._device, self._stream)
@@ -132,14 +133,14 @@ class Pipeline:
         rows_MD.leave()
         return rows_MD
 
-    def _computed(self, encoder: Encoder, tokens: Tokens, rows: np.ndarray) -> Tensor:
+    def _computed(self, encoder: Encoder, tokens: Ragged, rows: np.ndarray) -> Tensor:
         """(B, width) float32 embeddings of some rows. Where they don't fit the device's memory, of each half by itself;
         a single sequence that does not fit becomes NaN."""
-        flat, offsets = take(tokens.flat, tokens.offsets, rows)
+        batch = tokens.take(rows)
         try:
-            return encoder.embed(flat, offsets)
+            return encoder.embed(batch)
         except torch.OutOfMemoryError:
-            log.warning("out of memory: %d %s sequences, %d tokens", len(rows), encoder.kind, len(flat))
+            log.warning("out of memory: %d %s sequences, %d tokens", len(rows), encoder.kind, len(batch.flat))
         self._in_flight.wait()
         if encoder.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -170,7 +171,7 @@ class Pipeline:
             self.failures += counted["failures"]
             self._report(**counted)
 
-    def _retry_in_float32(self, encoder: Encoder, tokens: Tokens, rows_MD: np.ndarray) -> None:
+    def _retry_in_float32(self, encoder: Encoder, tokens: Ragged, rows_MD: np.ndarray) -> None:
         """Compute rows with NaN or infinity again in float32, in place. What stays so has failed."""
         overflowed = np.flatnonzero(~np.isfinite(rows_MD).all(axis=1))
         if len(overflowed) == 0 or encoder.dtype == torch.float32:
@@ -202,10 +203,9 @@ def _written(work: UnitWork, unit: int, embedded: dict[str, np.ndarray]) -> dict
     size = parts.write(work.folder, unit, work.plan, work.header, failed, results)
     if failed.any():
         log.warning("unit %d: %d of %d rows have no finite embedding", unit, failed.sum(), len(failed))
-    fragment, _ = parts.fragment_rows(work.plan, unit)
     return {
         "units": 1,
-        "fragments": len(fragment),
+        "fragments": len(work.plan.fragments(unit).flat),
         "failures": int(failed.sum()),
         "bytes_written": size,
         "compute_us": round((classified - started) * 1e6),

@@ -66,6 +66,11 @@ class EncoderKind:
         return max(2 * self.special, 2 * self.not_pooled + 1)
 
     @property
+    def token_datasets(self) -> tuple[str, str]:
+        """Where files hold its tokens: the ids of all sequences, and the offsets."""
+        return f"{self.name}_tokens", f"{self.name}_token_offsets"
+
+    @property
     def option(self) -> str:
         return f"--{self.name}-model"
 

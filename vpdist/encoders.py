@@ -1,6 +1,6 @@
 """From flat tokens to one embedding per fragment, as the original pools.
 
-Enters: a model folder; then batches of tokens with offsets, in any order. Leaves: (B, width) float32 on the device.
+Enters: a model folder; then batches of tokens, in any order. Leaves: (B, width) float32 on the device.
 A batch's result is a function of the batch, the weights and the dtype. Nothing is chosen quietly: dtype and device are
 the caller's.
 """
@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vpdist.batches import take
 from vpdist.encoder_kinds import KINDS, resolve
 from vpdist.environment import bound_kernel_caches
 from vpdist.errors import UsageError, WeightsError
-from vpdist.fragments import offsets_of
 from vpdist.heap import keep_freed_pages
 from vpdist.packing import Packing, has_varlen_kernel
+from vpdist.ragged import Ragged
 from vpdist.transfer import to_device
 from vpdist.weights import encoder_shape
 
@@ -43,32 +42,33 @@ class Encoder:
         """Tokens of padding that attention computes in a batch of these lengths. Linear layers never see any."""
         if not KINDS[self.kind].attention_bias and has_varlen_kernel(self.device, self.dtype):
             return 0
-        return Packing(offsets_of(lengths), self.device, self.granule).padded_tokens
+        return Packing(lengths, self.device, self.granule).padded_tokens
 
     @torch.inference_mode()
-    def embed(self, tokens: np.ndarray, offsets: np.ndarray) -> Tensor:
+    def embed(self, tokens: Ragged) -> Tensor:
         """(B, width) float32 on the device: the mean vector of every sequence.
 
-        `tokens` (T,) of any integer type, `offsets` (B + 1,) from 0. Sequences are computed in order of length and
-        returned in the order given. Raises ValueError for a sequence without a token to pool, WeightsError for a
-        token that the model does not know (a tokenizer of another model).
+        `tokens`: B sequences of any integer type. They are computed in order of length and returned in the order
+        given. Raises ValueError for a sequence without a token to pool, WeightsError for a token that the model does
+        not know (a tokenizer of another model).
         """
-        lengths = np.diff(offsets)
+        lengths = tokens.lengths
         if len(lengths) == 0:
             return torch.empty(0, self.width, device=self.device)
         not_pooled = KINDS[self.kind].not_pooled
         if lengths.min() <= 2 * not_pooled:
             raise ValueError(f"a {self.kind} sequence of {lengths.min()} tokens has none to pool")
-        if (largest := int(tokens.max())) >= self.vocabulary:
+        if (largest := int(tokens.flat.max())) >= self.vocabulary:
             raise WeightsError(
                 f"{self.folder}: token {largest}, but the model knows {self.vocabulary}: another model's tokenizer?"
             )
         order = np.argsort(lengths, kind="stable")
         in_order = bool((order[:-1] < order[1:]).all())
         if not in_order:
-            tokens, offsets = take(tokens, offsets, order)
-        packing = Packing(offsets, self.device, self.granule)
-        hidden_TD = self.model(to_device(tokens.astype(np.int32), self.device), packing)
+            tokens, lengths = tokens.take(order), lengths[order]
+        packing = Packing(lengths, self.device, self.granule)
+        hidden_TD = self.model(to_device(tokens.flat.astype(np.int32), self.device), packing)
+        # EncoderKind.pooling says in words what is done here, and is how runs tell embeddings apart
         pooled_BD = packing.means(hidden_TD, first=not_pooled, last=not_pooled)
         if in_order:
             return pooled_BD

@@ -70,6 +70,18 @@ def open_regular(path: Path, *, append: bool = False, follow: bool = False) -> B
     return os.fdopen(descriptor, "ab" if append else "rb")
 
 
+def read_limited(path: Path, limit: int, *, follow: bool = False, cut: bool = False) -> bytes:
+    """The content of a regular file (see `open_regular`) that nobody vouches for: at most `limit` bytes.
+
+    Of a longer file it returns the beginning where `cut`, else it raises OSError (EFBIG); and as `open_regular` does.
+    """
+    with open_regular(path, follow=follow) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit and not cut:
+        raise OSError(errno.EFBIG, f"is larger than {limit:,} bytes, which no such file is", str(path))
+    return content[:limit]
+
+
 def write_file(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write `content` to `path` (see `replacing`). Raises StorageError."""
     with replacing(path, durable=durable) as file:
@@ -97,14 +109,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, or None where there is no such file. Raises StorageError for anything else."""
     try:
-        with open_regular(path) as file:
-            text = file.read(JSON_LIMIT + 1)
+        text = read_limited(path, JSON_LIMIT)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise storage_error(path, error, "read") from error
-    if len(text) > JSON_LIMIT:
-        raise StorageError(f"{path}: is larger than any that vpdist writes")
     try:
         content = json.loads(text.decode())
     except (ValueError, RecursionError) as error:

@@ -1,17 +1,18 @@
 """Chunks of a sequence, and the fragments that six-frame translation leaves of them.
 
 Enter: upper-case bases as flat ASCII bytes and chunk bounds. Leave: for every frame without a stop codon its nucleotide
-string and its protein, as flat bytes with offsets, in the order chunk, F1 F2 F3 R1 R2 R3. The rules are the original
+string and its protein, in the order chunk, F1 F2 F3 R1 R2 R3. The rules are the original
 VirNucPro's to the letter, quirks included: codons with a letter other than A, C, G, T give no residue, and a
 fragment's nucleotide string has one base more than the codons of its protein.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from vpdist.ragged import Ragged
 
 FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 """Names of the frames 0 to 5, as they end a fragment's id."""
@@ -68,14 +69,10 @@ class Fragments:
     """(n,) int8, index into FRAMES."""
     residues: np.ndarray
     """(n,) int32, length of the protein."""
-    nucleotide: np.ndarray
-    """uint8, the nucleotide strings one after the other (ASCII)."""
-    nucleotide_offsets: np.ndarray
-    """(n + 1,) int64, where each begins and ends."""
-    protein: np.ndarray
-    """uint8, the proteins one after the other (ASCII)."""
-    protein_offsets: np.ndarray
-    """(n + 1,) int64, where each begins and ends."""
+    nucleotide: Ragged
+    """uint8, the nucleotide strings (ASCII)."""
+    protein: Ragged
+    """uint8, the proteins (ASCII)."""
 
     def __len__(self) -> int:
         return len(self.chunk)
@@ -114,10 +111,10 @@ def six_frames(bases: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Fragm
         chunk=np.concatenate(chunk),
         frame=np.concatenate(frame),
         residues=all_residues,
-        nucleotide=np.frombuffer(b"".join(nucleotide), np.uint8),
-        nucleotide_offsets=offsets_of(np.concatenate(nucleotide_lengths)),
-        protein=np.frombuffer(b"".join(protein), np.uint8),
-        protein_offsets=offsets_of(all_residues),
+        nucleotide=Ragged.from_lengths(
+            np.frombuffer(b"".join(nucleotide), np.uint8), np.concatenate(nucleotide_lengths)
+        ),
+        protein=Ragged.from_lengths(np.frombuffer(b"".join(protein), np.uint8), all_residues),
     )
 
 
@@ -192,25 +189,4 @@ def _translate(
         lengths,
         nucleotide,
         protein.replace(bytes([_NO_RESIDUE]), b""),
-    )
-
-
-def offsets_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
-    """(n + 1,) int64: where each of n pieces laid end to end begins, and where the last one ends."""
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
-
-
-def are_offsets(offsets: np.ndarray, total: int, *, n: int | None = None, least: int = 0) -> bool:
-    """Whether an array read from a file is (n + 1,) int64 offsets of n pieces of at least `least` items that fill
-    `total`; any n where it is None."""
-    return (
-        offsets.dtype == np.int64
-        and offsets.ndim == 1
-        and len(offsets) > 0
-        and len(offsets) == (len(offsets) if n is None else n + 1)
-        and int(offsets[0]) == 0
-        and int(offsets[-1]) == total
-        and bool((offsets[1:] >= offsets[:-1] + least).all())
     )

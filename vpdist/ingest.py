@@ -18,13 +18,14 @@ import numpy as np
 import xxhash
 
 from vpdist import hdf5, store
-from vpdist.blocks import Texts
+from vpdist.blocks import OFFSETS, Texts
 from vpdist.control import Control
 from vpdist.encoder_kinds import KINDS
 from vpdist.errors import StorageError
 from vpdist.files import read_json, write_json
 from vpdist.names import name_hashes, resolve_names
 from vpdist.plan import FragmentKeys
+from vpdist.ragged import offsets_of
 from vpdist.runfolder import RunFolder
 from vpdist.tokens import FragmentTokenizer
 
@@ -62,7 +63,7 @@ class StoreSummary:
 
     def first_fragment(self) -> np.ndarray:
         """(blocks + 1,) int64 number of each block's first fragment."""
-        return np.concatenate(([0], np.cumsum(np.array(self.fragments_per_block, dtype=np.int64)))).astype(np.int64)
+        return offsets_of(self.fragments_per_block)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> StoreSummary:
@@ -93,9 +94,9 @@ def load_summary(folder: RunFolder, basis: str | None = None) -> StoreSummary | 
 def new_names(folder: RunFolder) -> dict[int, str]:
     """New names of records whose name had been used before, by record. Raises DamagedFile."""
     with hdf5.opened(folder.names) as file:
-        names = Texts(hdf5.read(file, "names"), hdf5.read(file, "names_offsets"))
+        names = Texts(hdf5.read(file, "names"), hdf5.read(file, OFFSETS["names"]))
         records = hdf5.read(file, "record")
-        if records.dtype != np.int64 or not names.is_sound(len(records)):
+        if records.dtype != np.int64 or not names.are_printable(len(records)):
             raise hdf5.DamagedFile(f"{folder.names}: holds no names")
         return dict(zip(records.tolist(), names, strict=True))
 
@@ -176,7 +177,7 @@ def ingest(
         block = store.tokenise_block(raw, tokenizers)
         size = store.write_block(store.block_path(folder.tokens, index), block)
         raw_path.unlink()
-        _count(control, bases=int(raw.base_offsets[-1]), bytes_written=size)
+        _count(control, bases=len(raw.bases.flat), bytes_written=size)
 
     if control.is_first:
         read()
@@ -242,7 +243,7 @@ def _summarise(control: Control, folder: RunFolder, basis: str, digests: Sequenc
         lambda: (store.read_table(store.block_path(folder.tokens, index)).names for index in range(len(digests))),
     )
     names = Texts.pack(list(renamed.values()))
-    datasets = {"record": np.array(list(renamed), np.int64), "names": names.flat, "names_offsets": names.offsets}
+    datasets = {"record": np.array(list(renamed), np.int64), "names": names.flat, OFFSETS["names"]: names.offsets}
     hdf5.write_atomic(folder.names, datasets, {"basis": xxhash.xxh3_128_hexdigest(basis.encode())})
     summary = StoreSummary(
         basis=basis,
@@ -274,6 +275,7 @@ def fragment_keys(folder: RunFolder, summary: StoreSummary) -> FragmentKeys:
             keys.nucleotide_hash[start:end] = hdf5.read(file, "nucleotide_hash")
             keys.protein_hash[start:end] = hdf5.read(file, "protein_hash")
             for kind, tokens in keys.tokens.items():
-                if hdf5.has(file, f"{kind}_token_offsets"):
-                    tokens[start:end] = np.diff(hdf5.read(file, f"{kind}_token_offsets"))
+                _, offsets = KINDS[kind].token_datasets
+                if hdf5.has(file, offsets):
+                    tokens[start:end] = np.diff(hdf5.read(file, offsets))
     return keys

@@ -16,23 +16,10 @@ import numpy as np
 import xxhash
 
 from vpdist import hdf5
-from vpdist.batches import take
 from vpdist.encoder_kinds import KINDS
-from vpdist.fragments import are_offsets, offsets_of
 from vpdist.hdf5 import DamagedFile
 from vpdist.plan import Plan
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """Token ids of consecutive sequences: flat, with offsets (n + 1,)."""
-
-    flat: np.ndarray
-    offsets: np.ndarray
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.offsets)
+from vpdist.ragged import Ragged
 
 
 def write_plan(path: Path, plan: Plan, basis: str) -> None:
@@ -71,27 +58,25 @@ def shard_is_valid(folder: Path, shard: int, plan: Plan, plan_id: str) -> bool:
     return True
 
 
-def _map_shard(folder: Path, shard: int, plan: Plan, plan_id: str) -> dict[str, np.ndarray]:
-    """A shard's datasets mapped from disk, digests and offsets checked. Raises DamagedFile."""
+def _map_shard(folder: Path, shard: int, plan: Plan, plan_id: str) -> dict[str, Ragged]:
+    """A shard's tokens by kind, mapped from disk, digests and offsets checked. Raises DamagedFile."""
     path = shard_path(folder, shard)
-    first, end = (int(plan.unit_row[plan.shard_unit[shard + side]]) for side in (0, 1))
     with hdf5.opened(path) as file:
         if hdf5.attributes(file).get("plan") != plan_id:
             raise DamagedFile(f"{path}: belongs to another plan")
-        return _mapped(file, end - first, verify=True)
+        return _mapped(file, len(plan.shard_rows(shard)), verify=True)
 
 
-def _mapped(file: h5py.File, n: int, *, verify: bool) -> dict[str, np.ndarray]:
-    """Tokens and offsets of the n sequences of a shard or block, of each kind that is there. Raises DamagedFile."""
-    mapped: dict[str, np.ndarray] = {}
+def _mapped(file: h5py.File, n: int, *, verify: bool) -> dict[str, Ragged]:
+    """Tokens of the n sequences of a shard or block, of each kind that is there. Raises DamagedFile."""
+    mapped: dict[str, Ragged] = {}
     for name, kind in KINDS.items():
-        if not hdf5.has(file, f"{name}_tokens"):
+        if not hdf5.has(file, kind.token_datasets[0]):
             continue
-        names = [f"{name}_tokens", f"{name}_token_offsets"]
-        flat, offsets = (hdf5.map_dataset(file, each, verify=verify) for each in names)
-        if flat.dtype != kind.token_type or not are_offsets(offsets, len(flat), n=n, least=kind.fewest_tokens):
+        tokens = Ragged(*(hdf5.map_dataset(file, dataset, verify=verify) for dataset in kind.token_datasets))
+        if tokens.flat.dtype != kind.token_type or not tokens.is_sound(n=n, least=kind.fewest_tokens):
             raise DamagedFile(f"{file.filename}: its {name} tokens are not those of {n} sequences")
-        mapped |= dict(zip(names, (flat, offsets), strict=True))
+        mapped[name] = tokens
     return mapped
 
 
@@ -112,8 +97,8 @@ def lay_out(
         DamagedFile: a block cannot be read.
         StorageError: the shard cannot be written.
     """
-    first, end = (int(plan.unit_row[plan.shard_unit[shard + side]]) for side in (0, 1))
-    wanted = plan.fragment[plan.row_start[first:end]]
+    shard_rows = plan.shard_rows(shard)
+    wanted = plan.fragment[plan.row_start[shard_rows.start : shard_rows.stop]]
     by_fragment = np.argsort(wanted, kind="stable")
     bounds = np.searchsorted(wanted[by_fragment], first_fragment)
     pieces: dict[str, list[_Piece]] = {kind: [] for kind in KINDS}
@@ -121,15 +106,13 @@ def lay_out(
         rows = by_fragment[bounds[block] : bounds[block + 1]]
         with hdf5.opened(blocks[block]) as file:
             mapped = _mapped(file, int(first_fragment[block + 1] - first_fragment[block]), verify=False)
-        for kind in KINDS:
-            if f"{kind}_tokens" in mapped:
-                tokens, offsets = mapped[f"{kind}_tokens"], mapped[f"{kind}_token_offsets"]
-                pieces[kind].append(_Piece(rows, *take(tokens, offsets, wanted[rows] - first_fragment[block])))
+        for kind, tokens in mapped.items():
+            pieces[kind].append(_Piece(rows, tokens.take(wanted[rows] - first_fragment[block])))
     datasets: dict[str, np.ndarray] = {}
     for kind in KINDS:
         if pieces[kind]:
-            flat, offsets = _joined(pieces[kind], end - first)
-            datasets |= {f"{kind}_tokens": flat, f"{kind}_token_offsets": offsets}
+            joined = _joined(pieces[kind], len(shard_rows))
+            datasets |= zip(KINDS[kind].token_datasets, (joined.flat, joined.offsets), strict=True)
     hdf5.write_atomic(shard_path(folder, shard), datasets, {"plan": plan_id, "shard": shard})
 
 
@@ -138,22 +121,20 @@ class _Piece:
     """Some rows of a shard, as they lie in one block of the token store."""
 
     rows: np.ndarray
-    flat: np.ndarray
-    offsets: np.ndarray
+    tokens: Ragged
 
 
-def _joined(pieces: list[_Piece], n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of all pieces in their order: flat, with offsets (n_rows + 1,). Uses the pieces up."""
+def _joined(pieces: list[_Piece], n_rows: int) -> Ragged:
+    """The rows of all pieces in their order. Uses the pieces up."""
     lengths = np.zeros(n_rows, dtype=np.int64)
     for piece in pieces:
-        lengths[piece.rows] = np.diff(piece.offsets)
-    offsets = offsets_of(lengths)
-    flat = np.empty(offsets[-1], pieces[0].flat.dtype)
+        lengths[piece.rows] = piece.tokens.lengths
+    joined = Ragged.from_lengths(np.empty(lengths.sum(), pieces[0].tokens.flat.dtype), lengths)
     while pieces:
         piece = pieces.pop()
-        shift = offsets[piece.rows] - piece.offsets[:-1]
-        flat[np.arange(len(piece.flat)) + np.repeat(shift, np.diff(piece.offsets))] = piece.flat
-    return flat, offsets
+        tokens, shift = piece.tokens, joined.offsets[piece.rows] - piece.tokens.offsets[:-1]
+        joined.flat[np.arange(len(tokens.flat)) + np.repeat(shift, tokens.lengths)] = tokens.flat
+    return joined
 
 
 class TokenShards:
@@ -162,22 +143,15 @@ class TokenShards:
     def __init__(self, folder: Path, plan: Plan, plan_id: str) -> None:
         self.folder, self.plan, self.plan_id = folder, plan, plan_id
         self._shard = -1
-        self._mapped: dict[str, np.ndarray] = {}
+        self._mapped: dict[str, Ragged] = {}
 
-    def unit(self, unit: int) -> dict[str, Tokens]:
+    def unit(self, unit: int) -> dict[str, Ragged]:
         """The unit's tokens by kind, as far as encoders run. Raises DamagedFile."""
         shard = int(np.searchsorted(self.plan.shard_unit, unit, side="right")) - 1
         if shard != self._shard:
             self._open(shard)
-        shard_row = int(self.plan.unit_row[self.plan.shard_unit[shard]])
-        first, end = int(self.plan.unit_row[unit]) - shard_row, int(self.plan.unit_row[unit + 1]) - shard_row
-        tokens = {}
-        for kind in KINDS:
-            if f"{kind}_tokens" in self._mapped:
-                offsets = np.asarray(self._mapped[f"{kind}_token_offsets"][first : end + 1])
-                flat = np.asarray(self._mapped[f"{kind}_tokens"][offsets[0] : offsets[-1]])
-                tokens[kind] = Tokens(flat, offsets - offsets[0])
-        return tokens
+        rows, first = self.plan.rows(unit), self.plan.shard_rows(shard).start
+        return {kind: tokens.between(rows.start - first, rows.stop - first) for kind, tokens in self._mapped.items()}
 
     def _open(self, shard: int) -> None:
         # Reads every page that is about to be used.

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from vpdist.ragged import offsets_of
 from vpdist.transfer import to_device
 
 
@@ -38,13 +39,13 @@ class Run:
 class Packing:
     """How B sequences lie in a flat batch.
 
-    `offsets` is (B + 1,) int64 from 0. `granule` is how far lengths may differ within a run: they are rounded up to its
-    multiple. 1 pads nothing; more makes fewer, larger kernels.
+    `lengths` is (B,) int64. `granule` is how far lengths may differ within a run: they are rounded up to its multiple.
+    1 pads nothing; more makes fewer, larger kernels.
     """
 
-    def __init__(self, offsets: np.ndarray, device: torch.device, granule: int = 1) -> None:
-        self.offsets, self.device, self.granule = offsets, device, granule
-        self.lengths = np.diff(offsets)
+    def __init__(self, lengths: np.ndarray, device: torch.device, granule: int = 1) -> None:
+        self.lengths, self.device, self.granule = lengths, device, granule
+        self.offsets = offsets_of(lengths)
         self.longest = int(self.lengths.max(initial=0))
         self._masks: dict[int, torch.Tensor] = {}
 

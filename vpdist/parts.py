@@ -21,6 +21,14 @@ from vpdist.files import storage_error
 from vpdist.hdf5 import DamagedFile
 from vpdist.plan import Plan
 
+FRAGMENT_BYTES = 16
+"""What each fragment takes in a part: its numbers in `fragment` and `row`."""
+
+
+def row_bytes(width: int, embedding_dtype: str, *, classified: bool) -> int:
+    """Bytes of a row in a part's other datasets: embeddings of `width` numbers, logits where classified, `failed`."""
+    return width * np.dtype(embedding_dtype).itemsize + (8 if classified else 0) + 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartHeader:
@@ -63,6 +71,12 @@ class PartHeader:
             names += self.models
         return tuple(names)
 
+    def data_bytes(self, rows: int, fragments: int, width: int) -> int:
+        """Bytes of all datasets of parts with so many rows and fragments; `width`: numbers in a row's embeddings."""
+        kept = width if self.embeddings else 0
+        row = row_bytes(kept, self.embedding_dtype, classified=bool(self.classifier))
+        return rows * row + fragments * FRAGMENT_BYTES
+
     def column(self, name: str) -> tuple[str, tuple[int, ...] | None]:
         """Number format of a dataset, and the shape of its rows: None for embeddings, whose width is the encoder's."""
         if name in KINDS:
@@ -85,9 +99,8 @@ def discard(folder: Path, unit: int) -> None:
 
 def fragment_rows(plan: Plan, unit: int) -> tuple[np.ndarray, np.ndarray]:
     """(n,) fragment numbers of a unit in plan order, and (n,) the unit's row that each one shares."""
-    first, end = int(plan.unit_row[unit]), int(plan.unit_row[unit + 1])
-    starts = plan.row_start[first : end + 1]
-    return plan.fragment[starts[0] : starts[-1]], np.repeat(np.arange(end - first), np.diff(starts))
+    fragments = plan.fragments(unit)
+    return fragments.flat, np.repeat(np.arange(len(fragments)), fragments.lengths)
 
 
 def write(
@@ -117,11 +130,11 @@ def check(folder: Path, unit: int, plan: Plan, header: PartHeader, *, full: bool
         for name, value in header.attributes(unit).items():
             if found.get(name) != value:
                 raise DamagedFile(f"{path}: {name} is {found.get(name)!r}, this run's is {value!r}")
-        first, end = int(plan.unit_row[unit]), int(plan.unit_row[unit + 1])
-        n = int(plan.row_start[end] - plan.row_start[first])
+        fragments = plan.fragments(unit)
         for name in header.datasets():
             dtype, row_shape = header.column(name)
-            dataset, rows = hdf5.dataset(file, name), n if name in ("fragment", "row") else end - first
+            dataset = hdf5.dataset(file, name)
+            rows = len(fragments.flat if name in ("fragment", "row") else fragments)
             as_it_should = dataset.ndim == 2 if row_shape is None else dataset.shape[1:] == row_shape
             if dataset.dtype != dtype or dataset.shape[:1] != (rows,) or not as_it_should:
                 raise DamagedFile(f"{path}: {name} is {dataset.dtype} {dataset.shape}, not {dtype} in {rows} rows")
@@ -160,8 +173,7 @@ def remaining(folder: Path, plan: Plan, header: PartHeader) -> list[int]:
 
 def check_room(folder: Path, plan: Plan, header: PartHeader, width: int) -> None:
     """Raises StorageError when the parts that are left to write cannot fit on the disk. `width`: numbers per row."""
-    row_bytes = width * np.dtype(header.embedding_dtype).itemsize if header.embeddings else 0
-    needed = plan.n_rows * row_bytes + 16 * len(plan.fragment)
+    needed = header.data_bytes(plan.n_rows, len(plan.fragment), width)
     try:
         there = sum(entry.stat().st_size for entry in folder.iterdir() if entry.name.startswith("unit-"))
         disk = shutil.disk_usage(folder)

@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from vpdist.encoder_kinds import KINDS, NUCLEOTIDE
-from vpdist.fragments import are_offsets
+from vpdist.ragged import Ragged, offsets_of
 
 LEAST_TAPER, MOST_TAPER, BATCHES_PER_TAPER = 1024, 2048, 32
 """A unit takes at most 1/taper of the cost that is left, so that the last ones are single batches. The taper is a 32nd
@@ -69,7 +69,7 @@ class FragmentKeys:
 
     @property
     def nucleotide_tokens(self) -> np.ndarray:
-        """(n,) what fragments of equal length are sorted by: chunks of one length differ in these only."""
+        """(n,) what fragments of equally many residues are sorted by."""
         return self.tokens[NUCLEOTIDE.name]
 
 
@@ -98,6 +98,20 @@ class Plan:
     def n_rows(self) -> int:
         return len(self.row_start) - 1
 
+    def rows(self, unit: int) -> range:
+        """The rows of a unit."""
+        return range(int(self.unit_row[unit]), int(self.unit_row[unit + 1]))
+
+    def shard_rows(self, shard: int) -> range:
+        """The rows of a token shard's units."""
+        first, end = self.unit_row[self.shard_unit[shard : shard + 2]].tolist()
+        return range(first, end)
+
+    def fragments(self, unit: int) -> Ragged:
+        """The fragment numbers of each row of a unit."""
+        rows = self.rows(unit)
+        return Ragged(self.fragment, self.row_start).between(rows.start, rows.stop)
+
     def digest(self) -> str:
         """xxh3_128 (hex) of every array: two plans with the same digest are the same plan."""
         total = xxhash.xxh3_128()
@@ -119,9 +133,9 @@ class Plan:
         is_there = np.zeros(n, dtype=bool)
         is_there[self.fragment] = True
         return (
-            are_offsets(self.row_start, n, least=1)
-            and are_offsets(self.unit_row, self.n_rows, n=u, least=1)
-            and are_offsets(self.shard_unit, u, least=1)
+            Ragged(self.fragment, self.row_start).is_sound(least=1)
+            and Ragged(self.row_start[:-1], self.unit_row).is_sound(n=u, least=1)
+            and Ragged(self.unit_cost, self.shard_unit).is_sound(least=1)
             and len(self.unit_tokens) == u
             and bool(is_there.all())
             and bool((self.unit_cost >= 0).all() and (self.unit_tokens >= 0).all())
@@ -169,8 +183,7 @@ def shared_rows(keys: FragmentKeys, order: np.ndarray) -> np.ndarray:
 
 def greedy_ends(tokens: np.ndarray, budget: int) -> np.ndarray:
     """Ends of consecutive groups, each as many sequences as fit into `budget` tokens and at least one."""
-    total = np.zeros(len(tokens) + 1, dtype=np.int64)
-    np.cumsum(tokens, out=total[1:])
+    total = offsets_of(tokens)
     pieces: list[np.ndarray] = []
     start = 0
     for rows in slabs(len(tokens)):

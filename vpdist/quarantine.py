@@ -29,18 +29,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from vpdist.batches import take
 from vpdist.encoder_kinds import KINDS
 from vpdist.encoders import DTYPES, Encoder, load_encoder
 from vpdist.errors import VpdistError
+from vpdist.ragged import Ragged
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 TRIES_ALONE = 2
 """A sequence is bad when the child dies of it alone this often: one kill from outside condemns nothing."""
-Batch = tuple[np.ndarray, np.ndarray]
-"""Flat tokens, offsets (B + 1,)."""
 Message = tuple[dict[str, Any], bytes]
 
 
@@ -80,19 +78,19 @@ class Quarantine:
         if answer["said"] == "out of memory":
             raise torch.OutOfMemoryError(f"in the child process, while loading {folder}")
 
-    def embed(self, kind: str, dtype: str, folder: Path, batch: Batch) -> np.ndarray:
+    def embed(self, kind: str, dtype: str, folder: Path, batch: Ragged) -> np.ndarray:
         """(B, width) float32. Raises ChildDied, torch.OutOfMemoryError, VpdistError when the encoder does not load."""
         what = {"kind": kind, "dtype": dtype, "folder": str(folder)}
         try:
             self.load(kind, dtype, folder)
         except torch.OutOfMemoryError as error:  # no fault of the batch's
             raise VpdistError(f"no memory for a second copy of {folder}, which computes units apart") from error
-        tokens, offsets = (np.ascontiguousarray(array) for array in batch)
+        tokens, offsets = (np.ascontiguousarray(array) for array in (batch.flat, batch.offsets))
         shapes = {"tokens": [str(tokens.dtype), len(tokens)], "offsets": [str(offsets.dtype), len(offsets)]}
         answer, payload = self._ask({**what, "ask": "embed", **shapes}, tokens.tobytes() + offsets.tobytes())
         if answer["said"] == "out of memory":
             raise torch.OutOfMemoryError("in the child process")
-        return np.frombuffer(payload, dtype=np.float32).reshape(len(offsets) - 1, -1).copy()
+        return np.frombuffer(payload, dtype=np.float32).reshape(len(batch), -1).copy()
 
     def _ask(self, question: dict[str, Any], payload: bytes = b"") -> Message:
         channel = self._channel or self._start()
@@ -158,23 +156,22 @@ class QuarantinedEncoder(Encoder):
         self._quarantine = quarantine
         self._dtype_name = next(name for name, each in DTYPES.items() if each == dtype)
 
-    def embed(self, tokens: np.ndarray, offsets: np.ndarray) -> torch.Tensor:
+    def embed(self, tokens: Ragged) -> torch.Tensor:
         """(B, width) float32; NaN where a sequence ends any process that computes it. Raises as `Quarantine.embed`."""
-        batch = (tokens, offsets)
+        n = len(tokens)
         try:
-            return torch.from_numpy(self._ask(batch))
+            return torch.from_numpy(self._ask(tokens))
         except ChildDied as death:
-            log.warning("%s at %d %s sequences", death, len(offsets) - 1, self.kind)
-        n = len(offsets) - 1
+            log.warning("%s at %d %s sequences", death, n, self.kind)
         alone = [
-            self._alone(take(*batch, np.array([row])), TRIES_ALONE if n > 1 else TRIES_ALONE - 1) for row in range(n)
+            self._alone(tokens.between(row, row + 1), TRIES_ALONE if n > 1 else TRIES_ALONE - 1) for row in range(n)
         ]
         bad = [row for row in range(n) if alone[row] is None]
         rows_BD = np.full((n, self.width), np.nan, dtype=np.float32)
         good = [row for row in range(n) if row not in bad]
         if good:
             try:
-                rows_BD[good] = self._ask(with_stand_ins(batch, bad, good[0], KINDS[self.kind].not_pooled))[good]
+                rows_BD[good] = self._ask(with_stand_ins(tokens, bad, good[0], KINDS[self.kind].not_pooled))[good]
             except ChildDied as death:
                 log.warning("%s again: the %d good sequences keep what they got alone", death, len(good))
                 rows_BD[good] = [alone[row] for row in good]
@@ -184,31 +181,31 @@ class QuarantinedEncoder(Encoder):
         """Raises torch.OutOfMemoryError, VpdistError where the child cannot load it."""
         self._quarantine.load(self.kind, self._dtype_name, self.folder)
 
-    def _ask(self, batch: Batch) -> np.ndarray:
+    def _ask(self, batch: Ragged) -> np.ndarray:
         return self._quarantine.embed(self.kind, self._dtype_name, self.folder, batch)
 
-    def _alone(self, sequence: Batch, tries: int) -> np.ndarray | None:
+    def _alone(self, sequence: Ragged, tries: int) -> np.ndarray | None:
         """(width,) of one sequence, None where it is bad or fits nowhere."""
         for _ in range(tries):
             try:
                 return np.asarray(self._ask(sequence)[0])
             except ChildDied as death:
-                log.warning("%s at one %s sequence of %d tokens", death, self.kind, len(sequence[0]))
+                log.warning("%s at one %s sequence of %d tokens", death, self.kind, len(sequence.flat))
                 if isinstance(death, ChildHung):
                     break  # nobody from outside did that
             except torch.OutOfMemoryError:
                 break
-        log.error("set aside: a %s sequence of %d tokens", self.kind, len(sequence[0]))
+        log.error("set aside: a %s sequence of %d tokens", self.kind, len(sequence.flat))
         return None
 
 
-def with_stand_ins(batch: Batch, bad: list[int], good: int, kept: int) -> Batch:
+def with_stand_ins(batch: Ragged, bad: list[int], good: int, kept: int) -> Ragged:
     """The batch with the tokens of bad rows, but `kept` ones at both ends, replaced by one token of a good row."""
-    tokens, offsets = batch[0].copy(), batch[1]
-    filler = tokens[offsets[good] + kept]
+    replaced = Ragged(batch.flat.copy(), batch.offsets)
+    filler = batch[good][kept]
     for row in bad:
-        tokens[offsets[row] + kept : offsets[row + 1] - kept] = filler
-    return tokens, offsets
+        replaced[row][kept : len(replaced[row]) - kept] = filler
+    return replaced
 
 
 HEADER = struct.Struct("!II")
@@ -268,7 +265,7 @@ def serve(channel: socket.socket, device: torch.device) -> None:
             answer: dict[str, Any] = {"said": "done"}
             rows = b""
             if question["ask"] == "embed":
-                rows = encoders[key].embed(*_unpack(question, payload)).cpu().numpy().tobytes()
+                rows = encoders[key].embed(_unpack(question, payload)).cpu().numpy().tobytes()
         except torch.OutOfMemoryError:
             answer, rows = {"said": "out of memory"}, b""
             if device.type == "cuda":
@@ -278,10 +275,10 @@ def serve(channel: socket.socket, device: torch.device) -> None:
         send(channel, answer, rows)
 
 
-def _unpack(question: dict[str, Any], payload: bytes) -> Batch:
+def _unpack(question: dict[str, Any], payload: bytes) -> Ragged:
     (token_type, n_tokens), (offset_type, n_offsets) = question["tokens"], question["offsets"]
     tokens = np.frombuffer(payload, dtype=token_type, count=int(n_tokens))
-    return tokens, np.frombuffer(payload, dtype=offset_type, count=int(n_offsets), offset=tokens.nbytes)
+    return Ragged(tokens, np.frombuffer(payload, dtype=offset_type, count=int(n_offsets), offset=tokens.nbytes))
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from vpdist.errors import StorageError, UsageError
-from vpdist.files import open_regular, read_json, storage_error, write_json
+from vpdist.files import read_json, read_limited, storage_error, write_json
 
 log = logging.getLogger(__name__)
 
@@ -272,8 +272,7 @@ class Lock:
 
 
 def _read(lock: Path) -> str:
-    with open_regular(lock) as file:
-        return file.read(LOCK_BYTES).decode(errors="replace")
+    return read_limited(lock, LOCK_BYTES, cut=True).decode(errors="replace")
 
 
 def _holder(content: str) -> tuple[str, int, float]:

@@ -57,12 +57,12 @@ def lay_out(
 
 def write_parts(folder: Path, work: Workload, header: PartHeader, check: Callable[[], None]) -> Written:
     """Write, check and remove a few parts in `folder`; `check` is called between them. Raises StorageError."""
-    plan = work.plan
+    plan, numbers = work.plan, sum(work.widths.values())
     n = min(PARTS_WRITTEN, plan.n_units)
     write_s = check_s = 0.0
     beside = 0  # bytes of a file that are not its datasets'
     for unit in np.linspace(0, plan.n_units - 1, n).round().astype(int).tolist():
-        rows = int(plan.unit_row[unit + 1] - plan.unit_row[unit])
+        rows, fragments = len(plan.rows(unit)), len(plan.fragments(unit).flat)
         columns = {name: (width, header.embedding_dtype) for name, width in work.widths.items()}
         columns["logits"] = (2, "float32")
         results = {
@@ -73,12 +73,13 @@ def write_parts(folder: Path, work: Workload, header: PartHeader, check: Callabl
         written = time.monotonic()
         parts.check(folder, unit, plan, header, full=True)
         write_s, check_s = write_s + written - begun, check_s + time.monotonic() - written
-        fragments = int(plan.row_start[plan.unit_row[unit + 1]] - plan.row_start[plan.unit_row[unit]])
-        beside += size - sum(array.nbytes for array in results.values()) - rows - 16 * fragments
+        beside += size - header.data_bytes(rows, fragments, numbers)
         parts.discard(folder, unit)
         check()
     return Written(
-        work.part_bytes(header) + beside * plan.n_units // max(1, n), write_s / max(1, n), check_s / max(1, n)
+        header.data_bytes(plan.n_rows, len(plan.fragment), numbers) + beside * plan.n_units // max(1, n),
+        write_s / max(1, n),
+        check_s / max(1, n),
     )
 
 

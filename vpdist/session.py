@@ -30,7 +30,7 @@ from vpdist.errors import (
     VpdistError,
     printable_lines,
 )
-from vpdist.files import JSON_LIMIT, open_regular, storage_error, write_file
+from vpdist.files import JSON_LIMIT, read_limited, storage_error, write_file
 from vpdist.interrupts import StopRequest
 from vpdist.logfile import output_to_log
 from vpdist.progress import Progress
@@ -74,8 +74,8 @@ class Session:
         self._check_lock()
         self.begun = True
         if self.control.is_first:
-            with contextlib.suppress(FileNotFoundError), open_regular(self.folder.status) as file:
-                self._before = file.read(JSON_LIMIT)
+            with contextlib.suppress(FileNotFoundError):
+                self._before = read_limited(self.folder.status, JSON_LIMIT, cut=True)
             self.folder.write_status("running", None, "")
 
     def end(self, state: str, code: int, message: str, failing_rank: int | None = None) -> None:

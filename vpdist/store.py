@@ -17,6 +17,7 @@ import xxhash
 from vpdist import hdf5
 from vpdist.blocks import (
     FILTERED,
+    OFFSETS,
     OK,
     TOO_SHORT,
     BlockRecords,
@@ -26,11 +27,11 @@ from vpdist.blocks import (
     TokenBlock,
     content,
     is_sound,
-    pieces,
 )
 from vpdist.encoder_kinds import KINDS, in_files
-from vpdist.fragments import chunk_bounds, offsets_of, six_frames
+from vpdist.fragments import chunk_bounds, six_frames
 from vpdist.hdf5 import DamagedFile
+from vpdist.ragged import Ragged
 from vpdist.records import Record, read_records
 from vpdist.tokens import FragmentTokenizer
 
@@ -140,29 +141,26 @@ class _OpenBlock:
             chunk_number=number.astype(np.int32),
             chunk_start=start.copy(),
             chunk_end=end.copy(),
-            bases=np.frombuffer(b"".join(self._bases), np.uint8),
-            base_offsets=offsets_of([len(bases) for bases in self._bases]),
+            bases=Ragged.from_lengths(
+                np.frombuffer(b"".join(self._bases), np.uint8), [len(bases) for bases in self._bases]
+            ),
         )
 
 
 def tokenise_block(raw: RawBlock, tokenizers: Mapping[str, FragmentTokenizer]) -> TokenBlock:
     """Translate a raw block's chunks and tokenise the fragments for every kind of encoder that has a tokenizer; a pure
     function of its arguments."""
-    found = six_frames(raw.bases, raw.base_offsets[:-1], raw.base_offsets[1:])
-    texts = {kind: KINDS[kind].reads for kind in tokenizers}
+    found = six_frames(raw.bases.flat, raw.bases.offsets[:-1], raw.bases.offsets[1:])
     return TokenBlock(
         **{field.name: getattr(raw, field.name) for field in fields(BlockRecords)},
         fragment_chunk=found.chunk,
         fragment_frame=found.frame,
         fragment_residues=found.residues,
-        nucleotide_hash=_hashes(pieces(found.nucleotide, found.nucleotide_offsets)),
-        protein_hash=_hashes(pieces(found.protein, found.protein_offsets)),
+        nucleotide_hash=_hashes(found.nucleotide.strings()),
+        protein_hash=_hashes(found.protein.strings()),
         raw_digest=raw.digest(),
         tokenizers={kind: tokenizer.fingerprint for kind, tokenizer in tokenizers.items()},
-        tokens={
-            kind: tokenizer.encode(getattr(found, texts[kind]), getattr(found, f"{texts[kind]}_offsets"))
-            for kind, tokenizer in tokenizers.items()
-        },
+        tokens={kind: tokenizer.encode(getattr(found, KINDS[kind].reads)) for kind, tokenizer in tokenizers.items()},
     )
 
 
@@ -221,13 +219,14 @@ def _read(path: Path, kind: type[Block]) -> Block:
             name = field.name
             if name in attributes:
                 values[name] = attributes[name]
-            elif name in _TEXTS:
-                values[name] = Texts(hdf5.read(file, name), hdf5.read(file, f"{name}_offsets"))
+            elif name in OFFSETS:
+                column = Texts if name in _TEXTS else Ragged
+                values[name] = column(hdf5.read(file, name), hdf5.read(file, OFFSETS[name]))
             elif name == "tokenizers":
                 values[name] = _tokenizers(path, attributes)
             elif name == "tokens":
                 values[name] = {
-                    encoder: (hdf5.read(file, f"{encoder}_tokens"), hdf5.read(file, f"{encoder}_token_offsets"))
+                    encoder: Ragged(*(hdf5.read(file, dataset) for dataset in KINDS[encoder].token_datasets))
                     for encoder in values["tokenizers"]
                 }
             else:

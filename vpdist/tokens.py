@@ -1,8 +1,7 @@
 """Fragments to token ids, as the encoders' own tokenizers make them.
 
-Enter: nucleotide strings, or proteins, as flat ASCII bytes with offsets. Leave: flat token ids with offsets (n + 1,),
-special tokens included: nucleotides as uint16 in [CLS] ... [SEP], never cut short; proteins as uint8 in <cls> ...
-<eos>, of which the first 1,024 residues.
+Enter: nucleotide strings, or proteins, as ASCII bytes. Leave: token ids, special tokens included: nucleotides as uint16
+in [CLS] ... [SEP], never cut short; proteins as uint8 in <cls> ... <eos>, of which the first 1,024 residues.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +19,8 @@ from tokenizers import Tokenizer
 
 from vpdist.encoder_kinds import KINDS, resolve
 from vpdist.errors import WeightsError
-from vpdist.files import JSON_LIMIT, open_regular
+from vpdist.files import JSON_LIMIT, read_limited
+from vpdist.ragged import Ragged, offsets_of
 
 MAX_RESIDUES = 1024
 """Residues of a protein that ESM-2 reads; the original method's limit."""
@@ -37,8 +37,8 @@ class FragmentTokenizer(Protocol):
     fingerprint: str
     """xxh3_128 (hex) of what its tokens depend on."""
 
-    def encode(self, letters: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids (total,) and offsets (n + 1,) int64 of n texts: flat ASCII uint8, offsets (n + 1,)."""
+    def encode(self, texts: Ragged) -> Ragged:
+        """Token ids of each text (ASCII, uint8)."""
 
 
 def load_tokenizer(kind: str, folder: Path) -> FragmentTokenizer:
@@ -71,14 +71,13 @@ class NucleotideTokenizer:
             raise WeightsError(f"{path}: has token ids above {np.iinfo(np.uint16).max}")
         self.fingerprint = xxhash.xxh3_128_hexdigest(content)
 
-    def encode(self, letters: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids (total,) uint16 and offsets (n + 1,) int64 of n nucleotide strings: flat ASCII uint8, offsets
-        (n + 1,)."""
+    def encode(self, texts: Ragged) -> Ragged:
+        """Token ids (uint16) of each nucleotide string (ASCII, uint8)."""
         pieces: list[np.ndarray] = []
-        text, bounds = letters.tobytes().decode("ascii"), list(pairwise(offsets.tolist()))
-        lengths = np.zeros(len(bounds), np.int64)
-        for start in range(0, len(bounds), _STRINGS_AT_ONCE):
-            some = [text[first:end] for first, end in bounds[start : start + _STRINGS_AT_ONCE]]
+        strings = [string.decode("ascii") for string in texts.strings()]
+        lengths = np.zeros(len(strings), np.int64)
+        for start in range(0, len(strings), _STRINGS_AT_ONCE):
+            some = strings[start : start + _STRINGS_AT_ONCE]
             # framing tokens here is a sixth faster than letting the library copy every encoding to do it
             ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(some, add_special_tokens=False)]
             pieces.append(np.fromiter(chain.from_iterable(ids), np.uint16))
@@ -111,26 +110,25 @@ class ProteinTokenizer:
                 self._id_of_letter[ord(token)] = number
         self.fingerprint = xxhash.xxh3_128_hexdigest(content)
 
-    def encode(self, letters: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids (total,) uint8 and offsets (n + 1,) int64 of n proteins: flat ASCII uint8, offsets (n + 1,)."""
-        lengths = np.diff(offsets)
+    def encode(self, texts: Ragged) -> Ragged:
+        """Token ids (uint8) of each protein (ASCII, uint8)."""
+        residues, lengths = texts.flat, texts.lengths
         kept = np.minimum(lengths, MAX_RESIDUES)
         if (kept < lengths).any():
-            begin = np.repeat(offsets[:-1], lengths)
-            letters = letters[np.arange(offsets[0], offsets[-1]) - begin < MAX_RESIDUES]
-        return _framed(self._id_of_letter[letters], kept, self._cls, self._eos)
+            begin = np.repeat(texts.offsets[:-1], lengths)
+            residues = residues[np.arange(len(residues)) - begin < MAX_RESIDUES]
+        return _framed(self._id_of_letter[residues], kept, self._cls, self._eos)
 
 
-def _framed(flat: np.ndarray, lengths: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-    """Flat ids of n sequences of these lengths, `first` before and `last` after each; offsets (n + 1,)."""
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths + 2, out=offsets[1:])
+def _framed(flat: np.ndarray, lengths: np.ndarray, first: int, last: int) -> Ragged:
+    """The ids of sequences of these lengths, `first` before and `last` after each."""
+    offsets = offsets_of(lengths + 2)
     tokens = np.empty(offsets[-1], flat.dtype)
     is_inner = np.ones(len(tokens), bool)
     is_inner[offsets[:-1]] = is_inner[offsets[1:] - 1] = False
     tokens[offsets[:-1]], tokens[offsets[1:] - 1] = first, last
     tokens[is_inner] = flat
-    return tokens, offsets
+    return Ragged(tokens, offsets)
 
 
 @contextmanager
@@ -146,13 +144,9 @@ def _usable(path: Path) -> Iterator[None]:
 
 def _read(path: Path) -> bytes:
     try:
-        with open_regular(path, follow=True) as file:
-            content = file.read(JSON_LIMIT + 1)
+        return read_limited(path, JSON_LIMIT, follow=True)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(content) > JSON_LIMIT:
-        raise WeightsError(f"{path}: is larger than any such file")
-    return content
 
 
 def _vocabulary(path: Path, content: bytes) -> dict[str, int]:

@@ -161,7 +161,7 @@ def _answers(request: Request, import_s: float) -> Iterator[dict[str, Any]]:
     import torch
 
     from vpdist import decide, layout
-    from vpdist.batches import batches, take
+    from vpdist.batches import batches
     from vpdist.encoders import DTYPES, load_encoder
     from vpdist.telemetry import most_memory_bytes
     from vpdist.weights import encoder_shape
@@ -189,7 +189,7 @@ def _answers(request: Request, import_s: float) -> Iterator[dict[str, Any]]:
         tokens = shards.unit(batch.unit)[batch.kind]
         rows = list(batches(tokens.lengths, request.token_budget))[batch.number]
         begun = time.perf_counter()
-        encoders[batch.kind].embed(*take(tokens.flat, tokens.offsets, rows)).cpu()
+        encoders[batch.kind].embed(tokens.take(rows)).cpu()
         return time.perf_counter() - begun, int(costs[batch.kind].of(tokens.lengths[rows]).sum())
 
     for kind in encoders:  # whatever the first batch of a process takes longer for

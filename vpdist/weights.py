@@ -19,7 +19,7 @@ import xxhash
 
 from vpdist.encoder_kinds import KINDS
 from vpdist.errors import WeightsError
-from vpdist.files import JSON_LIMIT, open_regular
+from vpdist.files import JSON_LIMIT, read_limited
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -200,14 +200,12 @@ def _shards(index: Path) -> list[Path]:
 
 def _read_json(path: Path) -> Any:
     try:
-        with open_regular(path, follow=True) as file:
-            text = file.read(JSON_LIMIT + 1)
-        if len(text) > JSON_LIMIT:
-            raise WeightsError(f"{path}: is larger than any such file")
-        return json.loads(text.decode())
+        return json.loads(read_limited(path, JSON_LIMIT, follow=True).decode())
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file; is this a model in the Hugging Face layout?") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: cannot be read as JSON: {error}") from error
 
 

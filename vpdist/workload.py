@@ -10,8 +10,8 @@ import numpy as np
 
 from vpdist.batches import batches
 from vpdist.decide import cost_of
-from vpdist.parts import PartHeader
 from vpdist.plan import EncoderCost, FragmentKeys, Plan
+from vpdist.ragged import offsets_of
 from vpdist.trial import Batch
 from vpdist.weights import encoder_shape
 
@@ -41,7 +41,7 @@ class Workload:
 
     def unit_cost(self, kind: str) -> np.ndarray:
         """(units,) int64: what each unit costs in one encoder."""
-        total = np.concatenate(([0], np.cumsum(self.costs[kind].of(self.lengths[kind]))))
+        total = offsets_of(self.costs[kind].of(self.lengths[kind]))
         return np.diff(total[self.plan.unit_row])
 
     def spread_units(self, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,14 +77,9 @@ class Workload:
             found.append(Batch(kind=kind, unit=unit, number=last))
         return found
 
-    def part_bytes(self, header: PartHeader) -> int:
-        """Bytes of all datasets of all parts."""
-        numbers = sum(self.widths.values()) * np.dtype(header.embedding_dtype).itemsize if header.embeddings else 0
-        per_row = numbers + (8 if header.classifier else 0) + 1
-        return self.plan.n_rows * per_row + len(self.plan.fragment) * 16
-
     def _lengths(self, kind: str, unit: int) -> np.ndarray:
-        return self.lengths[kind][self.plan.unit_row[unit] : self.plan.unit_row[unit + 1]]
+        rows = self.plan.rows(unit)
+        return self.lengths[kind][rows.start : rows.stop]
 
 
 def _van_der_corput(n: int) -> list[int]:

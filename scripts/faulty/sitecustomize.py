@@ -49,27 +49,28 @@ def sabotage(encoders: Any) -> None:
     import numpy as np
     import torch
 
+    from vpdist.ragged import Ragged
+
     embed = encoders.Encoder.embed
 
-    def marked(kind: str, tokens: Any, offsets: Any, fault: str) -> list[int]:
+    def marked(kind: str, tokens: Ragged, fault: str) -> list[int]:
         """Rows whose protein holds the mark."""
         if fault not in FAULTS or kind != "protein":
             return []
         mark = bytes([RESIDUES.index(FAULTS[fault])] * 8)
-        flat = np.asarray(tokens).astype(np.uint8)
-        return [row for row in range(len(offsets) - 1) if mark in flat[offsets[row] : offsets[row + 1]].tobytes()]
+        return [row for row in range(len(tokens)) if mark in tokens[row].astype(np.uint8).tobytes()]
 
-    def faulty(self: Any, tokens: Any, offsets: Any) -> Any:
+    def faulty(self: Any, tokens: Ragged) -> Any:
         time.sleep(FAULTS.get("sleep_s", 0.0))
-        if marked(self.kind, tokens, offsets, "crash"):
+        if marked(self.kind, tokens, "crash"):
             os.kill(os.getpid(), signal.SIGSEGV)
-        while marked(self.kind, tokens, offsets, "hang"):
+        while marked(self.kind, tokens, "hang"):
             time.sleep(1.0)
-        too_large = marked(self.kind, tokens, offsets, "too_large")
-        if too_large or len(offsets) - 1 > FAULTS.get("most_rows", len(offsets)):
+        too_large = marked(self.kind, tokens, "too_large")
+        if too_large or len(tokens) > FAULTS.get("most_rows", len(tokens)):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        rows = embed(self, tokens, offsets)
-        bad = marked(self.kind, tokens, offsets, "nan")
+        rows = embed(self, tokens)
+        bad = marked(self.kind, tokens, "nan")
         if bad:
             rows = rows.clone()
             rows[bad] = float("nan")
