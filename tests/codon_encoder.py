@@ -36,7 +36,7 @@ CODON = EncoderKind(
     told_by="model_type=codon",
     reads="nucleotide",
     tokenizer="tests.codon_encoder:CodonTokenizer",
-    token_type=np.uint8,
+    token_type="uint8",
     loader="tests.codon_encoder:load",
     gated=False,
     attention_bias=False,

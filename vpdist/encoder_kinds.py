@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-
 Value = TypeVar("Value")
 
 
@@ -30,8 +28,8 @@ class EncoderKind:
     """The text of a fragment that it reads: nucleotide or protein (fields of fragments.Fragments)."""
     tokenizer: str
     """`module:class`: what makes tokens of these texts; see tokens.FragmentTokenizer."""
-    token_type: type[np.unsignedinteger[Any]]
-    """Number format of its tokens."""
+    token_type: str
+    """Number format of its tokens, as numpy names it."""
     loader: str
     """`module:function`: what makes the model of a folder; see encoders.load_encoder."""
     gated: bool
@@ -92,7 +90,7 @@ NUCLEOTIDE = EncoderKind(
     told_by="alibi_starting_size",  # of the many models of type 'bert' only this one has it
     reads="nucleotide",
     tokenizer="vpdist.tokens:NucleotideTokenizer",
-    token_type=np.uint16,
+    token_type="uint16",
     loader="vpdist.dnabert_s:load",
     gated=True,
     attention_bias=True,
@@ -107,7 +105,7 @@ PROTEIN = EncoderKind(
     told_by="model_type=esm",
     reads="protein",
     tokenizer="vpdist.tokens:ProteinTokenizer",
-    token_type=np.uint8,
+    token_type="uint8",
     loader="vpdist.esm2:load",
     gated=False,
     attention_bias=False,
