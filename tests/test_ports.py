@@ -16,6 +16,7 @@ from tests.launched import PATIENCE_S, wait_until
 from tests.sample import write_contigs
 from tests.tiny_models import write_models
 
+pytestmark = pytest.mark.launcher
 WATCH_PICKLES = """
 import atexit, json, os, pickle
 
@@ -43,8 +44,6 @@ atexit.register(tell)
 """A sitecustomize.py: every Python process of a launch tells at its end how often it has unpickled anything."""
 ALSO_HELD = f"""
 import importlib.util
-
-pytestmark = pytest.mark.launcher
 
 spec = importlib.util.spec_from_file_location("faulty", {str(poison.SABOTAGE / "sitecustomize.py")!r})
 spec.loader.exec_module(importlib.util.module_from_spec(spec))
