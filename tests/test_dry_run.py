@@ -1,6 +1,7 @@
 """`vpdist plan`: what it counts is what a run does; nothing stays behind; errors and exit codes are a run's."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -251,10 +252,6 @@ def test_a_plan_of_many_shards_is_timed_though_few_are_laid_out(
     assert len(laid_out) < found.work.units
 
 
-def timed_processes(parent: psutil.Process) -> list[psutil.Process]:
-    return [child for child in parent.children() if any("spawn_main" in word for word in child.cmdline())]
-
-
 def test_a_process_that_ends_while_it_is_timed_is_told_with_its_code(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, temporary: Path
 ) -> None:
@@ -262,7 +259,7 @@ def test_a_process_that_ends_while_it_is_timed_is_told_with_its_code(
 
     def measure(request: Request, ranks: int, check: Callable[[], None]) -> list[Timing]:
         def kill() -> None:
-            for process in timed_processes(psutil.Process()):
+            for process in multiprocessing.active_children():
                 process.kill()
 
         return real(request, ranks, kill)
@@ -270,7 +267,7 @@ def test_a_process_that_ends_while_it_is_timed_is_told_with_its_code(
     monkeypatch.setattr(trial, "measure", measure)
     with pytest.raises(VpdistError, match=r"a process ended with code -9"):
         forecast(replace(settings, dry_run=True), 2, None)
-    assert timed_processes(psutil.Process()) == []
+    assert multiprocessing.active_children() == []
     assert list(temporary.glob("vpdist-plan-*")) == []
 
 
@@ -324,6 +321,10 @@ def test_a_piped_command_prints_no_control_characters_and_exit_codes_are_a_runs(
     assert "absent.fa: cannot be read" in absent.stderr
     assert run("plan", str(contigs), "--ranks", "0").returncode == 2
     assert run(*arguments(models, contigs)[:-4], "--nucleotide-model", str(tmp_path / "none")).returncode == 4
+
+
+def timed_processes(parent: psutil.Process) -> list[psutil.Process]:
+    return [child for child in parent.children() if any("spawn_main" in word for word in child.cmdline())]
 
 
 def test_what_is_timed_ends_with_the_process_that_asked(models: TinyModels, contigs: Path, tmp_path: Path) -> None:
