@@ -20,7 +20,7 @@ INTERPRETERS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.
 .PHONY: demo test test-quick test-faults check format bench bench-large clean
 
 demo: $(ENVIRONMENT)
-	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo/run.sh
 
 test: $(ENVIRONMENT)
 	$(BIN)/python -m pytest --durations=10
@@ -35,21 +35,21 @@ check: $(ENVIRONMENT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python scripts/audit.py
+	$(BIN)/python -m scripts.checks.audit_versions
 
 format: $(ENVIRONMENT)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 bench: $(ENVIRONMENT)
-	$(BIN)/python scripts/bench.py $(CONTIGS)
+	$(BIN)/python -m scripts.bench.all $(CONTIGS)
 
 bench-large: $(ENVIRONMENT)
-	$(BIN)/python scripts/bench.py --large $(CONTIGS)
+	$(BIN)/python -m scripts.bench.all --large $(CONTIGS)
 
 clean:
 	rm -rf demo bench fuzz-findings build dist vpdist.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf vpdist/__pycache__ tests/__pycache__ scripts/__pycache__
+	find vpdist tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
 $(ENVIRONMENT): pyproject.toml constraints.txt
 	@test -x $(BIN)/python && exit; \

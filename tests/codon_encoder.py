@@ -19,11 +19,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vpdist import weights
-from vpdist.checkpoint import filled
 from vpdist.config import Settings
 from vpdist.encoder_kinds import KINDS, EncoderKind
-from vpdist.packing import Packing
+from vpdist.encoders import shape as shapes
+from vpdist.encoders import weights
+from vpdist.encoders.checkpoint import filled
+from vpdist.encoders.packing import Packing
 from vpdist.ragged import Ragged
 
 CODONS = {"".join(bases): number for number, bases in enumerate(product("ACGT", repeat=3))}
@@ -69,7 +70,7 @@ class CodonVectors(nn.Module):
 
 
 def load(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    shape = weights.encoder_shape(folder)
+    shape = shapes.encoder_shape(folder)
     with torch.device("meta"):
         model = CodonVectors(shape.vocabulary, shape.width)
     wanted = {name: (name,) for name, _ in model.named_parameters()}
@@ -92,8 +93,8 @@ class CodonSettings(Settings):
 
 def main(source: str, run: str, *models: str) -> int:
     KINDS[CODON.name] = CODON
-    from vpdist.run import predict  # the modules that ask the table what counters there are come only now
-    from vpdist.verify import verify
+    from vpdist.commands.predict import predict  # the modules that ask the table what counters there are come only now
+    from vpdist.commands.verify import verify
 
     codon_model, protein_model = (None if model == "-" else model for model in models)
     settings = CodonSettings(

@@ -13,17 +13,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
-from vpdist import exchange, runtime
-from vpdist.counters import COUNTERS
-from vpdist.environment import place
+from vpdist.distributed import runtime
+from vpdist.environment import launch_context
 from vpdist.errors import Interrupted, PeerLost, VpdistError
-from vpdist.exchange import Gather
-from vpdist.progress import Progress
-from vpdist.timing import Timing
+from vpdist.monitoring import exchange
+from vpdist.monitoring.counters import COUNTERS
+from vpdist.monitoring.gather import Gather
+from vpdist.monitoring.intervals import Intervals
+from vpdist.session.progress import Progress
 
 FOLDER = Path(sys.argv[1])
-FAST = Timing(stalled_s=1.0, overdue_s=0.6, beat_s=0.3)
-PATIENT = Timing(census_s=3.0)
+FAST = Intervals(stalled_s=1.0, overdue_s=0.6, beat_s=0.3)
+PATIENT = Intervals(roll_call_s=3.0)
 """A survivor that a busy machine keeps from running has time to say that it is there."""
 PATIENCE_S = 600.0
 SHOWN_AT = (5, 15, 25, 35)
@@ -147,7 +148,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    here = runtime.start(place(), "cpu")
+    here = runtime.start(launch_context(), "cpu")
     for scenario in sys.argv[2:]:
         if scenario.startswith("bars"):
             signal.signal(signal.SIGINT, interrupt)

@@ -9,14 +9,14 @@ import threading
 import time
 from pathlib import Path
 
-from vpdist import session
 from vpdist.errors import StorageError
-from vpdist.progress import Progress
-from vpdist.runfolder import RunFolder
-from vpdist.telemetry import Telemetry
-from vpdist.timing import Timing
+from vpdist.monitoring.intervals import Intervals
+from vpdist.monitoring.telemetry import Telemetry
+from vpdist.session import progress, run_session, session
+from vpdist.session.progress import Progress
+from vpdist.storage.run_folder import RunFolder
 
-HASTY = Timing(beat_s=0.3, grace_s=1.0, orderly_grace_s=1.0)
+HASTY = Intervals(beat_s=0.3, grace_s=1.0, orderly_grace_s=1.0)
 
 
 def broken_read(telemetry: Telemetry) -> None:
@@ -25,7 +25,7 @@ def broken_read(telemetry: Telemetry) -> None:
 
 def work(bad_rank: int, how: str, stuck_rank: int, here: session.Session) -> session.Outcome:
     here.begin()
-    here.control.meet("begun")
+    here.control.barrier("begun")
     rank = here.control.runtime.rank
     if rank == bad_rank and how == "storage":
         raise StorageError("no space left")
@@ -34,14 +34,14 @@ def work(bad_rank: int, how: str, stuck_rank: int, here: session.Session) -> ses
     if rank == stuck_rank:
         threading.Event().wait()
     while True:
-        here.control.check()
+        here.control.raise_if_ending()
         time.sleep(0.02)
 
 
 def main() -> int:
     folder, bad_rank, how, stuck_rank = sys.argv[1:]
-    session.Progress = functools.partial(Progress, timing=HASTY)  # type: ignore[misc,assignment]
-    return session.conduct(
+    progress.Progress = functools.partial(Progress, timing=HASTY)  # type: ignore[misc,assignment]
+    return run_session.run_session(
         RunFolder(Path(folder)),
         functools.partial(work, int(bad_rank), how, int(stuck_rank)),
         device="cpu",

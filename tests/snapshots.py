@@ -2,7 +2,7 @@
 
 import io
 
-from vpdist.counters import COUNTERS, RankRow, Snapshot
+from vpdist.monitoring.counters import COUNTERS, RankRow, Snapshot
 
 
 def row(rank: int = 0, state: str = "running", stage: str = "embed", **fields: object) -> RankRow:

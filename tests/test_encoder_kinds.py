@@ -17,10 +17,10 @@ from safetensors.numpy import load_file
 from tests.codon_encoder import WIDTH, write_codon_vectors
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels, write_models
-from vpdist import hdf5
+from vpdist.commands.predict import predict
 from vpdist.config import Settings
 from vpdist.encoder_kinds import KINDS, in_files, pooling_text
-from vpdist.run import predict
+from vpdist.storage import hdf5_files
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def test_parts_with_another_pooling_are_computed_again(
     assert resumed == parts(anew.output)
     for name in before:
         assert resumed[name] != before[name]
-        with hdf5.opened(settings.output / "parts" / name) as part:
-            text = hdf5.attributes(part)["pooling"]
+        with hdf5_files.opened(settings.output / "parts" / name) as part:
+            text = hdf5_files.attributes(part)["pooling"]
         assert text == "nucleotide: mean over all tokens; protein: mean over all tokens"
 
 
@@ -98,8 +98,8 @@ def test_a_third_encoder_is_a_file_and_a_row(models: TinyModels, contigs: Path, 
     expected = np.stack([vectors[a + 1 : b - 1].mean(0) for a, b in itertools.pairwise(offsets)])
     seen = np.zeros(len(expected), bool)
     for path in (run / "parts").iterdir():
-        with hdf5.opened(path) as part:
-            attributes = hdf5.attributes(part)
+        with hdf5_files.opened(path) as part:
+            attributes = hdf5_files.attributes(part)
             fragment, row = part["fragment"][:], part["row"][:]
             np.testing.assert_allclose(part["codon"][:][row], expected[fragment], rtol=1e-5, atol=1e-6)
             assert part["codon"].shape[1] == WIDTH

@@ -21,10 +21,10 @@ def test_a_process_goes_on_when_only_the_thread_ends_that_started_it() -> None:
     started: list[subprocess.Popen[str]] = []
 
     def start() -> None:
-        place = {"RANK": "0", "WORLD_SIZE": "1"}
+        context = {"RANK": "0", "WORLD_SIZE": "1"}
         command = [sys.executable, "-c", WORKER]
         worker = subprocess.Popen(
-            command, env=environment() | place, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, env=environment() | context, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         started.append(worker)
         assert worker.stdout is not None

@@ -70,9 +70,9 @@ def test_offsets_of_lengths_are_sound_for_what_they_add_up_to(lengths: list[int]
 @given(LISTS.filter(len), st.data())
 def test_offsets_that_are_off_by_any_amount_are_refused(lists: list[list[int]], data: st.DataObject) -> None:
     found = ragged(lists)
-    place = data.draw(st.sampled_from([0, len(lists)]))
+    context = data.draw(st.sampled_from([0, len(lists)]))
     wrong = found.offsets.copy()
-    wrong[place] += data.draw(st.integers(-300, 300).filter(bool))
+    wrong[context] += data.draw(st.integers(-300, 300).filter(bool))
     assert found.is_sound()
     assert not Ragged(found.flat, wrong).is_sound()
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from vpdist.classifier import Classifier, save_classifier
+from vpdist.results.classifier import Classifier, save_classifier
 
 NUCLEOTIDE_WIDTH, PROTEIN_WIDTH = 48, 32
 

@@ -11,9 +11,10 @@ import typer
 
 import vpdist
 from vpdist.config import Settings, within
-from vpdist.environment import ending_with_launcher, place
-from vpdist.errors import StorageError, VpdistError, printable, printable_lines
+from vpdist.environment import ending_with_launcher, launch_context
+from vpdist.errors import StorageError, VpdistError
 from vpdist.options import option, with_settings
+from vpdist.text import printable, printable_lines
 
 app = typer.Typer(
     help="Tell viral sequences from everything else in sequencing data, on as many GPUs as there are.",
@@ -50,16 +51,16 @@ def embed(settings: Settings, nproc: Nproc = None) -> None:
 
 
 def _run(settings: Settings, nproc: int | None) -> None:
-    from vpdist.launch import launch, ranks_to_start
-    from vpdist.runfolder import RunFolder
+    from vpdist.distributed.launch import launch, ranks_to_start
+    from vpdist.storage.run_folder import RunFolder
 
-    if place().rank == 0:
+    if launch_context().rank == 0:
         RunFolder(settings.output).check_writable()
     ranks = ranks_to_start(nproc, settings.device)
     if ranks > 1:
         raise typer.Exit(launch(sys.argv[1:], ranks, settings.output / "status.json"))
     with ending_with_launcher():
-        from vpdist.run import predict as run  # brings torch in
+        from vpdist.commands.predict import predict as run  # brings torch in
 
     raise typer.Exit(run(settings))
 
@@ -83,14 +84,14 @@ def plan(
 
     With RUN it tells whether there is room for it there; with a classifier, whether that fits the encoders.
     """
-    from vpdist.launch import ranks_to_start
+    from vpdist.distributed.launch import ranks_to_start
 
     within("ranks", ranks, least=1)
-    here = place()
+    here = launch_context()
     if here.rank != 0:
         return  # rank 0 does it for all
     ranks = ranks or (here.world_size if here.launched else ranks_to_start(None, settings.device))
-    from vpdist.dry_run import forecast  # brings torch in
+    from vpdist.estimate.dry_run import forecast  # brings torch in
 
     found = forecast(settings, ranks, folder)
     typer.echo(found.to_json() if as_json else "\n".join(found.lines()))
@@ -106,7 +107,7 @@ def classify(
 ) -> None:
     """Make new calls from a run's embeddings, in seconds."""
     with ending_with_launcher():
-        from vpdist.classify import classify as new_calls
+        from vpdist.commands.classify import classify as new_calls
 
     raise typer.Exit(new_calls(run, classifier, consensus=consensus, legacy_output=legacy_output, progress=progress))
 
@@ -114,7 +115,7 @@ def classify(
 @app.command()
 def verify(run: RunArgument) -> None:
     """Open every file of a run, check digests and completeness; exits with 0 only if all holds, else with 6."""
-    from vpdist.verify import verify as check
+    from vpdist.commands.verify import verify as check
 
     found = check(run)
     for problem in found:
@@ -129,7 +130,7 @@ def download(
     models: Annotated[list[str], typer.Argument(metavar="ID...", help="Hub ids: owner/name or owner/name@revision.")],
 ) -> None:
     """Fetch encoders at their pinned revisions, so that --offline finds them."""
-    from vpdist.weights import resolve_model
+    from vpdist.encoders.hub import resolve_model
 
     for model in models:
         typer.echo(f"{model}: {resolve_model(model)}")
@@ -141,7 +142,7 @@ def import_classifier(
     target: Annotated[Path, typer.Option("-o", "--output", help="The safetensors file to write.")],
 ) -> None:
     """Convert an original classifier to safetensors without running it."""
-    from vpdist.classifier import load_classifier, save_classifier
+    from vpdist.results.classifier import load_classifier, save_classifier
 
     save_classifier(load_classifier(source), target, {"imported_from": source.name})
     typer.echo(printable(f"{target}: written"))
@@ -150,7 +151,7 @@ def import_classifier(
 @app.command()
 def watch(run: RunArgument) -> None:
     """Draw a run's live bars in this terminal."""
-    from vpdist.watch import watch as draw
+    from vpdist.display.watch import watch as draw
 
     try:
         draw(run, sys.stderr)
@@ -172,10 +173,10 @@ def main() -> None:
     sys.exit(_with_exit_code(app))
 
 
-def _speaks() -> bool:
+def _is_reporting_rank() -> bool:
     """Whether this process tells people: rank 0, or one that does not know its rank."""
     try:
-        return place().rank == 0
+        return launch_context().rank == 0
     except VpdistError:
         return True
 
@@ -187,7 +188,7 @@ def _with_exit_code(command: Callable[[], None]) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 0
     except VpdistError as error:
-        if _speaks():
+        if _is_reporting_rank():
             typer.echo(f"vpdist: {printable_lines(str(error))}", err=True)
         return error.exit_code
     return 0

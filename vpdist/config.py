@@ -167,8 +167,8 @@ OPTIONS: dict[str, Option] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decisions:
-    """What results depend on. Equal decisions and equal input give equal tables."""
+class ResolvedConfig:
+    """What results depend on. Equal resolved and equal input give equal tables."""
 
     input: tuple[tuple[str, int, int, str], ...]
     """Of each input: name, bytes, modification time (ns), digest of sampled blocks."""
@@ -187,7 +187,7 @@ class Decisions:
     """Fingerprint of the classifier's parameters."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no run can have decided: decisions are read from files, too."""
+        """Raises ValueError for what no run can have decided: resolved are read from files, too."""
         texts = (self.dtype, self.embedding_dtype, self.device)
         fingerprints = (*self.models.values(), self.classifier)
         chosen = zip(texts, (DTYPES[1:], STORED_DTYPES[1:], DEVICES[1:]), strict=True)
@@ -219,7 +219,7 @@ class Decisions:
         return json.dumps(self.to_dict())
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Decisions:
+    def from_dict(cls, fields: dict[str, Any]) -> ResolvedConfig:
         """Raises TypeError or ValueError for fields that are missing, surplus, or not a run's."""
         fields = dict(fields)
         if "input" in fields:
@@ -230,12 +230,12 @@ class Decisions:
         return cls(models={name: model for name, model in found.items() if model is not None}, **fields)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Decisions:
+    def from_json(cls, text: str | bytes) -> ResolvedConfig:
         return cls.from_dict(json.loads(text))
 
 
-def refuse_other_configuration(old: Decisions, new: Decisions, folder: Path) -> None:
-    """Raises UsageError naming the first field in which a run folder's decisions differ from this command's."""
+def refuse_other_configuration(old: ResolvedConfig, new: ResolvedConfig, folder: Path) -> None:
+    """Raises UsageError naming the first field in which a run folder's resolved differ from this command's."""
     were, are = old.to_dict(), new.to_dict()
     for name in {**were, **are}:
         before, now = were.get(name), are.get(name)

@@ -26,7 +26,7 @@ KEPT_KERNELS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class LaunchContext:
     """Where a launcher put this process."""
 
     rank: int = 0
@@ -67,13 +67,13 @@ class Place:
         return self.launched and os.getppid() != PARENT
 
 
-def place() -> Place:
-    """This process's place, from the variables torchrun and `accelerate launch` set; a plain process is rank 0 of 1.
+def launch_context() -> LaunchContext:
+    """This process's context, from the variables torchrun and `accelerate launch` set; a plain process is rank 0 of 1.
 
     Raises UsageError when the variables contradict each other.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return Place()
+        return LaunchContext()
     try:
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
@@ -91,7 +91,7 @@ def place() -> Place:
         )
     if world_size > 1 and not (address and port):
         raise UsageError("RANK and WORLD_SIZE are set but MASTER_ADDR or MASTER_PORT is not: start through torchrun")
-    return Place(
+    return LaunchContext(
         rank=rank,
         world_size=world_size,
         local_rank=local_rank,
@@ -108,7 +108,7 @@ def place() -> Place:
 @contextmanager
 def ending_with_launcher() -> Iterator[None]:
     """For slow imports, during which nobody else looks: end this process soon after the launcher that started it."""
-    here = place()
+    here = launch_context()
     done = threading.Event()
 
     def watch() -> None:

@@ -5,19 +5,11 @@ Exit codes are a contract: 0 done; 1 a bug; 2 usage, or the run folder belongs t
 folder over; 130/143 interrupted, resumable.
 """
 
+from __future__ import annotations
+
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_FAILURES_LISTED = 5
-
-
-def printable(text: str) -> str:
-    """`text` on one line and without control characters, which names, paths and other people's files may hold."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-def printable_lines(text: str) -> str:
-    """The same, line by line."""
-    return "\n".join(map(printable, text.split("\n")))
 
 
 class VpdistError(Exception):
@@ -76,6 +68,6 @@ class PeerLost(Interrupted):
         super().__init__(message)
         self.ranks = ranks
 
-    def spokesman(self, world_size: int) -> int:
+    def reporting_rank(self, world_size: int) -> int:
         """The lowest rank that is left: it tells people and writes status.json."""
         return next(rank for rank in range(world_size + 1) if rank not in self.ranks)

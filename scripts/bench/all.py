@@ -1,0 +1,87 @@
+"""All figures beside their goals: one table, printed and left in bench/figures.md.
+
+    python -m scripts.bench.all [CONTIGS...] [--work bench]     # the CPU table, under 10 minutes on two cores
+    python -m scripts.bench.all --large [--work bench]          # the runs with a million fragments and more
+
+Without files the contigs are synthetic ones with genes in them (make_sample.py). Encoders are of full size with random
+weights (make_models.py). Sample and models are made where they are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from scripts.bench import encoders, scale, whole_runs
+from scripts.bench.goals import Row, conditions, table
+from scripts.demo import make_models, make_sample
+
+NUCLEOTIDE, PROTEIN = "12x768", "12x480"
+LONG, PAIRS = 600, 3
+"""Fragments of the long form's `predict`, and how often it compares two ranks with one."""
+
+
+def sample(work: Path) -> Path:
+    """The synthetic sample, made where it is missing."""
+    path = work / "sample" / "sample.fa.gz"
+    if not path.exists():
+        make_sample.main(path.parent)
+    return path
+
+
+def models(work: Path) -> Path:
+    """Full-size encoders with random weights, made where they are missing."""
+    folder = work / "models"
+    if not (folder / "esm-2" / "config.json").exists():
+        make_models.main(folder, nucleotide=NUCLEOTIDE, protein=PROTEIN)
+    return folder
+
+
+def cpu_rows(contigs: list[Path], work: Path) -> Iterator[Row]:
+    """The CPU table: the program as a whole, its encoders, its other stages."""
+    yield from whole_runs.rows(contigs or [sample(work)], models(work), work / "runs")
+    yield from encoders.rows(work / "encoders")
+    yield from scale.rows(large=False, work=work / "scale")
+
+
+def large_rows(contigs: list[Path], work: Path) -> Iterator[Row]:
+    """`predict` on so much that loading hardly counts, and the runs with a million fragments and more."""
+    dtype = "bfloat16" if whole_runs.native_bfloat16() else "float32"
+    runs = work / "long-runs"
+    inputs, encoders = contigs or [sample(work)], models(work)
+    yield from whole_runs.rows(inputs, encoders, runs, fragments=LONG, dtypes=(dtype,), pairs=PAIRS)
+    yield from scale.rows(large=True, work=work / "scale")
+
+
+def told(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows, each also said on standard error as soon as it is there."""
+    for row in rows:
+        figure = "" if row.figure is None else f"{row.figure:.4g} {row.unit}"
+        print(f"{row.what}: {figure} {row.verdict}".rstrip(), file=sys.stderr, flush=True)
+        yield row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("contigs", type=Path, nargs="*", help="FASTA files to take contigs from")
+    parser.add_argument("--large", action="store_true", help="the runs with a million fragments and more instead")
+    parser.add_argument("--work", type=Path, default=Path("bench"), help="folder for sample, models, runs and figures")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    rows = (
+        large_rows(arguments.contigs, arguments.work)
+        if arguments.large
+        else cpu_rows(arguments.contigs, arguments.work)
+    )
+    text = f"{conditions()}\n\n{table(told(rows))}\n\nin {time.monotonic() - began:.0f} s"
+    print(text)
+    name = "figures-large.md" if arguments.large else "figures.md"
+    (arguments.work / name).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

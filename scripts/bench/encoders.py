@@ -1,0 +1,279 @@
+"""Speed of both encoders against the machine's matrix products, measured in the same run.
+
+    python -m scripts.bench.encoders [--protein 12x480 30x640 33x1280] [--dtype bfloat16 float32] [--work bench/models]
+    python -m scripts.bench.encoders --device cuda --protein 33x1280 36x2560 --dtype float16
+    python -m scripts.bench.encoders --budgets 512 1024 2048 4096        # the token budget, instead of the goals
+
+On a CPU one thread per process; `--processes 2` (the default) measures two at once, as two ranks run. The ceiling is
+the rate of plain matrix products of the layers' own shapes (tokens of one batch by the layer's inputs and outputs,
+weighted by how often a layer multiplies them), measured between the encoder's passes. The encoder's rate counts the
+operations that useful tokens need, linear layers and attention. Fragments are those of 500-base chunks: proteins of
+166 residues, a twelfth of them shorter; 91 to 128 nucleotide tokens. Weights are random, of full size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from scripts.bench.goals import Row, conditions, table
+from scripts.demo.make_models import layers_and_width, make_dnabert_s, make_esm2
+from vpdist.commands.resolve_config import token_budget
+from vpdist.encoders.cpu_kernels import PackedLinear
+from vpdist.encoders.encoder import DTYPES, Encoder, load_encoder
+from vpdist.encoders.shape import EncoderShape, encoder_shape
+from vpdist.planning.plan import batches
+from vpdist.ragged import Ragged
+
+CPU_GOALS = {"dnabert-s": 0.70, "12x480": 0.60, "30x640": 0.65, "33x1280": 0.70}
+"""Least share of the ceiling in bfloat16 on a CPU."""
+FLOAT32_GOAL = 0.80
+CUDA_GOALS = {"dnabert-s": 0.40, "33x1280": 0.45, "36x2560": 0.55}
+"""Least share of the ceiling in float16 on CUDA."""
+USEFUL_GOAL = 0.995
+MIXED_GOAL = 0.9
+PASSES = 3
+PASS_OPERATIONS = {"cpu": 4e11, "cuda": 2e14}
+"""About how many operations one pass over the fragments takes."""
+PRODUCTS_AT_ONCE = {"cpu": 1, "cuda": 20}
+"""A product is launched so often before the device is waited for."""
+LEAST_FRAGMENTS = 7
+"""One full batch on a CPU, and one that is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What one process measured of one encoder."""
+
+    rate: float
+    """Useful operations per second."""
+    ceiling: float
+    """Operations per second of plain products."""
+    useful: float
+    """Useful tokens over rows that went through the linear layers."""
+    seconds_per_fragment: float
+    idle: float
+    """Share of the time in which the device had nothing to do; 0 on a CPU, which does the launching itself."""
+    mixed: float
+    """Tokens per second at lengths from 10 to 1,022 over those at equal lengths; NaN for DNABERT-S and on a CPU."""
+
+
+def fragment_lengths(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    """(n,) tokens per fragment of 500-base chunks."""
+    if kind == "nucleotide":
+        return np.clip(rng.normal(108, 5, n).round().astype(np.int64), 91, 128)
+    lengths = np.full(n, 168)
+    lengths[: n // 12] = rng.integers(20, 168, n // 12)
+    return lengths
+
+
+def operations(shape: EncoderShape, lengths: np.ndarray) -> float:
+    """Operations that sequences of these lengths need."""
+    pairs = (lengths.astype(np.float64) ** 2).sum()
+    return float(shape.linear_flops_per_token * lengths.sum() + shape.attention_flops_per_token_pair * pairs)
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(action: Callable[[], object], device: torch.device) -> float:
+    started = time.perf_counter()
+    action()
+    wait(device)
+    return time.perf_counter() - started
+
+
+def median_seconds(action: Callable[[], object], device: torch.device, times: int = 5) -> float:
+    """After one run that does not count."""
+    return statistics.median([seconds_of(action, device) for _ in range(times + 1)][1:])
+
+
+def products_rate(shape: EncoderShape, tokens: int, dtype: torch.dtype, device: torch.device) -> float:
+    """Operations per second of the products that a layer makes, by themselves."""
+    width, inner = shape.width, shape.intermediate
+    up = 2 * inner if shape.gated else inner
+    done = seconds = 0.0
+    for inputs, outputs in ((width, 3 * width), (width, width), (width, up), (inner, width)):
+        left = torch.randn(tokens, inputs, dtype=dtype, device=device)
+        right = torch.randn(outputs, inputs, dtype=dtype, device=device).T
+        repeats = PRODUCTS_AT_ONCE[device.type]
+
+        def multiply(left: torch.Tensor = left, right: torch.Tensor = right, repeats: int = repeats) -> None:
+            for _ in range(repeats):
+                left @ right
+
+        seconds += median_seconds(multiply, device)
+        done += 2.0 * tokens * inputs * outputs * repeats
+    return done / seconds
+
+
+class RowsSeen:
+    """Counts rows through the first linear layer."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.rows = 0
+        layers = (module for module in encoder.model.modules() if isinstance(module, nn.Linear | PackedLinear))
+        self._hook = next(layers).register_forward_pre_hook(self._count)
+
+    def _count(self, module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        self.rows += len(given[0])
+
+    def close(self) -> int:
+        self._hook.remove()
+        return self.rows
+
+
+def one_pass(encoder: Encoder, tokens: np.ndarray, lengths: np.ndarray, budget: int) -> None:
+    """Embed everything once."""
+    sequences = Ragged.from_lengths(tokens, lengths)
+    for rows in batches(lengths, budget):
+        encoder.embed(sequences.take(rows))
+    wait(encoder.device)
+
+
+def busy_seconds(action: Callable[[], object]) -> float:
+    """Seconds that kernels and copies take on the GPU."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        action()
+    return sum(each.self_device_time_total for each in profiled.key_averages()) / 1e6
+
+
+def measure(folder: Path, dtype_name: str, device_name: str, budget: int | None) -> Speed:
+    """Measure one encoder in this process."""
+    torch.set_num_threads(1)
+    device, dtype, shape = torch.device(device_name), DTYPES[dtype_name], encoder_shape(folder)
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    budget = budget or token_budget({shape.kind: shape}, dtype_name, memory)
+    rng = np.random.default_rng(0)
+    encoder = load_encoder(folder, shape.kind, dtype, device)
+    wanted = PASS_OPERATIONS[device.type]
+    n = max(LEAST_FRAGMENTS, round(wanted / operations(shape, fragment_lengths(shape.kind, 1000, rng)) * 1000))
+    lengths = fragment_lengths(shape.kind, n, rng)
+    tokens = rng.integers(5, 24, lengths.sum()).astype(np.uint16)
+    seen = RowsSeen(encoder)
+    one_pass(encoder, tokens, lengths, budget)
+    useful = lengths.sum() / seen.close()
+    ceilings, seconds = [], []
+    for _ in range(PASSES):
+        ceilings.append(products_rate(shape, budget, dtype, device))
+        seconds.append(seconds_of(lambda: one_pass(encoder, tokens, lengths, budget), device))
+    taken = statistics.median(seconds)
+    idle = 0.0
+    if device.type == "cuda":
+        idle = 1 - busy_seconds(lambda: one_pass(encoder, tokens, lengths, budget)) / taken
+    return Speed(
+        rate=operations(shape, lengths) / taken,
+        ceiling=statistics.median(ceilings),
+        useful=float(useful),
+        seconds_per_fragment=taken / n,
+        idle=idle,
+        mixed=_mixed(encoder, rng, budget) if device.type == "cuda" and shape.kind == "protein" else float("nan"),
+    )
+
+
+def _mixed(encoder: Encoder, rng: np.random.Generator, budget: int) -> float:
+    """Tokens per second at mixed lengths over tokens per second at equal ones."""
+    rates = []
+    for lengths in (np.full(1000, 168), rng.integers(12, 1025, 330)):
+        tokens = rng.integers(5, 24, lengths.sum()).astype(np.uint16)
+        seconds = median_seconds(
+            lambda tokens=tokens, lengths=lengths: one_pass(encoder, tokens, lengths, budget),  # type: ignore[misc]
+            encoder.device,
+            PASSES,
+        )
+        rates.append(lengths.sum() / seconds)
+    return float(rates[1] / rates[0])
+
+
+def together(processes: int, *arguments: object) -> Speed:
+    """`measure` in several processes at once, as ranks run; the slowest one's figures."""
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        return min(pool.starmap(measure, [arguments] * processes), key=lambda speed: speed.rate / speed.ceiling)
+
+
+def models(work: Path, protein: list[str]) -> dict[str, Path]:
+    """Folders of DNABERT-S and the ESM-2 sizes, full-size, with random weights; made where they are absent."""
+    folders = {"dnabert-s": work / "dnabert-s"} | {size: work / f"esm-2-{size}" for size in protein}
+    for name, folder in folders.items():
+        if not (folder / "config.json").exists():
+            if name == "dnabert-s":
+                make_dnabert_s(folder, 12, 768, 2026, safetensors=False)
+            else:
+                make_esm2(folder, *layers_and_width(name), 2027)
+    return folders
+
+
+def rows(
+    work: Path = Path("bench/models"),
+    protein: tuple[str, ...] = ("12x480", "30x640", "33x1280"),
+    dtypes: tuple[str, ...] = ("bfloat16", "float32"),
+    device: str = "cpu",
+    processes: int = 2,
+) -> list[Row]:
+    """A row per encoder and dtype, and the share of useful tokens."""
+    found: list[Row] = []
+    useful: list[float] = []
+    seconds: dict[str, float] = {}
+    for name, folder in models(work, list(protein)).items():
+        label = "DNABERT-S" if name == "dnabert-s" else f"ESM-2 {name}"
+        for dtype in dtypes:
+            speed = together(processes if device == "cpu" else 1, folder, dtype, device, None)
+            goal = FLOAT32_GOAL if dtype == "float32" else (CPU_GOALS if device == "cpu" else CUDA_GOALS).get(name)
+            note = f"{speed.rate / 1e9:,.0f} of {speed.ceiling / 1e9:,.0f} GFLOP/s"
+            found.append(
+                Row(f"{label}, {dtype}, share of the ceiling", speed.rate / speed.ceiling, "", goal, note=note)
+            )
+            useful.append(speed.useful)
+            seconds[f"{name} {dtype}"] = speed.seconds_per_fragment
+            if device == "cuda":
+                found.append(Row(f"{label}, {dtype}, GPU waiting", speed.idle, "", at_most=0.02))
+                if speed.mixed == speed.mixed:
+                    found.append(Row(f"{label}, {dtype}, mixed over equal lengths", speed.mixed, "", MIXED_GOAL))
+    found.append(Row("useful tokens in linear layers", min(useful), "", USEFUL_GOAL, 1.0))
+    if (whole := seconds.get("36x2560 float16")) and device == "cuda":
+        share = seconds["dnabert-s float16"] / (seconds["dnabert-s float16"] + whole)
+        found.append(Row("DNABERT-S, share of the GPU time beside ESM-2 3B", share, "", at_most=0.1))
+    return found
+
+
+def budget_rows(work: Path, protein: list[str], dtypes: list[str], device: str, budgets: list[int]) -> list[Row]:
+    """The share of the ceiling by token budget."""
+    return [
+        Row(f"{name}, {dtype}, {budget} tokens", speed.rate / 1e9, "GFLOP/s", note=f"of {speed.ceiling / 1e9:,.0f}")
+        for name, folder in models(work, protein).items()
+        for dtype in dtypes
+        for budget in budgets
+        for speed in [together(2 if device == "cpu" else 1, folder, dtype, device, budget)]
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--protein", nargs="*", default=["12x480", "30x640", "33x1280"], help="LAYERSxWIDTH of ESM-2")
+    parser.add_argument("--dtype", nargs="+", default=["bfloat16", "float32"], choices=list(DTYPES))
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--processes", type=int, default=2, help="on a CPU: at once")
+    parser.add_argument("--budgets", type=int, nargs="*", help="compare token budgets instead")
+    parser.add_argument("--work", type=Path, default=Path("bench/models"))
+    given = parser.parse_args()
+    print(conditions(), flush=True)
+    if given.budgets:
+        print(table(budget_rows(given.work, given.protein, given.dtype, given.device, given.budgets)))
+    else:
+        print(table(rows(given.work, tuple(given.protein), tuple(given.dtype), given.device, given.processes)))
+
+
+if __name__ == "__main__":
+    main()

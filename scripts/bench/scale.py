@@ -1,0 +1,343 @@
+"""Everything around the encoders: reading, planning, balance, tables, memory, start of work. Goal, figure, verdict.
+
+    python -m scripts.bench.scale [--large] [--only WORDS] [--work DIR]
+
+Inputs are made (`large_inputs.py`), encoders are random. The short form takes about two minutes on two cores, some rows
+at a reduced size that their names give; --large adds plan, balance, tables, memory at full size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from scripts.bench import balance, large_inputs
+from scripts.bench.goals import Row, conditions, table
+from scripts.bench.scale_worker import anonymous_bytes
+from scripts.demo import make_models
+from vpdist.commands.resolve_config import CUDA_TOKEN_BUDGET, UNIT_OPERATIONS
+from vpdist.distributed.runtime import start
+from vpdist.environment import LaunchContext
+from vpdist.planning import fragment_keys, plan_file
+from vpdist.planning.plan import COST_SCALE, Limits, build
+from vpdist.ragged import offsets_of
+from vpdist.results import parts, write_results
+from vpdist.results.classifier import Classifier, save_classifier
+from vpdist.results.parts import PartHeader
+from vpdist.sequences import ingest, store_summary, token_store
+from vpdist.sequences.six_frames import six_frames
+from vpdist.sequences.tokenizers import load_tokenizer
+from vpdist.session.coordination import Control
+from vpdist.session.signals import StopRequest
+from vpdist.storage import hdf5_files
+from vpdist.storage.atomic_files import write_json
+from vpdist.storage.run_folder import RunFolder
+
+WORKER = Path(__file__).with_name("scale_worker.py")
+MB = 1e6
+
+
+def rows(large: bool, work: Path = Path("bench/scale"), only: str = "") -> list[Row]:
+    """The rows of the short form, or of the long one; those whose function's name contains `only`."""
+    measures = [*SHORT, *LARGE] if large else SHORT
+    work.mkdir(parents=True, exist_ok=True)
+    found: list[Row] = []
+    for measure in measures:
+        if only in measure.__name__:
+            with _folder(work / measure.__name__) as folder:
+                made = measure(folder)
+            print(table(made), file=sys.stderr, flush=True)
+            found += made
+    return found
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    """An empty folder, removed in the end."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    yield path
+    shutil.rmtree(path)
+
+
+def small_models(folder: Path) -> Path:
+    """Encoders next to nothing in size, with a tokenizer like DNABERT-S's, and a classifier for them."""
+    make_models.make_dnabert_s(folder / "dnabert-s", 1, 12, 1, safetensors=False)
+    make_models.make_esm2(folder / "esm-2", 1, 32, 2)
+    _write_classifier(folder, 12 + 32)
+    return folder
+
+
+def _write_classifier(folder: Path, width: int) -> None:
+    torch.manual_seed(0)
+    save_classifier(Classifier(width, 64).eval(), folder / "classifier.safetensors", {"chunk_length": "500"})
+
+
+def torchrun(ranks: int, *command: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *command]
+
+
+def worker(folder: Path, ranks: int, job: str, *arguments: str | Path) -> list[dict[str, float]]:
+    """What each rank of `scale_worker.py` tells."""
+    subprocess.run(
+        torchrun(ranks, str(WORKER), job, str(folder / "told"), *map(str, arguments)), check=True, capture_output=True
+    )
+    return [json.loads((folder / f"told.{rank}.json").read_text()) for rank in range(ranks)]
+
+
+def fragments_without_tokens(folder: Path) -> list[Row]:
+    source = large_inputs.write_contigs(folder / "contigs.fa", 100_000)
+    started = time.perf_counter()
+    n_chunks = n_fragments = 0
+    for raw in token_store.read_blocks([source], large_inputs.CHUNK_LENGTH):
+        n_chunks += len(raw.chunk_record)
+        n_fragments += len(six_frames(raw.bases.flat, raw.bases.offsets[:-1], raw.bases.offsets[1:]))
+    rate = n_chunks / (time.perf_counter() - started)
+    note = f"{n_chunks:,} chunks of 500 bp, {n_fragments:,} fragments"
+    return [
+        Row("sequences to fragments, without tokenisation, one core", rate, "chunks/s", at_least=100_000, note=note)
+    ]
+
+
+def fragments_with_tokens(folder: Path) -> list[Row]:
+    source = large_inputs.write_contigs(folder / "contigs.fa", 400_000)
+    os.sync()  # or the disk would still be busy with the input
+    told = worker(folder, 2, "ingest", source, small_models(folder), folder / "run")
+    rate = told[0]["fragments"] / max(rank["seconds"] for rank in told)
+    note = f"{told[0]['fragments']:,} fragments; torchrun, token store written"
+    what = "sequences to fragments, with tokenisation, 2 ranks on 2 cores"
+    return [Row(what, rate, "fragments/s", at_least=18_000, note=note)]
+
+
+def start_of_work(folder: Path) -> list[Row]:
+    models = folder / "models"
+    make_models.make_dnabert_s(models / "dnabert-s", 12, 768, 1, safetensors=False)
+    make_models.make_esm2(models / "esm-2", 12, 480, 2)
+    _write_classifier(models, 768 + 480)
+    source = large_inputs.write_contigs(folder / "contigs.fa", 30)
+    seconds = []
+    for attempt in range(3):  # the first brings the models into the page cache
+        run = folder / f"run-{attempt}"
+        told = worker(folder, 2, "start", source, models, models / "classifier.safetensors", run)
+        seconds.append(max(rank["seconds"] for rank in told))
+    stages = json.loads((run / "run.json").read_text())["stage_seconds"]
+    note = "to the slower rank's first batch, better of two; 12x768 + 12x480; stages of the last: " + ", ".join(
+        f"{name} {stages[name]:.2f}" for name in ("start", "ingest", "plan", "layout", "load")
+    )
+    what = "start of work after launch, models in the page cache, beyond imports, 2 ranks"
+    return [Row(what, min(seconds[1:]), "s", at_most=2, note=note)]
+
+
+def tables_of_100_thousand(folder: Path) -> list[Row]:
+    return _tables(folder, 150_000, Row("tables for 100 thousand fragments (reduced)", None, "s"))
+
+
+def tables_of_1_million(folder: Path) -> list[Row]:
+    return _tables(folder, 1_860_000, Row("tables for 1 million fragments", None, "s", at_most=10))
+
+
+def _tables(path: Path, n_chunks: int, row: Row) -> list[Row]:
+    """Tables from parts with random logits: parts read, scores, rows, files; a plan for GPUs (DNABERT-S, ESM-2 3B)."""
+    folder = RunFolder(path / "run")
+    folder.prepare(restart=False)
+    make_models.make_esm2(path / "esm-2", 1, 32, 2)
+    source = large_inputs.write_contigs(path / "contigs.fa", n_chunks)
+    summary = ingest.ingest(
+        Control(start(LaunchContext(), "cpu"), StopRequest(at_once=lambda stopped: stopped.exit_code)),
+        folder,
+        [source],
+        "benchmark",
+        chunk_length=large_inputs.CHUNK_LENGTH,
+        min_length=0,
+        tokenizers={"protein": load_tokenizer("protein", path / "esm-2")},
+    )
+    limits = Limits(token_budget=CUDA_TOKEN_BUDGET, unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
+    plan = build(fragment_keys.fragment_keys(folder, summary), limits, {"protein": balance.COSTS["protein"]})
+    plan_file.write_plan(folder.plan, plan, "benchmark")
+    plan, plan_id = plan_file.map_plan(folder.plan)
+    header = PartHeader(
+        plan=plan_id,
+        dtype="float16",
+        embedding_dtype="float16",
+        threads=1,
+        models={"protein": "protein"},
+        classifier="classifier",
+        embeddings=False,
+    )
+    rng = np.random.default_rng(3)
+    for unit in range(plan.n_units):
+        m = len(plan.rows(unit))
+        logits = rng.normal(0, 2, (m, 2)).astype(np.float32)
+        parts.write(folder.parts, unit, plan, header, np.zeros(m, bool), {"logits": logits})
+    started = time.perf_counter()
+    scores = write_results.part_scores(folder, plan, header, summary.n_fragments, lambda: None)
+    read = time.perf_counter()
+    write_results.write_tables(
+        folder, summary, write_results.checked_scores(scores), [str(source)], "mean", lambda: None, legacy=False
+    )
+    ended = time.perf_counter()
+    note = (
+        f"{summary.n_records:,} sequences, {summary.n_chunks:,} chunks, {summary.n_fragments:,} fragments; "
+        f"{plan.n_units:,} parts read in {read - started:.1f} s"
+    )
+    return [Row(row.what, ended - started, row.unit, at_most=row.at_most, note=note)]
+
+
+def plan_of_10_million(folder: Path) -> list[Row]:
+    n, n_blocks = 10_000_000, 2000
+    run = RunFolder(folder / "run")
+    run.prepare(restart=False)
+    summary = _made_up_store(run, n, n_blocks)
+    told = worker(folder, 1, "plan", run.path, small_models(folder))[0]
+    note = f"{told['units']:,} units; from {summary.n_blocks:,} blocks to the plan on disk, in a process of its own"
+    what = "plan for 10 million fragments"
+    return [
+        Row(f"{what}, time", told["seconds"], "s", at_most=15, note=note),
+        Row(f"{what}, anonymous memory beyond imports", told["bytes"] / MB, "MB", at_most=1000),
+    ]
+
+
+def _made_up_store(run: RunFolder, n: int, n_blocks: int) -> store_summary.StoreSummary:
+    """A token store with what a plan needs of n fragments of 500 bp chunks."""
+    rng = np.random.default_rng(1)
+    n //= n_blocks
+    for index in range(n_blocks):
+        residues = np.where(rng.random(n) < 0.9, 166, rng.integers(30, 167, n)).astype(np.int32)
+        nucleotide_tokens = (rng.normal(105, 6, n) * residues / 166).astype(np.int64) + 2
+        datasets: dict[str, np.ndarray] = {
+            "fragment_residues": residues,
+            "nucleotide_hash": rng.integers(0, 2**63, n, dtype=np.uint64),
+            "protein_hash": rng.integers(0, 2**63, n, dtype=np.uint64),
+            "nucleotide_token_offsets": offsets_of(nucleotide_tokens),
+            "protein_token_offsets": offsets_of(residues.astype(np.int64) + 2),
+        }
+        hdf5_files.write_atomic(token_store.block_path(run.tokens, index), datasets, {})
+    summary = store_summary.StoreSummary(
+        basis="benchmark",
+        digest="",
+        n_records=0,
+        n_chunks=0,
+        n_bases=0,
+        fragments_per_block=(n,) * n_blocks,
+        n_renamed=0,
+        example_renamed="",
+    )
+    write_json(run.store, asdict(summary))
+    return summary
+
+
+def balance_of_10_million(folder: Path) -> list[Row]:
+    return balance.rows()
+
+
+def memory_of_a_rank(folder: Path) -> list[Row]:
+    """Anonymous memory over whole runs of `predict` on 2 ranks, from 10 thousand to 1 million fragments."""
+    models = small_models(folder)
+    peaks, notes = [], []
+    for n_chunks in (18_600, 1_860_000):
+        source = large_inputs.write_contigs(folder / "contigs.fa", n_chunks)
+        run = folder / f"run-{n_chunks}"
+        started = time.perf_counter()
+        peak = peak_of_ranks(
+            torchrun(
+                *(2, "-m", "vpdist", "predict", str(source), "-o", str(run), "--threads", "1", "--device", "cpu"),
+                *("--nucleotide-model", str(models / "dnabert-s"), "--protein-model", str(models / "esm-2")),
+                *("--classifier", str(models / "classifier.safetensors"), "--token-budget", "16384"),
+                *("--progress", "log"),
+            )
+        )
+        summary = store_summary.load_summary(RunFolder(run))
+        assert summary is not None
+        peaks.append(peak)
+        notes.append(f"{summary.n_fragments:,} fragments: {peak / MB:.0f} MB ({time.perf_counter() - started:.0f} s)")
+        shutil.rmtree(run)
+    what = "anonymous memory of a rank, 1 million fragments over 10 thousand"
+    return [Row(what, (peaks[1] - peaks[0]) / MB, "MB", at_most=200, note=", ".join(notes))]
+
+
+def peak_of_ranks(command: list[str]) -> int:
+    """The largest anonymous memory that any process below a launcher has while it runs. Raises CalledProcessError."""
+    peaks: list[int] = [0]
+    done = threading.Event()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as launcher:
+
+        def watch() -> None:
+            while not done.wait(0.02):
+                try:
+                    ranks = psutil.Process(launcher.pid).children(recursive=True)
+                except psutil.NoSuchProcess:
+                    return  # the launcher has just ended
+                for process in ranks:
+                    try:
+                        peaks.append(max(peaks.pop(), anonymous_bytes(process.pid)))
+                    except OSError:
+                        continue  # it has just ended
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        code = launcher.wait()
+        done.set()
+        watcher.join()
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+    return peaks[0]
+
+
+def memory_of_a_chromosome(folder: Path) -> list[Row]:
+    source = large_inputs.write_chromosome(folder / "chromosome.fa", 250_000_000)
+    told = worker(folder, 2, "ingest", source, small_models(folder), folder / "run")
+    note = f"{told[0]['fragments']:,} fragments; 2 ranks, {max(rank['seconds'] for rank in told):.0f} s"
+    peak = max(rank["bytes"] for rank in told)
+    return [Row("memory for one contig of 250 Mbp, ingest and plan", peak / MB, "MB", at_most=1000, note=note)]
+
+
+def memory_of_short_reads(folder: Path) -> list[Row]:
+    source = large_inputs.write_reads(folder / "reads.fq", 10_000_000)
+    told = worker(folder, 2, "ingest", source, small_models(folder), folder / "run")
+    peak = max(rank["bytes"] for rank in told)
+    note = (
+        f"{told[0]['fragments']:,} fragments; 2 ranks, {max(rank['seconds'] for rank in told):.0f} s; "
+        f"ingest alone {max(rank['ingest_bytes'] for rank in told) / MB:.0f} MB"
+    )
+    what = "memory for 10 million reads of 150 bp, ingest and plan"
+    return [Row(what, peak / MB, "MB", at_most=1000, note=note)]
+
+
+Measure = Callable[[Path], list[Row]]
+SHORT: list[Measure] = [fragments_without_tokens, fragments_with_tokens, tables_of_100_thousand, start_of_work]
+LARGE: list[Measure] = [
+    plan_of_10_million,
+    balance_of_10_million,
+    tables_of_1_million,
+    memory_of_a_chromosome,
+    memory_of_short_reads,
+    memory_of_a_rank,
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--only", default="", help="measures whose name contains these letters")
+    parser.add_argument("--work", type=Path, default=Path("bench/scale"))
+    arguments = parser.parse_args()
+    print(conditions(), flush=True)
+    print(table(rows(arguments.large, arguments.work, arguments.only)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""What `bench_scale.py` measures inside a process of its own: a job, as one rank or several under torchrun.
+
+    python -m scripts.bench.scale_worker plan|ingest|start RESULT ARGUMENT...
+
+plan STORE: gathers the keys of a token store, plans, writes the plan. ingest INPUT MODELS RUN: fills a token store,
+rank 0 plans. start INPUT MODELS CLASSIFIER RUN: `predict`, timed from the end of the imports to the first batch.
+Every rank writes seconds, counts and memory (anonymous bytes at their peak, beyond those after the imports) to
+RESULT.rank.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import vpdist.commands.predict
+from vpdist import environment
+from vpdist.commands.resolve_config import CUDA_TOKEN_BUDGET, UNIT_OPERATIONS, cost_of
+from vpdist.config import Settings
+from vpdist.distributed import runtime
+from vpdist.encoders.shape import encoder_shape
+from vpdist.planning import fragment_keys, plan_file
+from vpdist.planning.plan import COST_SCALE, Limits, build
+from vpdist.sequences import ingest, store_summary
+from vpdist.sequences.store_summary import StoreSummary
+from vpdist.sequences.tokenizers import load_tokenizer
+from vpdist.session.coordination import Control
+from vpdist.session.progress import Progress
+from vpdist.session.signals import StopRequest
+from vpdist.storage.run_folder import RunFolder  # every import that a run makes
+
+
+def anonymous_bytes(process: int | str = "self") -> int:
+    """Memory of a process that no file backs. Raises OSError when it has ended."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) << 10
+    return 0  # a zombie
+
+
+class Peak(AbstractContextManager["Peak"]):
+    """The largest anonymous memory of this process while it is open, beyond what there was before."""
+
+    def __enter__(self) -> Peak:
+        self.bytes, self._before, self._done = 0, anonymous_bytes(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.05):
+            self.bytes = max(self.bytes, anonymous_bytes() - self._before)
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def make_plan(folder: RunFolder, summary: StoreSummary, models: Path) -> int:
+    """Gather, plan and write as `predict` does; returns the number of units."""
+    shapes = [encoder_shape(models / name) for name in ("dnabert-s", "esm-2")]
+    costs = {shape.kind: cost_of(shape) for shape in shapes}
+    limits = Limits(token_budget=CUDA_TOKEN_BUDGET, unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
+    plan_file.write_plan(folder.plan, build(fragment_keys.fragment_keys(folder, summary), limits, costs), "benchmark")
+    return plan_file.map_plan(folder.plan, "benchmark")[0].n_units
+
+
+def plan_job(run: str, models: str) -> dict[str, Any]:
+    folder = RunFolder(Path(run))
+    summary = store_summary.load_summary(folder)
+    assert summary is not None
+    with Peak() as peak:
+        started = time.perf_counter()
+        n_units = make_plan(folder, summary, Path(models))
+        seconds = time.perf_counter() - started
+    return {"seconds": seconds, "units": n_units, "fragments": summary.n_fragments, "bytes": peak.bytes}
+
+
+def ingest_job(source: str, models: str, run: str) -> dict[str, Any]:
+    folder = RunFolder(Path(run))
+    control = Control(
+        runtime.start(environment.launch_context(), "cpu"), StopRequest(at_once=lambda stopped: stopped.exit_code)
+    )
+    environment.limit_library_threads(1)
+    if control.is_first:
+        folder.prepare(restart=False)
+    control.barrier("prepared")
+    folders = {"nucleotide": Path(models) / "dnabert-s", "protein": Path(models) / "esm-2"}
+    tokenizers = {kind: load_tokenizer(kind, path) for kind, path in folders.items()}
+    with Peak() as peak:
+        started = time.perf_counter()
+        summary = ingest.ingest(
+            control,
+            folder,
+            [Path(source)],
+            "benchmark",
+            chunk_length=500,
+            min_length=0,
+            tokenizers=tokenizers,
+        )
+        seconds = time.perf_counter() - started
+        ingest_bytes = peak.bytes
+        if control.is_first:
+            make_plan(folder, summary, Path(models))
+    control.barrier("planned")
+    runtime.stop()
+    return {
+        "seconds": seconds,
+        "records": summary.n_records,
+        "chunks": summary.n_chunks,
+        "fragments": summary.n_fragments,
+        "ingest_bytes": ingest_bytes,
+        "bytes": peak.bytes,
+    }
+
+
+def start_job(source: str, models: str, classifier: str, run: str) -> dict[str, Any]:
+    began = time.perf_counter()
+    first: list[float] = []
+    add = Progress.add
+
+    def noting(self: Progress, **counters: int) -> None:
+        if not first and counters.get("batches"):
+            first.append(time.perf_counter() - began)
+        add(self, **counters)
+
+    Progress.add = noting  # type: ignore[method-assign]
+    code = vpdist.commands.predict.predict(
+        Settings(
+            inputs=(source,),
+            output=Path(run),
+            nucleotide_model=str(Path(models) / "dnabert-s"),
+            protein_model=str(Path(models) / "esm-2"),
+            classifier=Path(classifier),
+            threads=1,
+            device="cpu",
+            progress="none",
+        )
+    )
+    assert code == 0, code
+    return {"seconds": first[0]}
+
+
+JOBS: dict[str, Callable[..., dict[str, Any]]] = {"plan": plan_job, "ingest": ingest_job, "start": start_job}
+
+
+def main() -> None:
+    job, result, *arguments = sys.argv[1:]
+    told = JOBS[job](*arguments)
+    Path(f"{result}.{environment.launch_context().rank}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""What reads files that strangers may have made, each as a function of bytes, for the fuzzers.
+
+A target returns quietly, or raises what its module documents; anything else that it raises is a finding. `Watch` makes
+findings of code that would be run, too.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import sys
+import unicodedata
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from vpdist.commands import resolve_config
+from vpdist.display.log_lines import LogLines
+from vpdist.encoders.shape import encoder_shape
+from vpdist.encoders.weights import load_state_dict
+from vpdist.errors import InputError, StorageError, UsageError, WeightsError
+from vpdist.monitoring.counters import COUNTERS, RankRow, Snapshot
+from vpdist.planning import plan_file
+from vpdist.ragged import Ragged
+from vpdist.results.classifier import load_classifier
+from vpdist.sequences import store_summary, token_store
+from vpdist.sequences.records import read_records
+from vpdist.sequences.tokenizers import NucleotideTokenizer, ProteinTokenizer
+from vpdist.storage.hdf5_files import DamagedFile, attributes, opened
+from vpdist.storage.hdf5_files import read as read_dataset
+from vpdist.storage.run_folder import RunFolder
+
+FASTA = b">a first\nACGTNNRY\nacgu\n\n>b\r\nTTAATTAG\r\n# note\n>\n"
+FASTQ = b"@a first\nACGTN\n+\nIIIII\n@b\nTT\n+b\n#I\n"
+FORBIDDEN = frozenset(("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class"))
+"""Audit events of code that is run, or looked up to be run."""
+
+
+class CodeRun(BaseException):
+    """A target ran code that its input brought along. Not an Exception, so that no handler takes it for damage."""
+
+
+class Watch:
+    """Python's audit events while a target runs."""
+
+    def __init__(self) -> None:
+        self.on = False
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.on and event in FORBIDDEN:
+            raise CodeRun(f"{event} {arguments!r}"[:200])
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One reader."""
+
+    run: Callable[[bytes, Path], None]
+    """Reads the content, by way of files in a folder."""
+    documented: tuple[type[Exception], ...]
+    seeds: tuple[bytes, ...]
+
+    def __call__(self, content: bytes, folder: Path, watch: Watch) -> None:
+        """Run, and let only findings through."""
+        watch.on = True
+        try:
+            self.run(content, folder)
+        except self.documented:
+            return
+        finally:
+            watch.on = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seeds:
+    """Sound files, which the fuzzers change."""
+
+    nucleotide: Path
+    """Folder of a DNABERT-S."""
+    protein: Path
+    """Folder of an ESM-2."""
+    classifier: Path
+    pickled: Path
+    """A classifier as the original saves it."""
+    run: Path
+    """A finished run folder."""
+
+
+def targets(seeds: Seeds) -> dict[str, Target]:
+    """All targets, by name."""
+    classifiers, run = (WeightsError,), seeds.run
+    part = next(path for path in sorted((run / "parts").iterdir())).read_bytes()
+    config = tuple((folder / "config.json").read_bytes() for folder in (seeds.nucleotide, seeds.protein))
+    tokenizer, vocabulary = seeds.nucleotide / "tokenizer.json", seeds.protein / "vocab.txt"
+    return {
+        "records": Target(_records, (InputError,), _sequence_files()),
+        "pickle": Target(
+            lambda content, folder: _pickle(content, folder, seeds.pickled),
+            classifiers,
+            (_entry(seeds.pickled, "data.pkl"),),
+        ),
+        "classifier": Target(_classifier, classifiers, (seeds.pickled.read_bytes(), seeds.classifier.read_bytes())),
+        "config": Target(_config, classifiers, config),
+        "tokenizer": Target(_tokenizer, classifiers, (tokenizer.read_bytes(),)),
+        "vocabulary": Target(_vocabulary, classifiers, (vocabulary.read_bytes(),)),
+        "weights": Target(_weights, classifiers, _weight_files()),
+        "part": Target(_datasets, (DamagedFile,), (part,)),
+        "block": Target(_block, (DamagedFile,), ((run / "tokens" / "block-000000.h5").read_bytes(),)),
+        "plan": Target(_plan, (DamagedFile,), ((run / "tokens" / "plan.h5").read_bytes(),)),
+        "run_json": Target(_run_json, (UsageError, StorageError), ((run / "run.json").read_bytes(),)),
+        "store_json": Target(_store_json, (), ((run / "tokens" / "store.json").read_bytes(),)),
+        "progress": Target(_progress, (ValueError,), (_snapshot().to_json().encode(),)),
+    }
+
+
+def _sequence_files() -> tuple[bytes, ...]:
+    packed = [pack(FASTA) for pack in (gzip.compress, bz2.compress, lzma.compress)]
+    return (FASTA, FASTQ, *packed, gzip.compress(FASTQ))
+
+
+def _weight_files() -> tuple[bytes, ...]:
+    """Two tensors, as safetensors and as PyTorch saves them."""
+    state = {"a": torch.zeros(2, 3), "b": torch.ones(4, dtype=torch.float16)}
+    saved = io.BytesIO()
+    torch.save(state, saved)
+    return (save(state), saved.getvalue())
+
+
+def _entry(archive: Path, name: str) -> bytes:
+    with zipfile.ZipFile(archive) as file:
+        return file.read(next(entry for entry in file.namelist() if entry.endswith(f"/{name}")))
+
+
+def _written(folder: Path, name: str, content: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def _records(content: bytes, folder: Path) -> None:
+    for record in read_records([_written(folder, "input", content)]):
+        if any(unicodedata.category(letter) == "Cc" for letter in record.name + record.description):
+            raise AssertionError(f"a name that a terminal would obey: {record.name!r}")
+
+
+def _pickle(content: bytes, folder: Path, original: Path) -> None:
+    """`content` as the pickle of an otherwise sound file."""
+    path = folder / "classifier.pth"
+    with zipfile.ZipFile(original) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, content if name.endswith("/data.pkl") else source.read(name))
+    load_classifier(path)
+
+
+def _classifier(content: bytes, folder: Path) -> None:
+    load_classifier(_written(folder, "classifier", content))
+
+
+def _config(content: bytes, folder: Path) -> None:
+    encoder_shape(_written(folder, "config.json", content).parent)
+
+
+def _tokenizer(content: bytes, folder: Path) -> None:
+    _written(folder, "tokenizer.json", content)
+    NucleotideTokenizer(folder).encode(Ragged.from_lengths(np.frombuffer(b"ACGTACGTNNNA", np.uint8), [11, 1]))
+
+
+def _vocabulary(content: bytes, folder: Path) -> None:
+    (folder / "vocab.txt").unlink(missing_ok=True)
+    _written(folder, "tokenizer.json" if content.startswith(b"{") else "vocab.txt", content)
+    ProteinTokenizer(folder).encode(Ragged.from_lengths(np.frombuffer(b"MKLV", np.uint8), [4]))
+
+
+def _weights(content: bytes, folder: Path) -> None:
+    name = "pytorch_model.bin" if content.startswith(b"PK") else "model.safetensors"
+    for other in ("pytorch_model.bin", "model.safetensors"):
+        (folder / other).unlink(missing_ok=True)
+    _written(folder, name, content)
+    load_state_dict(folder)
+
+
+def _datasets(content: bytes, folder: Path) -> None:
+    with opened(_written(folder, "part.h5", content)) as file:
+        attributes(file)
+        for name in ("fragment", "row", "failed", "logits", "nucleotide", "protein"):
+            read_dataset(file, name)
+
+
+def _block(content: bytes, folder: Path) -> None:
+    block = token_store.read_block(_written(folder, "block.h5", content))
+    for text in (*block.names, *block.descriptions):
+        if "\x1b" in text:
+            raise AssertionError(f"a name that a terminal would obey: {text!r}")
+
+
+def _plan(content: bytes, folder: Path) -> None:
+    plan_file.map_plan(_written(folder, "plan.h5", content))
+
+
+def _run_json(content: bytes, folder: Path) -> None:
+    _written(folder, "run.json", content)
+    resolve_config.recorded_config(RunFolder(folder))
+
+
+def _store_json(content: bytes, folder: Path) -> None:
+    (folder / "tokens").mkdir(exist_ok=True)
+    _written(folder, "tokens/store.json", content)
+    store_summary.load_summary(RunFolder(folder))
+
+
+def _progress(content: bytes, folder: Path) -> None:
+    snapshot = Snapshot.from_json(content.decode())
+    told = io.StringIO()
+    try:
+        LogLines(told, first_s=0.0).show(snapshot)
+    except ValueError as error:
+        raise AssertionError(f"a snapshot that cannot be shown: {error}") from error
+    if "\x1b" in told.getvalue():
+        raise AssertionError("a snapshot that a terminal would obey")
+
+
+def _snapshot() -> Snapshot:
+    zeros = (0,) * len(COUNTERS)
+    row = RankRow(0, "running", "embed", 0.5, 1000, 10, False, 1 << 20, -1, zeros, zeros)
+    return Snapshot(1e9, 12.5, "round", (row,), None)

@@ -1,0 +1,552 @@
+"""`predict`, `embed` and `classify` on one rank, in this process: tables, resume, refusals, hostile input."""
+
+import bz2
+import csv
+import gzip
+import json
+import lzma
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.sample import write_contigs
+from tests.tiny_models import TinyModels, tiny_classifier, write_classifier, write_models
+from vpdist.commands.classify import classify
+from vpdist.commands.predict import predict
+from vpdist.config import Settings
+from vpdist.results import parts
+from vpdist.results.classifier import save_classifier
+from vpdist.storage.hdf5_files import DamagedFile
+from vpdist.storage.run_folder import RunFolder
+
+TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def contigs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_contigs(tmp_path_factory.mktemp("input") / "contigs.fa")
+
+
+def settings_for(models: TinyModels, output: Path, *inputs: Path, **options: object) -> Settings:
+    return Settings(
+        **{
+            "inputs": tuple(map(str, inputs)),
+            "output": output,
+            "nucleotide_model": str(models.nucleotide),
+            "protein_model": str(models.protein),
+            "classifier": models.classifier,
+            "threads": 1,
+            "progress": "none",
+            "dtype": "float32",
+            **options,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def settings(models: TinyModels, contigs: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return settings_for(models, tmp_path_factory.mktemp("done") / "run", contigs, legacy_output=True)
+
+
+@pytest.fixture(scope="module")
+def done(settings: Settings) -> Path:
+    """A finished run; tests that change it work on a copy."""
+    assert predict(settings) == 0
+    return settings.output
+
+
+@pytest.fixture
+def copy(done: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(done, tmp_path / "run"))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def tables(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in TABLES]
+
+
+def status(folder: Path) -> dict[str, object]:
+    return dict(json.loads((folder / "status.json").read_text()))
+
+
+def modified(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "parts").iterdir()}
+
+
+def test_every_record_has_a_row_with_a_status(done: Path) -> None:
+    sequences = rows(done / "sequences.tsv")
+    assert len(sequences) == 41
+    assert Counter(row["status"] for row in sequences) == {"ok": 37, "no_open_frame": 4}
+    assert [row["seq_name"] for row in sequences[:2]] == ["contig0", "contig1"]
+    assert sequences[-1]["seq_name"] == "contig0__2"
+    assert sequences[3]["description"] == "number 3"
+    for row in sequences:
+        scored = row["status"] == "ok"
+        assert (row["prediction"] in ("virus", "non-virus")) == scored
+        assert (row["virus_score"] != "NA") == scored
+
+
+def test_equal_sequences_have_equal_scores(done: Path) -> None:
+    first, *_, last = rows(done / "sequences.tsv")
+    assert (first["virus_score"], first["nonvirus_score"]) == (last["virus_score"], last["nonvirus_score"])
+
+
+def test_chunks_hold_the_largest_scores_of_their_fragments_and_sequences_the_mean_of_chunks(done: Path) -> None:
+    fragments, chunks = rows(done / "fragments.tsv"), rows(done / "chunks.tsv")
+    by_chunk: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in fragments:
+        by_chunk.setdefault((row["seq_name"], row["chunk"]), []).append(row)
+    assert any(int(row["n_fragments"]) > 1 for row in chunks)
+    for row in chunks:
+        mine = by_chunk.get((row["seq_name"], row["chunk"]), [])
+        assert int(row["n_fragments"]) == len(mine)
+        for column in ("virus_score", "nonvirus_score"):
+            expected = max((float(each[column]) for each in mine), default=None)
+            assert row[column] == "NA" if expected is None else float(row[column]) == expected
+        if mine:
+            assert row["prediction"] == (
+                "virus" if float(row["virus_score"]) >= float(row["nonvirus_score"]) else "non-virus"
+            )
+    for row in rows(done / "sequences.tsv"):
+        mine = [each for each in chunks if each["seq_name"] == row["seq_name"] and each["prediction"] != "NA"]
+        assert int(row["n_scored_chunks"]) == len(mine)
+        assert int(row["n_virus_chunks"]) == sum(each["prediction"] == "virus" for each in mine)
+        if mine:
+            mean = np.mean([float(each["virus_score"]) for each in mine])
+            assert float(row["virus_score"]) == pytest.approx(mean, abs=1e-5)
+
+
+def test_fragments_name_their_place(done: Path, contigs: Path) -> None:
+    sequence = contigs.read_text().split(">")[1].split("\n")[1]
+    for row in rows(done / "fragments.tsv"):
+        if row["seq_name"] == "contig0":
+            strand_frame = {"+": "F", "-": "R"}[row["strand"]] + row["frame"]
+            assert row["fragment_id"] == f"contig0_chunk_{row['chunk']}{strand_frame}"
+            assert 1 <= int(row["start"]) <= int(row["end"]) <= len(sequence)
+
+
+def test_a_finished_run_says_so(done: Path) -> None:
+    assert status(done)["state"] == "done"
+    assert status(done)["exit_code"] == 0
+    run = json.loads((done / "run.json").read_text())
+    assert run["decisions"]["token_budget"] == 1024
+    assert run["versions"]["torch"]
+    assert run["statuses"] == {"ok": 37, "no_open_frame": 4}
+    assert set(run["stage_seconds"]) >= {"ingest", "plan", "layout", "load", "embed", "check", "tables"}
+    assert (done / "logs" / "rank00000.log").read_text()
+    assert not (done / "lock").exists()
+
+
+def test_progress_is_recorded_without_a_display(done: Path) -> None:
+    last = json.loads((done / "progress.jsonl").read_text().splitlines()[-1])
+    n_fragments = len(rows(done / "fragments.tsv"))
+    assert last["totals"]["fragments"] == n_fragments
+    assert last["totals"]["units"] == len(list((done / "parts").iterdir()))
+
+
+def flip_a_bit(path: Path, dataset: str) -> None:
+    with h5py.File(path) as file:
+        position = file[dataset].id.get_offset()
+    content = bytearray(path.read_bytes())
+    content[position + 1] ^= 1
+    path.write_bytes(content)
+
+
+def test_the_same_command_again_recomputes_nothing(copy: Path, settings: Settings) -> None:
+    before, written = tables(copy), modified(copy)
+    assert predict(replace(settings, output=copy)) == 0
+    assert tables(copy) == before
+    assert modified(copy) == written
+
+
+def test_missing_truncated_and_damaged_parts_are_redone_and_no_others(copy: Path, settings: Settings) -> None:
+    before, written = tables(copy), modified(copy)
+    paths = sorted((copy / "parts").iterdir())
+    assert len(paths) > 4
+    paths[0].unlink()
+    paths[1].write_bytes(paths[1].read_bytes()[:3000])
+    embedding = parts.read(copy / "parts", 2, ["nucleotide"])["nucleotide"].tobytes()
+    content = bytearray(paths[2].read_bytes())
+    content[content.index(embedding) + 100] ^= 1
+    paths[2].write_bytes(content)
+    assert predict(replace(settings, output=copy)) == 0
+    assert tables(copy) == before
+    changed = {name for name, when in modified(copy).items() if when != written[name]}
+    assert changed == {path.name for path in paths[:3]}
+    assert "redone" in (copy / "logs" / "rank00000.log").read_text()
+
+
+@pytest.mark.parametrize("dataset", ["nucleotide", "logits"])
+def test_damage_in_a_complete_run_is_found_and_redone(copy: Path, settings: Settings, dataset: str) -> None:
+    before, written = tables(copy), modified(copy)
+    flip_a_bit(parts.part_path(copy / "parts", 2), dataset)
+    assert predict(replace(settings, output=copy)) == 0
+    assert tables(copy) == before
+    assert {name for name, when in modified(copy).items() if when != written[name]} == {"unit-000002.h5"}
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset"),
+    [("block-000000.h5", "protein_tokens"), ("shard-00000.h5", "nucleotide_tokens"), ("plan.h5", "unit_cost")],
+)
+def test_damage_in_the_token_store_is_found_and_mended(copy: Path, settings: Settings, name: str, dataset: str) -> None:
+    before, whole = tables(copy), (copy / "tokens" / name).read_bytes()
+    flip_a_bit(copy / "tokens" / name, dataset)
+    if name.startswith("block"):
+        (copy / "tokens" / "shard-00000.h5").unlink()  # so that the block is read again
+    (copy / "parts" / "unit-000001.h5").unlink()
+    assert predict(replace(settings, output=copy)) == 0
+    assert tables(copy) == before
+    assert (copy / "tokens" / name).read_bytes() == whole
+
+
+def test_any_flipped_bit_in_a_part_is_a_damaged_file_and_nothing_else(copy: Path, done: Path) -> None:
+    path = parts.part_path(copy / "parts", 0)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    n_found = 0
+    for _ in range(300):
+        content = bytearray(whole)
+        for position in rng.integers(0, len(whole), 3):
+            content[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(content)
+        try:
+            for name in ("fragment", "row", "failed", "logits", "nucleotide", "protein"):
+                parts.read(copy / "parts", 0, [name])
+        except DamagedFile:
+            n_found += 1
+    assert n_found > 200
+
+
+def test_parts_of_another_input_are_not_taken_even_without_run_json(models: TinyModels, tmp_path: Path) -> None:
+    one, other = tmp_path / "one.fa", tmp_path / "other.fa"
+    one.write_text(">a\n" + "ATGGCTGCTGCA" * 20 + "\n")
+    other.write_text(">a\n" + "ATGGCTGCTGCG" * 20 + "\n")
+    runs = [settings_for(models, tmp_path / name, path) for name, path in (("run", one), ("fresh", other))]
+    assert [predict(each) for each in runs] == [0, 0]
+    for name in ("run.json", "tokens/store.json"):
+        (tmp_path / "run" / name).unlink()
+    assert predict(replace(runs[0], inputs=(str(other),))) == 0
+    assert tables(tmp_path / "run")[1:] == tables(tmp_path / "fresh")[1:]
+
+
+def test_temporary_files_of_killed_processes_are_removed(copy: Path, settings: Settings) -> None:
+    left = [copy / "parts" / ".unit-000001.h5.123.tmp", copy / ".sequences.tsv.123.tmp"]
+    for path in left:
+        path.write_text("half")
+    assert predict(replace(settings, output=copy)) == 0
+    assert not any(path.exists() for path in left)
+
+
+@pytest.mark.parametrize("name", ["store.json", "plan.h5", "shard-00000.h5", "names.h5"])
+def test_a_lost_piece_of_the_token_store_is_made_again(copy: Path, settings: Settings, name: str) -> None:
+    before, written = tables(copy), modified(copy)
+    (copy / "tokens" / name).unlink()
+    (copy / "parts" / "unit-000001.h5").unlink()
+    assert predict(replace(settings, output=copy)) == 0
+    assert tables(copy) == before
+    assert {name for name, when in modified(copy).items() if when != written[name]} == {"unit-000001.h5"}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"chunk_length": 300, "classifier": None}, "--chunk-length was 500, is now 300"),
+        ({"min_length": 200}, "--min-length was 0, is now 200"),
+        ({"token_budget": 512}, "--token-budget was 1024, is now 512"),
+        ({"threads": 2}, "--threads was 1, is now 2"),
+        ({"dtype": "bfloat16"}, "--dtype was float32, is now bfloat16"),
+        ({"embedding_dtype": "float16"}, "--embedding-dtype was float32, is now float16"),
+        ({"embeddings": False}, "--no-embeddings was False, is now True"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_another_setting_is_refused_by_the_name_of_its_field(
+    done: Path, settings: Settings, change: dict[str, object], field: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = status(done)
+    assert predict(replace(settings, **change)) == 2
+    assert field in capfd.readouterr().err
+    assert status(done) == before
+
+
+def test_another_input_encoder_or_classifier_is_refused_by_name(
+    copy: Path, settings: Settings, contigs: Path, models: TinyModels, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    here = replace(settings, output=copy)
+    longer = tmp_path / "contigs.fa"
+    longer.write_text(contigs.read_text() + ">more\nACGTACGT\n")
+    assert predict(replace(here, inputs=(str(longer),))) == 2
+    assert "input was" in capfd.readouterr().err
+    other = write_models(tmp_path / "other")
+    config = json.loads((other.protein / "config.json").read_text()) | {"layer_norm_eps": 1e-4}
+    (other.protein / "config.json").write_text(json.dumps(config))
+    assert predict(replace(here, protein_model=str(other.protein))) == 2
+    assert "--protein-model was" in capfd.readouterr().err
+    classifier = write_classifier(tmp_path / "c.safetensors", seed=9)
+    assert predict(replace(here, classifier=classifier)) == 2
+    assert "`vpdist classify` makes new calls" in capfd.readouterr().err
+
+
+def test_an_input_that_changed_under_its_name_is_refused(
+    models: TinyModels, contigs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.fa"
+    shutil.copy(contigs, mine)
+    settings = settings_for(models, tmp_path / "run", mine)
+    assert predict(settings) == 0
+    mine.write_text(mine.read_text().replace("ACG", "ACT", 1))
+    assert predict(settings) == 2
+    assert f"input {mine}, its" in capfd.readouterr().err
+
+
+def test_restart_discards_and_computes_anew(copy: Path, settings: Settings) -> None:
+    before, written = tables(copy), modified(copy)
+    assert predict(replace(settings, output=copy, restart=True)) == 0
+    assert tables(copy) == before
+    assert all(when != written[name] for name, when in modified(copy).items())
+    assert predict(replace(settings, output=copy, restart=True, chunk_length=300, classifier=None)) == 0
+
+
+def test_classify_repeats_predict_to_the_bit(copy: Path, models: TinyModels) -> None:
+    before = tables(copy)
+    for name in TABLES:
+        (copy / name).unlink()
+    legacy = (copy / "prediction_results.txt").read_bytes()
+    written = modified(copy)
+    assert classify(copy, models.classifier, consensus=None, legacy_output=True, progress="none") == 0
+    assert tables(copy) == before
+    assert (copy / "prediction_results.txt").read_bytes() == legacy
+    assert modified(copy) == written
+
+
+def test_another_classifier_makes_other_calls_without_embedding(copy: Path, tmp_path: Path) -> None:
+    before = tables(copy)
+    other = write_classifier(tmp_path / "other.safetensors", seed=7)
+    assert classify(copy, other, consensus="max", legacy_output=False, progress="none") == 0
+    assert tables(copy)[2] != before[2]
+    assert json.loads((copy / "run.json").read_text())["tables_from"]["consensus"] == "max"
+
+
+def test_classify_refuses_a_run_that_is_not_complete(
+    copy: Path, models: TinyModels, capfd: pytest.CaptureFixture[str]
+) -> None:
+    next((copy / "parts").iterdir()).unlink()
+    assert classify(copy, models.classifier, consensus=None, legacy_output=False, progress="none") == 2
+    assert "1 of" in capfd.readouterr().err
+
+
+def test_legacy_files_of_another_classifier_do_not_stay(copy: Path, tmp_path: Path) -> None:
+    other = write_classifier(tmp_path / "other.safetensors", seed=7)
+    assert (copy / "prediction_results.txt").exists()
+    assert classify(copy, other, consensus=None, legacy_output=False, progress="none") == 0
+    assert not list(copy.glob("prediction_results*"))
+
+
+def test_classify_refuses_a_classifier_of_another_width_or_chunk_length(
+    copy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = status(copy)
+    short = tmp_path / "short.safetensors"
+    save_classifier(tiny_classifier(), short, {"chunk_length": "300"})
+    assert classify(copy, short, consensus=None, legacy_output=False, progress="none") == 4
+    assert "was trained on chunks of 300 bases" in capfd.readouterr().err
+    assert status(copy) == before
+    wide = write_classifier(tmp_path / "wide.safetensors", protein_width=99)
+    assert classify(copy, wide, consensus=None, legacy_output=False, progress="none") == 4
+    assert "numbers" in capfd.readouterr().err
+
+
+def test_embedding_only_and_classifying_later_equals_predicting(
+    done: Path, settings: Settings, models: TinyModels, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    assert predict(replace(settings, output=output, classifier=None, legacy_output=False)) == 0
+    assert {row["prediction"] for row in rows(output / "fragments.tsv")} == {"NA"}
+    assert classify(output, models.classifier, consensus=None, legacy_output=False, progress="none") == 0
+    assert tables(output) == tables(done)
+
+
+def test_one_encoder_alone_can_embed(settings: Settings, models: TinyModels, tmp_path: Path) -> None:
+    for kind in ("nucleotide", "protein"):
+        alone = replace(
+            settings, output=tmp_path / kind, classifier=None, legacy_output=False, **{f"{kind}_model": None}
+        )
+        assert predict(alone) == 0
+        left = {"nucleotide": "protein", "protein": "nucleotide"}[kind]
+        assert parts.read(tmp_path / kind / "parts", 0, [left])[left].shape[0] > 0
+
+
+def test_without_embeddings_the_tables_are_the_same_and_the_parts_small(
+    done: Path, settings: Settings, tmp_path: Path, models: TinyModels, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(replace(settings, output=tmp_path / "run", embeddings=False)) == 0
+    assert tables(tmp_path / "run") == tables(done)
+    assert classify(tmp_path / "run", models.classifier, consensus=None, legacy_output=False, progress="none") == 2
+    assert "kept no embeddings" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gz", "bz2", "xz"])
+def test_compressed_input_gives_the_same_scores(
+    done: Path, settings: Settings, contigs: Path, tmp_path: Path, pack
+) -> None:  # type: ignore[no-untyped-def]
+    packed = tmp_path / "reads.dat"
+    packed.write_bytes(pack(contigs.read_bytes()))
+    assert predict(replace(settings, output=tmp_path / "run", inputs=(str(packed),))) == 0
+    assert tables(tmp_path / "run")[1:] == tables(done)[1:]
+
+
+def test_several_files_keep_their_order_and_number_names_over_all(
+    settings: Settings, contigs: Path, tmp_path: Path
+) -> None:
+    fastq = tmp_path / "reads.fq"
+    bases = "ATGGCTGCTGCTGCTGGTGCTGCA"
+    fastq.write_text(f"@contig1 again\n{bases}\n+\n{'I' * len(bases)}\n")
+    assert predict(replace(settings, output=tmp_path / "run", inputs=(str(contigs), str(fastq)))) == 0
+    last = rows(tmp_path / "run" / "sequences.tsv")[-1]
+    assert (last["seq_name"], last["source"], last["description"]) == ("contig1__2", str(fastq), "again")
+
+
+def test_an_empty_input_gives_tables_with_headers_only_and_a_warning(
+    settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty.fa"
+    empty.write_text("")
+    here = replace(settings, output=tmp_path / "run", inputs=(str(empty),))
+    assert predict(here) == 0
+    assert [len(content.splitlines()) for content in tables(tmp_path / "run")] == [1, 1, 1]
+    assert "warning: the input holds no sequences" in capfd.readouterr().err
+
+
+def test_sequences_without_open_frames_are_listed_not_scored(
+    settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "x.fa"
+    source.write_text(">a\nTTAATTAATTAG\n>b\nAC\n>c\n\n>d\nTTAATTAATTAGTTAATTAATTAG\n")
+    here = replace(settings, output=tmp_path / "run", inputs=(str(source),), min_length=13)
+    assert predict(here) == 0
+    assert [row["status"] for row in rows(tmp_path / "run" / "sequences.tsv")] == [
+        "filtered",
+        "too_short",
+        "too_short",
+        "no_open_frame",
+    ]
+    assert "nothing can be scored" in capfd.readouterr().err
+
+
+HOSTILE = {
+    "truncated gz": (lambda fasta: gzip.compress(fasta)[:-20], "input.fa"),
+    "bad checksum": (lambda fasta: gzip.compress(fasta)[:-8] + b"\0" * 8, "input.fa"),
+    "binary rubbish": (lambda fasta: bytes(range(256)) * 40, "input.fa"),
+    "protein letters": (lambda fasta: fasta + b">prot\nMKLVEFPQ\n", "record prot"),
+    "no records": (lambda fasta: b"hello\nworld\n", "input.fa"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_input_ends_with_code_3_naming_the_place_before_a_model_is_loaded(
+    settings: Settings, contigs: Path, tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    damage, place = HOSTILE[name]
+    source = tmp_path / "input.fa"
+    source.write_bytes(damage(contigs.read_bytes()))
+    assert predict(replace(settings, output=tmp_path / "run", inputs=(str(source),))) == 3
+    message = capfd.readouterr().err
+    assert str(source) in message
+    assert place in message
+    assert status(tmp_path / "run")["exit_code"] == 3
+    assert "stage load" not in (tmp_path / "run" / "logs" / "rank00000.log").read_text()
+
+
+def test_a_missing_input_and_a_folder_as_input_end_with_code_3(
+    settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for path in (tmp_path / "nothing.fa", tmp_path):
+        assert predict(replace(settings, output=tmp_path / "run", inputs=(str(path),))) == 3
+        assert str(path) in capfd.readouterr().err
+
+
+def test_odd_but_legal_input_is_read_as_people_expect(settings: Settings, tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    from tests.sample import coding_sequence
+
+    bases = coding_sequence(rng, 300)
+    plain, odd = tmp_path / "plain.fa", tmp_path / "odd.fa"
+    plain.write_text(f">a x\n{bases}\n>b\n{bases[:90]}N{bases[91:]}\n")
+    odd.write_bytes(
+        f">a x\r\n{bases[:50].lower()}\r\n\r\n{bases[50:].replace('T', 'U')}\r\n>b\r\n{bases[:90]}N{bases[91:]}\r\n".encode()
+    )
+    for source in (plain, odd):
+        assert predict(replace(settings, output=tmp_path / source.stem, inputs=(str(source),))) == 0
+    assert tables(tmp_path / "plain")[1:] == tables(tmp_path / "odd")[1:]
+
+
+def test_the_whole_parity_set_comes_out_as_the_original_answers(shared: Path, tmp_path: Path) -> None:
+    parity = shared / "parity"
+    settings = Settings(
+        inputs=(str(parity / "input.fa"),),
+        output=tmp_path / "run",
+        nucleotide_model=str(parity / "dnabert_s_tiny"),
+        protein_model=str(parity / "esm2_tiny"),
+        classifier=parity / "classifier_original_format.pth",
+        dtype="float32",
+        progress="none",
+        legacy_output=True,
+    )
+    assert predict(settings) == 0
+    found, expected = (
+        [line.split("\t") for line in path.read_text().splitlines()]
+        for path in (tmp_path / "run" / "prediction_results.txt", parity / "prediction_results.500.txt")
+    )
+    assert [row[:2] for row in found] == [row[:2] for row in expected]
+    for mine, theirs in zip(found[1:], expected[1:], strict=True):
+        assert [float(score) for score in mine[2:]] == pytest.approx([float(score) for score in theirs[2:]], abs=1e-5)
+    calls = tmp_path / "run" / "prediction_results_highestscore.csv"
+    assert calls.read_bytes() == (parity / "prediction_results_highestscore.500.csv").read_bytes()
+
+
+def test_missing_weights_end_with_code_4(settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    here = replace(settings, output=tmp_path / "run", nucleotide_model=str(tmp_path / "nothing"), offline=True)
+    assert predict(here) == 4
+    assert "nothing" in capfd.readouterr().err
+
+
+def test_swapped_encoders_end_with_code_4_naming_the_option(
+    settings: Settings, models: TinyModels, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(replace(settings, output=tmp_path / "run", nucleotide_model=str(models.protein))) == 4
+    assert "--nucleotide-model" in capfd.readouterr().err
+
+
+def test_a_classifier_for_other_encoders_or_chunks_ends_with_code_4(
+    settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wide = write_classifier(tmp_path / "wide.safetensors", protein_width=99)
+    assert predict(replace(settings, output=tmp_path / "a", classifier=wide)) == 4
+    assert "takes" in capfd.readouterr().err
+    assert predict(replace(settings, output=tmp_path / "b", chunk_length=300)) == 4
+    assert "was trained on chunks of 500 bases" in capfd.readouterr().err
+
+
+def test_a_folder_in_use_is_refused(copy: Path, settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+    from vpdist.storage.run_lock import Lock
+
+    lock = Lock(RunFolder(copy))
+    lock.take()
+    assert predict(replace(settings, output=copy)) == 2
+    assert "is in use" in capfd.readouterr().err
+    lock.release()

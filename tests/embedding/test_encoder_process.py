@@ -1,0 +1,107 @@
+"""The child process that computes units apart: what passes between it and its rank, its death, its silence."""
+
+import signal
+import subprocess
+import sys
+from multiprocessing.connection import Pipe
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.launched import PATIENCE_S
+from tests.tiny_models import write_models
+from vpdist.embedding.encoder_process import ChildDied, ChildHung, EncoderProcess, packed, unpacked
+from vpdist.errors import Interrupted, VpdistError
+from vpdist.ragged import Ragged
+
+
+def test_messages_arrive_as_they_were_sent() -> None:
+    sent = (np.arange(5, dtype=np.uint8), np.array([0, 5]), np.ones((2, 3), dtype=np.float32), np.empty(0, np.uint16))
+    words, arrays = unpacked(packed({"why": "two\nlines"}, *sent))
+    assert words == {"why": "two\nlines"}
+    assert [(each.dtype, each.shape, each.tobytes()) for each in arrays] == [
+        (each.dtype, each.shape, each.tobytes()) for each in sent
+    ]
+    assert unpacked(packed({})) == ({}, [])
+
+
+def test_nothing_is_pickled_nor_unpickled(tmp_path: Path) -> None:
+    objects = np.array([{}], dtype=object)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        packed({}, objects)
+    np.save(tmp_path / "objects.npy", objects, allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        unpacked(b"{}\n" + (tmp_path / "objects.npy").read_bytes())
+
+
+@pytest.mark.launcher
+def test_the_child_ends_with_its_parents_interest_in_it() -> None:
+    def stop() -> None:
+        raise Interrupted("stopped by SIGTERM")
+
+    batch = Ragged.from_lengths(np.zeros(3), [3])
+    with EncoderProcess(torch.device("cpu"), 1, stop, patience_s=PATIENCE_S) as quarantine:
+        with pytest.raises(Interrupted):
+            quarantine.embed("protein", "float32", Path("nowhere"), batch)
+        child = quarantine._process
+        assert child is not None
+        assert child.poll() is None
+    assert child.poll() == -9
+
+
+@pytest.mark.launcher
+def test_a_child_that_gives_no_answer_is_ended(tmp_path: Path) -> None:
+    models = write_models(tmp_path / "models")
+    batch = Ragged.from_lengths(np.array([0, 5, 5, 2]), [4])
+    with EncoderProcess(torch.device("cpu"), 1, lambda: None, patience_s=PATIENCE_S) as quarantine:
+        quarantine.load("protein", "float32", models.protein)
+        child = quarantine._process
+        assert child is not None
+        child.send_signal(signal.SIGSTOP)
+        quarantine._patience_s = 0.5
+        with pytest.raises(ChildHung, match="no answer"):
+            quarantine._ask({"kind": "protein", "dtype": "float32", "folder": str(models.protein)})
+        assert child.poll() == -9
+        quarantine._patience_s = PATIENCE_S
+        assert np.isfinite(quarantine.embed("protein", "float32", models.protein, batch)).all()
+
+
+@pytest.mark.launcher
+def test_a_child_that_stops_in_the_middle_of_its_answer_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vpdist.embedding.encoder_process.WHOLE_ANSWER_S", 0.2)
+    half = "import os, sys, time; os.write(int(sys.argv[1]), (100).to_bytes(4, 'big') + b'{'); time.sleep(600)"
+    with EncoderProcess(torch.device("cpu"), 1, lambda: None, patience_s=PATIENCE_S) as quarantine:
+        quarantine._channel, theirs = Pipe()
+        command = [sys.executable, "-c", half, str(theirs.fileno())]
+        quarantine._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
+        theirs.close()
+        with pytest.raises(ChildDied, match="ended with status -9"):
+            quarantine._ask({})
+
+
+@pytest.mark.launcher
+def test_a_child_that_is_killed_is_recognised_and_another_one_takes_its_place(tmp_path: Path) -> None:
+    models = write_models(tmp_path / "models")
+    batch = Ragged.from_lengths(np.array([0, 5, 5, 2]), [4])
+    with EncoderProcess(torch.device("cpu"), 1, lambda: None, patience_s=PATIENCE_S) as quarantine:
+        before = quarantine.embed("protein", "float32", models.protein, batch)
+        child = quarantine._process
+        assert child is not None
+        child.kill()
+        with pytest.raises(ChildDied, match="ended with status -9"):
+            quarantine._ask(
+                {"kind": "protein", "dtype": "float32", "folder": str(models.protein)}, batch.flat, batch.offsets
+            )
+        after = quarantine.embed("protein", "float32", models.protein, batch)
+    assert before.tobytes() == after.tobytes()
+
+
+def test_no_memory_for_a_second_copy_condemns_no_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
+    quarantine = EncoderProcess(torch.device("cpu"), 1, lambda: None, patience_s=PATIENCE_S)
+    monkeypatch.setattr(quarantine, "_ask", lambda *question: ({"said": "out of memory"}, []))
+    with pytest.raises(VpdistError, match="no memory for a second copy of esm2"):
+        quarantine.embed("protein", "float16", Path("esm2"), Ragged.from_lengths(np.zeros(3), [3]))
+    with pytest.raises(torch.OutOfMemoryError):
+        quarantine.load("protein", "float32", Path("esm2"))

@@ -1,0 +1,203 @@
+"""Nothing is lost: the real program under the real launchers, killed, signalled, poisoned, short of memory.
+
+The long form, `make test-faults`, does all of this many times, on real contigs where they lie beside the checkout.
+"""
+
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from scripts.faults import bad_records, campaign, report, two_nodes
+from scripts.faults.gate import Gate
+from scripts.faults.kills_and_signals import KILLS, RESUMES, SIGNALS, Chase
+from scripts.faults.launched_runs import Job, Launch, part_paths, standalone, status, tables
+from tests.sample import write_contigs
+from tests.tiny_models import write_models
+from vpdist.session.signals import SECOND_AFTER_S
+
+pytestmark = pytest.mark.launcher
+
+SEED = 4
+NAMES = {each.name: each for each in (*KILLS, *SIGNALS)}
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("job")
+    models = write_models(folder / "models")
+    source = bad_records.write_marked(write_contigs(folder / "contigs.fa", n=100), folder / "marked.fa", "WMH")
+    return Job(source, models.nucleotide, models.protein, models.classifier)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(job: Job, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A run that is left alone, and the seconds it took."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    return folder, campaign.undisturbed(job, folder)
+
+
+def test_nothing_is_lost_or_done_twice_whenever_a_run_is_killed_or_stopped(
+    job: Job, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    disturbances = [*KILLS, *(NAMES[name] for name in ("SIGTERM to the agent", "SIGUSR1 to a rank"))]
+    reference, seconds = undisturbed
+    chase = Chase(job, tmp_path, reference, 2 * seconds, random.Random(SEED), sys.stderr)
+    chase.disturb_all(disturbances)
+    assert chase.faults() == []
+    assert len(chase.trials) == len(disturbances)
+    assert sum(finish.repeated for finish in chase.finishes) > 0  # at least one was hit in the middle of its work
+
+
+def test_torchrun_finishes_by_itself_though_a_rank_is_killed_twice(
+    job: Job, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    row = campaign.elastic(job, tmp_path / "run", tables(undisturbed[0]), random.Random(SEED))
+    assert row.problems == ()
+    assert row.lost == 0
+
+
+def test_of_two_nodes_one_may_be_killed_and_come_back(
+    job: Job, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    row = two_nodes.node_lost(job, tmp_path / "run", tables(undisturbed[0]))
+    assert row.problems == ()
+    assert row.lost == 0
+
+
+def test_a_node_that_falls_silent_is_noticed(job: Job, undisturbed: tuple[Path, float], tmp_path: Path) -> None:
+    with two_nodes.nodes() as two:
+        if not two.namespaces:
+            pytest.skip("needs network namespaces, which only root may make")
+    row = two_nodes.node_silent(job, tmp_path / "run", tables(undisturbed[0]))
+    assert row.problems == ()
+    assert row.lost == 0
+
+
+def test_what_crashes_or_yields_nan_is_listed_and_all_else_keeps_its_bits(
+    job: Job, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    row = bad_records.poisoned(job, tmp_path / "run", undisturbed[0])
+    assert row.problems == ()
+    assert row.lost == 0
+    logs = "".join(path.read_text() for path in (tmp_path / "run" / "logs").iterdir())
+    assert "set aside: a protein sequence" in logs
+
+
+def test_short_of_memory_batches_are_halved_and_only_what_fits_nowhere_fails(
+    job: Job, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    row = bad_records.does_not_fit(job, tmp_path / "run", undisturbed[0])
+    assert row.problems == ()
+    logs = "".join(path.read_text() for path in (tmp_path / "run" / "logs").iterdir())
+    assert "out of memory" in logs
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """Holds ranks. Whatever ends while it is closed does not wait for its batch."""
+    return Gate(tmp_path / "gate")
+
+
+def wait_for_batches(launch: Launch, gate: Gate, ranks: int) -> None:
+    """Until all ranks are in the middle of a batch."""
+    assert launch.wait_until(lambda: gate.holds(launch, ranks), "all ranks in the middle of a batch"), launch.told()
+
+
+def wait_for_signal(launch: Launch, gate: Gate, processes: Iterable[int], n: int = 1) -> None:
+    """Until so many signals have reached each of these, and one more would count as a request of its own."""
+    for pid in processes:
+        assert launch.wait_until(partial(_reached, launch, gate, pid, n), f"signal {n} in process {pid}"), launch.told()
+    time.sleep(SECOND_AFTER_S)
+
+
+def _reached(launch: Launch, gate: Gate, pid: int, n: int) -> bool:
+    return gate.signals(pid) >= n or pid not in launch.processes()
+
+
+def test_a_second_signal_stops_a_rank_at_once_that_is_in_the_middle_of_a_batch(
+    job: Job, gate: Gate, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with Launch(bad_records.sabotaged(job, hold=gate.rule("batch")), folder, standalone(1)) as launch:
+        wait_for_batches(launch, gate, 1)
+        launch.signal(launch.agent.pid, signal.SIGTERM)
+        wait_for_signal(launch, gate, [launch.agent.pid])
+        assert launch.agent.poll() is None
+        launch.signal(launch.agent.pid, signal.SIGTERM)
+        launch.end()
+        assert launch.agent.returncode == 143
+        assert launch.told().count("stopped at once by SIGTERM; the same command again resumes") == 1
+    assert part_paths(folder) == []
+    assert (status(folder)["state"], status(folder)["exit_code"]) == ("interrupted", 143)
+
+
+def test_a_second_signal_to_all_ends_ranks_under_torchrun_in_the_middle_of_a_batch(
+    job: Job, gate: Gate, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with Launch(bad_records.sabotaged(job, hold=gate.rule("batch")), folder, standalone(2)) as launch:
+        wait_for_batches(launch, gate, 2)
+        ranks = launch.ranks().values()
+        for pid in launch.processes():
+            launch.signal(pid, signal.SIGTERM)
+        wait_for_signal(launch, gate, ranks, 2)  # this one, and the one that the agent passes on
+        for pid in ranks:
+            launch.signal(pid, signal.SIGTERM)
+        launch.end()
+        told = launch.told()
+    assert told.count("stopped at once by SIGTERM; the same command again resumes") == told.count(RESUMES) == 1
+    assert part_paths(folder) == []
+    assert (status(folder)["state"], status(folder)["exit_code"]) == ("interrupted", 143)
+
+
+def test_a_rank_that_gets_a_second_signal_alone_is_named_by_the_others(job: Job, gate: Gate, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with Launch(bad_records.sabotaged(job, hold=gate.rule("batch")), folder, standalone(2)) as launch:
+        wait_for_batches(launch, gate, 2)
+        rank = launch.ranks()[1]
+        launch.signal(rank, signal.SIGTERM)
+        wait_for_signal(launch, gate, [rank])
+        launch.signal(rank, signal.SIGTERM)
+        assert launch.wait_until(lambda: rank not in launch.processes(), "the end of the rank"), launch.told()
+        gate.open()  # what the rank has left undone keeps the other from coming to an end
+        launch.end()
+        told = launch.told()
+    assert told.count("rank 1 stopped: stopped at once by SIGTERM; the same command again resumes") == 1
+    assert told.count(RESUMES) == 1
+    found = status(folder)
+    assert (found["state"], found["exit_code"], found["failing_rank"]) == ("interrupted", 143, 1)
+
+
+def test_ranks_that_are_still_importing_end_with_their_launcher(job: Job, gate: Gate, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with Launch(bad_records.sabotaged(job, hold=gate.rule("imports")), folder, standalone(3)) as launch:
+        assert launch.wait_until(lambda: gate.holds(launch, 3), "three ranks in the middle of their imports")
+        launch.signal(launch.agent.pid, signal.SIGKILL)
+        launch.end()
+        assert launch.told().count(RESUMES) == 1
+    assert not folder.exists(), "they went on without their launcher"
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3 * 3600)
+def test_the_whole_campaign(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = Path(__file__).resolve().parents[3] / "shared" / "data"
+    if data.is_dir():
+        sources = [data / name for name in ("virus.fa.gz", "host.fa.gz")]
+        long_job = campaign.small_job(sources, 40, tmp_path / "long", None)
+    else:
+        long_job = replace(job, source=write_contigs(tmp_path / "contigs.fa", n=200))
+        (tmp_path / "long").mkdir()
+    rows = campaign.campaign(long_job, tmp_path / "long", kills=50, tries=3, seed=SEED, log=sys.stderr)
+    with capsys.disabled():
+        print(f"\n{report.as_markdown(rows)}")
+    assert [problem for row in rows for problem in row.missed] == []
+    assert sum(row.lost for row in rows) == 0
+    assert rows[0].tries == 50

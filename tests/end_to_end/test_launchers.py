@@ -1,0 +1,245 @@
+"""The program under its real launchers: the same bytes on any number of ranks, failures told once, live bars."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pexpect
+import pyte
+import pytest
+
+from scripts.faults import bad_records
+from scripts.faults.gate import Gate
+from tests.launched import PATIENCE_S
+from tests.sample import write_contigs
+from tests.tiny_models import TinyModels, write_models
+
+pytestmark = pytest.mark.launcher
+
+TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+ACCELERATE = [
+    *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2"),
+    *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+]
+PLAIN = [sys.executable]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def contigs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_contigs(tmp_path_factory.mktemp("input") / "contigs.fa", n=60)
+
+
+def standalone(n: int) -> list[str]:
+    return [*TORCHRUN, "--standalone", f"--nproc-per-node={n}"]
+
+
+def command(launcher: Sequence[str], models: TinyModels, source: Path | str, output: Path, *options: str) -> list[str]:
+    return [
+        *launcher,
+        *("-m", "vpdist", "predict", str(source), "-o", str(output)),
+        *("--nucleotide-model", str(models.nucleotide), "--protein-model", str(models.protein)),
+        *("--classifier", str(models.classifier), "--threads", "1", "--dtype", "float32", *options),
+    ]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "OMP_NUM_THREADS")}
+    return kept | changes
+
+
+def run(arguments: Sequence[str], code: int = 0) -> str:
+    ended = subprocess.run(
+        arguments, capture_output=True, text=True, timeout=PATIENCE_S, env=environment(), check=False
+    )
+    assert ended.returncode == code, ended.stderr
+    return ended.stderr
+
+
+def tables(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in TABLES]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def plain(models: TinyModels, contigs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("plain") / "run"
+    run(command(PLAIN, models, contigs, output))
+    return output
+
+
+@pytest.mark.parametrize(
+    ("launcher", "options"),
+    [
+        (standalone(2), ["--progress", "log"]),
+        (ACCELERATE, ["--schedule", "dynamic"]),
+        (standalone(3), ["--schedule", "dynamic"]),
+        (standalone(5), []),
+        (PLAIN, ["--nproc", "2"]),
+    ],
+    ids=["torchrun-2", "accelerate-2-dynamic", "torchrun-3-dynamic", "torchrun-5", "built-in-2"],
+)
+def test_tables_are_the_same_bytes_under_every_launcher_and_world_size(
+    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path, launcher: list[str], options: list[str]
+) -> None:
+    told = run(command(launcher, models, contigs, tmp_path / "run", *options))
+    assert tables(tmp_path / "run") == tables(plain)
+    world_size = json.loads((tmp_path / "run" / "run.json").read_text())["world_size"]
+    assert world_size > 1
+    assert len(list((tmp_path / "run" / "logs").iterdir())) == world_size
+    assert told.count("sequences called virus") == 1
+    last = json.loads((tmp_path / "run" / "progress.jsonl").read_text().splitlines()[-1])
+    assert last["totals"]["fragments"] == len((plain / "fragments.tsv").read_text().splitlines()) - 1
+    assert last["totals"]["units"] == len(list((tmp_path / "run" / "parts").iterdir()))
+    if "log" in options:
+        assert re.search(r"rank=1 ", told)
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", told)
+
+
+@pytest.mark.parametrize("rendezvous", ["c10d", "static"])
+def test_two_agents_on_loopback_are_one_run(
+    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path, rendezvous: str
+) -> None:
+    port = free_port()
+    agents = []
+    for node in range(2):
+        launcher = [*TORCHRUN, "--nnodes=2", "--nproc-per-node=1", f"--node-rank={node}"]
+        if rendezvous == "c10d":
+            launcher += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=test"]
+        else:
+            launcher += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+        arguments = command(launcher, models, contigs, tmp_path / "run")
+        agents.append(
+            subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        )
+    told = [agent.communicate(timeout=PATIENCE_S)[1] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], told
+    assert tables(tmp_path / "run") == tables(plain)
+
+
+def test_standard_input_that_only_one_worker_is_given_is_read_whole(
+    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path
+) -> None:
+    arguments = command(standalone(2), models, "-", tmp_path / "run")
+    with open(contigs, "rb") as source:
+        subprocess.run(arguments, stdin=source, env=environment(), check=True, timeout=PATIENCE_S, capture_output=True)
+    assert tables(tmp_path / "run")[1:] == tables(plain)[1:]
+    again = command(PLAIN, models, "-", tmp_path / "run")
+    for sent, code, told in ((b"", 0, "standard input is empty"), (b">x\nACGTACGT\n", 2, "standard input differs")):
+        ended = subprocess.run(
+            again, input=sent, env=environment(), check=False, timeout=PATIENCE_S, capture_output=True
+        )
+        assert (ended.returncode, told in ended.stderr.decode()) == (code, True), ended.stderr
+    assert tables(tmp_path / "run")[1:] == tables(plain)[1:]
+
+
+def test_a_failure_is_told_once_with_its_code_in_the_status(models: TinyModels, contigs: Path, tmp_path: Path) -> None:
+    source = tmp_path / "broken.fa"
+    source.write_text(contigs.read_text() + ">prot\nMKLVEFPQ\n")
+    told = run(command(standalone(2), models, source, tmp_path / "run"), code=1)
+    assert told.count("vpdist: ") == 1
+    assert re.search(r"vpdist: .*broken\.fa.*record prot", told)
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["exit_code"], status["failing_rank"]) == ("failed", 3, 0)
+
+
+def test_the_built_in_launch_returns_the_true_code(models: TinyModels, tmp_path: Path) -> None:
+    source = tmp_path / "broken.fa"
+    source.write_text(">prot\nMKLVEFPQ\n")
+    assert "record prot" in run(command(PLAIN, models, source, tmp_path / "run", "--nproc", "2"), code=3)
+
+
+class Terminal:
+    """A real pseudo-terminal whose screen a terminal emulator keeps."""
+
+    def __init__(
+        self, arguments: Sequence[str], variables: Mapping[str, str], columns: int = 100, lines: int = 30
+    ) -> None:
+        self.screen = pyte.Screen(columns, lines)
+        self.stream = pyte.Stream(self.screen)
+        self.transcript = ""
+        self.child = pexpect.spawn(
+            arguments[0], list(arguments[1:]), dimensions=(lines, columns), encoding="utf-8",
+            env=environment(TERM="xterm-256color", **variables),
+        )  # fmt: skip
+
+    def read(self) -> bool:
+        """Feed what comes next to the emulator; False once the program has ended."""
+        try:
+            text = self.child.read_nonblocking(65536, timeout=PATIENCE_S)
+        except pexpect.EOF:
+            return False
+        self.transcript += text
+        self.stream.feed(text)
+        return True
+
+    def read_to_the_end(self) -> None:
+        while self.read():
+            pass
+        self.child.close()
+
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self.screen.display]
+
+
+def shares(lines: Sequence[str]) -> dict[str, float]:
+    """Percent done by bar, of the bars on the screen."""
+    found = {}
+    for line in lines:
+        if bar := re.match(r"(rank 0|rank 1|all   ) .* (\d+\.\d)%", line):
+            found[bar[1].strip()] = float(bar[2])
+    return found
+
+
+def start_on_terminal(models: TinyModels, contigs: Path, folder: Path, gate: Gate) -> Terminal:
+    """Two ranks with bars on a terminal, held among their batches."""
+    arguments = command(standalone(2), models, contigs, folder, "--token-budget", "400")
+    return Terminal(arguments, bad_records.sabotage(hold=gate.rule()))
+
+
+def test_bars_of_both_ranks_move_on_a_terminal_and_leave_it_clean(
+    models: TinyModels, contigs: Path, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    terminal = start_on_terminal(models, contigs, tmp_path / "run", gate)
+    shown: dict[str, float] = {}
+    for free_batches in (5, 15, 25, None):
+        before = dict.fromkeys(("rank 0", "rank 1", "all"), 0.0) | shown
+        gate.open(free_batches)
+        while free_batches is not None and not all(shown.get(bar, 0.0) > share for bar, share in before.items()):
+            assert terminal.read(), terminal.transcript
+            shown = shares(terminal.lines()) or shown
+    terminal.read_to_the_end()
+    assert terminal.child.exitstatus == 0
+    assert not terminal.screen.cursor.hidden
+    assert "sequences called virus" in "\n".join(terminal.lines())
+
+
+def test_ctrl_c_leaves_the_terminal_clean_and_says_how_to_go_on(
+    models: TinyModels, contigs: Path, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    terminal = start_on_terminal(models, contigs, tmp_path / "run", gate)
+    while len(gate.held()) < 2 or len(shares(terminal.lines())) < 3:
+        assert terminal.read(), terminal.transcript
+    terminal.child.sendintr()
+    terminal.read_to_the_end()
+    assert not terminal.screen.cursor.hidden
+    assert "the same command again resumes" in terminal.transcript
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("interrupted", 130)

@@ -1,0 +1,369 @@
+"""Records from files of every kind, and every fault of the input as an InputError that says where it is."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import xopen
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from vpdist.errors import InputError, Interrupted, StorageError
+from vpdist.sequences.records import UNNAMED, Record, read_records, spool_stdin
+
+FASTA = b">one first record\nACGT\nacgu\n>two\nNNRY\n"
+FASTQ = b"@one first record\nACGTacgu\n+\nIIIIIIII\n@two\nNNRY\n+\nIIII\n"
+EXPECTED = [("one", "first record", b"ACGTACGT"), ("two", "", b"NNRY")]
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": lambda content: xopen.zstd.compress(content, options={xopen.zstd.CompressionParameter.checksum_flag: 1}),
+}
+MANY = b"".join(b">r%d\n%s\n" % (i, b"ACGTTGCA" * (i % 50 + 1)) for i in range(2000))
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[[bytes], list[tuple[str, str, bytes]]]:
+    """Name, description and sequence of the records in a file with the given content."""
+
+    def read_content(content: bytes, name: str = "input") -> list[tuple[str, str, bytes]]:
+        path = tmp_path / name
+        path.write_bytes(content)
+        return [(record.name, record.description, record.sequence) for record in read_records([path])]
+
+    return read_content
+
+
+Read = Callable[..., list[tuple[str, str, bytes]]]
+
+
+def bgzip_block(content: bytes) -> bytes:
+    """One block as bgzip writes it: a gzip member with its size in an extra field."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, -15)
+    packed = packer.compress(content) + packer.flush()
+    size = (len(packed) + 25).to_bytes(2, "little")
+    header = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x06\0BC\x02\0" + size
+    return header + packed + zlib.crc32(content).to_bytes(4, "little") + len(content).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("content", [FASTA, FASTQ], ids=["fasta", "fastq"])
+@pytest.mark.parametrize("compression", [None, *COMPRESS])
+@pytest.mark.parametrize("suffix", [".txt", ".gz", ".xz", ".fq"])
+def test_format_and_compression_are_told_by_content(
+    read: Read, content: bytes, compression: str | None, suffix: str
+) -> None:
+    packed = COMPRESS[compression](content) if compression else content
+    assert read(packed, f"reads{suffix}") == EXPECTED
+
+
+def test_several_files_of_mixed_kinds_are_read_in_order(tmp_path: Path) -> None:
+    contents = {"b.fa": FASTA, "empty.fa": b"", "a.fq.gz": gzip.compress(FASTQ)}
+    paths = [tmp_path / name for name in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        path.write_bytes(content)
+    records = list(read_records([*paths, paths[0]]))
+    assert records[0] == Record("one", "first record", str(paths[0]), b"ACGTACGT")
+    assert [Path(record.source).name for record in records] == ["b.fa"] * 2 + ["a.fq.gz"] * 2 + ["b.fa"] * 2
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+def test_concatenated_compressed_files_are_read_to_the_end(read: Read, compression: str) -> None:
+    compress = COMPRESS[compression]
+    assert read(compress(FASTA[:9]) + compress(b"") + compress(FASTA[9:])) == EXPECTED
+
+
+def test_bgzip_files_are_read_to_the_end(read: Read) -> None:
+    assert read(bgzip_block(FASTA[:20]) + bgzip_block(FASTA[20:]) + bgzip_block(b"")) == EXPECTED
+
+
+def test_zeros_that_pad_xz_streams_are_skipped(read: Read) -> None:
+    assert read(lzma.compress(FASTA[:9]) + bytes(4) + lzma.compress(FASTA[9:]) + bytes(8)) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        FASTA.replace(b"\n", b"\r\n"),
+        FASTA.replace(b"\n", b"\r"),
+        FASTA.rstrip(),
+        FASTA.replace(b"\n", b"\n\n"),
+        b"\n\r\n" + FASTA,
+        b"\xef\xbb\xbf" + FASTA,
+        b"# a comment\n" + FASTA.replace(b"acgu", b"#more\nacgu"),
+        FASTA.replace(b"ACGT\n", b" AC GT\t\n"),
+        FASTA.replace(b">one", b"> one").replace(b" first record", b" \tfirst record \t"),
+        FASTQ.replace(b"\n", b"\r\n"),
+        FASTQ.rstrip(),
+        FASTQ + b"\n\r\n\n\n\n\n",
+        FASTQ.replace(b"+\nIIII\n", b"+two\nIIII\n"),
+    ],
+    ids=[
+        "crlf", "cr", "no-last-break", "blank-lines", "blank-first", "byte-order-mark", "comments", "spaces", "spaced-header",
+        "fastq-crlf", "fastq-no-last-break", "fastq-blank-end", "fastq-second-header",
+    ],
+)  # fmt: skip
+def test_line_ends_blanks_and_comments_do_not_matter(read: Read, content: bytes) -> None:
+    assert read(content) == EXPECTED
+
+
+def test_blank_lines_beyond_one_buffer_end_a_fastq_file(read: Read) -> None:
+    assert read(FASTQ + b"\n" * 1_000_000) == EXPECTED
+
+
+@pytest.mark.parametrize("compression", [None, *COMPRESS])
+def test_an_empty_file_has_no_records(read: Read, compression: str | None) -> None:
+    assert read(COMPRESS[compression](b"") if compression else b"") == []
+
+
+@pytest.mark.parametrize(
+    "content", [b">a\n>b x\n\n>c", b"@a\n\n+\n\n@b x\n\n+\n\n@c\n\n+\n\n\n"], ids=["fasta", "fastq"]
+)
+def test_records_of_length_0_are_records(read: Read, content: bytes) -> None:
+    assert read(content) == [("a", "", b""), ("b", "x", b""), ("c", "", b"")]
+
+
+def test_a_long_sequence_is_read_whole(read: Read, tmp_path: Path) -> None:
+    letters = b"acgun" * 500_000
+    assert read(b">a\n" + letters + b"\n" + letters) == [("a", "", b"ACGTN" * 1_000_000)]
+    error, _ = fault(b">a\n" + letters[:7] + b" " + letters + b"e", tmp_path)
+    assert (error.record, error.position) == ("a", "letter 2500008")
+
+
+def test_every_iupac_letter_and_gap_is_kept_in_upper_case_and_u_is_t(read: Read) -> None:
+    letters = b"ACGTNRYSWKMBDHV"
+    assert read(b">a\n" + letters + letters.lower() + b"-.uU") == [("a", "", letters * 2 + b"-.TT")]
+
+
+@pytest.mark.parametrize(
+    ("header", "name", "description"),
+    [
+        (b"", UNNAMED, ""),
+        (b" \t", UNNAMED, ""),
+        (b"a\tb\tc  d", "a", "b c  d"),
+        (b"a>b|id=x/y;z", "a>b|id=x/y;z", ""),
+        (b"nr1 first\x01nr2 second", "nr1", "first nr2 second"),
+        (b"nr1\x01nr2", "nr1", "nr2"),
+        (b"a\x1b[31mb", "a", "[31mb"),
+        ("phage_ß é漢".encode(), "phage_ß", "é漢"),
+        (b"caf\xe9 \xff", "caf\\xe9", "\\xff"),
+    ],
+)
+def test_headers_become_a_name_and_a_description_without_control_characters(
+    read: Read, header: bytes, name: str, description: str
+) -> None:
+    assert read(b">" + header + b"\nAC\n") == [(name, description, b"AC")]
+
+
+def fault(content: bytes, tmp_path: Path) -> tuple[InputError, list[Record]]:
+    """The error that reading `content` ends in, and the records before it."""
+    path = tmp_path / "bad"
+    path.write_bytes(content)
+    records: list[Record] = []
+    with pytest.raises(InputError) as caught:
+        records.extend(read_records([path]))
+    assert caught.value.path == str(path)
+    assert str(path) in str(caught.value)
+    assert caught.value.exit_code == 3
+    assert str(caught.value).isprintable()
+    return caught.value, records
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
+def test_a_truncated_compressed_file_is_refused_after_its_last_whole_record(
+    tmp_path: Path, compression: str, share: float
+) -> None:
+    packed = COMPRESS[compression](MANY)
+    error, records = fault(packed[: int(len(packed) * share)], tmp_path)
+    assert error.reason == f"the {compression} data end too early: the file is truncated or damaged"
+    if records:
+        assert (error.record, error.position) == (records[-1].name, f"after {len(records)} whole records")
+    else:
+        assert error.position == "before the first whole record"
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+def test_a_bad_checksum_is_refused(tmp_path: Path, compression: str) -> None:
+    packed = bytearray(COMPRESS[compression](FASTA))
+    checksum = {"gz": -8, "bz2": 10, "xz": -30, "zst": -1}  # of the member, a block, the index, the frame
+    packed[checksum[compression]] ^= 1
+    error, _ = fault(bytes(packed), tmp_path)
+    assert error.reason.startswith(f"the {compression} data are damaged: ")
+    assert error.position == "before the first whole record"
+
+
+@pytest.mark.parametrize("compression", ["bz2", "xz"])
+def test_a_damaged_second_stream_is_not_taken_for_the_end(tmp_path: Path, compression: str) -> None:
+    second = bytearray(COMPRESS[compression](FASTA))
+    second[0] ^= 1
+    error, records = fault(COMPRESS[compression](FASTA) + bytes(second), tmp_path)
+    assert f"{compression} data are damaged" in error.reason
+    assert len(records) == 1  # the last record before the damage may not be whole
+
+
+@pytest.mark.parametrize(
+    ("letters", "letter", "position"),
+    [
+        (b"MKVLA", "L", 4),
+        (b"ACGT\nACGE\n", "E", 8),
+        (b"AC GT\tX", "X", 5),
+        (b"acgtq", "q", 5),
+        (b"ACG*", "*", 4),
+        (b"ACGT1", "1", 5),
+        (b"ACGT>two\nACGT", ">", 5),
+        (b"AC\x00", "\x00", 3),
+    ],
+)
+@pytest.mark.parametrize("form", ["fasta", "fastq"])
+def test_letters_that_are_no_nucleotides_are_refused_by_record_and_position(
+    tmp_path: Path, letters: bytes, letter: str, position: int, form: str
+) -> None:
+    if form == "fasta":
+        content = b">good\nACGT\n>bad one\n" + letters + b"\n>last\nACGT\n"
+    else:
+        joined = letters.replace(b"\n", b"")
+        content = b"@good\nACGT\n+\nIIII\n@bad one\n" + joined + b"\n+\n" + b"I" * len(joined) + b"\n"
+    error, records = fault(content, tmp_path)
+    assert [record.name for record in records] == ["good"]
+    assert (error.record, error.position) == ("bad", f"letter {position}")
+    assert f"unexpected letter {letter!r}" in error.reason
+    assert ("protein" in error.reason) == ((letter.isascii() and letter.isalpha()) or letter == "*")
+
+
+@pytest.mark.parametrize(("letters", "letter"), [(b"AC\xc3\xa9", "é"), (b"AC\xe9", "\udce9")])
+def test_bytes_that_are_not_ascii_are_refused_in_a_fasta_sequence(tmp_path: Path, letters: bytes, letter: str) -> None:
+    error, _ = fault(b">bad\n" + letters, tmp_path)
+    assert (error.record, error.position) == ("bad", "letter 3")
+    assert f"unexpected letter {letter!r}" in error.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "position", "reason"),
+    [
+        (b"\n \n\n", None, "the file is not empty, but holds no records"),
+        (b"# only\n# comments\n", None, "the file is not empty, but holds no records"),
+        (b"ACGT\nACGT\n", "line 1", "neither FASTA ('>') nor FASTQ ('@'): the file begins with 'ACGT"),
+        (b"#chrom\tpos\nchr1\t5\n", "line 2", "Expected '>' at beginning of record, but got 'chr1"),
+        (b"\x89PNG\r\n\x1a\n", "line 1", "binary data, neither FASTA nor FASTQ"),
+        ("\ufeff>a\nAC".encode("utf-16-le"), "line 1", "binary data, neither FASTA nor FASTQ"),
+        (gzip.compress(gzip.compress(FASTA)), "line 1", "compressed twice"),
+        (gzip.compress(b"BAM\x01\0\0"), "line 1", "samtools fasta"),
+        (b">a\0b\nAC", None, "binary data in a header"),
+        (b"@a\nAC\n+\nIII\n", "line 4", "Length of sequence and qualities differ"),
+        (b"@a\nAC\n+\nII\n@b\nAC\n+\n", "line 8", "Premature end of file"),
+        (b"@a\nAC\n+b\nII\n", "line 3", "Sequence descriptions don't match ('a' != 'b'). The second"),
+        (b"@a\nAC\nAC\n+\nIIII\n", "line 3", "Line expected to start with '+'"),
+        (b"@a\nAC\n+\nII\n\n@b\nAC\n+\nII\n", "line 5", "Line expected to start with '@'"),
+        (b"@a\nAC\n+\nII\n>b\nAC\n", "line 7", "Premature end of file"),
+        ("@a\nAC\n+\nII\n@ß\nAC\n+\nII\n".encode(), "line 5", "byte 0xc3 is not ASCII"),
+        (b"@a\rAC\r+\rII\r", "line 1", "Premature end of file"),
+        (b"@" + b"A" * 100_000, "line 1", "Premature end of file"),
+    ],
+)
+def test_what_is_neither_fasta_nor_fastq_is_refused_with_its_place(
+    tmp_path: Path, content: bytes, position: str | None, reason: str
+) -> None:
+    error, _ = fault(content, tmp_path)
+    assert error.position == position
+    assert reason in error.reason
+    assert len(error.reason) < 250
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.fa: cannot be read: No such file"):
+        list(read_records([tmp_path / "nowhere.fa"]))
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        list(read_records([tmp_path]))
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    start=st.sampled_from([b"", b">", b"@", b">a\n", b"@a\nAC\n+\nII\n", b"#", b"\xef\xbb\xbf>"]),
+    rest=st.binary(max_size=60)
+    | st.lists(st.sampled_from(list(b">@+\n\r\t AaCcGUXI\0\x85\xc3\xff#")), max_size=40).map(bytes),
+    compression=st.sampled_from([None, *COMPRESS]),
+    cut=st.integers(0, 40),
+)
+@example(start=b"@a\nAC\n+\nII\n", rest=b"\n\n\n\n\n\n", compression=None, cut=0)
+def test_random_bytes_raise_nothing_but_input_errors(
+    tmp_path: Path, start: bytes, rest: bytes, compression: str | None, cut: int
+) -> None:
+    content = start + rest
+    packed = COMPRESS[compression](content) if compression else content
+    path = tmp_path / "random"
+    path.write_bytes(packed[: len(packed) - cut])
+    try:
+        records = list(read_records([path]))
+    except InputError:
+        return
+    for record in records:
+        assert record.name.split() == [record.name]
+        assert not any(ord(letter) < 32 for letter in record.name + record.description)
+        assert not record.sequence.translate(None, b"ACGTNRYSWKMBDHV-.")
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), compression=st.sampled_from(list(COMPRESS)))
+def test_a_bit_flipped_anywhere_loses_no_record_quietly(
+    tmp_path: Path, position: float, bit: int, compression: str
+) -> None:
+    packed = bytearray(COMPRESS[compression](FASTA) + COMPRESS[compression](FASTA))
+    packed[int(position * len(packed))] ^= 1 << bit
+    path = tmp_path / "flipped"
+    path.write_bytes(packed)
+    try:
+        records = list(read_records([path]))
+    except InputError:
+        return
+    assert [record.sequence for record in records] == [sequence for *_, sequence in EXPECTED] * 2
+
+
+def test_standard_input_is_spooled_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tmp_path / "source", tmp_path / "stdin"
+    source.write_bytes(MANY)
+    with source.open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert spool_stdin(target, raise_if_ending=lambda: None) == target
+    assert target.read_bytes() == MANY
+    with source.open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with pytest.raises(StorageError, match="nowhere"):
+            spool_stdin(tmp_path / "nowhere" / "stdin", raise_if_ending=lambda: None)
+    assert sorted(tmp_path.iterdir()) == [source, target]
+
+
+def test_waiting_for_standard_input_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()  # nobody ever writes
+    looks = iter([None, None, Interrupted("stopped")])
+
+    def check() -> None:
+        if (reason := next(looks)) is not None:
+            raise reason
+
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with pytest.raises(Interrupted, match="stopped"):
+            spool_stdin(tmp_path / "stdin", check)
+    os.close(writing)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_or_no_standard_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.BytesIO):
+        def isatty(self) -> bool:
+            return True
+
+    for stdin in (io.TextIOWrapper(Terminal()), None):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with pytest.raises(InputError, match="nothing is piped into standard input"):
+            spool_stdin(tmp_path / "stdin", raise_if_ending=lambda: None)

@@ -1,0 +1,64 @@
+"""Signals: a request to stop with the right code, a second one at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tests.launched import PATIENCE_S
+from vpdist.errors import Interrupted
+from vpdist.session.signals import StopRequest
+
+PROGRAM = """
+    import os, signal, sys, threading
+    from vpdist import interrupts
+    LONG, PAST = 3600.0, -1.0
+
+    def at_once(stopped):
+        print("restored", stopped, stopped.exit_code, flush=True)
+        interrupts.SECOND_AFTER_S = LONG
+        os.kill(os.getpid(), signal.SIGTERM)
+        if sys.argv[1:] == ["hangs"]:
+            interrupts.SECOND_AFTER_S = PAST
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Event().wait()
+        return 5
+
+    stop = interrupts.StopRequest(at_once)
+    interrupts.SECOND_AFTER_S = LONG
+    with stop.installed():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("a launcher's echo does not count", flush=True)
+        interrupts.SECOND_AFTER_S = PAST
+        os.kill(os.getpid(), signal.SIGINT)
+        print("never reached", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)],
+    ids=lambda value: str(value),
+)
+def test_a_signal_asks_to_stop_with_its_code(number: signal.Signals, code: int) -> None:
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    stop = StopRequest(at_once=lambda stopped: stopped.exit_code)
+    with stop.installed():
+        stop.raise_if_requested()
+        os.kill(os.getpid(), number)
+        with pytest.raises(Interrupted, match=number.name) as caught:
+            stop.raise_if_requested()
+    assert caught.value.exit_code == code
+    assert before == {each: signal.getsignal(each) for each in before}
+
+
+@pytest.mark.parametrize(("how", "code"), [([], 5), (["hangs"], 143)], ids=["", "a third does not wait"])
+def test_a_second_signal_stops_at_once_after_restoring_the_terminal(how: list[str], code: int) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), *how]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ended.stdout.splitlines() == ["a launcher's echo does not count", "restored stopped at once by SIGINT 130"]
+    assert ended.returncode == code

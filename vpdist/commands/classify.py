@@ -1,0 +1,120 @@
+"""`vpdist classify`: new calls from the embeddings of a complete run, without embedding again.
+
+Logits are computed unit by unit from the embeddings as stored, as `predict` does, so equal classifiers give equal bits.
+Parts stay as they are; tables are replaced, and run.json says which classifier they come from.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vpdist.commands import resolve_config
+from vpdist.config import CONSENSUS, one_of
+from vpdist.encoder_kinds import CLASSIFIED
+from vpdist.errors import UsageError
+from vpdist.planning import plan_file
+from vpdist.planning.plan import Plan
+from vpdist.results import parts
+from vpdist.results.classifier import Classifier, load_classifier, logits
+from vpdist.results.parts import part_header
+from vpdist.results.scores import Scores
+from vpdist.results.write_results import checked_scores, summary_for_people, write_tables
+from vpdist.sequences import store_summary
+from vpdist.session.run_session import run_session
+from vpdist.session.session import Outcome, Session
+from vpdist.storage.atomic_files import read_json
+from vpdist.storage.run_folder import RunFolder
+
+
+def classify(output: Path, classifier: Path, *, consensus: str | None, legacy_output: bool, progress: str) -> int:
+    """Run `vpdist classify` on this rank; returns the exit code.
+
+    Args:
+        output: a run folder with complete parts that keep their embeddings.
+        classifier: a classifier file.
+        consensus: mean, max or fraction; None as the run had it.
+        legacy_output: also write the original method's two files.
+        progress: auto, bars, log or none.
+    """
+    if consensus is not None:
+        one_of("consensus", consensus, CONSENSUS)
+
+    def body(session: Session) -> Outcome:
+        made: list[Outcome] = []
+
+        def make() -> str:
+            made.append(_new_calls(session, classifier, consensus, legacy_output))
+            return "1"
+
+        session.control.broadcast_from_rank_0("classified", make)
+        return made[0] if made else Outcome("")
+
+    return run_session(RunFolder(output), body, device="cpu", progress=progress, stall_timeout=1800.0, must_exist=True)
+
+
+def _new_calls(session: Session, path: Path, consensus: str | None, legacy_output: bool) -> Outcome:
+    """Rank 0 does it all, in seconds."""
+    started = time.monotonic()
+    folder = session.folder
+    recorded = resolve_config.recorded_config(folder)
+    run = read_json(folder.run) or {}
+    summary = store_summary.load_summary(folder)
+    if recorded is None or summary is None:
+        raise UsageError(f"{folder.path}: the run is not complete; resume it with its own command first")
+    if not recorded.embeddings:
+        raise UsageError(f"{folder.path}: the run kept no embeddings (--no-embeddings)")
+    if not recorded.models.keys() >= set(CLASSIFIED):
+        raise UsageError(f"{folder.path}: a classifier needs the embeddings of both encoders, the run has one")
+    classifier = load_classifier(path)
+    torch.set_num_threads(recorded.threads)
+    plan, plan_id = plan_file.map_plan(folder.plan, n_fragments=summary.n_fragments)
+    header = part_header(plan_id, recorded)
+    missing = parts.remaining(folder.parts, plan, header)
+    if missing:
+        raise UsageError(
+            f"{folder.path}: {len(missing)} of {plan.n_units} units are missing; resume the run with its command first"
+        )
+    if plan.n_units:
+        first = parts.read(folder.parts, 0, CLASSIFIED)
+        widths = [array.shape[1] for array in first.values()]
+        resolve_config.check_classifier(classifier, str(path), widths, recorded.chunk_length)
+    chosen = consensus or _recorded_consensus(run)
+    session.begin()
+    session.progress.stage("classify", planned_units=plan.n_units)
+    scores = checked_scores(_scores(session, classifier, plan, summary.n_fragments))
+    sources = [name for name, *_ in recorded.input]
+    totals = write_tables(
+        folder, summary, scores, sources, chosen, session.control.raise_if_ending, legacy=legacy_output
+    )
+    folder.update_run(
+        tables_from={
+            "classifier": classifier.fingerprint,
+            "consensus": chosen,
+            "command": "classify",
+        }
+    )
+    return Outcome(summary_for_people(folder, totals, time.monotonic() - started, called=True), totals.failed_fragments)
+
+
+def _recorded_consensus(run: dict[str, Any]) -> str:
+    """The run's own consensus. Raises UsageError where run.json names none that there is."""
+    settings = run.get("settings")
+    chosen = settings.get("consensus", CONSENSUS[0]) if isinstance(settings, dict) else CONSENSUS[0]
+    one_of("consensus", chosen, CONSENSUS)
+    return str(chosen)
+
+
+def _scores(session: Session, classifier: Classifier, plan: Plan, n_fragments: int) -> Scores:
+    """Scores of all fragments under `classifier`."""
+    scores = Scores.empty(n_fragments)
+    for unit in range(plan.n_units):
+        part = parts.read(session.folder.parts, unit, ("failed", *CLASSIFIED))
+        fragment, row = parts.fragment_rows(plan, unit)
+        scores.set_unit(fragment, row, part["failed"], logits(classifier, part))
+        session.progress.add(units=1, fragments=len(fragment))
+        session.control.raise_if_ending()
+    return scores

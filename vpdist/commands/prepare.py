@@ -1,0 +1,131 @@
+"""Materials to a token store, its plan, the tokens in the plan's order, and loaded encoders: all before embedding.
+
+`predict` and the dry run (`vpdist plan`) share them, so that a dry run counts what a run will do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from vpdist.commands import resolve_config
+from vpdist.commands.run_inputs import RunInputs
+from vpdist.embedding.unit_pipeline import UnitWork
+from vpdist.encoders.encoder import DTYPES, Encoder, load_encoder
+from vpdist.encoders.shape import encoder_shape
+from vpdist.errors import InputError, StorageError
+from vpdist.planning import fragment_keys, plan_file, token_shards
+from vpdist.planning.plan import Plan, build
+from vpdist.planning.token_shards import TokenShards
+from vpdist.results.parts import part_header
+from vpdist.sequences import ingest, store_summary
+from vpdist.sequences.store_summary import StoreSummary
+from vpdist.sequences.tokenizers import load_tokenizer
+from vpdist.session.coordination import Control
+from vpdist.storage import hdf5_files
+from vpdist.storage.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def token_store(control: Control, folder: RunFolder, inputs: RunInputs) -> StoreSummary:
+    """The token store: kept where it is whole and made from the same input, else filled by all ranks.
+
+    Raises InputError naming file, record and position; StorageError.
+    """
+    resolved = inputs.resolved
+    tokenizers = {kind: load_tokenizer(kind, model) for kind, model in inputs.models.items()}
+    fingerprints = [tokenizer.fingerprint for tokenizer in tokenizers.values()]
+    provenance_key = repr((resolved.input, resolved.chunk_length, resolved.min_length, fingerprints))
+    kept = ingest.reuse_existing(control, folder, provenance_key)
+    if kept is not None:
+        return kept
+    try:
+        return ingest.ingest(
+            control,
+            folder,
+            inputs.paths,
+            provenance_key,
+            chunk_length=resolved.chunk_length,
+            min_length=resolved.min_length,
+            tokenizers=tokenizers,
+        )
+    except InputError as error:
+        if error.path != str(folder.spool):
+            raise
+        raise InputError(error.reason, path="-", record=error.record, position=error.position) from error
+
+
+def make_plan(control: Control, folder: RunFolder, summary: StoreSummary, inputs: RunInputs) -> tuple[Plan, str]:
+    """Rank 0 makes the plan (unless the folder has it), all ranks map it and compare its digest.
+
+    Returns the plan and its identity. Raises StorageError.
+    """
+    shapes = {kind: encoder_shape(model) for kind, model in inputs.models.items()}
+    limits = resolve_config.limits(inputs.resolved, shapes)
+    costs = {kind: resolve_config.cost_of(shape) for kind, shape in shapes.items()}
+    provenance_key = f"{summary.digest} {limits} {sorted(costs.items())}"
+
+    def make() -> str:
+        try:
+            return plan_file.map_plan(folder.plan, provenance_key, n_fragments=summary.n_fragments)[1]
+        except hdf5_files.DamagedFile as reason:
+            logger.info("a new plan: %s", reason)
+        # The keys are let go before the plan is written.
+        plan = build(fragment_keys.fragment_keys(folder, summary), limits, costs)
+        plan_file.write_plan(folder.plan, plan, provenance_key)
+        return plan_file.map_plan(folder.plan, provenance_key, n_fragments=summary.n_fragments)[1]
+
+    expected = control.broadcast_from_rank_0("plan", make)
+    plan, plan_id = plan_file.map_plan(folder.plan, provenance_key, n_fragments=summary.n_fragments)
+    if plan_id != expected:
+        raise StorageError(f"{folder.plan}: rank {control.runtime.rank} sees another plan than rank 0")
+    return plan, plan_id
+
+
+def lay_out_tokens(control: Control, folder: RunFolder, summary: StoreSummary, plan: Plan, plan_id: str) -> None:
+    """Write the tokens in the plan's order, every rank its share; shards that are there and whole are kept."""
+    blocks, first_fragment = store_summary.block_paths(folder, summary), summary.first_fragment()
+
+    def make(shard: int) -> None:
+        if not token_shards.shard_is_valid(folder.tokens, shard, plan, plan_id):
+            token_shards.write_shard(folder.tokens, shard, plan, plan_id, blocks, first_fragment)
+
+    control.share_dynamically("layout", len(plan.shard_unit) - 1, make)
+
+
+def load_work(
+    folder: RunFolder,
+    inputs: RunInputs,
+    plan: Plan,
+    plan_id: str,
+    device: torch.device,
+    raise_if_ending: Callable[[], None],
+) -> UnitWork:
+    """Load the encoders, calling `raise_if_ending` after each. Raises WeightsError, and whatever `raise_if_ending` raises."""
+    resolved = inputs.resolved
+    wide: dict[str, Encoder] = {}
+
+    def float32_fallback(kind: str) -> Encoder:
+        if kind not in wide:
+            wide[kind] = load_encoder(inputs.models[kind], kind, torch.float32, device)
+        return wide[kind]
+
+    encoders: dict[str, Encoder] = {}
+    for kind, model in inputs.models.items():
+        encoders[kind] = load_encoder(model, kind, DTYPES[resolved.dtype], device)
+        raise_if_ending()
+    return UnitWork(
+        plan=plan,
+        shards=TokenShards(folder.tokens, plan, plan_id),
+        encoders=encoders,
+        float32_fallback=float32_fallback,
+        classifier=inputs.classifier,
+        header=part_header(plan_id, resolved),
+        token_budget=resolved.token_budget,
+        stored=np.dtype(resolved.embedding_dtype),
+        folder=folder.parts,
+    )

@@ -1,0 +1,183 @@
+"""What results depend on, decided once by rank 0: input identity, number formats, token budget, threads.
+
+Where the user leaves a choice open, a resumed run keeps what was decided before.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import xxhash
+
+from vpdist.config import ResolvedConfig, Settings, refuse_other_configuration
+from vpdist.encoders.encoder import choose_dtype
+from vpdist.encoders.shape import EncoderShape
+from vpdist.environment import LaunchContext, available_cores
+from vpdist.errors import InputError, UsageError, WeightsError
+from vpdist.planning.plan import COST_SCALE, EncoderCost, Limits
+from vpdist.results.classifier import Classifier
+from vpdist.results.parts import FRAGMENT_BYTES, row_bytes
+from vpdist.storage.atomic_files import read_json
+from vpdist.storage.run_folder import RunFolder
+
+CPU_TOKEN_BUDGET = 1024
+"""Tokens per batch on a CPU: from 512 to 4,096 the speed is the same at every width from 480 to 1,280 (BENCHMARKS.md),
+and small batches balance small inputs."""
+CUDA_TOKEN_BUDGET = 16384
+"""Tokens per batch on a GPU with memory enough: kernels are then long beside their launches."""
+CUDA_LEAST_BUDGET = 1024
+CUDA_MEMORY_SHARE = 0.4
+"""Share of the memory beside the weights that one batch's temporaries may take: the allocator keeps more than that."""
+TEMPORARIES_PER_TOKEN = 24
+"""Numbers of the model's width that one layer holds per token at its peak: residual, norm, queries, keys and values,
+their rotation in float32, and the feed-forward's inner layer before and after its activation."""
+UNIT_OPERATIONS = {"cpu": 3 * 10**12, "cuda": 9 * 10**15}
+"""A unit takes about a minute at 50 GFLOP/s per CPU rank, 150 TFLOP/s per GPU."""
+THREADS_BESIDE_GPU = 4
+ROW_BYTES_LIMIT = 64 << 20
+"""A part's rows stay within this size."""
+SPARE_ROW_BYTES = 7
+"""Added to what a row with one fragment takes, as some rows have more. Another number would bound units elsewhere."""
+SAMPLES, SAMPLE_BYTES = 16, 1 << 16
+DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def input_identity(names: Sequence[str], paths: Sequence[Path]) -> tuple[tuple[str, int, int, str], ...]:
+    """(name, bytes, modification time in ns, digest of sampled blocks) of each input. Raises InputError."""
+    identity = []
+    for name, path in zip(names, paths, strict=True):
+        try:
+            status = path.stat()
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                raise InputError("is a pipe or a device, not a file; pipe it in and name it -", path=name)
+            with open(path, "rb") as file:
+                digest = xxhash.xxh3_128()
+                step = max(SAMPLE_BYTES, status.st_size // SAMPLES)
+                for position in [*range(0, status.st_size, step), max(0, status.st_size - SAMPLE_BYTES)]:
+                    file.seek(position)
+                    digest.update(file.read(SAMPLE_BYTES))
+        except IsADirectoryError:
+            raise InputError("is a folder, not a FASTA or FASTQ file", path=name) from None
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror or error}", path=name) from error
+        identity.append((name, status.st_size, status.st_mtime_ns, digest.hexdigest()))
+    return tuple(identity)
+
+
+def resolve_config(
+    settings: Settings,
+    context: LaunchContext,
+    device: torch.device,
+    folder: RunFolder,
+    *,
+    inputs: tuple[tuple[str, int, int, str], ...],
+    models: dict[str, str],
+    shapes: Mapping[str, EncoderShape],
+    classifier: str | None,
+) -> ResolvedConfig:
+    """Decide what results depend on, keeping what a run in `folder` has decided.
+
+    Args:
+        settings: the user's options.
+        context: this process's place (threads divide a node's cores).
+        device: what the encoders run on.
+        folder: the run folder.
+        inputs: identity of the input.
+        models: fingerprint of each encoder by kind.
+        shapes: size of each encoder by kind.
+        classifier: fingerprint of the classifier.
+
+    Raises:
+        UsageError: naming the first field in which the folder's run differs.
+    """
+    recorded = recorded_config(folder)
+    if recorded is not None and settings.dtype == "auto":
+        dtype = recorded.dtype
+    else:
+        dtype = DTYPE_NAMES[choose_dtype(settings.dtype, device)]
+    stored = settings.embedding_dtype
+    if stored == "auto":
+        stored = recorded.embedding_dtype if recorded else "float32" if dtype == "float32" else "float16"
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    budget = settings.token_budget or (recorded.token_budget if recorded else token_budget(shapes, dtype, memory))
+    threads = settings.threads or (recorded.threads if recorded else default_threads(context, device))
+    resolved = ResolvedConfig(
+        input=inputs,
+        chunk_length=settings.chunk_length,
+        min_length=settings.min_length,
+        models=models,
+        dtype=dtype,
+        embedding_dtype=stored,
+        embeddings=settings.embeddings,
+        token_budget=budget,
+        threads=threads,
+        device=device.type,
+        classifier=classifier,
+    )
+    if recorded is not None:
+        refuse_other_configuration(recorded, resolved, folder.path)
+    return resolved
+
+
+def recorded_config(folder: RunFolder) -> ResolvedConfig | None:
+    """The resolved in a folder's run.json, None where there is no run. Raises UsageError for another version's."""
+    content = read_json(folder.run)
+    if content is None or "decisions" not in content:
+        return None
+    try:
+        return ResolvedConfig.from_dict(content["decisions"])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"{folder.run} was written by another version of vpdist: {error}") from error
+
+
+def check_classifier(classifier: Classifier, name: str, widths: Sequence[int], chunk_length: int) -> None:
+    """Raises WeightsError when a classifier was made for other encoders or another chunk length."""
+    if classifier.input_width != sum(widths):
+        raise WeightsError(
+            f"{name}: takes {classifier.input_width} numbers, the encoders give {' + '.join(map(str, widths))}"
+        )
+    trained_on = classifier.metadata.get("chunk_length")
+    if trained_on is not None and trained_on != str(chunk_length):
+        raise WeightsError(f"{name}: was trained on chunks of {trained_on} bases, --chunk-length is {chunk_length}")
+
+
+def default_threads(context: LaunchContext, device: torch.device) -> int:
+    """This node's cores divided among its ranks; beside a GPU a few are enough."""
+    share = max(1, available_cores() // context.local_world_size)
+    return min(share, THREADS_BESIDE_GPU) if device.type == "cuda" else share
+
+
+def token_budget(shapes: Mapping[str, EncoderShape], dtype: str, cuda_memory: int | None) -> int:
+    """Tokens per batch, as far as the user leaves it open.
+
+    Args:
+        shapes: size of each encoder by kind.
+        dtype: number format of weights and temporaries.
+        cuda_memory: bytes of the device's memory; None on a CPU.
+    """
+    if cuda_memory is None:
+        return CPU_TOKEN_BUDGET
+    number_bytes = 4 if dtype == "float32" else 2
+    weights = sum(number_bytes * shape.linear_flops_per_token // 2 for shape in shapes.values())
+    per_token = max(number_bytes * TEMPORARIES_PER_TOKEN * shape.width for shape in shapes.values())
+    fitting = max(1, int(CUDA_MEMORY_SHARE * (cuda_memory - weights)) // per_token)
+    return min(CUDA_TOKEN_BUDGET, max(CUDA_LEAST_BUDGET, 1 << (fitting.bit_length() - 1)))
+
+
+def cost_of(shape: EncoderShape) -> EncoderCost:
+    """The plan's cost model of an encoder."""
+    return EncoderCost(linear=shape.linear_flops_per_token, attention=shape.attention_flops_per_token_pair)
+
+
+def limits(resolved: ResolvedConfig, shapes: dict[str, EncoderShape]) -> Limits:
+    """What bounds a unit under these resolved."""
+    width = sum(shape.width for shape in shapes.values()) if resolved.embeddings else 0
+    bytes_per_row = row_bytes(width, resolved.embedding_dtype, classified=True) + FRAGMENT_BYTES + SPARE_ROW_BYTES
+    return Limits(
+        token_budget=resolved.token_budget,
+        unit_cost=UNIT_OPERATIONS[resolved.device] // COST_SCALE,
+        unit_rows=max(1, ROW_BYTES_LIMIT // bytes_per_row),
+    )

@@ -1,0 +1,77 @@
+"""Snapshots as log lines: one key=value line per rank and interval, and one for all, without control characters."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TextIO
+
+from vpdist.display.rates import Line, Rates
+from vpdist.monitoring.counters import Snapshot
+from vpdist.text import printable
+
+
+class LogLines:
+    """One line per rank and interval, and one for all: key=value, no control characters."""
+
+    period_s = 5.0
+
+    def __init__(self, stream: TextIO, interval_s: float = 10.0, first_s: float = 1.0) -> None:
+        """The first lines come `first_s` seconds after the run's start, then every `interval_s`, and at the end."""
+        self._stream = stream
+        self._encoding = stream.encoding or "ascii"
+        self._interval_s, self._next_s = interval_s, first_s
+        self._rates = Rates()
+        self._told_states: dict[str, str] = {}
+
+    def show(self, snapshot: Snapshot) -> None:
+        self._rates.observe(snapshot)
+        everyone = [*self._rates.lines, self._rates.total]
+        if snapshot.elapsed >= self._next_s or snapshot.ended is not None:
+            self._next_s = snapshot.elapsed + self._interval_s
+            lines = everyone
+        else:  # trouble, and its end, is told at once
+            alarming = ("stalled", "lost")
+            lines = [
+                line
+                for line in self._rates.lines
+                if (line.state in alarming) != (self._told_states.get(line.label, line.state) in alarming)
+            ]
+        self._told_states = {line.label: line.state for line in self._rates.lines}
+        if lines:
+            self._write("".join(self._text(line, snapshot) for line in lines))
+
+    def tick(self, now: float) -> None:
+        """Lines come with snapshots only."""
+
+    def message(self, text: str) -> None:
+        self._write(f"{datetime.now().isoformat(timespec='seconds')} {printable(text)}\n")
+
+    def close(self) -> None:
+        self._stream.flush()
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding))
+        self._stream.flush()
+
+    def _text(self, line: Line, snapshot: Snapshot) -> str:
+        stamp = datetime.fromtimestamp(snapshot.time).isoformat(timespec="seconds")
+        facts: dict[str, object] = {
+            "elapsed_s": f"{snapshot.elapsed:.1f}",
+            "rank": line.label.removeprefix("rank "),
+            "state": line.state,
+            "stage": line.stage,
+        }
+        if line.fraction is not None:
+            facts["done_percent"] = f"{100 * line.fraction:.1f}"
+        if line.planned:
+            facts |= {"done": line.done, "planned": line.planned}
+        facts |= {name: number for name, number in line.counts.items() if number}
+        facts |= {"tokens_per_s": f"{line.tokens_per_s:.0f}", "fragments_per_s": f"{line.fragments_per_s:.0f}"}
+        if line.left_s is not None:
+            facts["left_s"] = f"{line.left_s:.0f}"
+        facts["memory_mib"] = line.memory_bytes >> 20
+        if line.utilisation >= 0:
+            facts["utilisation_percent"] = line.utilisation
+        if line.state in ("stalled", "lost"):
+            facts["silent_s"] = f"{line.silent_s:.0f}"
+        return f"{stamp} progress {' '.join(f'{name}={value}' for name, value in facts.items())}\n"

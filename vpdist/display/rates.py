@@ -1,0 +1,149 @@
+"""From snapshots to the figures that people read: share done, rates, time left, per rank and for all.
+
+Rates are smoothed over the last half minute (over the last two reports where those lie further apart). Every display
+and `vpdist watch` draw these same rates.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from vpdist.monitoring.counters import STAGES, RankRow, Snapshot
+
+WINDOW_S = 30.0
+MEASURED = ("tokens", "fragments", "units")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What a display shows of one rank, or of all."""
+
+    label: str
+    state: str
+    stage: str
+    silent_s: float = 0.0
+    done: int = 0
+    planned: int = 0
+    """Tokens, or units where only those are planned; 0 where nothing is."""
+    tokens_per_s: float = 0.0
+    fragments_per_s: float = 0.0
+    done_per_s: float = 0.0
+    """Pace of `done`."""
+    left_s: float | None = None
+    memory_bytes: int = 0
+    utilisation: int = -1
+    counts: dict[str, int] = field(default_factory=dict)
+    """Counters since the stage began, and `tokens` of both encoders."""
+
+    @property
+    def fraction(self) -> float | None:
+        """Share done, 0 to 1; None where that is not known."""
+        if self.planned > 0:
+            return min(1.0, self.done / self.planned)
+        return 1.0 if self.state == "done" else None
+
+
+COUNTED = ("records", "bases", "fragments", "units", "failures")
+
+
+def _measures(row: RankRow) -> tuple[int, ...]:
+    return (row.tokens, row.in_stage("fragments"), row.in_stage("units"))
+
+
+class Rates:
+    """The figures of a run, as of the newest snapshot it was given."""
+
+    def __init__(self) -> None:
+        self._samples: dict[int, deque[tuple[float, tuple[int, ...]]]] = {}
+        self._stage_of: dict[int, str] = {}
+        self._stage = ""
+        self._goals: dict[int, tuple[int, int]] = {}
+        self.lines: list[Line] = []
+        """One per rank."""
+        self.total = Line(label="all", state="running", stage=STAGES[0])
+
+    def observe(self, snapshot: Snapshot) -> None:
+        """Take in a newer snapshot."""
+        if snapshot.stage != self._stage:
+            self._stage, self._goals = snapshot.stage, {}
+        for row in snapshot.rows:
+            self._sample(row, snapshot.elapsed)
+        self.lines = [self._line(row, snapshot.elapsed) for row in snapshot.rows]
+        self.total = self._sum(snapshot)
+
+    def _sample(self, row: RankRow, elapsed: float) -> None:
+        measures = _measures(row)
+        if self._stage_of.get(row.rank) != row.stage:
+            self._stage_of[row.rank] = row.stage
+            self._samples[row.rank] = deque([(elapsed, measures)])
+        samples = self._samples[row.rank]
+        if samples[-1][1] != measures:
+            samples.append((elapsed, measures))
+        while len(samples) > 2 and samples[1][0] < elapsed - WINDOW_S:
+            samples.popleft()
+
+    def _rates(self, rank: int, elapsed: float) -> dict[str, float]:
+        (since, first), (_, last) = self._samples[rank][0], self._samples[rank][-1]
+        seconds = elapsed - since
+        per_s = [(b - a) / seconds if seconds > 0 else 0.0 for a, b in zip(first, last, strict=True)]
+        return dict(zip(MEASURED, per_s, strict=True))
+
+    def _line(self, row: RankRow, elapsed: float) -> Line:
+        rates = self._rates(row.rank, elapsed)
+        if row.planned_tokens:
+            done, planned, pace = row.tokens, row.planned_tokens, rates["tokens"]
+        else:
+            done, planned, pace = row.in_stage("units"), row.planned_units, rates["units"]
+        if row.stage == self._stage:
+            self._goals[row.rank] = (done, planned)
+        resting = row.state != "running"
+        return Line(
+            label=f"rank {row.rank}",
+            state=row.state,
+            stage=row.stage,
+            silent_s=row.silent_s,
+            done=done,
+            planned=planned,
+            tokens_per_s=0.0 if resting else rates["tokens"],
+            fragments_per_s=0.0 if resting else rates["fragments"],
+            done_per_s=0.0 if resting else pace,
+            left_s=None if resting or pace <= 0 or not planned else max(0, planned - done) / pace,
+            memory_bytes=row.memory_bytes,
+            utilisation=row.utilisation,
+            counts={"tokens": row.tokens, **{name: row.in_stage(name) for name in COUNTED}},
+        )
+
+    def _sum(self, snapshot: Snapshot) -> Line:
+        done = planned = 0
+        for row in snapshot.rows:  # a rank that has gone on to a later stage has done its share of this one
+            its_done, its_planned = self._goals.get(row.rank, (0, 0))
+            past = row.stage != self._stage
+            done, planned = done + (its_planned if past and not row.shared else its_done), planned + its_planned
+        states = {row.state for row in snapshot.rows}
+        at_work = [line for line in self.lines if line.state in ("running", "stalled") and line.stage == self._stage]
+        readings = [line.utilisation for line in self.lines if line.utilisation >= 0]
+        tokens_per_s = sum(line.tokens_per_s for line in self.lines)
+        return Line(
+            label="all",
+            state=next((state for state in ("lost", "running", "stalled", "waiting") if state in states), "done"),
+            stage=self._stage,
+            silent_s=max(row.silent_s for row in snapshot.rows),
+            done=done,
+            planned=planned,
+            tokens_per_s=tokens_per_s,
+            fragments_per_s=sum(line.fragments_per_s for line in self.lines),
+            left_s=self._left_s(at_work, done, planned, any(row.shared for row in snapshot.rows)),
+            memory_bytes=sum(line.memory_bytes for line in self.lines),
+            utilisation=round(sum(readings) / len(readings)) if readings else -1,
+            counts={name: sum(line.counts[name] for line in self.lines) for name in ("tokens", *COUNTED)},
+        )
+
+    def _left_s(self, at_work: list[Line], done: int, planned: int, shared: bool) -> float | None:
+        """Until the last rank is through its share; or, where ranks draw from a pool, until the pool is empty."""
+        if not shared:
+            left = [line.left_s for line in at_work if line.planned]
+            known = [seconds for seconds in left if seconds is not None]
+            return max(known) if known and len(known) == len(left) else None
+        paces = [line.done_per_s for line in at_work]
+        return max(0, planned - done) / sum(paces) if sum(paces) > 0 else None

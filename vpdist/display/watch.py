@@ -1,0 +1,68 @@
+"""A run's progress drawn in another terminal, from its progress.jsonl. Needs no torch: it starts at once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TextIO
+
+from vpdist.display.choose import choose_display
+from vpdist.display.log_lines import LogLines
+from vpdist.errors import StorageError
+from vpdist.monitoring.counters import Snapshot
+from vpdist.storage.atomic_files import open_regular
+from vpdist.text import clock_text
+
+LONGEST_LINE = 1 << 24
+"""Bytes of a snapshot at most: thousands of ranks. Of a longer file the end is read."""
+
+
+def watch(run_folder: Path, stream: TextIO, follow: bool = True) -> None:
+    """Draw the run in `run_folder` from its progress.jsonl until it ends: bars on a terminal, else log lines.
+
+    Without `follow`, its newest snapshot as log lines, once. Raises StorageError where there is nothing to read.
+    """
+    path = run_folder / "progress.jsonl"
+    try:
+        file = open_regular(path)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}: no run to watch") from error
+    display = (choose_display("auto", stream) if follow else None) or LogLines(stream, first_s=0.0)
+    with file:
+        try:
+            for snapshot in _snapshots(file, follow):
+                if snapshot is not None:
+                    display.show(snapshot)
+                    if snapshot.ended is not None:
+                        display.message(_ending(snapshot))
+                display.tick(time.time())
+                if follow and not (snapshot and snapshot.ended is not None):
+                    time.sleep(min(0.5, display.period_s))
+        finally:
+            display.close()
+
+
+def _ending(snapshot: Snapshot) -> str:
+    how = f"ended: {snapshot.ended}" if snapshot.ended else "done"
+    totals = snapshot.totals
+    counts = [f"{totals[name]} {name}" for name in ("records", "fragments", "units", "failures") if totals[name]]
+    return f"{', '.join([how, *counts])}, after {clock_text(snapshot.elapsed)}"
+
+
+def _snapshots(file: IO[bytes], follow: bool) -> Iterator[Snapshot | None]:
+    """The newest snapshot first, then those that come, None while nothing does, until the run ends."""
+    newest, part = None, b""
+    file.seek(max(0, os.fstat(file.fileno()).st_size - LONGEST_LINE))
+    while True:
+        *lines, part = (part[-LONGEST_LINE:] + file.read(LONGEST_LINE)).split(b"\n")
+        for line in reversed(lines):
+            try:
+                newest = Snapshot.from_json(line.decode())
+                break
+            except ValueError:  # cut short when an earlier run was killed
+                continue
+        yield newest if lines else None
+        if not follow or (newest is not None and newest.ended is not None):
+            return

@@ -1,0 +1,84 @@
+"""Without a launcher: one rank per visible GPU through torch's own elastic launch API.
+
+Nothing listens but on loopback: the ranks' store is bound to it (rendezvous), and their gloo connections follow the
+store (runtime).
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from vpdist import environment
+from vpdist.errors import EXIT_BUG, UsageError
+from vpdist.storage.atomic_files import read_json, storage_error
+
+
+def ranks_to_start(nproc: int | None, device: str) -> int:
+    """How many ranks a plain command starts: `nproc`, else one per visible GPU, else one. 1 means this process.
+
+    Under a launcher always 1: the launcher has started the others. Raises UsageError for nproc < 1.
+    """
+    if nproc is not None and nproc < 1:
+        raise UsageError(f"--nproc {nproc}: must be at least 1")
+    if environment.launch_context().launched:
+        return 1
+    if nproc is not None:
+        return nproc
+    if device == "cpu":
+        return 1
+    import torch  # not before it is known to be needed
+
+    return max(1, torch.cuda.device_count())
+
+
+def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
+    """Run `vpdist` with `arguments` on `nproc` ranks and return the run's exit code.
+
+    The launcher itself knows only that a worker failed; the true code is in `status` (RUN/status.json), which rank 0
+    writes.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from vpdist.distributed.loopback_rendezvous import LOOPBACK, LoopbackRendezvous
+
+    rendezvous_handler_registry.register(LOOPBACK, LoopbackRendezvous)
+    before = _modified(status)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=nproc,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend=LOOPBACK,
+        max_restarts=0,
+        monitor_interval=0.1,
+        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "vpdist", *arguments)
+    except SignalException as error:
+        return 128 + (signal.SIGINT if error.sigval == signal.SIGINT else signal.SIGTERM)
+    except ChildFailedError as error:
+        if _modified(status) != before:
+            code = (read_json(status) or {}).get("exit_code")
+            if isinstance(code, int) and code != 0:
+                return code
+        code = error.get_first_failure()[1].exitcode  # the others were told to end
+        return code if code > 0 else 128 - code if code < 0 else EXIT_BUG
+    return 0
+
+
+def _modified(path: Path) -> int:
+    """When a file was written (ns), 0 where there is none. Raises StorageError."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise storage_error(path, error, "read") from error

@@ -1,0 +1,181 @@
+"""One process's place among its peers: process group, key store, device, threads.
+
+gloo is initialised first and adopted by accelerate's PartialState; vpdist needs no NCCL. The key store carries small
+texts and atomic counters between ranks; nothing is pickled. Ranks find each other under a prefix with the attempt's id,
+because workers share their agent's store and would otherwise read dead peers' addresses.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore
+
+from vpdist.distributed.attempt import Attempt, agree
+from vpdist.environment import LAUNCHER_GONE, LaunchContext, keep_connections_on_loopback
+from vpdist.errors import Interrupted, PeerLost, UsageError
+
+T = TypeVar("T")
+
+RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
+CONNECT_TIMEOUT = timedelta(seconds=2)
+"""Between two tries to reach the store this process looks whether it should end."""
+
+
+class KeyStore:
+    """Small texts and counters that every rank can read and set. Not for use by two threads at once: `clone` it.
+
+    Every method raises PeerLost when the process that hosts the store is gone.
+    """
+
+    def __init__(self, store: Store, connect: Callable[[], Store]) -> None:
+        self._store, self._connect = store, connect
+
+    def clone(self) -> KeyStore:
+        """A connection of its own to the same keys, for another thread."""
+        return KeyStore(self._call(self._connect), self._connect)
+
+    def set(self, key: str, text: str) -> None:
+        self._call(lambda: self._store.set(key, text))
+
+    def get(self, key: str) -> bytes | None:
+        """The value of `key`, or None where nobody has set it. Never waits."""
+        return self._call(lambda: self._store.get(key) if self._store.check([key]) else None)
+
+    def add(self, key: str, amount: int = 1) -> int:
+        """Add to an atomic counter (0 at first) and return its new value."""
+        return self._call(lambda: self._store.add(key, amount))
+
+    def _call(self, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except dist.DistError as error:
+            raise PeerLost(f"the rendezvous store is gone (its agent or rank 0 ended): {error}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """What a stage may know about where it runs."""
+
+    context: LaunchContext
+    device: torch.device
+    keys: KeyStore
+    attempt: int = 0
+    """How often the launcher has started this group of processes before; the same on every rank."""
+
+    @property
+    def rank(self) -> int:
+        return self.context.rank
+
+    @property
+    def world_size(self) -> int:
+        return self.context.world_size
+
+
+def start(context: LaunchContext, device: str = "auto", raise_if_ending: Callable[[], None] = lambda: None) -> Runtime:
+    """Join the process group (if there is one) and choose the device: 'auto' (CUDA where there is any), 'cpu', 'cuda'.
+
+    `raise_if_ending` is called while this process waits for its peers, and may raise. Raises UsageError when CUDA is asked for
+    and absent, PeerLost when the peers cannot be reached, Interrupted when the launcher ends meanwhile.
+    """
+    on_cpu = not _uses_cuda(device, context.rank)
+
+    def check_launcher() -> None:
+        raise_if_ending()
+        if context.orphaned:
+            raise Interrupted(LAUNCHER_GONE)
+
+    keys, attempt = _join(context, check_launcher)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")  # threads are set per rank, after resolved
+        state = PartialState(cpu=on_cpu)
+    if state.num_processes != context.world_size:
+        raise UsageError(
+            f"the launcher announced {context.world_size} processes, accelerate sees {state.num_processes}"
+        )
+    return Runtime(
+        context=context,
+        device=torch.device("cpu") if on_cpu else state.device,
+        keys=keys,
+        attempt=attempt.number,
+    )
+
+
+def alone(context: LaunchContext, device: str = "auto") -> Runtime:
+    """A process without peers, whatever its launcher has started: for what rank 0 carries out by itself.
+
+    Raises UsageError when CUDA is asked for and absent.
+    """
+    local = HashStore()
+    return Runtime(
+        context=LaunchContext(launched=context.launched),
+        device=torch.device("cuda", context.local_rank) if _uses_cuda(device, context.rank) else torch.device("cpu"),
+        keys=KeyStore(local, lambda: local),
+        attempt=context.restart,
+    )
+
+
+def _uses_cuda(device: str, rank: int) -> bool:
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {device}: choose auto, cpu or cuda")
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise UsageError(f"--device cuda: rank {rank} sees no CUDA device")
+    return cuda and device != "cpu"
+
+
+def _join(context: LaunchContext, raise_if_ending: Callable[[], None]) -> tuple[KeyStore, Attempt]:
+    if context.world_size == 1:
+        local = HashStore()
+        return KeyStore(local, lambda: local), Attempt("", context.restart)
+    if context.on_loopback:
+        keep_connections_on_loopback()
+    try:
+        shared = _connect(context, raise_if_ending, host=context.rank == 0 and not context.agent_store)
+        attempt = agree(shared, context, raise_if_ending, RENDEZVOUS_TIMEOUT.total_seconds())
+        store = PrefixStore(f"vpdist/{attempt.id}", shared)
+        dist.init_process_group(
+            "gloo", store=store, rank=context.rank, world_size=context.world_size, timeout=RENDEZVOUS_TIMEOUT
+        )
+    except (dist.DistError, RuntimeError, PeerLost) as error:
+        raise PeerLost(
+            f"rank {context.rank} could not join its {context.world_size - 1} peers through "
+            f"{context.master_address}:{context.master_port}: {error}"
+        ) from error
+    return KeyStore(store, lambda: PrefixStore(f"vpdist/{attempt.id}", _connect(context, raise_if_ending))), attempt
+
+
+def _connect(context: LaunchContext, raise_if_ending: Callable[[], None], *, host: bool = False) -> Store:
+    """A connection to the store that the agent, or else rank 0, hosts. Raises DistError when nobody answers."""
+    until = time.monotonic() + RENDEZVOUS_TIMEOUT.total_seconds()
+    while True:
+        raise_if_ending()
+        try:
+            store = TCPStore(
+                context.master_address,
+                context.master_port,
+                is_master=host,
+                timeout=CONNECT_TIMEOUT,
+                wait_for_workers=False,
+                multi_tenant=True,
+            )
+        except dist.DistError:
+            if host or time.monotonic() > until:
+                raise
+        else:
+            store.set_timeout(RENDEZVOUS_TIMEOUT)
+            return store
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,216 @@
+"""One unit of the plan: tokens in, embeddings through both encoders, calls, one part out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vpdist.embedding.device_buffers import EmbeddingRows, InFlight
+from vpdist.encoders.encoder import Encoder
+from vpdist.planning.plan import Plan, batches
+from vpdist.planning.token_shards import TokenShards
+from vpdist.ragged import Ragged
+from vpdist.results import parts
+from vpdist.results.classifier import Classifier, logits
+from vpdist.results.parts import PartHeader
+
+logger = logging.getLogger(__name__)
+
+
+Report = Callable[..., None]
+"""Takes counters by name (see counters.COUNTERS) after every batch; may raise to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitWork:
+    """All that computing a unit needs, the same for every unit of a run."""
+
+    plan: Plan
+    shards: TokenShards
+    encoders: Mapping[str, Encoder]
+    """By kind."""
+    float32_fallback: Callable[[str], Encoder]
+    """The encoder of a kind in float32, loaded when first asked for: for rows that overflow a narrower format."""
+    classifier: Classifier | None
+    header: PartHeader
+    token_budget: int
+    stored: np.dtype
+    """Number format of stored embeddings."""
+    folder: Path
+    """Where parts go."""
+
+    def run(self, unit: int, report: Report) -> int:
+        """Embed, classify and write one unit; returns how many of its rows failed. Raises as `Pipeline.run`."""
+        with Pipeline(self, report) as pipeline:
+            pipeline.run(unit)
+        return pipeline.failures
+
+
+@dataclass(slots=True)
+class _Embedded:
+    """A unit whose batches have all been launched."""
+
+    unit: int
+    tokens: dict[str, Ragged]
+    rows: dict[str, EmbeddingRows]
+
+
+class Pipeline:
+    """Units one after the other. On CUDA the embeddings of one travel to the host, are classified and written while
+    the next is computed; on a CPU, where that would gain nothing, each is written before the next begins.
+
+    As a context manager: leaving waits for what is under way; leaving with an exception only for a part that is being
+    written.
+    """
+
+    def __init__(self, work: UnitWork, report: Report, *, overlap: bool | None = None) -> None:
+        """`overlap`: whether a unit is written while the next is computed; None: on CUDA."""
+        self.failures = 0
+        self._work, self._report = work, report
+        self._device = next(iter(work.encoders.values())).device
+        on_cuda = self._device.type == "cuda"
+        self._overlaps = on_cuda if overlap is None else overlap
+        self._stream = torch.cuda.Stream(self._device) if on_cuda else None
+        self._in_flight = InFlight(self._device)
+        self._embedded: _Embedded | None = None
+        self._writer = ThreadPoolExecutor(1, "vpdist-writer") if self._overlaps else None
+        self._writing: Future[dict[str, int]] | None = None
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._in_flight.wait()
+                self._hand_over()
+                self._see_written()
+        finally:
+            if self._writer is not None:
+                self._writer.shutdown()
+
+    def run(self, unit: int) -> None:
+        """Embed, classify and write one unit.
+
+        Raises DamagedFile for tokens that cannot be read, StorageError where this part or the last cannot be written.
+        """
+        started = time.perf_counter()
+        tokens = self._work.shards.unit(unit)
+        self._report(load_us=_microseconds_since(started))
+        rows = {kind: self._launch(encoder, tokens[kind]) for kind, encoder in self._work.encoders.items()}
+        self._hand_over()  # the unit before, should it still be here
+        self._embedded = _Embedded(unit, tokens, rows)
+        if not self._overlaps:
+            self._hand_over()
+            self._see_written()
+
+    def _launch(self, encoder: Encoder, tokens: Ragged) -> EmbeddingRows:
+        """A unit's embeddings by one encoder, in the unit's order, as they are stored: on their way to the host."""
+        lengths = tokens.lengths
+        rows_MD = EmbeddingRows(len(lengths), encoder.width, self._work.stored, self._device, self._stream)
+        started = time.perf_counter()
+        for rows in batches(lengths, self._work.token_budget):
+            rows_MD.put(rows, self._computed(encoder, tokens, rows))
+            n_tokens, padding = int(lengths[rows].sum()), encoder.padding(lengths[rows])
+            spent_us, started = _microseconds_since(started), time.perf_counter()
+
+            def done(n_tokens: int = n_tokens, padding: int = padding, spent_us: int = spent_us) -> None:
+                counted = {f"{encoder.kind}_tokens": n_tokens}
+                self._report(batches=1, padded_tokens=padding, compute_us=spent_us, **counted)
+
+            self._in_flight.launched(done)
+            if self._embedded is not None and all(there.copy_done for there in self._embedded.rows.values()):
+                self._hand_over()
+        rows_MD.start_copy()
+        return rows_MD
+
+    def _computed(self, encoder: Encoder, tokens: Ragged, rows: np.ndarray) -> Tensor:
+        """(B, width) float32 embeddings of some rows. Where they don't fit the device's memory, of each half by itself;
+        a single sequence that does not fit becomes NaN."""
+        batch = tokens.take(rows)
+        try:
+            return encoder.embed(batch)
+        except torch.OutOfMemoryError:
+            logger.warning("out of memory: %d %s sequences, %d tokens", len(rows), encoder.kind, len(batch.flat))
+        self._in_flight.wait()
+        if encoder.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(rows) == 1:
+            return torch.full((1, encoder.width), torch.nan, device=encoder.device)
+        half = len(rows) // 2
+        return torch.cat([self._computed(encoder, tokens, part) for part in (rows[:half], rows[half:])])
+
+    def _hand_over(self) -> None:
+        """The unit before goes to be classified and written; rows that overflow are computed again first."""
+        if self._embedded is None:
+            return
+        embedded, self._embedded = self._embedded, None
+        arrived = {kind: rows.on_host() for kind, rows in embedded.rows.items()}
+        for kind, rows_MD in arrived.items():
+            self._retry_in_float32(self._work.encoders[kind], embedded.tokens[kind], rows_MD)
+        self._see_written()
+        if self._writer is None:
+            self._writing = Future()
+            self._writing.set_result(_written(self._work, embedded.unit, arrived))
+        else:
+            self._writing = self._writer.submit(_written, self._work, embedded.unit, arrived)
+
+    def _see_written(self) -> None:
+        """Wait for the part that is being written, and count it. Raises what writing it raised."""
+        if self._writing is not None:
+            counted, self._writing = self._writing.result(), None
+            self.failures += counted["failures"]
+            self._report(**counted)
+
+    def _retry_in_float32(self, encoder: Encoder, tokens: Ragged, rows_MD: np.ndarray) -> None:
+        """Compute rows with NaN or infinity again in float32, in place. What stays so has failed."""
+        overflowed = np.flatnonzero(~np.isfinite(rows_MD).all(axis=1))
+        if len(overflowed) == 0 or encoder.dtype == torch.float32:
+            return
+        logger.warning("%d %s rows overflow %s, retried in float32", len(overflowed), encoder.kind, encoder.dtype)
+        try:
+            fallback = self._work.float32_fallback(encoder.kind)
+        except torch.OutOfMemoryError:
+            logger.warning("no memory for the %s encoder in float32: these rows fail", encoder.kind)
+            return
+        for positions in batches(tokens.lengths[overflowed], self._work.token_budget):
+            started = time.perf_counter()
+            rows_MD[overflowed[positions]] = self._computed(fallback, tokens, overflowed[positions]).cpu().numpy()
+            self._report(compute_us=_microseconds_since(started))
+
+
+def _written(work: UnitWork, unit: int, embedded: dict[str, np.ndarray]) -> dict[str, int]:
+    """Classify and write one unit; returns what there is to count. Raises StorageError."""
+    started = time.perf_counter()
+    failed = np.zeros(len(next(iter(embedded.values()))), dtype=bool)
+    for rows in embedded.values():
+        failed |= ~np.isfinite(rows).all(axis=1)
+    results: dict[str, np.ndarray] = {}
+    if work.classifier is not None:
+        results["logits"] = logits(work.classifier, embedded)
+    if work.header.embeddings:
+        results |= embedded
+    classified = time.perf_counter()
+    size = parts.write(work.folder, unit, work.plan, work.header, failed, results)
+    if failed.any():
+        logger.warning("unit %d: %d of %d rows have no finite embedding", unit, failed.sum(), len(failed))
+    return {
+        "units": 1,
+        "fragments": len(work.plan.fragments(unit).flat),
+        "failures": int(failed.sum()),
+        "bytes_written": size,
+        "compute_us": round((classified - started) * 1e6),
+        "write_us": _microseconds_since(classified),
+    }
+
+
+def _microseconds_since(started: float) -> int:
+    return round((time.perf_counter() - started) * 1e6)

@@ -1,0 +1,84 @@
+"""Which unit each rank computes, on disk, so that a process that dies leaves word of what it was doing.
+
+RUN/at_work holds a file per working process, which goes when the process leaves in order. What lies there when a run is
+taken up is counted in run.json as crashes; a unit with too many is computed apart, see quarantine.py. Nothing is synced:
+what a process has written survives its death, and of a power cut no unit is guilty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections import Counter, deque
+from types import TracebackType
+
+from vpdist.errors import VpdistError
+from vpdist.storage.atomic_files import read_json, read_limited, storage_error
+from vpdist.storage.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+UNIT = re.compile("[0-9]{1,9}")
+WIDTH = 64
+"""Bytes of a note, so that a shorter one covers a longer one."""
+
+
+class UnitsInProgress:
+    """This process's note. Leaving the block removes it, unless a bug ends the block: that counts as a death."""
+
+    def __init__(self, folder: RunFolder, rank: int, at_once: int = 1) -> None:
+        """`at_once`: how many units may be under way: a GPU still computes one while the next is launched. Raises
+        StorageError."""
+        self._under_way: deque[int] = deque(maxlen=at_once)
+        self.path = folder.at_work / f"rank{rank:05d}.{os.getpid()}"
+        try:
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def __enter__(self) -> UnitsInProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+        if error is None or isinstance(error, VpdistError):
+            with contextlib.suppress(OSError):  # one death too many is counted, which loses nothing
+                self.path.unlink(missing_ok=True)
+
+    def begin(self, unit: int) -> None:
+        """This unit is under way now, and the ones before as far as several can be. Raises StorageError."""
+        self._under_way.append(unit)
+        try:
+            os.pwrite(self._descriptor, " ".join(map(str, self._under_way)).ljust(WIDTH).encode(), 0)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+
+def count_crashes(folder: RunFolder) -> dict[int, int]:
+    """How often a process died during each unit, what lies in RUN/at_work included; clears that.
+
+    For rank 0, before any rank is at work. Raises StorageError.
+    """
+    recorded = (read_json(folder.run) or {}).get("deaths")
+    crashes: Counter[int] = Counter()
+    for unit, times in recorded.items() if isinstance(recorded, dict) else ():
+        if UNIT.fullmatch(unit) and type(times) is int:
+            crashes[int(unit)] = times
+    try:
+        notes = sorted(folder.at_work.iterdir())
+        for path in notes:
+            units = read_limited(path, 4 * WIDTH, cut=True).decode(errors="replace").split()
+            logger.warning("%s: its process died during unit(s) %s", path.name, " ".join(units) or "none")
+            crashes.update(int(unit) for unit in units if UNIT.fullmatch(unit))
+        if notes:
+            folder.update_run(deaths={str(unit): times for unit, times in sorted(crashes.items())})
+        for path in notes:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(folder.at_work, error, "read") from error
+    return dict(crashes)

@@ -1,0 +1,201 @@
+"""DNABERT-S, the encoder of nucleotide strings, written from its published design (MosaicBERT's: Portes et al. 2023).
+
+Enters: a packed batch of token ids. Leaves: one vector per token. Post-norm BERT without position embedding: attention
+carries linear biases (ALiBi), one product makes queries, keys and values, the feed-forward is gated by GELU (erf).
+Modules are named so that `state_dict` has the published names.
+
+Shapes: T tokens of all sequences, D width, H heads, E = D / H, I inner width of the feed-forward, L longest sequence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vpdist.encoders import shape, weights
+from vpdist.encoders.checkpoint import filled
+from vpdist.encoders.packing import Packing
+from vpdist.errors import WeightsError
+
+UNUSED = re.compile(r"pooler\..*|cls\..*|embeddings\.position_ids")
+"""Published names that a mean over tokens does not need."""
+
+BIAS_STEP = 64
+"""The cached bias grows by this many tokens at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DnabertSConfig:
+    """Sizes of the model; defaults are the public checkpoint's."""
+
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    intermediate: int = 3072
+    vocabulary: int = 4096
+    token_types: int = 2
+    layer_norm_eps: float = 1e-12
+
+
+def read_config(config: Mapping[str, Any], folder: Path) -> DnabertSConfig:
+    """The sizes in a published config.json. Raises WeightsError for an activation other than GELU, or a size absent."""
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise WeightsError(f"{folder}: hidden_act {config['hidden_act']!r}; DNABERT-S uses 'gelu'")
+    try:
+        return DnabertSConfig(
+            width=config["hidden_size"],
+            layers=config["num_hidden_layers"],
+            heads=config["num_attention_heads"],
+            intermediate=config["intermediate_size"],
+            vocabulary=config["vocab_size"],
+            token_types=config.get("type_vocab_size", 2),
+            layer_norm_eps=float(config.get("layer_norm_eps", 1e-12)),
+        )
+    except KeyError as error:
+        raise WeightsError(f"{folder}: config.json has no {error.args[0]}") from error
+
+
+def load(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The model in `folder`. Raises WeightsError where its weights do not fit its config.json."""
+    config = read_config(shape.read_config(folder), folder)
+    with torch.device("meta"):
+        model = DnabertS(config, with_pooler=False)
+    state = published_names(weights.load_state_dict(folder))
+    wanted = {name: (name,) for name, _ in model.named_parameters()}
+    return filled(model, state, wanted, dtype, device, folder, UNUSED)
+
+
+def published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by their names without the `bert.` that checkpoints with a language-model head put in front."""
+    return {name.removeprefix("bert."): tensor for name, tensor in state.items()}
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """Each head's slope (Press et al. 2022): with p the largest power of two <= heads, 2^(-8k/p) for k = 1..p, then
+    every other one of those for 2p heads."""
+    power = 1 << (heads.bit_length() - 1)
+    slopes = [2.0 ** (-8 * k / power) for k in range(1, power + 1)]
+    between = [2.0 ** (-8 * k / (2 * power)) for k in range(1, 2 * power + 1, 2)]
+    return slopes + between[: heads - power]
+
+
+class Embeddings(nn.Module):
+    def __init__(self, config: DnabertSConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocabulary, config.width)
+        self.token_type_embeddings = nn.Embedding(config.token_types, config.width)
+        self.LayerNorm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+
+    def forward(self, tokens_T: Tensor) -> Tensor:
+        return self.LayerNorm(self.word_embeddings(tokens_T).add_(self.token_type_embeddings.weight[0]))
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: DnabertSConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.Wqkv = nn.Linear(config.width, 3 * config.width)
+
+    def forward(self, hidden_TD: Tensor, packing: Packing, bias_HLL: Tensor) -> Tensor:
+        query_THE, key_THE, value_THE = self.Wqkv(hidden_TD).unflatten(1, (3, self.heads, -1)).unbind(1)
+        scale = query_THE.shape[-1] ** -0.5
+        return packing.attention(query_THE, key_THE, value_THE, scale, bias_HLL).flatten(1)
+
+
+class ResidualOutput(nn.Module):
+    def __init__(self, config: DnabertSConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.width, config.width)
+        self.LayerNorm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+
+    def forward(self, attended_TD: Tensor, hidden_TD: Tensor) -> Tensor:
+        return self.LayerNorm(self.dense(attended_TD).add_(hidden_TD))
+
+
+class Attention(nn.Module):
+    def __init__(self, config: DnabertSConfig) -> None:
+        super().__init__()
+        self.self = SelfAttention(config)
+        self.output = ResidualOutput(config)
+
+    def forward(self, hidden_TD: Tensor, packing: Packing, bias_HLL: Tensor) -> Tensor:
+        return self.output(self.self(hidden_TD, packing, bias_HLL), hidden_TD)
+
+
+class GatedFeedForward(nn.Module):
+    def __init__(self, config: DnabertSConfig) -> None:
+        super().__init__()
+        self.gated_layers = nn.Linear(config.width, 2 * config.intermediate, bias=False)
+        self.wo = nn.Linear(config.intermediate, config.width)
+        self.layernorm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_TD: Tensor) -> Tensor:
+        gate_TI, value_TI = self.gated_layers(hidden_TD).chunk(2, dim=1)
+        inner_TI = functional.gelu(gate_TI).mul_(value_TI)
+        return self.layernorm(self.wo(inner_TI).add_(hidden_TD))
+
+
+class Layer(nn.Module):
+    def __init__(self, config: DnabertSConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.mlp = GatedFeedForward(config)
+
+    def forward(self, hidden_TD: Tensor, packing: Packing, bias_HLL: Tensor) -> Tensor:
+        return self.mlp(self.attention(hidden_TD, packing, bias_HLL))
+
+
+class Layers(nn.Module):
+    def __init__(self, config: DnabertSConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(Layer(config) for _ in range(config.layers))
+
+
+class Pooler(nn.Module):
+    """Part of the checkpoint, not of the embedding: the original takes the mean over tokens instead."""
+
+    def __init__(self, config: DnabertSConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.width, config.width)
+
+
+class DnabertS(nn.Module):
+    """The encoder. For inference only: some sums are made in place. `with_pooler` adds the checkpoint's unused head."""
+
+    def __init__(self, config: DnabertSConfig, *, with_pooler: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.encoder = Layers(config)
+        if with_pooler:
+            self.pooler = Pooler(config)
+        self._bias_HLL: Tensor | None = None
+
+    def forward(self, tokens_T: Tensor, packing: Packing) -> Tensor:
+        """(T, D): the last layer's vector of every token. `tokens_T` are integer ids below the vocabulary."""
+        hidden_TD = self.embeddings(tokens_T)
+        bias_HLL = self._bias(packing.longest + packing.length_bucket - 1, hidden_TD)
+        for layer in self.encoder.layer:
+            hidden_TD = layer(hidden_TD, packing, bias_HLL)
+        return hidden_TD
+
+    def _bias(self, length: int, hidden_TD: Tensor) -> Tensor:
+        """-slope * |i - j| for at least `length` positions. It depends on the distance only, so that the bias of every
+        shorter sequence is its corner; computed anew only when a longer sequence comes."""
+        dtype = hidden_TD.dtype if hidden_TD.is_cuda else torch.float32  # CPU kernels take a float32 bias, more exact
+        cached = self._bias_HLL
+        if cached is None or cached.shape[1] < length or cached.dtype != dtype or cached.device != hidden_TD.device:
+            size = -(-length // BIAS_STEP) * BIAS_STEP
+            position_L = torch.arange(size, dtype=torch.float32, device=hidden_TD.device)
+            slopes_H = torch.tensor(alibi_slopes(self.config.heads), device=hidden_TD.device)
+            distance_LL = (position_L[:, None] - position_L).abs_()
+            cached = (-slopes_H[:, None, None] * distance_LL).to(dtype)
+            self._bias_HLL = cached
+        return cached

@@ -1,0 +1,112 @@
+"""From flat tokens to one embedding per fragment, as the original pools.
+
+Enters: a model folder; then batches of tokens, in any order. Leaves: (B, width) float32 on the device.
+A batch's result is a function of the batch, the weights and the dtype. Nothing is chosen quietly: dtype and device are
+the caller's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vpdist.encoder_kinds import KINDS, resolve
+from vpdist.encoders.cpu_kernels import keep_freed_pages
+from vpdist.encoders.packing import Packing, has_varlen_kernel, to_device
+from vpdist.encoders.shape import encoder_shape
+from vpdist.environment import bound_kernel_caches
+from vpdist.errors import UsageError, WeightsError
+from vpdist.ragged import Ragged
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+CUDA_LENGTH_BUCKET = 16
+"""On CUDA lengths within 16 tokens share a kernel (and its padding): launches cost more than a few padded tokens."""
+
+
+class Encoder:
+    """A model ready to embed."""
+
+    def __init__(self, kind: str, model: nn.Module, width: int, vocabulary: int, folder: Path) -> None:
+        weight = next(model.parameters())
+        self.kind, self.model, self.width, self.vocabulary, self.folder = kind, model, width, vocabulary, folder
+        self.device, self.dtype = weight.device, weight.dtype
+        self.length_bucket = CUDA_LENGTH_BUCKET if self.device.type == "cuda" else 1
+        """See `Packing`."""
+
+    def padding(self, lengths: np.ndarray) -> int:
+        """Tokens of padding that attention computes in a batch of these lengths. Linear layers never see any."""
+        if not KINDS[self.kind].attention_bias and has_varlen_kernel(self.device, self.dtype):
+            return 0
+        return Packing(lengths, self.device, self.length_bucket).padded_tokens
+
+    @torch.inference_mode()
+    def embed(self, tokens: Ragged) -> Tensor:
+        """(B, width) float32 on the device: the mean vector of every sequence.
+
+        `tokens`: B sequences of any integer type. They are computed in order of length and returned in the order
+        given. Raises ValueError for a sequence without a token to pool, WeightsError for a token that the model does
+        not know (a tokenizer of another model).
+        """
+        lengths = tokens.lengths
+        if len(lengths) == 0:
+            return torch.empty(0, self.width, device=self.device)
+        not_pooled = KINDS[self.kind].not_pooled
+        if lengths.min() <= 2 * not_pooled:
+            raise ValueError(f"a {self.kind} sequence of {lengths.min()} tokens has none to pool")
+        if (largest := int(tokens.flat.max())) >= self.vocabulary:
+            raise WeightsError(
+                f"{self.folder}: token {largest}, but the model knows {self.vocabulary}: another model's tokenizer?"
+            )
+        order = np.argsort(lengths, kind="stable")
+        in_order = bool((order[:-1] < order[1:]).all())
+        if not in_order:
+            tokens, lengths = tokens.take(order), lengths[order]
+        packing = Packing(lengths, self.device, self.length_bucket)
+        hidden_TD = self.model(to_device(tokens.flat.astype(np.int32), self.device), packing)
+        # EncoderKind.pooling says in words what is done here, and is how runs tell embeddings apart
+        pooled_BD = packing.means(hidden_TD, first=not_pooled, last=not_pooled)
+        if in_order:
+            return pooled_BD
+        return torch.empty_like(pooled_BD).index_copy_(0, to_device(order, self.device), pooled_BD)
+
+
+def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.device) -> Encoder:
+    """The encoder in `folder`, its weights as `dtype` on `device`.
+
+    Built without memory, then filled tensor by tensor, so that weights exist once, whatever their dtype on disk.
+    Raises WeightsError naming the folder when it holds another kind of model than `kind`, or weights that do not
+    fit its config.json.
+    """
+    bound_kernel_caches()
+    keep_freed_pages()
+    if device.type == "cuda":
+        # it plans anew, for tens of milliseconds, whenever a run of sequences has a size it has not seen
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    shape = encoder_shape(folder)
+    if shape.kind != kind:
+        raise WeightsError(f"{folder}: is {KINDS[shape.kind].model}, the {kind} model must be {KINDS[kind].model}")
+    model: nn.Module = resolve(KINDS[kind].loader)(folder, dtype, device)
+    return Encoder(kind, model.eval().requires_grad_(False), shape.width, shape.vocabulary, folder)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of weights and products: `name` is 'auto' or one of DTYPES.
+
+    'auto' is float16 on CUDA, bfloat16 on a CPU with bfloat16 products of its own (AVX512-BF16, AMX), else float32.
+    Raises UsageError for another name, and for float16 on a CPU (a third of float32's speed).
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            return torch.float16
+        capabilities = torch.cpu.get_capabilities()
+        native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+        return torch.bfloat16 if native else torch.float32
+    if name not in DTYPES:
+        raise UsageError(f"--dtype {name}: choose auto, {', '.join(DTYPES)}")
+    if name == "float16" and device.type == "cpu":
+        raise UsageError("--dtype float16: slower than float32 on a CPU; choose auto, float32 or bfloat16")
+    return DTYPES[name]

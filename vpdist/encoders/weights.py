@@ -1,0 +1,151 @@
+"""Where encoders come from: a local folder in the Hugging Face layout, or a hub id at a pinned revision.
+
+Enters: a folder or id. Leaves: its shape (for planning), its digest, its tensors by their published names. Only the
+tensors need torch. Weights are safetensors, or pickles that torch reads in its weights-only mode; nothing else is
+ever tried, and no code that comes with a model is run.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from vpdist.encoders.shape import read_model_json
+from vpdist.errors import WeightsError
+from vpdist.storage.atomic_files import UNREADABLE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+DESCRIPTION_FILES = ("config.json", "tokenizer.json", "vocab.txt")
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights, in order: safetensors where there are any, else pytorch_model.bin; sharded
+    or not (the index file first). Raises WeightsError when there are none, or a shard is missing."""
+    for single, index in (SAFETENSORS, PICKLES):
+        if (folder / single).is_file():
+            return [folder / single]
+        if (folder / index).is_file():
+            return [folder / index, *_shards(folder / index)]
+    raise WeightsError(f"{folder}: no weights: neither model.safetensors nor pytorch_model.bin (nor a shard index)")
+
+
+def _shards(index: Path) -> list[Path]:
+    described = read_model_json(index)
+    weight_map = described.get("weight_map") if isinstance(described, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise WeightsError(f"{index}: has no weight_map")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise WeightsError(f"{index}: names the shard {name!r}, which is not a file of its folder")
+    return [index.parent / name for name in names]
+
+
+def model_fingerprint(folder: Path) -> str:
+    """xxh3_128 (hex) over names, sizes and bytes of config, tokenizer and weight files; the folder's path and files
+    that vpdist does not read (other formats, model cards) do not enter. Raises WeightsError."""
+    described = [folder / name for name in DESCRIPTION_FILES if (folder / name).is_file()]
+    digest = xxhash.xxh3_128()
+    for path in [*described, *weight_files(folder)]:
+        try:
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            for block in _blocks(path):
+                digest.update(block)
+        except OSError as error:
+            raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def _blocks(path: Path, size: int = 1 << 22) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(size))
+    with path.open("rb", buffering=0) as file:
+        while filled := file.readinto(buffer):
+            yield buffer[:filled]
+
+
+def load_state_dict(folder: Path) -> dict[str, Tensor]:
+    """All tensors by their names in the file, mapped from disk: pages are read when a tensor is used.
+
+    Raises WeightsError for a damaged file, one that needs more than torch's weights-only unpickler allows (never
+    tried in another way), or a name that two shards give.
+    """
+    state: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        if path.suffix == ".json":
+            continue
+        part = _read_safetensors(path) if path.suffix == ".safetensors" else _read_weights_only(path)
+        if twice := state.keys() & part.keys():
+            raise WeightsError(f"{path}: {_listed(twice)} also in another shard")
+        state |= part
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read as safetensors: {error}") from error
+
+
+def _read_weights_only(path: Path) -> dict[str, Tensor]:
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(f"{path}: refused: it holds more than weights: {_reason(error)}") from error
+    except UNREADABLE as error:
+        raise WeightsError(f"{path}: cannot be read as PyTorch weights (zip format): {_reason(error)}") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise WeightsError(f"{path}: is not a mapping of names to tensors")
+    return dict(state)
+
+
+def _reason(error: Exception) -> str:
+    """What torch's message says was wrong, without its advice to load unsafely."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
+    return (telling or lines or [type(error).__name__])[0]
+
+
+def fitted(
+    state: dict[str, Tensor], wanted: Iterable[tuple[str, tuple[int, ...]]], folder: Path, unused: re.Pattern[str]
+) -> dict[str, Tensor]:
+    """Those tensors of `state` that a model has parameters for, in the order of `wanted` (names and shapes).
+
+    Names that match `unused` may be there or not. Raises WeightsError listing every missing name, every surprising
+    one, and every tensor of another shape than config.json describes.
+    """
+    shapes = dict(wanted)
+    wrong = []
+    if missing := shapes.keys() - state.keys():
+        wrong.append(f"missing: {_listed(missing)}")
+    if surprising := {name for name in state.keys() - shapes.keys() if not unused.fullmatch(name)}:
+        wrong.append(f"not known: {_listed(surprising)}")
+    different = [
+        f"{name} is {tuple(state[name].shape)}, not {shape}"
+        for name, shape in shapes.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    if different:
+        wrong.append(f"shapes: {'; '.join(different)}")
+    if wrong:
+        raise WeightsError(f"{folder}: the weights do not fit the model that config.json describes; {'; '.join(wrong)}")
+    return {name: state[name] for name in shapes}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,286 @@
+"""`vpdist plan`: the stages of a run up to its plan in a temporary folder, a few timed batches, and what follows.
+
+Everything that can be counted is made as a run makes it, and counted: token store, plan, some of its parts, the tables
+(with scores that mean nothing). Time is that of a few batches of the real encoders, scaled by the plan's own cost
+model. Nothing stays, and no run folder is touched.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from vpdist import environment
+from vpdist.commands import prepare, resolve_config, run_inputs
+from vpdist.commands.run_inputs import RunInputs
+from vpdist.config import ResolvedConfig, Settings
+from vpdist.distributed import runtime
+from vpdist.encoder_kinds import CLASSIFIED
+from vpdist.encoders.shape import encoder_shape
+from vpdist.environment import LaunchContext
+from vpdist.errors import Interrupted, VpdistError
+from vpdist.estimate import sample_files, timing_process
+from vpdist.estimate.forecast import Counts, Disk, Forecast, Memory, Rank, Time, Work
+from vpdist.estimate.sample_files import LaidOut, Written, total_bytes
+from vpdist.estimate.timing_process import Timing, TimingRequest
+from vpdist.estimate.workload import Workload
+from vpdist.monitoring.telemetry import most_memory_bytes
+from vpdist.planning import fragment_keys
+from vpdist.planning.plan import deal, plan_order, shared_rows
+from vpdist.results.classifier import Classifier
+from vpdist.results.parts import part_header
+from vpdist.results.scores import Scores
+from vpdist.results.tables import Totals
+from vpdist.results.write_results import write_tables
+from vpdist.sequences import token_store
+from vpdist.sequences.store_summary import StoreSummary
+from vpdist.session.coordination import Control
+from vpdist.session.progress import Progress
+from vpdist.session.session import Session
+from vpdist.session.signals import StopRequest
+from vpdist.storage.atomic_files import storage_error
+from vpdist.storage.run_folder import TABLES, RunFolder
+
+STRETCHES = 16
+"""Stretches of the plan, spread evenly over its cost, that every process times."""
+HIDDEN_WIDTH = 512
+"""Of a classifier that stands in for one that was not named."""
+
+
+def forecast(settings: Settings, ranks: int, output: Path | None) -> Forecast:
+    """What a run with these settings on so many ranks would do.
+
+    Args:
+        settings: of the run, with `dry_run`; its output is not used.
+        ranks: of the run.
+        output: where the run folder would be; None where that is not known.
+
+    Raises:
+        InputError, WeightsError, UsageError: as the run would.
+        StorageError: the temporary folder (TMPDIR) cannot be written.
+        Interrupted: a signal came.
+    """
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix="vpdist-plan-"))
+    except OSError as error:
+        raise storage_error(Path(tempfile.gettempdir()), error) from error
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+
+        def clean_up(stopped: Interrupted) -> int:
+            shutil.rmtree(temporary, ignore_errors=True)
+            return stopped.exit_code
+
+        stop = StopRequest(at_once=clean_up)
+        stack.enter_context(stop.installed())
+        context = environment.launch_context()
+        control = Control(runtime.alone(context, settings.device if settings.models else "cpu"), stop)
+        folder = RunFolder(temporary)
+        folder.prepare(restart=False)
+        control.progress = Progress(control.runtime, settings.progress, None, sys.stderr)
+        try:
+            session = Session(control, folder, control.progress)
+            found = _DryRun(settings, session, ranks, ranks_here(ranks, context, control.runtime.device)).forecast(
+                output
+            )
+            control.progress.close()
+        except VpdistError as error:
+            control.progress.abort(str(error))
+            raise
+    return found
+
+
+def ranks_here(ranks: int, context: LaunchContext, device: torch.device) -> int:
+    """How many of the ranks would share this machine: one per device, or on a CPU at most one per core."""
+    if device.type == "cuda":
+        return min(ranks, torch.cuda.device_count())
+    return min(ranks, context.local_world_size if context.launched else environment.available_cores())
+
+
+@dataclass(slots=True)
+class _DryRun:
+    """One dry run."""
+
+    settings: Settings
+    session: Session
+    ranks: int
+    here: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def control(self) -> Control:
+        return self.session.control
+
+    @property
+    def folder(self) -> RunFolder:
+        return self.session.folder
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self.session.progress.stage(name)
+        started = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - started
+
+    def forecast(self, output: Path | None) -> Forecast:
+        """The stages of a run, as far as they go without computing it."""
+        with self._stage("start"):
+            inputs = self._gather()
+        environment.limit_library_threads(inputs.resolved.threads)
+        torch.set_num_threads(inputs.resolved.threads)
+        with self._stage("ingest"):
+            summary = prepare.token_store(self.control, self.folder, inputs)
+        reading_s = self._reading_s(inputs, summary.n_blocks)
+        with self._stage("tables"):
+            totals = self._tables(summary, inputs.resolved)
+        if not inputs.models:
+            keys = fragment_keys.fragment_keys(self.folder, summary)
+            return Forecast(counts=_counts(summary, totals, len(shared_rows(keys, plan_order(keys))) - 1))
+        with self._stage("plan"):
+            plan, plan_id = prepare.make_plan(self.control, self.folder, summary, inputs)
+            work = Workload.of(plan, fragment_keys.fragment_keys(self.folder, summary), inputs.models)
+        planning_bytes = most_memory_bytes(torch.device("cpu"))
+        stretches, costs = work.stretches(STRETCHES, inputs.resolved.token_budget)
+        longest = work.longest(inputs.resolved.token_budget) if plan.n_units else stretches
+        rows = np.concatenate((stretches, longest))[:, 0]
+        with self._stage("layout"):
+            laid_out = sample_files.lay_out(self.folder, summary, plan, plan_id, rows, self.control.raise_if_ending)
+        with self._stage("check"):
+            header = part_header(plan_id, inputs.resolved)
+            written = sample_files.write_parts(self.folder.parts, work, header, self.control.raise_if_ending)
+        counts, disk = _counts(summary, totals, plan.n_rows), self._disk(laid_out, written, output)
+        if not plan.n_units:
+            return Forecast(counts=counts, work=self._work(work, inputs.resolved, 0.0, 0.0), disk=disk)
+        with self._stage("embed"):
+            request = TimingRequest(
+                folder=self.folder, inputs=inputs, stretches=stretches, costs=costs, longest=longest
+            )
+            timings = timing_process.measure(request, self.here, self.control.raise_if_ending)
+        seconds_per_cost = sum(timing.seconds for timing in timings) / sum(timing.cost for timing in timings)
+        dealt = self._work(work, inputs.resolved, seconds_per_cost, written.write_s)
+        return Forecast(
+            counts=counts,
+            work=dealt,
+            disk=disk,
+            memory=_memory(timings, planning_bytes),
+            time=self._time(dealt, timings, reading_s, laid_out, written),
+        )
+
+    def _gather(self) -> RunInputs:
+        """What the run would be made of; its threads divide this machine among the ranks that share it."""
+        here = LaunchContext(world_size=self.here, local_world_size=self.here)
+        threads = self.settings.threads or resolve_config.default_threads(here, self.control.runtime.device)
+        settings = replace(self.settings, threads=threads, output=self.folder.path)
+        inputs = run_inputs.resolve_inputs(settings, self.session)
+        if inputs.models.keys() >= set(CLASSIFIED) and inputs.classifier is None:
+            # for size and time any classifier is like another
+            width = sum(encoder_shape(inputs.models[kind]).width for kind in CLASSIFIED)
+            resolved = replace(inputs.resolved, classifier="any")
+            inputs = replace(inputs, classifier=Classifier(width, HIDDEN_WIDTH).eval(), resolved=resolved)
+        return inputs
+
+    def _reading_s(self, inputs: RunInputs, n_blocks: int) -> float:
+        """Seconds that reading alone takes, which one rank does for all: from the first few blocks, read again."""
+        resolved, started = inputs.resolved, time.monotonic()
+        n = sum(1 for _ in islice(token_store.read_blocks(inputs.paths, resolved.chunk_length, resolved.min_length), 4))
+        return (time.monotonic() - started) * n_blocks / max(1, n)
+
+    def _tables(self, summary: StoreSummary, resolved: ResolvedConfig) -> Totals:
+        """The tables of the run, with scores as long as real ones."""
+        scores = Scores.empty(summary.n_fragments)
+        if resolved.classifier:
+            scores.virus[:], scores.nonvirus[:] = 0.493123, 0.506877
+        sources, consensus = self.settings.inputs, self.settings.consensus
+        return write_tables(
+            self.folder, summary, scores, sources, consensus, self.control.raise_if_ending, legacy=False
+        )
+
+    def _disk(self, laid_out: LaidOut, written: Written, output: Path | None) -> Disk:
+        return Disk(
+            parts=written.part_bytes,
+            tokens=laid_out.token_bytes,
+            tables=total_bytes(*(self.folder.path / name for name in TABLES)),
+            where=str(output or ""),
+            free=None if output is None else _free_bytes(output),
+        )
+
+    def _work(self, work: Workload, resolved: ResolvedConfig, seconds_per_cost: float, write_s: float) -> Work:
+        """Deal the units as the sampler does."""
+        plan, n_ranks = work.plan, self.ranks
+        unit_s = seconds_per_cost * plan.unit_cost + write_s
+        dealt = [
+            Rank(
+                units=len(units),
+                tokens=int(plan.unit_tokens[units].sum()),
+                cost=int(plan.unit_cost[units].sum()),
+                embed_s=round(float(unit_s[units].sum()), 3),
+            )
+            for units in (np.array(units, dtype=np.int64) for units in deal(plan.unit_cost, n_ranks))
+        ]
+        return Work(
+            tokens={kind: int(lengths.sum()) for kind, lengths in work.lengths.items()},
+            units=plan.n_units,
+            device=resolved.device,
+            dtype=resolved.dtype,
+            threads=resolved.threads,
+            token_budget=resolved.token_budget,
+            ranks=dealt,
+        )
+
+    def _time(self, work: Work, timings: list[Timing], reading_s: float, laid_out: LaidOut, written: Written) -> Time:
+        launched = 2 if self.ranks > 1 else 1  # a launcher imports torch, then its workers do
+        units = max(rank.units for rank in work.ranks)
+        return Time(
+            launch=round(launched * max(timing.import_s for timing in timings), 3),
+            start=round(self.seconds["start"], 3),
+            load=round(max(timing.load_s for timing in timings), 3),
+            ingest=round(max(reading_s, self.seconds["ingest"] / self.ranks), 3),
+            plan=round(self.seconds["plan"] + laid_out.seconds / self.ranks, 3),
+            embed=round(max(rank.embed_s for rank in work.ranks), 3),
+            tables=round(self.seconds["tables"] + written.check_s * units, 3),
+            timed_at_once=len(timings),
+            timed_batches=sum(timing.batches for timing in timings),
+        )
+
+
+def _counts(summary: StoreSummary, totals: Totals, n_rows: int) -> Counts:
+    return Counts(
+        sequences=summary.n_records,
+        statuses=dict(totals.statuses),
+        bases=summary.n_bases,
+        chunks=summary.n_chunks,
+        open_chunks=totals.open_chunks,
+        fragments=summary.n_fragments,
+        different_fragments=n_rows,
+    )
+
+
+def _memory(timings: list[Timing], planning_bytes: int) -> Memory:
+    return Memory(
+        program=max(timing.program_bytes for timing in timings),
+        encoders=max(timing.encoder_bytes for timing in timings),
+        batches=max(timing.batch_bytes for timing in timings),
+        planning=planning_bytes,
+        device=timings[0].device_bytes,
+        machine=psutil.virtual_memory().total,
+    )
+
+
+def _free_bytes(folder: Path) -> int:
+    """Free bytes where a folder is or would be made. Raises StorageError."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        return shutil.disk_usage(there).free
+    except OSError as error:
+        raise storage_error(there, error, "read") from error

@@ -1,0 +1,246 @@
+"""What `vpdist plan` found out, and how it is told: aligned lines for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from vpdist.encoder_kinds import CLASSIFIED, options
+from vpdist.text import bytes_text, span_text
+
+RANKS_LISTED = 16
+"""Of more ranks than this only the extremes are listed."""
+STATUSES = {"ok": "to be scored", "no_open_frame": "no open frame", "too_short": "too short", "filtered": "filtered"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What the input holds."""
+
+    sequences: int
+    statuses: dict[str, int]
+    """As in sequences.tsv; ok: will be scored."""
+    bases: int
+    chunks: int
+    open_chunks: int
+    fragments: int
+    different_fragments: int
+    """What is embedded: equal fragments are embedded once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rank:
+    """One rank's share."""
+
+    units: int
+    tokens: int
+    cost: int
+    """Thousands of floating-point operations."""
+    embed_s: float
+    """Estimated time in the encoders and writing parts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What the encoders have to do, and how it is dealt out."""
+
+    tokens: dict[str, int]
+    """Per encoder, of the different fragments."""
+    units: int
+    device: str
+    dtype: str
+    threads: int
+    token_budget: int
+    ranks: list[Rank]
+
+    @property
+    def busiest(self) -> float:
+        """Cost of the busiest rank over the mean; 1 where there is no work."""
+        costs = [rank.cost for rank in self.ranks]
+        return max(costs) * len(costs) / sum(costs) if sum(costs) else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """Bytes of the finished run folder, logs aside."""
+
+    parts: int
+    tokens: int
+    tables: int
+    where: str
+    """The run folder, '' where none was named."""
+    free: int | None
+    """Free bytes there."""
+
+    @property
+    def total(self) -> int:
+        return self.parts + self.tokens + self.tables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes a rank needs. On CUDA, encoders and batches are on the device."""
+
+    program: int
+    encoders: int
+    batches: int
+    planning: int
+    """Of rank 0 while it plans and while it writes tables, program included."""
+    device: int
+    """Memory of one device; 0 on a CPU."""
+    machine: int
+    """Memory of this machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Time:
+    """Estimated seconds of each step."""
+
+    launch: float
+    """Launcher, process start, imports."""
+    start: float
+    """Models, classifier and input looked up and compared."""
+    load: float
+    """Encoders loaded."""
+    ingest: float
+    """Sequences to tokens."""
+    plan: float
+    """Plan, and tokens laid out in its order."""
+    embed: float
+    """Encoders and parts, on the busiest rank."""
+    tables: float
+    """Parts checked, tables written."""
+    timed_at_once: int
+    """Processes that were timed side by side on this machine."""
+    timed_batches: int
+
+    @property
+    def overhead(self) -> float:
+        """Start-up: before there is work, whatever its amount."""
+        return self.launch + self.start + self.load
+
+    @property
+    def total(self) -> float:
+        return self.overhead + self.ingest + self.plan + self.embed + self.tables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """All of it. Without models there are counts only; without fragments neither memory nor time."""
+
+    counts: Counts
+    work: Work | None = None
+    disk: Disk | None = None
+    memory: Memory | None = None
+    time: Time | None = None
+
+    def to_json(self) -> str:
+        """One object: the fields, and what follows from them."""
+        fields = asdict(self)
+        if self.work is not None:
+            fields["work"]["busiest_over_mean"] = round(self.work.busiest, 4)
+        if self.disk is not None:
+            fields["disk"]["total"] = self.disk.total
+        if self.time is not None:
+            fields["time"] |= {"overhead": round(self.time.overhead, 3), "total": round(self.time.total, 3)}
+        return json.dumps(fields, indent=2, ensure_ascii=False)
+
+    def lines(self) -> Iterator[str]:
+        """Aligned lines for people."""
+        yield from _counts(self.counts)
+        if self.work is None:
+            yield _line("", "without models nothing is known of tokens, units, balance, disk, memory and time:")
+            yield _line("", f"name {options(CLASSIFIED)}")
+            return
+        yield from _work(self.work)
+        if self.disk is not None:
+            yield from _disk(self.disk)
+        if self.memory is not None:
+            yield from _memory(self.memory, len(self.work.ranks))
+        if self.time is not None:
+            yield from _time(self.time, self.work)
+        elif not self.counts.fragments:
+            yield _line("time", "no chunk has an open frame: there is nothing to embed")
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label:<11}{text}".rstrip()
+
+
+def _counts(counts: Counts) -> Iterator[str]:
+    yield _line("sequences", f"{counts.sequences:,} ({counts.bases:,} bases)")
+    for status, meaning in STATUSES.items():
+        if counts.statuses.get(status):
+            yield _line("", f"{counts.statuses[status]:,} {meaning}")
+    yield _line("chunks", f"{counts.chunks:,}, of which {counts.open_chunks:,} have an open frame")
+    yield _line("fragments", f"{counts.fragments:,} ({counts.different_fragments:,} different)")
+
+
+def _work(work: Work) -> Iterator[str]:
+    yield _line("tokens", ", ".join(f"{number:,} {kind}" for kind, number in work.tokens.items()))
+    yield _line(
+        "batches",
+        f"{work.token_budget:,} tokens, {work.dtype} on {work.device}, {work.threads} thread(s) per rank",
+    )
+    yield _line("units", f"{work.units:,} for {len(work.ranks):,} rank(s)")
+    busy = [rank for rank in work.ranks if rank.units]
+    if len(busy) < len(work.ranks):
+        yield _line("", f"{len(work.ranks) - len(busy):,} rank(s) stay idle")
+    if len(work.ranks) > 1 and busy:
+        yield _line("balance", f"busiest rank {work.busiest:.3f} x mean")
+        mean = sum(rank.cost for rank in work.ranks) / len(work.ranks)
+        for label, rank in _listed(work.ranks):
+            share = f"{rank.cost / mean:.3f} x mean"
+            yield _line("", f"{label:<10} {rank.units:>7,} units {rank.tokens:>15,} tokens   {share}")
+
+
+def _listed(ranks: list[Rank]) -> list[tuple[str, Rank]]:
+    """The ranks that people read about: all, or of many the busiest and the least busy."""
+    if len(ranks) <= RANKS_LISTED:
+        return [(f"rank {number}", rank) for number, rank in enumerate(ranks)]
+    in_order = sorted(ranks, key=lambda rank: rank.cost)
+    return [("busiest", in_order[-1]), ("least busy", in_order[0])]
+
+
+def _disk(disk: Disk) -> Iterator[str]:
+    yield _line(
+        "disk",
+        f"{bytes_text(disk.total)}: parts {bytes_text(disk.parts)}, tokens {bytes_text(disk.tokens)}, "
+        f"tables {bytes_text(disk.tables)}",
+    )
+    if disk.free is not None:
+        fits = "enough" if disk.free > disk.total else "NOT ENOUGH"
+        yield _line("", f"{bytes_text(disk.free)} free at {disk.where}: {fits}")
+
+
+def _memory(memory: Memory, ranks: int) -> Iterator[str]:
+    on_device = memory.encoders + memory.batches
+    parts = f"encoders {bytes_text(memory.encoders)}, batches {bytes_text(memory.batches)}"
+    if memory.device:
+        yield _line("memory", f"{bytes_text(on_device)} of {bytes_text(memory.device)} on each device: {parts}")
+        yield _line("", f"{bytes_text(memory.program)} of the machine per rank")
+    else:
+        yield _line("memory", f"{bytes_text(memory.program + on_device)} per rank: {parts}, rest the program")
+    yield _line(
+        "", f"{bytes_text(memory.planning)} on rank 0 while it plans; this machine has {bytes_text(memory.machine)}"
+    )
+
+
+def _time(time: Time, work: Work) -> Iterator[str]:
+    yield _line("time", f"about {span_text(time.total)} on {len(work.ranks):,} rank(s) like those of this machine")
+    steps = {
+        "embedding": time.embed,
+        "reading and tokenising": time.ingest,
+        "planning": time.plan,
+        "checks and tables": time.tables,
+    }
+    for step, seconds in steps.items():
+        yield _line("", f"{_seconds(seconds):>9}  {step}")
+    yield _line("", f"{_seconds(time.overhead):>9}  start-up (launcher and imports {_seconds(time.launch)}, ")
+    yield _line("", f"{'':>9}  looking models up {_seconds(time.start)}, loading them {_seconds(time.load)})")
+    yield _line("", f"from {time.timed_batches} batches, timed in {time.timed_at_once} process(es) at once")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 99.95 else span_text(seconds)

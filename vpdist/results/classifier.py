@@ -1,0 +1,176 @@
+"""The classifier on top of both embeddings: virus or not.
+
+Enter: the embeddings of every fragment, of each kind in encoder_kinds.CLASSIFIED. Leave: two logits each (class 1 is
+virus). Files are safetensors of this project or the original's pickled modules, told by content; a pickle is read,
+never run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+import xxhash
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from vpdist.encoder_kinds import CLASSIFIED
+from vpdist.errors import WeightsError
+from vpdist.results.pickled_classifier import read_classifier_pickle
+from vpdist.storage.atomic_files import read_limited, write_file
+
+FORMAT = "vpdist-classifier-1"
+CLASSES = 2
+FILE_LIMIT = 1 << 28
+"""Bytes of a classifier's file; the public ones have 7 MB."""
+PARAMETERS = (
+    *("hidden_layer.weight", "hidden_layer.bias"),
+    *("bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"),
+    *("output_layer.weight", "output_layer.bias"),
+)
+"""What a classifier's answer depends on, by the original's names."""
+
+
+class Classifier(nn.Module):
+    """Linear, BatchNorm1d, ReLU, Dropout, Linear, as the original has them (Li et al. 2025).
+
+    `input_width` is the sum of the embeddings' widths. `metadata` are texts kept with the file.
+    """
+
+    def __init__(
+        self,
+        input_width: int,
+        hidden_width: int,
+        *,
+        eps: float = 1e-5,
+        dropout: float = 0.5,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.hidden_layer = nn.Linear(input_width, hidden_width)
+        self.bn1 = nn.BatchNorm1d(hidden_width, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+        self.output_layer = nn.Linear(hidden_width, CLASSES)
+        self.metadata: dict[str, str] = dict(metadata or {})
+
+    @property
+    def input_width(self) -> int:
+        return self.hidden_layer.in_features
+
+    @property
+    def hidden_width(self) -> int:
+        return self.hidden_layer.out_features
+
+    def forward(self, embeddings_BD: Tensor) -> Tensor:
+        """(B, 2) logits of (B, input_width) embeddings, one kind behind the other."""
+        hidden_BH = self.bn1(self.hidden_layer(embeddings_BD)).relu()
+        return self.output_layer(self.dropout(hidden_BH))
+
+    def logits(self, *embeddings: np.ndarray) -> np.ndarray:
+        """(m, 2) float32 of embeddings (m, d) of any float type, one array per kind in the order of CLASSIFIED:
+        computed in float32, on the CPU, without dropout.
+
+        A function of the arrays as a whole (a row alone may come out with other last bits) and the thread count.
+        Raises WeightsError when the widths are not those the classifier was trained on.
+        """
+        joined = np.concatenate([embedding.astype(np.float32) for embedding in embeddings], axis=1)
+        if joined.shape[1] != self.input_width:
+            widths = " + ".join(str(embedding.shape[1]) for embedding in embeddings)
+            raise WeightsError(
+                f"the classifier takes {self.input_width} numbers, the encoders give {widths} = {joined.shape[1]}: "
+                f"trained with other encoders?"
+            )
+        self.eval()
+        with torch.inference_mode():
+            return self(torch.from_numpy(joined)).numpy()
+
+    def parameters_by_name(self) -> dict[str, Tensor]:
+        """PARAMETERS as contiguous float32 on the CPU."""
+        state = self.state_dict()
+        return {name: state[name].detach().to("cpu", torch.float32).contiguous() for name in PARAMETERS}
+
+    @property
+    def fingerprint(self) -> str:
+        """xxh3_128 (hex) over what the answer depends on; the same for a .pth and its conversion."""
+        digest = xxhash.xxh3_128(f"eps={self.bn1.eps!r}".encode())
+        for name, tensor in self.parameters_by_name().items():
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.numpy().astype("<f4", copy=False).tobytes())
+        return digest.hexdigest()
+
+
+def save_classifier(classifier: Classifier, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write `classifier` as safetensors, with `metadata` beside its own. Raises StorageError."""
+    described = {
+        "format": FORMAT,
+        "eps": repr(classifier.bn1.eps),
+        "dropout": repr(classifier.dropout.p),
+        "metadata": json.dumps({**classifier.metadata, **metadata}, sort_keys=True),
+    }
+    write_file(path, safetensors.torch.save(classifier.parameters_by_name(), described))
+
+
+def load_classifier(path: Path) -> Classifier:
+    """The classifier in `path`, ready to use: safetensors of this project, or an original .pth.
+
+    Raises WeightsError for anything else, for shapes that do not fit together and for values that are not finite.
+    """
+    try:
+        content = read_limited(path, FILE_LIMIT, follow=True)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if content[:4] == b"PK\x03\x04":
+        pickled = read_classifier_pickle(path)
+        return _build(path, pickled.parameters, pickled.eps, pickled.dropout, {})
+    if content[8:9] == b"{":
+        return _from_safetensors(path, content)
+    raise WeightsError(
+        f"{path}: neither safetensors nor a PyTorch zip file; a .pth of PyTorch before 1.6 must be saved anew"
+    )
+
+
+def _from_safetensors(path: Path, content: bytes) -> Classifier:
+    try:
+        tensors = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        described = header.get("__metadata__", {})
+        if described.get("format") != FORMAT:
+            raise WeightsError(f"{path}: safetensors, but not a classifier of vpdist (format {FORMAT})")
+        eps, dropout = float(described["eps"]), float(described["dropout"])
+        metadata = {str(key): str(value) for key, value in json.loads(described["metadata"]).items()}
+    except (SafetensorError, ValueError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{path}: cannot be read as a classifier: {error}") from error
+    return _build(path, {name: tensor.numpy() for name, tensor in tensors.items()}, eps, dropout, metadata)
+
+
+def _build(
+    path: Path, parameters: Mapping[str, np.ndarray], eps: float, dropout: float, metadata: Mapping[str, str]
+) -> Classifier:
+    if parameters.keys() != set(PARAMETERS):
+        raise WeightsError(f"{path}: holds {sorted(parameters)}, a classifier has {sorted(PARAMETERS)}")
+    weight = parameters["hidden_layer.weight"]
+    if weight.ndim != 2 or 0 in weight.shape:
+        raise WeightsError(f"{path}: hidden_layer.weight is {weight.shape}, not (hidden width, input width)")
+    if not (math.isfinite(eps) and eps > 0 and 0 <= dropout <= 1):
+        raise WeightsError(f"{path}: eps {eps} or dropout {dropout} is out of range")
+    hidden_width, input_width = weight.shape
+    classifier = Classifier(input_width, hidden_width, eps=eps, dropout=dropout, metadata=metadata)
+    state = classifier.state_dict()
+    for name, array in parameters.items():
+        if array.shape != tuple(state[name].shape):
+            raise WeightsError(f"{path}: {name} is {array.shape}, not {tuple(state[name].shape)}")
+        if not np.isfinite(array).all() or (name == "bn1.running_var" and (array < 0).any()):
+            raise WeightsError(f"{path}: {name} has values that are not finite, or a negative variance")
+        state[name] = torch.from_numpy(np.array(array, dtype=np.float32))
+    classifier.load_state_dict(state)
+    return classifier.eval()
+
+
+def logits(classifier: Classifier, embedded: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(m, 2) logits of a whole unit from its embeddings as stored, so that `classify` repeats them to the bit."""
+    return classifier.logits(*(embedded[kind] for kind in CLASSIFIED))

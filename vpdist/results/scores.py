@@ -1,0 +1,41 @@
+"""Scores of all fragments, filled part by part: softmax of the logits, NaN where nothing was classified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores of all n fragments in input order."""
+
+    virus: np.ndarray
+    """(n,) float32, NaN where there is none."""
+    nonvirus: np.ndarray
+    """(n,) float32."""
+    failed: np.ndarray
+    """(n,) bool: no usable embedding."""
+
+    @classmethod
+    def empty(cls, n: int) -> Scores:
+        nan = np.full(n, np.nan, dtype=np.float32)
+        return cls(nan, nan.copy(), np.zeros(n, dtype=bool))
+
+    def set_unit(self, fragment: np.ndarray, row: np.ndarray, failed: np.ndarray, logits: np.ndarray | None) -> None:
+        """Enter a unit: its fragments, the row each one shares, rows' failures and logits (m, 2)."""
+        self.failed[fragment] = failed[row].astype(bool)
+        if logits is not None:
+            nonvirus, virus = softmax(logits)
+            good = failed[row] == 0
+            self.virus[fragment[good]] = virus[row[good]]
+            self.nonvirus[fragment[good]] = nonvirus[row[good]]
+
+
+def softmax(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores for class 0 (others) and class 1 (virus), each (m,) float32, from logits (m, 2)."""
+    wide = logits.astype(np.float64)
+    exponential = np.exp(wide - wide.max(axis=1, keepdims=True))
+    scores = (exponential / exponential.sum(axis=1, keepdims=True)).astype(np.float32)
+    return scores[:, 0], scores[:, 1]

@@ -1,0 +1,302 @@
+"""From parts to tables: sequences.tsv, chunks.tsv, fragments.tsv, in input order, whole or absent.
+
+Rows depend on the input and the scores only. Every input record is in sequences.tsv, every chunk in chunks.tsv; chunks
+without an open frame carry NA.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from vpdist.errors import StorageError
+from vpdist.results.scores import Scores
+from vpdist.sequences.blocks import STATUS_NAMES, BlockTable
+from vpdist.sequences.six_frames import FRAMES, fragment_span
+from vpdist.storage.atomic_files import replacing
+
+SEQUENCE_COLUMNS = (
+    "seq_name source length n_chunks n_scored_chunks n_fragments n_virus_chunks virus_score nonvirus_score prediction "
+    "status description"
+).split()
+CHUNK_COLUMNS = "seq_name chunk start end n_fragments virus_score nonvirus_score prediction".split()
+FRAGMENT_COLUMNS = "fragment_id seq_name chunk start end strand frame virus_score nonvirus_score prediction".split()
+NA = "NA"
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the tables hold."""
+
+    records: int = 0
+    chunks: int = 0
+    open_chunks: int = 0
+    fragments: int = 0
+    failed_fragments: int = 0
+    virus_sequences: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What the chunks of some sequences add up to, so far: n sequences."""
+
+    chunks: np.ndarray
+    scored: np.ndarray
+    fragments: np.ndarray
+    failed: np.ndarray
+    called_virus: np.ndarray
+    """Scored chunks whose virus score is at least the other."""
+    virus: np.ndarray
+    """(n,) float64 sum over the scored chunks, in their order."""
+    nonvirus: np.ndarray
+    most_virus: np.ndarray
+    """(n,) the largest score of a scored chunk; -inf where there is none."""
+    most_nonvirus: np.ndarray
+
+    def consensus(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Each sequence's virus and non-virus score from its scored chunks': their mean, their maximum, or the
+        fraction of chunks called virus and its complement; NaN where no chunk is scored."""
+        scored = np.where(self.scored > 0, self.scored, np.nan)
+        if name == "max":
+            return self.most_virus + 0 * scored, self.most_nonvirus + 0 * scored
+        if name == "fraction":
+            return self.called_virus / scored, 1.0 - self.called_virus / scored
+        return self.virus / scored, self.nonvirus / scored
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A sequence of which chunks are still to come: it spans blocks."""
+
+    name: str
+    description: str
+    source: int
+    length: int
+    n_chunks: int
+    status: int
+    sums: _Sums
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunks:
+    """What the n chunks of a block come to."""
+
+    virus: np.ndarray
+    """(n,) float64, the largest of the fragments' scores; NaN where there is none."""
+    nonvirus: np.ndarray
+    n_fragments: np.ndarray
+    n_failed: np.ndarray
+
+    def per_sequence(self, owner: np.ndarray, n: int, before: _Sums | None) -> _Sums:
+        """Sums over the chunks of each of n sequences; `before` is what the first one comes with."""
+        scored = ~np.isnan(self.virus)
+        of = owner[scored]
+        virus, nonvirus = self.virus[scored], self.nonvirus[scored]
+        sums = _Sums(
+            chunks=np.bincount(owner, minlength=n),
+            scored=np.bincount(of, minlength=n),
+            fragments=np.bincount(owner, self.n_fragments, n).astype(np.int64),
+            failed=np.bincount(owner, self.n_failed, n).astype(np.int64),
+            called_virus=np.bincount(of, virus >= nonvirus, n).astype(np.int64),
+            virus=_running_sums(of, virus, n, before.virus[0] if before is not None else 0.0),
+            nonvirus=_running_sums(of, nonvirus, n, before.nonvirus[0] if before is not None else 0.0),
+            most_virus=_largest(of, virus, n, -np.inf),
+            most_nonvirus=_largest(of, nonvirus, n, -np.inf),
+        )
+        if before is not None:
+            for name in ("chunks", "scored", "fragments", "failed", "called_virus"):
+                getattr(sums, name)[0] += getattr(before, name)[0]
+            for name in ("most_virus", "most_nonvirus"):
+                getattr(sums, name)[0] = max(getattr(sums, name)[0], getattr(before, name)[0])
+        return sums
+
+
+def _running_sums(of: np.ndarray, values: np.ndarray, n: int, before: float) -> np.ndarray:
+    """(n,) sums of the values of each sequence, added one after the other from `before` for the first: where blocks end
+    must not change a bit."""
+    return np.bincount(np.concatenate(([0], of)), np.concatenate(([before], values)), n)[:n]
+
+
+def _largest(of: np.ndarray, values: np.ndarray, n: int, none: float) -> np.ndarray:
+    """(n,) the largest of each group's values that are not NaN, `none` where it has none; `of` (groups) ascends."""
+    largest = np.full(n, none, dtype=values.dtype)
+    starts = np.flatnonzero(np.diff(of, prepend=-1))
+    if len(starts):
+        largest[of[starts]] = np.fmax.reduceat(values, starts)
+    return largest
+
+
+def _score_columns(virus: np.ndarray, nonvirus: np.ndarray) -> list[str]:
+    """The columns virus_score, nonvirus_score, prediction of each row, tab before and line break after; NA for NaN."""
+    scored = np.flatnonzero(~np.isnan(virus))
+    columns = np.full(len(virus), f"\t{NA}\t{NA}\t{NA}", dtype=object)
+    ends = ("non-virus", "virus")
+    columns[scored] = [
+        f"\t{v:.6g}\t{n:.6g}\t{ends[v >= n]}"
+        for v, n in zip(virus[scored].tolist(), nonvirus[scored].tolist(), strict=True)
+    ]
+    return list(columns)
+
+
+class TableWriter:
+    """Writes blocks of the token store, in input order, with their fragments' scores."""
+
+    def __init__(
+        self, files: dict[str, BinaryIO], sources: Sequence[str], new_names: dict[int, str], consensus: str
+    ) -> None:
+        self.files, self.sources, self.new_names, self.consensus = files, sources, new_names, consensus
+        self.totals = Totals()
+        self._open: _Open | None = None
+        self._next_record = 0
+
+    def block(self, table: BlockTable, scores: Scores, first_fragment: int) -> None:
+        """Append one block's fragments, chunks and the sequences that end in it. Raises StorageError."""
+        fragments = slice(first_fragment, first_fragment + len(table.fragment_chunk))
+        virus, nonvirus, failed = scores.virus[fragments], scores.nonvirus[fragments], scores.failed[fragments]
+        n_chunks, chunk = len(table.chunk_record), table.fragment_chunk
+        chunks = _Chunks(
+            virus=_largest(chunk, virus, n_chunks, np.nan).astype(np.float64),
+            nonvirus=_largest(chunk, nonvirus, n_chunks, np.nan).astype(np.float64),
+            n_fragments=np.bincount(chunk, minlength=n_chunks),
+            n_failed=np.bincount(chunk, failed, n_chunks).astype(np.int64),
+        )
+        names = [self.new_names.get(self._next_record + i, name) for i, name in enumerate(table.names)]
+        first = self._next_record - (self._open is not None)
+        if self._open is not None:
+            names.insert(0, self._open.name)
+        owner = table.chunk_record - first
+        outside = n_chunks and not 0 <= int(owner[0]) <= int(owner[-1]) < len(names)
+        if outside or (owner[1:] < owner[:-1]).any() or fragments.stop > len(scores.virus):
+            raise StorageError("token store: a block's chunks or fragments are not those of its records")
+        if len(table.sources) and int(table.sources.max()) >= len(self.sources):
+            raise StorageError("token store: a record comes from a file that the run did not read")
+        self._next_record += len(table.names)
+        self._write_fragments_and_chunks(table, [names[i] for i in owner.tolist()], virus, nonvirus, chunks)
+        self._write_sequences(table, names, owner, chunks)
+
+    def _write_fragments_and_chunks(
+        self, table: BlockTable, names: list[str], virus: np.ndarray, nonvirus: np.ndarray, chunks: _Chunks
+    ) -> None:
+        """The rows of fragments.tsv and chunks.tsv; `names` has the sequence of each chunk."""
+        numbers = (table.chunk_number + 1).tolist()
+        chunk, frame = table.fragment_chunk, table.fragment_frame
+        start, end = fragment_span(table.chunk_start[chunk], table.chunk_end[chunk], frame, table.fragment_residues)
+        identifiers = [f"{name}_chunk_{k}" for name, k in zip(names, numbers, strict=True)]
+        heads = [f"\t{name}\t{k}\t" for name, k in zip(names, numbers, strict=True)]
+        strands = [f"\t{'+-'[f // 3]}\t{f % 3 + 1}" for f in range(len(FRAMES))]
+        rows = [
+            f"{identifiers[c]}{FRAMES[f]}{heads[c]}{s}\t{e}{strands[f]}{columns}\n"
+            for c, f, s, e, columns in zip(
+                chunk.tolist(),
+                frame.tolist(),
+                start.tolist(),
+                end.tolist(),
+                _score_columns(virus, nonvirus),
+                strict=True,
+            )
+        ]
+        self.files["fragments"].write("".join(rows).encode())
+        rows = [
+            f"{name}\t{k}\t{s}\t{e}\t{count}{columns}\n"
+            for name, k, s, e, count, columns in zip(
+                names,
+                numbers,
+                (table.chunk_start + 1).tolist(),
+                table.chunk_end.tolist(),
+                chunks.n_fragments.tolist(),
+                _score_columns(chunks.virus, chunks.nonvirus),
+                strict=True,
+            )
+        ]
+        self.files["chunks"].write("".join(rows).encode())
+        self.totals.fragments += len(chunk)
+        self.totals.failed_fragments += int(chunks.n_failed.sum())
+        self.totals.chunks += len(names)
+        self.totals.open_chunks += int((chunks.n_fragments > 0).sum())
+
+    def _write_sequences(self, table: BlockTable, names: list[str], owner: np.ndarray, chunks: _Chunks) -> None:
+        """The rows of sequences.tsv that are complete; the last sequence may stay open. `owner`: each chunk's place in
+        `names`."""
+        before = self._open
+        sums = chunks.per_sequence(owner, len(names), before.sums if before is not None else None)
+        columns = [table.sources, table.lengths, table.n_chunks, table.statuses]
+        descriptions = list(table.descriptions)
+        if before is not None:
+            first = (before.source, before.length, before.n_chunks, before.status)
+            columns = [np.concatenate(([value], column)) for value, column in zip(first, columns, strict=True)]
+            descriptions.insert(0, before.description)
+        source, length, n_chunks, status = (column.tolist() for column in columns)
+        self._open = None
+        wrong = np.flatnonzero(sums.chunks != columns[2])
+        last = len(names) - 1
+        if wrong.tolist() == [last] and sums.chunks[last] < n_chunks[last]:
+            self._open = _Open(
+                *(names[last], descriptions[last], source[last], length[last], n_chunks[last], status[last]),
+                _Sums(*(getattr(sums, field.name)[last:] for field in fields(_Sums))),
+            )
+        elif len(wrong):
+            i = int(wrong[0])
+            raise StorageError(f"token store: {names[i]} has {n_chunks[i]} chunks, {sums.chunks[i]} were found")
+        complete = last if self._open is not None else len(names)
+        virus, nonvirus = (scores[:complete] for scores in sums.consensus(self.consensus))
+        ok = columns[3][:complete] == STATUS_NAMES.index("ok")
+        failed, none = ok & (sums.failed[:complete] > 0), ok & (sums.fragments[:complete] == 0)
+        texts = np.array(STATUS_NAMES, dtype=object)[columns[3][:complete]]
+        texts[none], texts[failed] = "no_open_frame", "failed"
+        rows = [
+            f"{name}\t{self.sources[s]}\t{bases}\t{n}\t{scored}\t{n_fragments}\t{n_virus}{scores}\t{state}\t{text}\n"
+            for name, s, bases, n, scored, n_fragments, n_virus, scores, state, text in zip(
+                names[:complete],
+                source[:complete],
+                length[:complete],
+                n_chunks[:complete],
+                sums.scored[:complete].tolist(),
+                sums.fragments[:complete].tolist(),
+                sums.called_virus[:complete].tolist(),
+                _score_columns(virus, nonvirus),
+                texts,
+                descriptions[:complete],
+                strict=True,
+            )
+        ]
+        self.files["sequences"].write("".join(rows).encode())
+        self.totals.records += complete
+        self.totals.statuses.update(texts.tolist())
+        self.totals.virus_sequences += int((virus >= nonvirus).sum())
+
+    def finish(self, n_records: int) -> Totals:
+        """Check that every record read has its row. Raises StorageError."""
+        if self._open is not None or self.totals.records != n_records:
+            raise StorageError(f"token store: {n_records} records were read, {self.totals.records} have a row")
+        return self.totals
+
+
+def write(
+    folder: Path,
+    blocks: Iterable[BlockTable],
+    scores: Scores,
+    *,
+    sources: Sequence[str],
+    new_names: dict[int, str],
+    n_records: int,
+    consensus: str,
+) -> Totals:
+    """Write the three tables into `folder`. Raises StorageError."""
+    columns = {"sequences": SEQUENCE_COLUMNS, "chunks": CHUNK_COLUMNS, "fragments": FRAGMENT_COLUMNS}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(replacing(folder / f"{name}.tsv")) for name in columns}
+        for name, header in columns.items():
+            files[name].write(("\t".join(header) + "\n").encode())
+        writer = TableWriter(files, sources, new_names, consensus)
+        first_fragment = 0
+        for table in blocks:
+            writer.block(table, scores, first_fragment)
+            first_fragment += len(table.fragment_chunk)
+        return writer.finish(n_records)

@@ -1,0 +1,93 @@
+"""From a run's parts to its tables, and what people are told about them: shared by `predict` and `classify`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from vpdist.errors import StorageError
+from vpdist.planning.plan import Plan
+from vpdist.results import parts, tables, virnucpro_files
+from vpdist.results.parts import PartHeader
+from vpdist.results.scores import Scores
+from vpdist.results.tables import Totals
+from vpdist.sequences import store_summary, token_store
+from vpdist.sequences.blocks import BlockTable
+from vpdist.sequences.store_summary import StoreSummary
+from vpdist.storage.run_folder import LEGACY, RunFolder
+from vpdist.text import printable
+
+
+def part_scores(
+    folder: RunFolder, plan: Plan, header: PartHeader, n_fragments: int, raise_if_ending: Callable[[], None]
+) -> Scores:
+    """Scores of all fragments from the parts' logits; `raise_if_ending` is called between parts. Raises DamagedFile."""
+    scores = Scores.empty(n_fragments)
+    names = ["failed"] + (["logits"] if header.classifier else [])
+    for unit in range(plan.n_units):
+        part = parts.read(folder.parts, unit, names)
+        fragment, row = parts.fragment_rows(plan, unit)
+        scores.set_unit(fragment, row, part["failed"], part.get("logits"))
+        raise_if_ending()
+    return scores
+
+
+def checked_scores(scores: Scores) -> Scores:
+    """`scores`, if every fragment that has not failed has one. Raises StorageError."""
+    without = np.flatnonzero(np.isnan(scores.virus) & ~scores.failed)
+    if len(without):
+        raise StorageError(f"{len(without)} fragments have no score, the first is number {without[0] + 1}")
+    return scores
+
+
+def write_tables(
+    folder: RunFolder,
+    summary: StoreSummary,
+    scores: Scores,
+    sources: Sequence[str],
+    consensus: str,
+    raise_if_ending: Callable[[], None],
+    *,
+    legacy: bool,
+) -> Totals:
+    """The three tables from the token store and the scores, and the original's two files where `legacy`; otherwise
+    such files of an earlier command are removed. `raise_if_ending` is called between blocks. Raises StorageError."""
+
+    def blocks() -> Iterator[BlockTable]:
+        for path in store_summary.block_paths(folder, summary):
+            yield token_store.read_table(path)
+            raise_if_ending()
+
+    totals = tables.write(
+        folder.path,
+        blocks(),
+        scores,
+        sources=[printable(source) for source in sources],
+        new_names=store_summary.new_names(folder),
+        n_records=summary.n_records,
+        consensus=consensus,
+    )
+    if (totals.chunks, totals.fragments) != (summary.n_chunks, summary.n_fragments):
+        raise StorageError(
+            f"the tables have {totals.chunks} chunks and {totals.fragments} fragments, "
+            f"the token store {summary.n_chunks} and {summary.n_fragments}"
+        )
+    for name in LEGACY:
+        (folder.path / name).unlink(missing_ok=True)
+    if legacy:
+        virnucpro_files.write_virnucpro_files(folder.path, scores)
+    return totals
+
+
+def summary_for_people(folder: RunFolder, totals: Totals, seconds: float, *, called: bool) -> str:
+    """What people read at the end."""
+    statuses = ", ".join(f"{count:,} {status}" for status, count in sorted(totals.statuses.items())) or "none"
+    lines = [f"{totals.records:,} sequences ({statuses}) in {seconds:.1f} s"]
+    lines.append(f"{totals.open_chunks:,} of {totals.chunks:,} chunks have an open frame")
+    if called:
+        lines.append(f"{totals.virus_sequences:,} sequences called virus")
+    if totals.failed_fragments:
+        lines.append(f"{totals.failed_fragments:,} fragments FAILED; they are NA in fragments.tsv, see the log files")
+    lines.append(f"tables: {folder.path / 'sequences.tsv'}, chunks.tsv, fragments.tsv")
+    return "\n".join(lines)

@@ -1,0 +1,208 @@
+"""Blocks of the token store: what is known of the records, chunks and fragments that lie in one.
+
+Arrays and texts only, by columns. `is_sound` tells whether a block that was read from a file can be one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import xxhash
+
+from vpdist.encoder_kinds import KINDS, in_files
+from vpdist.ragged import Ragged
+from vpdist.sequences.six_frames import FRAMES
+from vpdist.storage import hdf5_files
+
+OK, TOO_SHORT, FILTERED = 0, 1, 2
+STATUS_NAMES = ("ok", "too_short", "filtered")
+"""Names of the statuses that reading decides; no_open_frame and failed are decided when tables are built."""
+
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Texts(Ragged):
+    """A column of texts, as UTF-8 bytes (uint8)."""
+
+    @classmethod
+    def pack(cls, texts: Sequence[str]) -> Texts:
+        encoded = [text.encode() for text in texts]
+        return cls.from_lengths(np.frombuffer(b"".join(encoded), np.uint8), [len(text) for text in encoded])
+
+    def are_printable(self, n: int) -> bool:
+        """Whether these are n texts in UTF-8 without control characters."""
+        if self.flat.dtype != np.uint8 or not self.is_sound(n=n):
+            return False
+        try:
+            text = self.flat.tobytes().decode()
+        except UnicodeDecodeError:
+            return False
+        starts = self.offsets[:-1][self.offsets[:-1] < len(self.flat)]
+        return not (_CONTROL.search(text) or (self.flat[starts] & 0xC0 == 0x80).any())
+
+    def __iter__(self) -> Iterator[str]:
+        return (text.decode() for text in self.strings())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockRecords:
+    """What both kinds of block know about the r records that begin in a block, and about its c chunks."""
+
+    index: int
+    """Number of the block, from 0."""
+    chunk_length: int
+    first_record: int
+    """Number of records (of the whole input) that begin in earlier blocks."""
+    names: Texts
+    """(r,) as read; repeats are numbered by names.resolve_names."""
+    descriptions: Texts
+    sources: np.ndarray
+    """(r,) uint32, index of the input file."""
+    lengths: np.ndarray
+    """(r,) int64, bases."""
+    n_chunks: np.ndarray
+    """(r,) int64, chunks of the record in all blocks."""
+    statuses: np.ndarray
+    """(r,) int8, index into STATUS_NAMES."""
+    chunk_record: np.ndarray
+    """(c,) int64, the chunk's record, counted over the whole input."""
+    chunk_number: np.ndarray
+    """(c,) int32, the chunk's number in its record, from 0."""
+    chunk_start: np.ndarray
+    """(c,) int64, on the sequence, 0-based."""
+    chunk_end: np.ndarray
+    """(c,) int64, exclusive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawBlock(BlockRecords):
+    """What the reading rank hands on."""
+
+    bases: Ragged
+    """(c,) uint8, the chunks' bases (upper-case ASCII)."""
+
+    def digest(self) -> str:
+        """xxh3_128 (hex) of everything in the block."""
+        datasets, attributes = content(self)
+        digest = xxhash.xxh3_128(repr(attributes).encode())
+        for name, array in datasets.items():
+            digest.update(f"{name} {hdf5_files.array_digest(array)}\n".encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockTable(BlockRecords):
+    """Records, chunks and the f fragments of a block, in the order chunk, frame."""
+
+    fragment_chunk: np.ndarray
+    """(f,) int32, index into the block's chunks."""
+    fragment_frame: np.ndarray
+    """(f,) int8, index into fragments.FRAMES."""
+    fragment_residues: np.ndarray
+    """(f,) int32, length of the whole protein."""
+    nucleotide_hash: np.ndarray
+    """(f,) uint64, xxh3_64 of the nucleotide string."""
+    protein_hash: np.ndarray
+    """(f,) uint64, xxh3_64 of the whole protein."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBlock(BlockTable):
+    """A block of the token store: with the tokens of every encoder that the run has."""
+
+    raw_digest: str
+    tokenizers: dict[str, str]
+    """Fingerprint of each encoder's tokenizer, by kind."""
+    tokens: dict[str, Ragged]
+    """(f,) token ids of the same kinds, special ones included."""
+
+
+OFFSETS = {
+    "names": "names_offsets",
+    "descriptions": "descriptions_offsets",
+    "bases": "base_offsets",
+}
+"""Columns that take two datasets of a file: the items under the column's name, and the offsets under this one."""
+
+
+def content(block: BlockRecords) -> tuple[dict[str, np.ndarray], dict[str, str | int | float]]:
+    """A block as the datasets and attributes of its file."""
+    datasets: dict[str, np.ndarray] = {}
+    attributes: dict[str, str | int | float] = {}
+    for field in fields(block):
+        value = getattr(block, field.name)
+        if isinstance(value, Ragged):
+            datasets |= {field.name: value.flat, OFFSETS[field.name]: value.offsets}
+        elif isinstance(value, np.ndarray):
+            datasets[field.name] = value
+        elif not isinstance(value, dict):
+            attributes[field.name] = value
+    if isinstance(block, TokenBlock):
+        attributes |= {f"{kind}_tokenizer": found for kind, found in in_files(block.tokenizers, "").items()}
+        for kind, tokens in block.tokens.items():
+            datasets |= zip(KINDS[kind].token_datasets, (tokens.flat, tokens.offsets), strict=True)
+    return datasets, attributes
+
+
+_TYPES = {
+    "sources": np.uint32,
+    "statuses": np.int8,
+    "chunk_number": np.int32,
+    "bases": np.uint8,
+    "fragment_chunk": np.int32,
+    "fragment_frame": np.int8,
+    "fragment_residues": np.int32,
+    "nucleotide_hash": np.uint64,
+    "protein_hash": np.uint64,
+}
+"""Number formats of a block's columns, the others being int64."""
+LONGEST_PROTEIN = 1 << 20
+"""Residues: what the plan can sort."""
+
+
+def is_sound(block: BlockRecords) -> bool:
+    """Whether columns fit together, and numbers stay where they point: a file may hold anything.
+
+    What leads from one block to another (records, sources) is checked where tables are built.
+    """
+    return all(_checks(block))
+
+
+def _checks(block: BlockRecords) -> Iterator[bool]:
+    """One after the other; each relies on those before it."""
+    for field in fields(block):
+        value = getattr(block, field.name)
+        if isinstance(value, np.ndarray):
+            yield value.ndim == 1 and value.dtype == _TYPES.get(field.name, np.int64)
+        elif isinstance(value, Texts):
+            yield value.are_printable(len(block.lengths))
+        elif isinstance(value, Ragged):
+            yield value.flat.dtype == _TYPES[field.name]
+    n_chunks = len(block.chunk_record)
+    yield _fit(len(block.lengths), block.lengths, block.n_chunks, block.sources, block.statuses)
+    yield _fit(n_chunks, block.chunk_record, block.chunk_number, block.chunk_start, block.chunk_end)
+    yield _below(len(STATUS_NAMES), block.statuses)
+    if isinstance(block, RawBlock):
+        yield block.bases.is_sound(n=n_chunks)
+    if isinstance(block, BlockTable):
+        n = len(block.fragment_chunk)
+        yield _fit(n, block.fragment_chunk, block.fragment_frame, block.fragment_residues)
+        yield len(block.nucleotide_hash) == len(block.protein_hash) == n
+        yield _below(n_chunks, block.fragment_chunk) and _below(len(FRAMES), block.fragment_frame)
+        yield _below(LONGEST_PROTEIN, block.fragment_residues)
+    if isinstance(block, TokenBlock):
+        for kind, tokens in block.tokens.items():
+            yield tokens.flat.dtype == KINDS[kind].token_type and tokens.is_sound(n=n)
+
+
+def _fit(n: int, *columns: np.ndarray) -> bool:
+    """Whether columns have n numbers, none of them negative."""
+    return all(len(column) == n and (n == 0 or int(column.min()) >= 0) for column in columns)
+
+
+def _below(end: int, column: np.ndarray) -> bool:
+    return len(column) == 0 or int(column.max()) < end

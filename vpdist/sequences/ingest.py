@@ -1,0 +1,191 @@
+"""Reads to token store: rank 0 reads the input once and hands blocks on, all ranks translate and tokenise them.
+
+Parsing is far quicker than tokenising, so one reader feeds many ranks, and an input that cannot be split (gz, standard
+input) is no special case. Which rank does a block has no influence on it. store.json is written last and makes the
+store complete.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from vpdist.errors import StorageError
+from vpdist.sequences import token_store
+from vpdist.sequences.blocks import OFFSETS, Texts
+from vpdist.sequences.store_summary import StoreSummary, block_paths, load_summary, new_names
+from vpdist.sequences.tokenizers import FragmentTokenizer
+from vpdist.sequences.unique_names import name_hashes, resolve_names
+from vpdist.session.coordination import Control
+from vpdist.storage import hdf5_files
+from vpdist.storage.atomic_files import write_json
+from vpdist.storage.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+LATE_S = 60.0
+"""Seconds that a network file system may take to show one rank what another has written."""
+READ, TOTAL, KEPT, DONE = "ingest/read", "ingest/total", "ingest/kept", "ingest/done"
+
+
+def _is_complete(folder: RunFolder, provenance_key: str) -> bool:
+    """Whether store.json and names.h5 are there and made from `provenance_key`."""
+    try:
+        return load_summary(folder, provenance_key) is not None and new_names(folder) is not None
+    except hdf5_files.DamagedFile as error:
+        logger.warning("made again: %s", error)
+        return False
+
+
+def reuse_existing(control: Control, folder: RunFolder, provenance_key: str) -> StoreSummary | None:
+    """The token store of an earlier run, if it was made from the same and every block of it is whole; else None.
+
+    Raises StorageError when this rank sees another store.json than rank 0.
+    """
+    have = control.broadcast_from_rank_0("store/have", lambda: str(_is_complete(folder, provenance_key)))
+    if have == "False":
+        return None
+    summary = load_summary(folder, provenance_key)
+    if summary is None:
+        raise StorageError(f"{folder.store}: rank {control.runtime.rank} sees another one than rank 0")
+    paths = block_paths(folder, summary)
+
+    def check(block: int) -> None:
+        try:
+            token_store.read_block(paths[block])
+        except hdf5_files.DamagedFile as error:
+            logger.warning("made again: %s", error)
+            control.runtime.keys.add("store/bad")
+
+    control.share_dynamically("store/check", len(paths), check)
+    return summary if control.runtime.keys.add("store/bad", 0) == 0 else None
+
+
+def ingest(
+    control: Control,
+    folder: RunFolder,
+    paths: Sequence[Path],
+    provenance_key: str,
+    *,
+    chunk_length: int,
+    min_length: int,
+    tokenizers: Mapping[str, FragmentTokenizer],
+) -> StoreSummary:
+    """Fill the token store, every rank its share; blocks that are there already and fit the input are kept.
+
+    Raises InputError naming file, record and position; StorageError.
+    """
+    digests: list[str] = []
+    fingerprints = {kind: tokenizer.fingerprint for kind, tokenizer in tokenizers.items()}
+
+    def read() -> None:
+        for raw in token_store.read_blocks(paths, chunk_length, min_length):
+            digests.append(raw.digest())
+            path = token_store.block_path(folder.tokens, raw.index)
+            if token_store.block_is_valid(path, digests[-1], fingerprints):
+                control.publish(f"{KEPT}/{raw.index}", "1")
+            else:
+                token_store.write_raw(token_store.raw_path(folder.tokens, raw.index), raw)
+            control.publish(READ, str(len(digests)))
+            _count(control, records=len(raw.names))
+            control.raise_if_ending()
+        control.publish(TOTAL, str(len(digests)))
+
+    def tokenise(index: int) -> None:
+        if control.runtime.keys.get(f"{KEPT}/{index}") is not None:
+            return
+        raw_path = token_store.raw_path(folder.tokens, index)
+        _wait_for(control, raw_path)
+        raw = token_store.read_raw(raw_path)
+        block = token_store.tokenise_block(raw, tokenizers)
+        size = token_store.write_block(token_store.block_path(folder.tokens, index), block)
+        raw_path.unlink()
+        _count(control, bases=len(raw.bases.flat), bytes_written=size)
+
+    if control.is_first:
+        read()
+    while True:
+        index = control.next_index("ingest")
+        control.wait_until(lambda index=index: index < _published(control, READ) or _total(control) is not None)  # type: ignore[misc]
+        total = _total(control)
+        if total is not None and index >= total:
+            break
+        tokenise(index)
+        control.publish(f"{DONE}/{index}", "1")
+    control.broadcast_from_rank_0("store", lambda: _summarise(control, folder, provenance_key, digests))
+    summary = load_summary(folder, provenance_key)
+    if summary is None:
+        raise hdf5_files.DamagedFile(f"{folder.store}: is not what rank 0 has written")
+    return summary
+
+
+def _wait_for(control: Control, path: Path) -> None:
+    """Wait for a file that rank 0 has written; a network file system may show it late. Raises StorageError."""
+    until = time.monotonic() + LATE_S
+
+    def is_there() -> bool:
+        if not path.exists() and time.monotonic() > until:
+            raise StorageError(f"{path}: rank 0 has written it, rank {control.runtime.rank} cannot see it")
+        return path.exists()
+
+    control.wait_until(is_there)
+
+
+def _published(control: Control, key: str) -> int:
+    return int(control.runtime.keys.get(key) or 0)
+
+
+def _total(control: Control) -> int | None:
+    value = control.runtime.keys.get(TOTAL)
+    return None if value is None else int(value)
+
+
+def _count(control: Control, **counters: int) -> None:
+    if control.progress is not None:
+        control.progress.add(**counters)
+
+
+def _summarise(control: Control, folder: RunFolder, provenance_key: str, digests: Sequence[str]) -> str:
+    """Write names.h5 and store.json from the blocks, each as soon as it is done; returns the store's digest."""
+    digest = xxhash.xxh3_128(provenance_key.encode())
+    n_records = n_chunks = n_bases = 0
+    fragments: list[int] = []
+    hashes: list[np.ndarray] = []
+    for index, raw_digest in enumerate(digests):
+        digest.update(raw_digest.encode())
+        control.wait_for(f"{DONE}/{index}")
+        table = token_store.read_table(token_store.block_path(folder.tokens, index))
+        n_records += len(table.names)
+        n_chunks += len(table.chunk_record)
+        n_bases += int(table.lengths.sum())
+        fragments.append(len(table.fragment_chunk))
+        hashes.append(name_hashes(table.names))
+        control.raise_if_ending()
+    renamed = resolve_names(
+        hashes,
+        lambda: (
+            token_store.read_table(token_store.block_path(folder.tokens, index)).names for index in range(len(digests))
+        ),
+    )
+    names = Texts.pack(list(renamed.values()))
+    datasets = {"record": np.array(list(renamed), np.int64), "names": names.flat, OFFSETS["names"]: names.offsets}
+    hdf5_files.write_atomic(folder.names, datasets, {"basis": xxhash.xxh3_128_hexdigest(provenance_key.encode())})
+    summary = StoreSummary(
+        basis=provenance_key,
+        digest=digest.hexdigest(),
+        n_records=n_records,
+        n_chunks=n_chunks,
+        n_bases=n_bases,
+        fragments_per_block=tuple(fragments),
+        n_renamed=len(renamed),
+        example_renamed=next(iter(renamed.values()), ""),
+    )
+    write_json(folder.store, asdict(summary))
+    return summary.digest

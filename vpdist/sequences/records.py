@@ -1,0 +1,276 @@
+"""Sequence files to records.
+
+Enter: FASTA or FASTQ files, plain, gz, bz2, xz or zst, told by content. Leave: one record after the other, in upper
+case with U read as T, IUPAC letters and the gaps '-' and '.' kept as they are. Promises: memory for one record at a
+time, and every fault of the input is an InputError that names file, record and position; nothing is skipped quietly.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dnaio import FastaReader, FastqReader
+from dnaio.exceptions import FastqFormatError, FileFormatError
+
+from vpdist.errors import InputError
+from vpdist.sequences.decompression import BUFFER_BYTES, DECOMPRESSION_ERRORS, MAGIC, compression, damage, decompressed
+from vpdist.storage.atomic_files import replacing
+
+UNNAMED = "unnamed"
+"""Name of a record whose header is empty."""
+
+LONGEST_RECORD = 1 << 31
+"""Bytes of a FASTA record, each line counted as LINE_BYTES more: what is held of it while it is read. The largest human
+chromosome takes a fifth of this; a compressed file of a few megabytes could claim any number."""
+LINE_BYTES = 32
+LONGEST_LINE = 1 << 28
+"""Bytes of a FASTQ line."""
+LONGEST_HEADER = 1 << 20
+"""Letters."""
+
+_PIECE, _LARGE_PIECE = 1 << 20, 1 << 24
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LETTERS = b"ACGTUNRYSWKMBDHV-."
+_BAD = b"\0"
+
+
+def _letter_table() -> bytes:
+    table = bytearray(_BAD * 256)
+    for letter in _LETTERS:
+        table[letter] = table[ord(chr(letter).lower())] = letter
+    table[ord("U")] = table[ord("u")] = ord("T")
+    table[ord(" ")] = table[ord("\t")] = ord(" ")
+    return bytes(table)
+
+
+_LETTER_TABLE = _letter_table()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sequence of the input."""
+
+    name: str
+    """The header's first word; UNNAMED where the header is empty."""
+    description: str
+    """The rest of the header; tabs and other control characters are spaces."""
+    source: str
+    """The input file, as given."""
+    sequence: bytes
+    """Upper-case ASCII: IUPAC nucleotide letters without U, '-' and '.'."""
+
+
+def read_records(paths: Sequence[Path]) -> Iterator[Record]:
+    """The records of all files, in order. An empty file has none.
+
+    White space inside a sequence is dropped, as are blank lines (in FASTQ: at the end of the file) and FASTA lines
+    that begin with '#'. Bytes of a FASTA header that are not UTF-8 are written out as `\\xNN`.
+
+    Raises InputError for a file that cannot be read, is damaged, is neither FASTA nor FASTQ, has content but no
+    records, or holds letters that are not nucleotides.
+    """
+    for path in paths:
+        yield from _read_file(path)
+
+
+def spool_stdin(target: Path, raise_if_ending: Callable[[], None]) -> Path:
+    """Copy standard input to `target`, which appears when it is complete; returns `target`.
+
+    `raise_if_ending` is called at least twice a second, also while nothing comes, and may raise to stop.
+
+    Raises InputError when standard input is a terminal or closed, StorageError when the copy cannot be written.
+    """
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        raise InputError("nothing is piped into standard input", path="-")
+    with replacing(target) as file:
+        source = sys.stdin.fileno()
+        while True:
+            raise_if_ending()
+            if select.select([source], [], [], 0.5)[0]:
+                block = os.read(source, BUFFER_BYTES)
+                if not block:
+                    break
+                file.write(block)
+    return target
+
+
+class _Bounded(io.RawIOBase):
+    """A FASTA file none of whose records takes more than LONGEST_RECORD. Raises InputError once one does."""
+
+    def __init__(self, file: io.BufferedReader, source: str) -> None:
+        self._file, self._source, self._last = file, source, b"\n"
+        self._place = self._begin = self._held = 0  # bytes read, those before the record, and what it takes
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._file.read1(len(buffer))
+        header = max(block.rfind(b"\n>"), block.rfind(b"\r>"))
+        if header < 0 and self._last in b"\r\n" and block.startswith(b">"):
+            header = 0
+        if header >= 0:
+            self._begin, self._held = self._place + header, 0
+        begin = max(header, 0)
+        self._held += len(block) - begin + LINE_BYTES * block.count(b"\n", begin)
+        if self._held > LONGEST_RECORD:
+            reason = f"a record takes more than {LONGEST_RECORD >> 20} MiB"
+            raise InputError(reason, path=self._source, position=f"the one after byte {self._begin:,}")
+        self._place += len(block)
+        self._last = block[-1:] or self._last
+        buffer[: len(block)] = block
+        return len(block)
+
+
+class _CountedLines:
+    """A file as dnaio's FASTQ reader wants it, which knows its last line that is not blank (from 0)."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._lines, self.last_line, self._open = file, 0, -1, 0
+
+    def read(self, size: int) -> bytes:
+        """Raises FastqFormatError for a byte that is not ASCII, or a line of more than LONGEST_LINE."""
+        block = self._file.read(min(size, _LARGE_PIECE))
+        lines = self._lines
+        end = block.rfind(b"\n")
+        self._open = len(block) - 1 - end + (self._open if end < 0 else 0)
+        if self._open > LONGEST_LINE:
+            raise FastqFormatError(f"a line has more than {LONGEST_LINE >> 20} MiB", lines + block.count(b"\n"))
+        text = block.rstrip(b"\r\n")
+        if text:
+            self.last_line = lines + text.count(b"\n")
+        self._lines = lines + block.count(b"\n")
+        if not block.isascii():  # dnaio would refuse as well, but without saying where
+            first = next(position for position, byte in enumerate(block) if byte > 127)
+            reason = f"byte {block[first]:#x} is not ASCII, as FASTQ has to be"
+            raise FastqFormatError(reason, lines + block.count(b"\n", 0, first))
+        return block
+
+    def blank_from(self, line: int) -> bool:
+        """Whether no text follows from `line` on; reads on until that is known."""
+        while self.last_line < line and self.read(BUFFER_BYTES):
+            pass
+        return self.last_line < line
+
+
+class _Fasta(FastaReader):
+    """dnaio's reader, with headers as UTF-8 whatever the locale; yields records."""
+
+    def __init__(self, file: BinaryIO, source: str) -> None:
+        super().__init__(file, sequence_class=lambda header, letters, _: _record(header, letters, source))
+        self._file.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
+
+
+def _read_file(path: Path) -> Iterator[Record]:
+    source = str(path)
+    count, name = 0, None
+    packed = None
+    try:
+        with open(path, "rb") as file:
+            packed = compression(file)
+            for record in _records(decompressed(file, packed), source):
+                count, name = count + 1, record.name
+                yield record
+                del record  # it may be a chromosome, and the next one is about to be read
+    except FileFormatError as error:
+        where = f"after {count} whole records" if error.line is None else f"line {error.line + 1}"
+        reason = " ".join(error.message.split())
+        raise InputError(f"not valid {error.format}: {_shortened(reason)}", path=source, position=where) from error
+    except DECOMPRESSION_ERRORS as error:
+        position = f"after {count} whole records" if count else "before the first whole record" if packed else None
+        raise InputError(damage(error, packed), path=source, record=name, position=position) from error
+
+
+def _records(content: io.BufferedReader, source: str) -> Iterator[Record]:
+    start = content.peek(64)
+    if not start:
+        return
+    text = start.removeprefix(_BYTE_ORDER_MARK).lstrip()
+    count = 0
+    if text.startswith(b"@"):
+        lines = _CountedLines(content)
+        try:
+            for entry in FastqReader(lines):  # type: ignore[arg-type]
+                count += 1
+                yield _record(entry.name, entry.sequence, source)
+        except FileFormatError:
+            if not lines.blank_from(4 * count):
+                raise
+    elif text.startswith((b">", b"#")) or not text:
+        for record in _Fasta(io.BufferedReader(_Bounded(content, source), BUFFER_BYTES), source):
+            count += 1
+            yield record  # type: ignore[misc]
+            del record
+    else:
+        raise InputError(_what_else(text), path=source, position="line 1")
+    if count == 0:
+        raise InputError("the file is not empty, but holds no records", path=source)
+
+
+def _record(header: str, letters: str, source: str) -> Record:
+    if len(header) > LONGEST_HEADER:
+        reason = f"a header has {len(header):,} letters, more than {LONGEST_HEADER:,}"
+        raise InputError(reason, path=source, record=_shortened(header, 40))
+    if not header.isprintable():
+        if "\0" in header:
+            raise InputError("binary data in a header", path=source, record=_shortened(repr(header), 40))
+        header = "".join(map(_printable, header))
+    words = header.split(None, 1)
+    name = words[0] if words else UNNAMED
+    description = words[1].rstrip() if len(words) == 2 else ""
+    return Record(name, description, source, _sequence(letters, source, name))
+
+
+def _printable(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # a byte that is not UTF-8, as "surrogateescape" hands it on
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return " " if letter.isspace() or unicodedata.category(letter) == "Cc" else letter
+
+
+def _sequence(letters: str, source: str, name: str) -> bytes:
+    """Letters in upper case, U as T, without white space. Raises InputError at the first that is no nucleotide."""
+    if len(letters) <= _PIECE:
+        sequence = letters.encode("ascii", "replace").translate(_LETTER_TABLE)
+    else:  # a chromosome, a piece at a time: no second copy of it is made on the way
+        pieces = io.BytesIO()
+        for start in range(0, len(letters), _PIECE):
+            pieces.write(letters[start : start + _PIECE].encode("ascii", "replace").translate(_LETTER_TABLE))
+        sequence = pieces.getvalue()
+    if b" " in sequence:
+        sequence = sequence.replace(b" ", b"")
+        letters = letters.replace(" ", "").replace("\t", "")
+    position = sequence.find(_BAD)
+    if position < 0:
+        return sequence
+    letter = letters[position]
+    if letter == ">":
+        hint = "a header in the middle of a line; was this file joined from files without a final line break?"
+    elif (letter.isascii() and letter.isalpha()) or letter == "*":
+        hint = "is this a protein? vpdist reads nucleotides (IUPAC letters, '-' and '.')"
+    else:
+        hint = "vpdist reads nucleotides (IUPAC letters, '-' and '.')"
+    raise InputError(
+        f"unexpected letter {letter!r}: {hint}", path=source, record=name, position=f"letter {position + 1}"
+    )
+
+
+def _what_else(text: bytes) -> str:
+    if any(text.startswith(magic) for magic in MAGIC):
+        return "compressed twice; decompress it once"
+    if text.startswith((b"BAM\x01", b"CRAM")):
+        return "alignments, not sequences; convert them with `samtools fasta`"
+    if not text.isascii() or b"\0" in text:
+        return "binary data, neither FASTA nor FASTQ"
+    return f"neither FASTA ('>') nor FASTQ ('@'): the file begins with {_shortened(text.decode('ascii'), 20)!r}"
+
+
+def _shortened(text: str, length: int = 160) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."

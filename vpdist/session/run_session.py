@@ -1,0 +1,136 @@
+"""Run a command's stages on this rank: join the peers, open folder, lock, log file and progress; close them again.
+
+Only rank 0 writes to the console; everything else goes to the ranks' log files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from vpdist import environment
+from vpdist.distributed import runtime
+from vpdist.errors import EXIT_FAILURES_LISTED, EXIT_OK, StorageError, UsageError
+from vpdist.session.coordination import Control
+from vpdist.session.ending import OpenedSession, as_storage_error, end_failed, report, root_cause
+from vpdist.session.progress import Progress
+from vpdist.session.session import Outcome, Session, remove_mark
+from vpdist.session.signals import StopRequest
+from vpdist.storage.atomic_files import storage_error, write_file
+from vpdist.storage.log_file import output_to_log
+from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.run_lock import Lock
+
+SHARED_MARK, SHARED_MARK_BYTES = ".seen-by-all-", 1 << 16
+SHARED_FOLDER_TIMEOUT_S = 4.0
+
+
+def run_session(
+    folder: RunFolder,
+    body: Callable[[Session], Outcome],
+    *,
+    device: str,
+    progress: str,
+    stall_timeout: float,
+    restart: bool = False,
+    must_exist: bool = False,
+) -> int:
+    """Run `body` on this rank and return the exit code.
+
+    Args:
+        folder: the run folder; created unless `must_exist`.
+        body: the stages; called on every rank.
+        device: auto, cpu or cuda.
+        progress: auto, bars, log or none.
+        stall_timeout: seconds after which one silent rank ends the run.
+        restart: discard what the folder holds.
+        must_exist: the folder must hold a run.
+    """
+    logging.getLogger().addHandler(logging.NullHandler())  # nothing reaches the console before the log file is open
+    context = environment.launch_context()
+    console = _console()
+    with contextlib.ExitStack() as stack:
+        opened = OpenedSession(restart, console)
+        stop = StopRequest(at_once=opened.stop_at_once)
+        stack.enter_context(stop.installed())
+        try:
+            opened.control = control = Control(runtime.start(context, device, stop.raise_if_requested), stop)
+            if control.is_first:
+                anew = restart and control.runtime.attempt == 0
+                control.lock = _open_folder(folder, stack, restart=anew, must_exist=must_exist)
+            mark = control.broadcast_from_rank_0("folder", lambda: _write_mark(folder))
+            _await_mark(folder.path / mark)
+            if control.is_first:
+                stack.callback(remove_mark, folder.path / mark)
+            logging_us = stack.enter_context(output_to_log(folder.log(context.rank), context))
+            control.barrier("opened")  # whoever failed until now has said so; what follows is a collective
+            control.progress = Progress(
+                control.runtime,
+                progress,
+                folder.progress if control.is_first else None,
+                console,
+                stall_timeout_s=stall_timeout,
+                on_forced_exit=opened.forced_exit,
+                logging_us=logging_us,
+            )
+            reserve = folder.path / mark if control.is_first else None
+            opened.session = Session(control, folder, control.progress, reserve)
+            outcome = body(opened.session)
+            control.progress.close()
+            code = EXIT_FAILURES_LISTED if outcome.failures else EXIT_OK
+            if control.is_first:
+                opened.session.end("done_with_failures" if outcome.failures else "done", code, outcome.message)
+                report(console, outcome.message)
+        except Exception as error:  # noqa: BLE001 - the one place where every failure ends: told, logged, recorded
+            return end_failed(root_cause(as_storage_error(error, folder), opened), opened, console)
+        runtime.stop()
+        return code
+
+
+def _open_folder(folder: RunFolder, stack: contextlib.ExitStack, *, restart: bool, must_exist: bool) -> Lock:
+    """Rank 0 creates and locks the folder, and clears what killed processes left in it."""
+    try:
+        if must_exist and not folder.run.exists():
+            raise UsageError(f"{folder.path} holds no run (there is no run.json)")
+    except OSError as error:
+        raise storage_error(folder.path, error, "read") from error
+    folder.prepare(restart=False)
+    lock = Lock(folder)
+    lock.take()
+    stack.callback(lock.release)
+    if restart:
+        folder.prepare(restart=True)
+    folder.remove_temporary_files()
+    return lock
+
+
+def _console() -> TextIO:
+    """What people see: the standard error this process was started with, whatever is redirected later."""
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    return os.fdopen(os.dup(2), "w", encoding=encoding, errors="backslashreplace", buffering=1)
+
+
+def _write_mark(folder: RunFolder) -> str:
+    """A file that every rank must be able to see, and that needs some room; returns its name. Raises StorageError."""
+    name = f"{SHARED_MARK}{os.getpid()}-{time.time_ns()}"
+    for old in folder.path.glob(f"{SHARED_MARK}*"):
+        old.unlink(missing_ok=True)
+    write_file(folder.path / name, bytes(SHARED_MARK_BYTES))
+    return name
+
+
+def _await_mark(mark: Path) -> None:
+    """Raises StorageError when the folder that rank 0 sees is not this rank's."""
+    until = time.monotonic() + SHARED_FOLDER_TIMEOUT_S
+    while not mark.exists():
+        if time.monotonic() > until:
+            raise StorageError(
+                f"{mark.parent}: rank 0's folder is not visible on {os.uname().nodename}; all nodes must share it"
+            )
+        time.sleep(0.05)

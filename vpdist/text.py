@@ -1,0 +1,53 @@
+"""What people read, made safe and short: control characters made visible; counts, bytes and times in a few letters."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """`text` on one line and without control characters, which names, paths and other people's files may hold."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same, line by line."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def count_text(number: float) -> str:
+    """At most five characters: 999, 1.23k, 45.6M, 789G."""
+    if number < 999.5:
+        return (
+            f"{number:.0f}" if number >= 99.5 or number == int(number) else f"{number:.{1 if number >= 9.95 else 2}f}"
+        )
+    for unit in "kMGTP":
+        number /= 1000
+        if number < 999.5 or unit == "P":
+            break
+    return f"{number:.{0 if number >= 99.95 else 1 if number >= 9.995 else 2}f}{unit}"
+
+
+def bytes_text(number: int) -> str:
+    """At most eight characters: 512 KiB, 12.3 GiB."""
+    size = number / 1024
+    for unit in ("KiB", "MiB", "GiB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if size >= 99.95 or unit == "KiB" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.0f} TiB" if size >= 99.95 else f"{size:.1f} TiB"
+
+
+def clock_text(seconds: float) -> str:
+    """0:07, 12:41, 3:12:41, 2d 03:12."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour:02}:{minute:02}"
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
+
+
+def span_text(seconds: float) -> str:
+    """45 s, 12 min, 3.4 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
