@@ -1,14 +1,31 @@
-"""Rules about modules: imports go one way, torch and the environment stay where they belong."""
+"""Rules about modules: imports go down the folders, torch and the environment stay where they belong."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vpdist"
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__main__")
+FOLDERS = (
+    "estimate",
+    "commands",
+    "embedding",
+    "results",
+    "planning",
+    "sequences",
+    "session",
+    "display",
+    "monitoring",
+    "encoders",
+    "distributed",
+    "storage",
+)
+"""From the top of the house to its cellar: each imports only from those after it, and from the shared nouns."""
+ENTRY = ("cli", "__main__")
+"""Modules beside the folders that import from any of them; all others there are shared nouns, which import from none."""
 COLLECTIVES = {
     "all_gather",
     "all_reduce",
@@ -21,36 +38,77 @@ COLLECTIVES = {
     "new_group",
 }
 WITHOUT_TORCH = (
-    "encoder_kinds",
-    "plan",
-    "fragments",
-    "records",
-    "tokens",
-    "store",
-    "tables",
-    "parts",
-    "config",
-    "options",
-    "cli",
-    "counters",
-    "display",
-    "watch",
+    "vpdist.cli",
+    "vpdist.config",
+    "vpdist.encoder_kinds",
+    "vpdist.options",
+    "vpdist.display.watch",
+    "vpdist.display.choose",
+    "vpdist.monitoring.counters",
+    "vpdist.monitoring.liveness",
+    "vpdist.planning.plan",
+    "vpdist.planning.plan_file",
+    "vpdist.results.parts",
+    "vpdist.results.tables",
+    "vpdist.sequences.records",
+    "vpdist.sequences.six_frames",
+    "vpdist.sequences.token_store",
+    "vpdist.sequences.tokenizers",
+    "vpdist.storage.run_folder",
 )
 
 
-def tree(module: str) -> ast.Module:
-    return ast.parse((PACKAGE / f"{module}.py").read_text())
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports(module: str) -> set[str]:
-    """Modules of vpdist that `module` imports when it is imported itself."""
-    found: set[str] = set()
-    for node in tree(module).body:
-        if isinstance(node, ast.ImportFrom) and node.module == "vpdist":
-            found |= {alias.name for alias in node.names if alias.name in MODULES}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vpdist."):
-            found.add(str(node.module).split(".")[1])
-    return found
+MODULES = {dotted(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(module: str) -> Iterator[str]:
+    """Modules of vpdist that `module` imports, anywhere in it."""
+    for node in ast.walk(MODULES[module]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vpdist":
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else str(node.module)
+
+
+def folder(module: str) -> str:
+    """The folder that a module lies in, or '' beside the folders."""
+    return module.split(".")[1] if module.count(".") > 1 or module.removeprefix("vpdist.") in FOLDERS else ""
+
+
+def wrong(module: str, imported: str) -> bool:
+    """Whether an import goes up the house."""
+    above, below = folder(module), folder(imported)
+    if not above:
+        return bool(below) and module.removeprefix("vpdist.") not in ENTRY
+    if not below:
+        return imported.removeprefix("vpdist.") in ENTRY
+    return FOLDERS.index(below) < FOLDERS.index(above)
+
+
+def test_the_folders_are_those_there_are_and_say_what_they_promise() -> None:
+    assert sorted(FOLDERS) == sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists())
+    for name in FOLDERS:
+        told = ast.get_docstring(MODULES[f"vpdist.{name}"])
+        assert told is not None, name
+        assert 2 <= len(told.splitlines()) <= 6, name
+
+
+def test_imports_go_down_the_folders() -> None:
+    assert [(module, imported) for module in MODULES for imported in imports(module) if wrong(module, imported)] == []
+
+
+def test_an_import_that_goes_up_would_be_seen() -> None:
+    assert wrong("vpdist.storage.hdf5_files", "vpdist.results.parts")
+    assert wrong("vpdist.results.parts", "vpdist.cli")
+    assert wrong("vpdist.errors", "vpdist.storage.hdf5_files")
+    assert not wrong("vpdist.results.parts", "vpdist.storage.hdf5_files")
+    assert sum(len(list(imports(module))) for module in MODULES) > 200
 
 
 def test_imports_have_no_cycles() -> None:
@@ -68,50 +126,38 @@ def test_imports_have_no_cycles() -> None:
     assert len(done) == len(MODULES)
 
 
-def test_stages_do_not_know_the_run() -> None:
-    above = {"run", "classify", "verify", "watch", "session", "cli", "options", "launch"}
-    below = {
-        "records",
-        "fragments",
-        "tokens",
-        "store",
-        "plan",
-        "layout",
-        "parts",
-        "tables",
-        "embed",
-        "sampler",
-        "encoders",
-    }
-    for module in below:
-        assert not imports(module) & above, module
+def test_modules_and_functions_are_short() -> None:
+    for path in [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "scripts").rglob("*.py")]:
+        source = path.read_text()
+        assert source.count("\n") <= 300, f"{path.name} has too many lines"
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path.name}: {node.name}"
 
 
 def test_collectives_are_used_in_one_module_only() -> None:
-    users = set()
-    for module in MODULES:
-        for node in ast.walk(tree(module)):
-            if (
-                isinstance(node, ast.Attribute)
-                and node.attr in COLLECTIVES
-                and ast.unparse(node.value).endswith("dist")
-            ):
-                users.add(module)
-    assert users == {"exchange"}
+    users = {
+        module
+        for module, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in COLLECTIVES and ast.unparse(node.value).endswith("dist")
+    }
+    assert users == {"vpdist.monitoring.gather"}
 
 
 def test_the_environment_is_read_in_one_module_only() -> None:
     readers = {
         module
-        for module in MODULES
-        if "os.environ" in ast.unparse(tree(module)) or "getenv" in ast.unparse(tree(module))
+        for module, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "putenv")
     }
-    assert readers == {"environment"}
+    assert readers == {"vpdist.environment"}
 
 
 def test_nothing_is_unpickled_nor_trusted() -> None:
-    for module in MODULES:
-        source = ast.unparse(tree(module))
+    for module, tree in MODULES.items():
+        source = ast.unparse(tree)
         for forbidden in (
             "trust_remote_code=True",
             "weights_only=False",
@@ -124,6 +170,6 @@ def test_nothing_is_unpickled_nor_trusted() -> None:
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_torch_is_imported_only_where_it_is_used(module: str) -> None:
-    program = f"import sys, vpdist.{module}; print('torch' in sys.modules)"
+    program = f"import sys, {module}; print('torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=600)
     assert told.stdout.strip() == "False"
