@@ -1,4 +1,5 @@
 """One module per verb, each a list of stages in the order of the data; and what the verbs share.
 
-Enters: settings from the command line, on every rank. Leaves: an exit code. `predict` is the method section: start there.
+Enters: settings from the command line, on every rank. Leaves: an exit code. Start reading at `predict`, the method
+section.
 """

@@ -1,4 +1,4 @@
-"""RUN/progress.jsonl: every snapshot as one JSON line, flushed as it is written, for `vpdist watch` and for programs."""
+"""RUN/progress.jsonl: every snapshot as one JSON line, flushed when written, for `vpdist watch` and other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A run's progress drawn in another terminal, from its progress.jsonl. Needs no torch: it starts at once."""
+"""`vpdist watch`: the bars of a run, drawn in any terminal from the run folder's progress.jsonl.
+
+Only files are read, and torch is not imported, so it starts at once, on any machine that sees the run folder.
+"""
 
 from __future__ import annotations
 

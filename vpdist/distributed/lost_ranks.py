@@ -1,7 +1,7 @@
-"""Who was lost, agreed among the survivors through the key store.
+"""Which ranks were lost, agreed among the survivors through the key store.
 
-The first rank to notice holds a census: who does not say that it is alive is lost. Its agreed is everyone's, so that
-all survivors name the same ranks. A rank that leaves in order says why, and is named with its reason.
+The first rank to notice calls the roll: a rank that does not answer is lost. All survivors take over what it found, so
+that they name the same ranks. A rank that exits in order publishes its reason, and is named with it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class AgreedLoss:
     ranks: tuple[int, ...]
     message: str
     orderly: bool
-    """Whether those who left have said why; then there is time to hear it from them in full."""
+    """Whether all lost ranks published why they exit; then there is time to report it in full."""
 
 
 class LostRanks:
@@ -33,7 +33,7 @@ class LostRanks:
     def __init__(
         self, keys: KeyStore, prefix: str, rank: int, world_size: int, roll_call_s: float, stopping: Callable[[], bool]
     ) -> None:
-        """Keys lie under `prefix`. Survivors have `roll_call_s` seconds to answer; once `stopping()`, no time is left."""
+        """Keys lie under `prefix`. Survivors have `roll_call_s` seconds to answer; once `stopping()`, none wait."""
         self._alarm, self._agreed = f"{prefix}/alarm", f"{prefix}/agreed"
         self._here, self._exit_reason = f"{prefix}/here", f"{prefix}/exit_reason"
         self._keys, self._rank, self._world_size = keys, rank, world_size
@@ -54,7 +54,7 @@ class LostRanks:
         return self.await_agreed_loss()
 
     def await_agreed_loss(self) -> AgreedLoss:
-        """Say that this rank is alive, and learn from the census who is not."""
+        """Answer the roll call, and learn who did not."""
         self._keys.set(f"{self._here}/{self._rank}", "1")
         until = time.monotonic() + 2 * self._roll_call_s
         while time.monotonic() < until and not self._stopping():
@@ -65,7 +65,7 @@ class LostRanks:
         return AgreedLoss((), "a rank was lost", orderly=False)
 
     def publish_exit_reason(self, message: str) -> None:
-        """Leave word why this rank leaves before it is done."""
+        """Tell the others why this rank exits before it is done."""
         try:
             self._keys.set(f"{self._exit_reason}/{self._rank}", message)
         except PeerLost:
@@ -78,14 +78,14 @@ class LostRanks:
             missing -= {rank for rank in missing if self._keys.get(f"{self._here}/{rank}") is not None}
             time.sleep(POLL_S)
         ranks = tuple(sorted(missing))
-        words = {rank: word for rank in ranks if (word := self._keys.get(f"{self._exit_reason}/{rank}")) is not None}
-        if words:
-            message = "; ".join(f"rank {rank} stopped: {word.decode()}" for rank, word in words.items())
+        reasons = {rank: text for rank in ranks if (text := self._keys.get(f"{self._exit_reason}/{rank}")) is not None}
+        if reasons:
+            message = "; ".join(f"rank {rank} stopped: {text.decode()}" for rank, text in reasons.items())
         elif ranks:
             message = f"{'rank' if len(ranks) == 1 else 'ranks'} {' and '.join(map(str, ranks))} lost"
         else:
             message = f"a connection between ranks broke: {reason}"
-        return self._publish(AgreedLoss(ranks, message, orderly=len(words) == len(ranks) > 0))
+        return self._publish(AgreedLoss(ranks, message, orderly=len(reasons) == len(ranks) > 0))
 
     def _publish(self, loss: AgreedLoss) -> AgreedLoss:
         self._keys.set(self._agreed, json.dumps(asdict(loss)))

@@ -1,8 +1,9 @@
-"""Which unit each rank computes, on disk, so that a process that dies leaves word of what it was doing.
+"""Which unit each process computes, on disk, so that a crash can be traced to a unit.
 
-RUN/at_work holds a file per working process, which goes when the process leaves in order. What lies there when a run is
-taken up is counted in run.json as crashes; a unit with too many is computed apart, see quarantine.py. Nothing is synced:
-what a process has written survives its death, and of a power cut no unit is guilty.
+RUN/at_work holds a file per working process, removed when the process ends in order. Files found there when a run is
+resumed are counted per unit in run.json ("deaths"); a unit with too many crashes is computed in an isolated process, see
+isolated_encoder.py. Nothing is synced: what a process has written survives the process, and a power cut is no unit's
+fault.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ logger = logging.getLogger(__name__)
 
 UNIT = re.compile("[0-9]{1,9}")
 WIDTH = 64
-"""Bytes of a note, so that a shorter one covers a longer one."""
+"""Bytes of a file, so that a shorter text covers a longer one."""
 
 
 class UnitsInProgress:
-    """This process's note. Leaving the block removes it, unless a bug ends the block: that counts as a death."""
+    """This process's file. Leaving the block removes it, unless a bug ends the block: that counts as a crash."""
 
     def __init__(self, folder: RunFolder, rank: int, at_once: int = 1) -> None:
         """`at_once`: how many units may be under way: a GPU still computes one while the next is launched. Raises
@@ -47,7 +48,7 @@ class UnitsInProgress:
     ) -> None:
         os.close(self._descriptor)
         if error is None or isinstance(error, VpdistError):
-            with contextlib.suppress(OSError):  # one death too many is counted, which loses nothing
+            with contextlib.suppress(OSError):  # one crash too many is counted, which loses nothing
                 self.path.unlink(missing_ok=True)
 
     def begin(self, unit: int) -> None:
@@ -60,7 +61,7 @@ class UnitsInProgress:
 
 
 def count_crashes(folder: RunFolder) -> dict[int, int]:
-    """How often a process died during each unit, what lies in RUN/at_work included; clears that.
+    """How often a process crashed during each unit, those in RUN/at_work included; clears that folder.
 
     For rank 0, before any rank is at work. Raises StorageError.
     """
@@ -70,14 +71,14 @@ def count_crashes(folder: RunFolder) -> dict[int, int]:
         if UNIT.fullmatch(unit) and type(times) is int:
             crashes[int(unit)] = times
     try:
-        notes = sorted(folder.at_work.iterdir())
-        for path in notes:
+        files = sorted(folder.at_work.iterdir())
+        for path in files:
             units = read_limited(path, 4 * WIDTH, cut=True).decode(errors="replace").split()
             logger.warning("%s: its process died during unit(s) %s", path.name, " ".join(units) or "none")
             crashes.update(int(unit) for unit in units if UNIT.fullmatch(unit))
-        if notes:
+        if files:
             folder.update_run(deaths={str(unit): times for unit, times in sorted(crashes.items())})
-        for path in notes:
+        for path in files:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise storage_error(folder.at_work, error, "read") from error

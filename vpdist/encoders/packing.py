@@ -1,10 +1,11 @@
 """A packed batch: the tokens of many sequences end to end, no padding between them, and attention over it.
 
-Linear layers work on the flat tokens. Attention groups over *groups* of neighbouring sequences of about the same length: a
-group of equal lengths is a plain view of the flat tensor, without copy or mask; else it is padded to its longest.
-Sorted batches have few groups.
+Linear layers work on the flat tokens. Attention works on groups of neighbouring sequences of about the same length: a
+group of equal lengths is a plain view of the flat tensor, without copy or mask; any other is padded to its longest
+sequence. Sorted batches have few groups.
 
-Shapes: B sequences, T tokens in all, H heads, E numbers per head, N sequences of a group, L tokens per sequence of a group.
+Shapes: B sequences, T tokens in all, H heads, E numbers per head, N sequences of a group, L tokens per sequence of a
+group.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class LengthGroup:
 class Packing:
     """How B sequences lie in a flat batch.
 
-    `lengths` is (B,) int64. `length_bucket` is how far lengths may differ within a group: they are rounded up to its multiple.
-    1 pads nothing; more makes fewer, larger kernels.
+    `lengths` is (B,) int64. `length_bucket` is how far lengths may differ within a group: they are rounded
+    up to its multiple. 1 pads nothing; more makes fewer, larger kernels.
     """
 
     def __init__(self, lengths: np.ndarray, device: torch.device, length_bucket: int = 1) -> None:
@@ -55,7 +56,7 @@ class Packing:
 
     @cached_property
     def positions(self) -> torch.Tensor:
-        """(T,) int64 on the device: each token's place in its sequence, from 0."""
+        """(T,) int64 on the device: each token's position in its sequence, from 0."""
         return to_device(self._positions, self.device)
 
     @cached_property
@@ -110,8 +111,8 @@ class Packing:
     ) -> torch.Tensor:
         """(T, H, E): softmax(scale * query key + bias) value within every sequence.
 
-        `bias_HLL` covers the longest group's length and depends on two positions only; every call gets the same. Without
-        one, in half precision on CUDA, through the variable-length kernel; else through SDPA, group by group.
+        `bias_HLL` covers the longest group's length and depends on two positions only; every call gets the same.
+        Without one, in half precision on CUDA, through the variable-length kernel; else through SDPA, group by group.
         """
         if bias_HLL is None and has_varlen_kernel(query_THE.device, query_THE.dtype):
             return _attend_varlen(query_THE, key_THE, value_THE, scale, self.cu_seqlens, self.longest)

@@ -3,7 +3,6 @@
 One thread per process communicates. It gathers the ranks' vectors through gloo, and sets a small key with the same
 vector, because a collective cannot say who is late. The computing thread never waits for it. The exchange ends after
 the first round in which every rank is done; it fails, naming the rank, when a rank vanishes or stays silent.
-No other module uses torch.distributed's collectives.
 """
 
 from __future__ import annotations

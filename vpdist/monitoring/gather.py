@@ -1,7 +1,7 @@
 """Rounds of all_gather of the ranks' counters, without ever blocking the thread that asks for them.
 
-Enters: a rank's vector. Leaves: the matrix of all ranks, after as many steps as the cluster has levels. The package's
-only collectives are here and in `exchange`, which drives them.
+Enters: a rank's vector. Leaves: the matrix of all ranks, after as many steps as the cluster has levels. No other module
+uses torch.distributed's collectives.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def write_plan(path: Path, plan: Plan, provenance_key: str) -> None:
 def map_plan(path: Path, provenance_key: str | None = None, *, n_fragments: int | None = None) -> tuple[Plan, str]:
     """The plan mapped from disk and its identity, which covers the input it was made for.
 
-    Raises DamagedFile when it is damaged or, where a provenance_key or a number of fragments is given, was made from others.
+    Raises DamagedFile when it is damaged, or was made from another provenance key or number of fragments than given.
     """
     with hdf5_files.opened(path) as file:
         found = hdf5_files.attributes(file)

@@ -47,8 +47,9 @@ logger = logging.getLogger(__name__)
 class Progress:
     """One rank's account of its work. All ranks make it together, after `runtime.start`, and close it together.
 
-    Everything but `abort` is for the main thread. Once a peer is lost, or this rank's launcher is gone, `add`, `raise_if_failed`,
-    `stage` and `close` raise that; then the caller has a few seconds to call `abort` before the process is ended.
+    Everything but `abort` is for the main thread. Once a peer is lost, or this rank's launcher is gone, `add`, `stage`,
+    `raise_if_failed` and `close` raise that; then the caller has a few seconds to call `abort` before the process is
+    ended.
     """
 
     def __init__(
