@@ -21,7 +21,6 @@ from scripts.demo import fit_classifier, make_models, make_sample, show
 from scripts.demo.metrics import accuracy, auroc
 from vpdist.encoders.encoder import load_encoder
 from vpdist.ragged import Ragged
-from vpdist.results import tables
 from vpdist.results.classifier import load_classifier
 from vpdist.storage import hdf5_files
 
@@ -258,20 +257,6 @@ def test_the_summary_counts_calls_by_truth_and_leaves_uncalled_sequences_out_of_
     lines = [line.split() for line in capture.get().splitlines()]
     assert ["virus", "1", "1", "0"] in lines
     assert ["non-virus", "0", "1", "1"] in lines
-
-
-# The README
-
-
-def test_the_readme_names_every_module_and_no_other() -> None:
-    tree = (REPOSITORY / "README.md").read_text().split("```\nvpdist/\n")[1].split("scripts/")[0]
-    modules = {path.name for path in (REPOSITORY / "vpdist").glob("*.py")} - {"__init__.py"}
-    assert set(re.findall(r"\w+\.py", tree)) == modules
-
-
-@pytest.mark.parametrize("columns", [tables.SEQUENCE_COLUMNS, tables.CHUNK_COLUMNS, tables.FRAGMENT_COLUMNS])
-def test_the_readme_lists_the_tables_columns_in_order(columns: list[str]) -> None:
-    assert f"| {' '.join(columns)} |" in (REPOSITORY / "README.md").read_text()
 
 
 # The versions
