@@ -47,7 +47,7 @@ from vpdist.storage import hdf5_files
 from vpdist.storage.atomic_files import write_json
 from vpdist.storage.run_folder import RunFolder
 
-WORKER = Path(__file__).with_name("scale_worker.py")
+WORKER = ("-m", "scripts.bench.scale_worker")
 MB = 1e6
 
 
@@ -94,7 +94,7 @@ def torchrun(ranks: int, *command: str) -> list[str]:
 def worker(folder: Path, ranks: int, job: str, *arguments: str | Path) -> list[dict[str, float]]:
     """What each rank of `scale_worker.py` tells."""
     subprocess.run(
-        torchrun(ranks, str(WORKER), job, str(folder / "told"), *map(str, arguments)), check=True, capture_output=True
+        torchrun(ranks, *WORKER, job, str(folder / "told"), *map(str, arguments)), check=True, capture_output=True
     )
     return [json.loads((folder / f"told.{rank}.json").read_text()) for rank in range(ranks)]
 

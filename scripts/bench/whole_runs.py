@@ -3,9 +3,9 @@
     python -m scripts.bench.whole_runs virus.fa.gz host.fa.gz --models MODELS [--fragments N] [--plain-fragments N]
         [--work DIR] [--dtypes bfloat16 float32] [--pairs N]
 
-Models are DIR/dnabert-s and DIR/esm-2, for example full-size ones with random weights made by
-`python -m scripts.demo.make_models MODELS --nucleotide 12x768 --protein 12x480`; a classifier with random weights is made
-for them. Contigs are taken from the files in turn until they have so many fragments: speed on one and two ranks (one
+Models are DIR/dnabert-s and DIR/esm-2, for example full-size ones with random weights, made by `python -m
+scripts.demo.make_models MODELS --nucleotide 12x768 --protein 12x480`; a classifier with random weights is made for
+them. Contigs are taken from the files in turn until they have so many fragments: speed on one and two ranks (one
 thread each) is measured on the larger set, the plain loop (plain_loop.py: float32, one process with torch's default
 threads) and float32 on the smaller one, which is the beginning of it. "Run" is what the run itself counts, from its
 first stage to its tables; "launch to end" adds the launcher, the imports and torch's process group. One rank and two
@@ -118,7 +118,7 @@ def predict(
 def plain_loop(contigs: Path, models: Path, classifier: Path, work: Path) -> dict[str, float]:
     """Seconds and counts of plain_loop.py in a process of its own."""
     command = [
-        *(sys.executable, str(Path(__file__).with_name("plain_loop.py")), str(contigs), "--models", str(models)),
+        *(sys.executable, "-m", "scripts.bench.plain_loop", str(contigs), "--models", str(models)),
         *("--classifier", str(classifier), "-o", str(work / "plain.tsv")),
     ]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)

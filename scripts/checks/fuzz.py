@@ -35,8 +35,8 @@ def make_seeds(folder: Path) -> dict[str, str]:
     from vpdist.config import Settings
     from vpdist.results.classifier import Classifier, save_classifier
 
-    models = Path(__file__).with_name("make_models.py")
-    subprocess.run([sys.executable, models, folder, "--nucleotide", "1x24", "--protein", "1x32"], check=True)
+    make = [sys.executable, "-m", "scripts.demo.make_models"]
+    subprocess.run([*make, folder, "--nucleotide", "1x24", "--protein", "1x32"], check=True)
     seeds = {"nucleotide": str(folder / "dnabert-s"), "protein": str(folder / "esm-2"), "run": str(folder / "run")}
     seeds |= {"classifier": str(folder / "classifier.safetensors"), "pickled": str(folder / "classifier.pth")}
     save_classifier(Classifier(56, 4), Path(seeds["classifier"]), {"chunk_length": "500"})
@@ -119,7 +119,7 @@ def main() -> int:
         for name in options.targets or every:
             arguments = [name, "--seconds", str(options.seconds), "--seeds", str(path), "--keep", str(options.keep)]
             ended = subprocess.run(
-                [sys.executable, __file__, *arguments],
+                [sys.executable, "-m", "scripts.checks.fuzz", *arguments],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

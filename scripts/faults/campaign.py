@@ -1,7 +1,7 @@
 """Inject every fault into the real program under the real launchers, and print what it cost.
 
-    python -m scripts.faults.campaign virus.fa.gz host.fa.gz --contigs 40 --work faults [--kills 50] [--tries 3] [--seed 0]
-        [--into docs/faults.md]
+    python -m scripts.faults.campaign virus.fa.gz host.fa.gz --contigs 40 --work faults [--kills 50] [--tries 3]
+        [--seed 0] [--into docs/faults.md]
 
 Encoders are small ones with random weights unless --models names a folder with dnabert-s and esm-2. `--into` puts the
 table between the marks in a Markdown file. Ends with 1 and a list where anything was not as it should be.

@@ -203,7 +203,8 @@ class _Predict:
         tokens = int(work.plan.unit_tokens[crashing].sum() / runtime.world_size)
         if self.control.is_first:
             self.session.progress.message(
-                f"{len(crashing)} units during which processes died {CRASHES_UNTIL_ISOLATED} times are computed isolated"
+                f"{len(crashing)} units during which {CRASHES_UNTIL_ISOLATED} processes crashed are computed in a "
+                f"process of their own"
             )
         if runtime.device.type == "cuda":
             torch.cuda.empty_cache()  # the child has need of it

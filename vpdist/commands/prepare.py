@@ -105,14 +105,14 @@ def load_work(
     device: torch.device,
     raise_if_ending: Callable[[], None],
 ) -> UnitWork:
-    """Load the encoders, calling `raise_if_ending` after each. Raises WeightsError, and whatever `raise_if_ending` raises."""
+    """Load the encoders, calling `raise_if_ending` after each. Raises WeightsError."""
     resolved = inputs.resolved
-    wide: dict[str, Encoder] = {}
+    fallbacks: dict[str, Encoder] = {}
 
     def float32_fallback(kind: str) -> Encoder:
-        if kind not in wide:
-            wide[kind] = load_encoder(inputs.models[kind], kind, torch.float32, device)
-        return wide[kind]
+        if kind not in fallbacks:
+            fallbacks[kind] = load_encoder(inputs.models[kind], kind, torch.float32, device)
+        return fallbacks[kind]
 
     encoders: dict[str, Encoder] = {}
     for kind, model in inputs.models.items():

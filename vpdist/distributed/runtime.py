@@ -83,8 +83,8 @@ class Runtime:
 def start(context: LaunchContext, device: str = "auto", raise_if_ending: Callable[[], None] = lambda: None) -> Runtime:
     """Join the process group (if there is one) and choose the device: 'auto' (CUDA where there is any), 'cpu', 'cuda'.
 
-    `raise_if_ending` is called while this process waits for its peers. Raises UsageError when CUDA is asked for and absent,
-    PeerLost when the peers cannot be reached, Interrupted when the launcher ends meanwhile.
+    `raise_if_ending` is called while this process waits for its peers. Raises UsageError when CUDA is asked for and
+    absent, PeerLost when the peers cannot be reached, Interrupted when the launcher ends meanwhile.
     """
     on_cpu = not _uses_cuda(device, context.rank)
 

@@ -55,8 +55,8 @@ class EncoderProcess:
     def __init__(
         self, device: torch.device, threads: int, raise_if_ending: Callable[[], None], patience_s: float
     ) -> None:
-        """The child computes on `device` with `threads`; `raise_if_ending` is called while this process waits, and may raise.
-        An answer may take `patience_s`."""
+        """The child computes on `device` with `threads`. While this process waits for an answer, for `patience_s` at
+        most, it calls `raise_if_ending`."""
         self._arguments = [str(device), str(threads)]
         self._raise_if_ending, self._patience_s = raise_if_ending, patience_s
         self._process: subprocess.Popen[bytes] | None = None

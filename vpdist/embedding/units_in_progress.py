@@ -1,9 +1,9 @@
 """Which unit each process computes, on disk, so that a crash can be traced to a unit.
 
 RUN/at_work holds a file per working process, removed when the process ends in order. Files found there when a run is
-resumed are counted per unit in run.json ("deaths"); a unit with too many crashes is computed in an isolated process, see
-isolated_encoder.py. Nothing is synced: what a process has written survives the process, and a power cut is no unit's
-fault.
+resumed are counted per unit in run.json ("deaths"); a unit with too many crashes is computed in a process of its own,
+see isolated_encoder.py. Nothing is synced: what a process has written survives the process, and a power cut is no
+unit's fault.
 """
 
 from __future__ import annotations

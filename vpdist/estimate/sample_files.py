@@ -63,7 +63,7 @@ def lay_out(
 
 
 def write_parts(folder: Path, work: Workload, header: PartHeader, raise_if_ending: Callable[[], None]) -> Written:
-    """Write, check and remove a few parts in `folder`; `raise_if_ending` is called between them. Raises StorageError."""
+    """Write, check and remove a few parts in `folder`, calling `raise_if_ending` between them. Raises StorageError."""
     plan, numbers = work.plan, sum(work.widths.values())
     n = min(PARTS_WRITTEN, plan.n_units)
     write_s = check_s = 0.0

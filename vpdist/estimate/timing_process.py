@@ -80,7 +80,7 @@ class Timing:
 
 
 def measure(request: TimingRequest, ranks: int, raise_if_ending: Callable[[], None]) -> list[Timing]:
-    """Carry out the request in so many processes side by side; `raise_if_ending` is called meanwhile and may raise to stop.
+    """Carry out the request in so many processes side by side, calling `raise_if_ending` meanwhile.
 
     Raises WeightsError where an encoder cannot be loaded, StorageError where a part cannot be written, VpdistError
     where a process ends on its own.

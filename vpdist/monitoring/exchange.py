@@ -68,12 +68,7 @@ class Exchange:
             notice_silent_machines()
         self._prefix = f"progress/{next(SESSION)}"
         self._lost_ranks = LostRanks(
-            self._keys,
-            self._prefix,
-            runtime.rank,
-            runtime.world_size,
-            intervals.roll_call_s,
-            stopping=lambda: self._stopping,
+            self._keys, self._prefix, runtime.rank, runtime.world_size, intervals.roll_call_s, lambda: self._stopping
         )
         self._alone = runtime.world_size == 1
         self._telemetry = Telemetry(runtime.device)
@@ -115,7 +110,6 @@ class Exchange:
         return not self._thread.is_alive()
 
     # Everything below runs on the thread.
-
     def _run(self) -> None:
         try:
             self._emit("round")
@@ -185,11 +179,8 @@ class Exchange:
     def _present(self) -> np.ndarray:
         self._beat += 1
         vector = self._vector.copy()
-        vector[BEAT], vector[MEMORY], vector[UTILISATION] = (
-            self._beat,
-            self._telemetry.memory_bytes,
-            self._telemetry.utilisation,
-        )
+        vector[BEAT], vector[MEMORY] = self._beat, self._telemetry.memory_bytes
+        vector[UTILISATION] = self._telemetry.utilisation
         vector[COUNTER_INDEX["progress_us"]] = self._spent_us() + time.thread_time_ns() // 1000
         return vector
 
@@ -214,8 +205,7 @@ class Exchange:
             self._work = next(self._steps)
         except StopIteration as end:
             self._steps = None
-            matrix = end.value.numpy()
-            now = time.monotonic()
+            matrix, now = end.value.numpy(), time.monotonic()
             self._liveness.observe(matrix, now)
             self.finished = bool(matrix[:, DONE].all())
             if self._runtime.rank == 0 and not self.finished:
@@ -241,8 +231,7 @@ class Exchange:
     def _read_keys(self, ranks: range) -> np.ndarray:
         rows = self._liveness.matrix[ranks.start : ranks.stop].copy()
         for rank in ranks:
-            text = self._keys.get(f"{self._prefix}/rank/{rank}")
-            if text is not None:
+            if (text := self._keys.get(f"{self._prefix}/rank/{rank}")) is not None:
                 rows[rank - ranks.start] = np.array(text.split(), dtype=np.int64)
         return rows
 
@@ -261,8 +250,8 @@ class Exchange:
         silent_s = liveness.silent_s(now)
         longest = int(silent_s.argmax())
         if silent_s[longest] > self._intervals.stall_timeout_s and not self._alone:
-            message = f"rank {longest} lost: silent for {silent_s[longest]:.0f} s"
-            self._fail(self._lost_ranks.declare_lost(longest, message))
+            reason = f"rank {longest} lost: silent for {silent_s[longest]:.0f} s"
+            self._fail(self._lost_ranks.declare_lost(longest, reason))
 
     # The end
 
