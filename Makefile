@@ -1,6 +1,6 @@
 # demo    try vpdist: sample, models, classifier, prediction on two ranks, summary (everything under demo/)
 # test    the whole test suite, on CPU; ends with its ten slowest tests
-# test-quick  what needs no launcher, for daily work (under 2 minutes on two cores)
+# test-quick  what starts no ranks and computes nothing for long, for daily work (under 2 minutes on two cores)
 # test-faults  the long form of the fault tests: many launches that are killed, signalled, poisoned (half an hour)
 # check   ruff (rules and format), mypy, known vulnerabilities of the pinned versions (where the network allows it)
 # format  let ruff rewrite what it can
@@ -26,7 +26,7 @@ test: $(ENVIRONMENT)
 	$(BIN)/python -m pytest --durations=10
 
 test-quick: $(ENVIRONMENT)
-	$(BIN)/python -m pytest -m "not launcher and not faults"
+	$(BIN)/python -m pytest -m "not launcher and not slow and not faults"
 
 test-faults: $(ENVIRONMENT)
 	$(BIN)/python -m pytest -m faults

@@ -495,6 +495,7 @@ def test_odd_but_legal_input_is_read_as_people_expect(settings: Settings, tmp_pa
     assert tables(tmp_path / "plain")[1:] == tables(tmp_path / "odd")[1:]
 
 
+@pytest.mark.slow
 def test_the_whole_parity_set_comes_out_as_the_original_answers(shared: Path, tmp_path: Path) -> None:
     parity = shared / "parity"
     settings = Settings(

@@ -143,6 +143,7 @@ def test_the_same_batch_gives_the_same_bits(encoders, batches, kind) -> None:
 
 
 @pytest.mark.parametrize("kind", PARITY_FOLDERS)
+@pytest.mark.slow
 def test_parity_in_float32_packed_alone_and_in_random_batches(shared, parity, kind) -> None:
     encoder = load_encoder(shared / "parity" / PARITY_FOLDERS[kind], kind, torch.float32, CPU)
     batch, expected = parity[kind]
@@ -304,6 +305,7 @@ print(anonymous_mb() - before)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads anonymous memory from Linux's /proc")
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no bfloat16 kernels")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_batch_shapes(tmp_path):
     folder = write_dnabert_s(tmp_path / "dnabert-s")
     done = subprocess.run([sys.executable, "-c", MANY_SHAPES, folder], capture_output=True, text=True, check=True)

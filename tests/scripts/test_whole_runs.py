@@ -14,6 +14,7 @@ from vpdist.config import Settings
 from vpdist.results.classifier import Classifier, save_classifier
 
 
+@pytest.mark.slow
 def test_the_plain_loop_gives_the_scores_of_predict(tmp_path: Path) -> None:
     make_models.main(tmp_path, nucleotide="2x48", protein="2x32")
     torch.manual_seed(0)
