@@ -61,7 +61,7 @@ class Job:
             FOLDER / f"{scenario}.jsonl",
             sys.stderr if bars else None,
             stall_timeout_s=10.0 if scenario == "silent" else 600.0,
-            timing=timings.get(scenario, FAST),
+            intervals=timings.get(scenario, FAST),
             on_forced_exit=self.forced,
         )
         tell(f"{scenario}.{self.rank}.started")

@@ -131,7 +131,7 @@ def test_a_unit_that_was_merely_unlucky_comes_out_the_same_to_the_bit(tmp_path: 
     for rank in range(2):
         (tmp_path / "run" / "at_work" / f"rank{rank:05d}.1").write_text("1")
     assert predict(settings) == 0
-    assert "unit 1, apart: 0 rows failed" in (tmp_path / "run" / "logs" / "rank00000.log").read_text()
+    assert "unit 1, isolated: 0 rows failed" in (tmp_path / "run" / "logs" / "rank00000.log").read_text()
     after = parts.read(tmp_path / "run" / "parts", 1, names)
     assert all(before[name].tobytes() == after[name].tobytes() for name in names)
     assert [

@@ -1,7 +1,7 @@
 """A child process that computes batches for its rank, and may die or hang without harm to it.
 
 Questions and answers are bytes on a pair of sockets: a line of JSON, and arrays in numpy's own format. Nothing is
-pickled. `python -m vpdist.encoder_process` is the child; it ends with its rank, even in the middle of a computation.
+pickled. `python -m vpdist.embedding.encoder_process` is the child; it ends with its rank, even in the middle of a computation.
 """
 
 from __future__ import annotations
