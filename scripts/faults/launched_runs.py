@@ -204,7 +204,7 @@ def lost_and_twice(folder: Path) -> tuple[int, int]:
 
 
 BEGIN = re.compile(r"^(\S+ \S+) INFO vpdist\.logfile: rank (\d+) of \d+, process (\d+),")
-UNIT = re.compile(r"^(\S+ \S+) INFO vpdist\.run: unit (\d+)$")
+UNIT = re.compile(r"^(\S+ \S+) INFO vpdist\.\S+: unit (\d+)$")
 
 
 def repeated(folder: Path) -> Counter[int]:
