@@ -203,7 +203,7 @@ def lost_and_twice(folder: Path) -> tuple[int, int]:
     return n_fragments - len(held), sum(times > 1 for times in held.values())
 
 
-BEGIN = re.compile(r"^(\S+ \S+) INFO vpdist\.logfile: rank (\d+) of \d+, process (\d+),")
+BEGIN = re.compile(r"^(\S+ \S+) INFO vpdist\.\S+: rank (\d+) of \d+, process (\d+),")
 UNIT = re.compile(r"^(\S+ \S+) INFO vpdist\.\S+: unit (\d+)$")
 
 
