@@ -1,15 +1,15 @@
-"""What people read, made safe and short: control characters made visible; counts, bytes and times in a few letters."""
+"""Text for users, safe and short: control characters replaced by spaces; counts, bytes and times in a few characters."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """`text` on one line and without control characters, which names, paths and other people's files may hold."""
+    """`text` on one line and without control characters, which names, paths and untrusted files may hold."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def printable_lines(text: str) -> str:
-    """The same, line by line."""
+    """`printable` of each line."""
     return "\n".join(map(printable, text.split("\n")))
 
 

@@ -42,7 +42,7 @@ def test_a_new_folder_has_its_subfolders(folder: RunFolder) -> None:
 def test_a_second_run_in_the_folder_is_refused_naming_host_process_and_age(folder: RunFolder) -> None:
     first = Lock(folder)
     first.take()
-    with pytest.raises(UsageError, match=rf"process {os.getpid()} on {socket.gethostname()}, last sign of life \d+ s"):
+    with pytest.raises(UsageError, match=rf"process {os.getpid()} on {socket.gethostname()}, last heartbeat \d+ s"):
         Lock(folder).take()
     first.release()
     second = Lock(folder)
@@ -119,7 +119,7 @@ def test_status_and_run_are_json(folder: RunFolder) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_lock, "HEARTBEAT_S", 0.02)
-    monkeypatch.setattr(run_lock, "LOOK_AGAIN_S", 0.1)
+    monkeypatch.setattr(run_lock, "RECHECK_S", 0.1)
 
 
 @pytest.fixture
