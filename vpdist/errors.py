@@ -30,8 +30,8 @@ class InputError(VpdistError):
     exit_code = 3
 
     def __init__(self, reason: str, *, path: str, record: str | None = None, position: str | None = None) -> None:
-        location = [path, *([] if record is None else [f"record {record}"]), *([] if position is None else [position])]
-        super().__init__(f"{', '.join(location)}: {reason}")
+        location = (path, None if record is None else f"record {record}", position)
+        super().__init__(f"{', '.join(part for part in location if part is not None)}: {reason}")
         self.path, self.record, self.position, self.reason = path, record, position, reason
 
 

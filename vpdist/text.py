@@ -1,4 +1,4 @@
-"""Text for users, safe and short: control characters replaced by spaces; counts, bytes and times in a few characters."""
+"""Text for users, safe and short: no control characters; counts, bytes and times in a few characters."""
 
 from __future__ import annotations
 

@@ -52,9 +52,8 @@ class Lock:
         Raises UsageError naming host, process and age of heartbeat when another run holds the folder, StorageError
         where it cannot be written.
         """
-        holder = json.dumps(
-            {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
-        )
+        started = psutil.Process().create_time()
+        holder = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": started})
         complete = self._beside("tmp")
         try:
             complete.write_text(holder)
