@@ -64,7 +64,7 @@ def test_slices_of_strings_do_not_show(nucleotide_folder: Path, monkeypatch: pyt
     tokenizer = NucleotideTokenizer(nucleotide_folder)
     strings = ["ACGT" * (i % 7 + 1) + "N" * (i % 3) for i in range(50)]
     whole = as_lists(tokenizer.encode(as_ragged(strings)))
-    monkeypatch.setattr("vpdist.sequences.tokenizers._STRINGS_AT_ONCE", 8)
+    monkeypatch.setattr("vpdist.sequences.tokenizers._STRINGS_PER_CALL", 8)
     assert as_lists(tokenizer.encode(as_ragged(strings))) == whole
 
 
@@ -99,7 +99,7 @@ def test_a_tokenizer_at_which_the_library_panics_is_refused(nucleotide_folder: P
     described = json.loads((nucleotide_folder / "tokenizer.json").read_text())
     described["post_processor"]["single"][0]["SpecialToken"]["id"] = "[NONE]"
     (tmp_path / "tokenizer.json").write_text(json.dumps(described))
-    with pytest.raises(WeightsError, match="no tokenizer that the tokenizers library reads"):
+    with pytest.raises(WeightsError, match="not a tokenizer that the tokenizers library reads"):
         NucleotideTokenizer(tmp_path)
 
 
@@ -153,9 +153,9 @@ def test_a_protein_tokenizer_json_gives_the_same_ids(protein_folder: Path, tmp_p
     [
         ("vocab.txt", "<cls>\n<eos>\nA\n", "lacks <unk>"),
         ("vocab.txt", "\n".join(["<cls>", "<eos>", "<unk>", "A", *(f"<{i}>" for i in range(300))]), "ids above 255"),
-        ("tokenizer.json", "not json", "no vocabulary that vpdist reads"),
+        ("tokenizer.json", "not json", "not a vocabulary that vpdist reads"),
         ("tokenizer.json", '{"model": {"vocab": [["A", -1.5]]}}', "lacks <cls>, <eos>, <unk>"),
-        ("tokenizer.json", "[]", "no vocabulary that vpdist reads"),
+        ("tokenizer.json", "[]", "not a vocabulary that vpdist reads"),
         ("other.txt", "", r"vocab\.txt: cannot be read: No such file"),
     ],
 )
