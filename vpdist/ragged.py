@@ -1,4 +1,4 @@
-"""Sequences of different lengths, laid end to end in one array: bases of chunks, proteins, tokens, texts.
+"""Sequences of different lengths, stored end to end in one array: bases of chunks, proteins, tokens, texts.
 
 Numpy only. Only `take` and `strings` copy items: millions of short sequences cost two arrays, not millions of objects.
 """

@@ -1,4 +1,4 @@
-"""Records from files of every kind, and every fault of the input as an InputError that says where it is."""
+"""Records from files of every kind, and every fault of the input as an InputError that names its position."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def test_bytes_that_are_not_ascii_are_refused_in_a_fasta_sequence(tmp_path: Path
         (b"@" + b"A" * 100_000, "line 1", "Premature end of file"),
     ],
 )
-def test_what_is_neither_fasta_nor_fastq_is_refused_with_its_place(
+def test_what_is_neither_fasta_nor_fastq_is_refused_with_its_position(
     tmp_path: Path, content: bytes, position: str | None, reason: str
 ) -> None:
     error, _ = fault(content, tmp_path)
@@ -343,11 +343,11 @@ def test_standard_input_is_spooled_whole_or_not_at_all(tmp_path: Path, monkeypat
 
 
 def test_waiting_for_standard_input_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading, writing = os.pipe()  # nobody ever writes
-    looks = iter([None, None, Interrupted("stopped")])
+    reading, writing = os.pipe()  # nothing is ever written
+    answers = iter([None, None, Interrupted("stopped")])
 
     def check() -> None:
-        if (reason := next(looks)) is not None:
+        if (reason := next(answers)) is not None:
             raise reason
 
     with os.fdopen(reading) as stdin:

@@ -132,9 +132,9 @@ def test_protein_ids_equal_the_published_tokenizers(protein_folder: Path, texts:
 
 def test_proteins_are_cut_after_1024_residues_and_only_those(protein_folder: Path) -> None:
     texts = ["M" * (MAX_RESIDUES - 1), "A" * 1500 + "L", "K", "G" * MAX_RESIDUES]
-    found = as_lists(ProteinTokenizer(protein_folder).encode(as_ragged(texts)))
+    ids = as_lists(ProteinTokenizer(protein_folder).encode(as_ragged(texts)))
     number = {token: i for i, token in enumerate(ESM2_VOCABULARY)}
-    assert found == [[0, *[number[text[0]]] * min(len(text), 1024), 2] for text in texts]
+    assert ids == [[0, *[number[text[0]]] * min(len(text), 1024), 2] for text in texts]
 
 
 def test_a_protein_tokenizer_json_gives_the_same_ids(protein_folder: Path, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_folder_without_an_esm2_vocabulary_is_refused(tmp_path: Path, name: st
         ProteinTokenizer(tmp_path)
 
 
-def test_fingerprints_follow_content_not_place(nucleotide_folder: Path, tmp_path: Path) -> None:
+def test_fingerprints_depend_on_content_not_on_the_folder(nucleotide_folder: Path, tmp_path: Path) -> None:
     content = (nucleotide_folder / "tokenizer.json").read_text()
     (tmp_path / "tokenizer.json").write_text(content)
     assert NucleotideTokenizer(tmp_path).fingerprint == NucleotideTokenizer(nucleotide_folder).fingerprint

@@ -92,12 +92,12 @@ class Lock:
 
     def _remove(self, content: str) -> None:
         """Remove the lock if it has this content; restore one with another. Raises OSError."""
-        aside = self._beside("old.tmp")
-        os.rename(self.path, aside)
-        if _read(aside) != content:
+        renamed = self._beside("old.tmp")
+        os.rename(self.path, renamed)
+        if _read(renamed) != content:
             with contextlib.suppress(FileExistsError):  # a third run was quicker: that holder notices, see `check_held`
-                _claim(self.path, aside)
-        aside.unlink()
+                _claim(self.path, renamed)
+        renamed.unlink()
 
     def _beside(self, suffix: str) -> Path:
         """A temporary file of this process next to the lock."""
