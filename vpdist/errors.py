@@ -1,4 +1,4 @@
-"""Every way in which vpdist ends other than well, each with its exit code.
+"""The errors with which vpdist ends, each with its exit code.
 
 Exit codes are a contract: 0 done; 1 a bug; 2 usage, or the run folder belongs to another configuration; 3 input;
 4 weights missing or refused; 5 finished with failures listed; 6 disk or permission, or another run has taken the run
@@ -42,7 +42,7 @@ class WeightsError(VpdistError):
 
 
 class StorageError(VpdistError):
-    """The disk is full, a folder cannot be written or was taken over, or a file of a run is damaged beyond redoing."""
+    """The disk is full, a folder cannot be written or was taken over, or a file of a run is damaged."""
 
     exit_code = 6
 

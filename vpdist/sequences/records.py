@@ -168,7 +168,7 @@ def _read_file(path: Path) -> Iterator[Record]:
             for record in _records(decompression.decompressed(file, compression), source):
                 count, name = count + 1, record.name
                 yield record
-                del record  # it may be a chromosome, and the next one is about to be read
+                del record  # free the memory of a chromosome before the next one is read
     except FileFormatError as error:
         position = f"after {count} complete records" if error.line is None else f"line {error.line + 1}"
         reason = " ".join(error.message.split())

@@ -75,13 +75,13 @@ def read_blocks(paths: Sequence[Path], chunk_length: int, min_length: int = 0) -
                     block = _OpenBlock(block.index + 1, chunk_length, number + 1)
                 block.add_chunk(number, k, start, end, sequence[start:end])
         number += 1  # noqa: SIM113 - enumerate would hold the record as well
-        del record, sequence  # it may be a chromosome, and the next one is about to be read
+        del record, sequence  # free the memory of a chromosome before the next one is read
     if not block.is_empty:
         yield block.close()
 
 
 class _OpenBlock:
-    """A block that is being filled."""
+    """A raw block to which records and chunks are added."""
 
     def __init__(self, index: int, chunk_length: int, first_record: int) -> None:
         self.index, self._chunk_length, self._first_record = index, chunk_length, first_record
