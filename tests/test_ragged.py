@@ -14,28 +14,28 @@ def ragged(lists: list[list[int]]) -> Ragged:
     return Ragged.from_lengths(np.array([item for each in lists for item in each], np.uint8), [len(x) for x in lists])
 
 
-def as_lists(found: Ragged) -> list[list[int]]:
-    return [found[i].tolist() for i in range(len(found))]
+def as_lists(sequences: Ragged) -> list[list[int]]:
+    return [sequences[i].tolist() for i in range(len(sequences))]
 
 
 @given(LISTS)
 def test_lengths_make_the_sequences_and_come_back(lists: list[list[int]]) -> None:
-    found = ragged(lists)
-    assert len(found) == len(lists)
-    assert as_lists(found) == lists
-    assert found.lengths.tolist() == [len(each) for each in lists]
-    assert found.offsets.dtype == found.lengths.dtype == np.int64
-    assert list(found.strings()) == [bytes(each) for each in lists]
+    sequences = ragged(lists)
+    assert len(sequences) == len(lists)
+    assert as_lists(sequences) == lists
+    assert sequences.lengths.tolist() == [len(each) for each in lists]
+    assert sequences.offsets.dtype == sequences.lengths.dtype == np.int64
+    assert list(sequences.strings()) == [bytes(each) for each in lists]
 
 
 @given(LISTS.filter(len), st.data())
 def test_an_index_means_what_it_means_for_a_list(lists: list[list[int]], data: st.DataObject) -> None:
-    found = ragged(lists)
+    sequences = ragged(lists)
     index = data.draw(st.integers(-len(lists), len(lists) - 1))
-    assert found[index].tolist() == lists[index]
+    assert sequences[index].tolist() == lists[index]
     for outside in (len(lists), -len(lists) - 1):
         with pytest.raises(IndexError):
-            found[outside]
+            sequences[outside]
 
 
 @given(LISTS, st.data())
@@ -51,30 +51,30 @@ def test_taking_is_indexing_a_list(lists: list[list[int]], data: st.DataObject) 
 def test_neighbours_are_a_slice_of_the_list_and_share_its_memory(lists: list[list[int]], data: st.DataObject) -> None:
     first = data.draw(st.integers(0, len(lists)))
     end = data.draw(st.integers(first, len(lists)))
-    found = ragged(lists)
-    part = found.between(first, end)
+    sequences = ragged(lists)
+    part = sequences.between(first, end)
     assert as_lists(part) == lists[first:end]
     assert part.is_sound(n=end - first)
-    assert len(part.flat) == 0 or np.shares_memory(part.flat, found.flat)
+    assert len(part.flat) == 0 or np.shares_memory(part.flat, sequences.flat)
 
 
 @given(st.lists(st.integers(2, 30), max_size=20))
 def test_offsets_of_lengths_are_sound_for_what_they_add_up_to(lengths: list[int]) -> None:
-    found = Ragged(np.zeros(sum(lengths), np.uint16), offsets_of(np.array(lengths, np.int32)))
-    assert found.is_sound()
-    assert found.is_sound(n=len(lengths), least=min(lengths, default=9))
-    assert not found.is_sound(n=len(lengths) + 1)
-    assert not lengths or not found.is_sound(least=min(lengths) + 1)
+    sequences = Ragged(np.zeros(sum(lengths), np.uint16), offsets_of(np.array(lengths, np.int32)))
+    assert sequences.is_sound()
+    assert sequences.is_sound(n=len(lengths), least=min(lengths, default=9))
+    assert not sequences.is_sound(n=len(lengths) + 1)
+    assert not lengths or not sequences.is_sound(least=min(lengths) + 1)
 
 
 @given(LISTS.filter(len), st.data())
 def test_offsets_that_are_off_by_any_amount_are_refused(lists: list[list[int]], data: st.DataObject) -> None:
-    found = ragged(lists)
+    sequences = ragged(lists)
     context = data.draw(st.sampled_from([0, len(lists)]))
-    wrong = found.offsets.copy()
+    wrong = sequences.offsets.copy()
     wrong[context] += data.draw(st.integers(-300, 300).filter(bool))
-    assert found.is_sound()
-    assert not Ragged(found.flat, wrong).is_sound()
+    assert sequences.is_sound()
+    assert not Ragged(sequences.flat, wrong).is_sound()
 
 
 @pytest.mark.parametrize(

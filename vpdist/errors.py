@@ -1,4 +1,4 @@
-"""Every way in which vpdist ends other than well, each with its exit code.
+"""The errors with which vpdist ends, each with its exit code.
 
 Exit codes are a contract: 0 done; 1 a bug; 2 usage, or the run folder belongs to another configuration; 3 input;
 4 weights missing or refused; 5 finished with failures listed; 6 disk or permission, or another run has taken the run
@@ -13,7 +13,7 @@ EXIT_FAILURES_LISTED = 5
 
 
 class VpdistError(Exception):
-    """Base of every error that is meant for people; its text is the whole message."""
+    """Base of every error that is reported to the user; its text is the whole message."""
 
     exit_code = EXIT_BUG
 
@@ -25,17 +25,13 @@ class UsageError(VpdistError):
 
 
 class InputError(VpdistError):
-    """The input cannot be read as sequences. Names the file and, where known, the record and the position."""
+    """The input cannot be read as sequences. It names the file and, where known, the record and the position."""
 
     exit_code = 3
 
     def __init__(self, reason: str, *, path: str, record: str | None = None, position: str | None = None) -> None:
-        where = [path]
-        if record is not None:
-            where.append(f"record {record}")
-        if position is not None:
-            where.append(position)
-        super().__init__(f"{', '.join(where)}: {reason}")
+        location = (path, None if record is None else f"record {record}", position)
+        super().__init__(f"{', '.join(part for part in location if part is not None)}: {reason}")
         self.path, self.record, self.position, self.reason = path, record, position, reason
 
 
@@ -46,7 +42,7 @@ class WeightsError(VpdistError):
 
 
 class StorageError(VpdistError):
-    """The disk is full, a folder cannot be written or was taken over, or a file of a run is damaged beyond redoing."""
+    """The disk is full, a folder cannot be written or was taken over, or a file of a run is damaged."""
 
     exit_code = 6
 
@@ -62,12 +58,12 @@ class Interrupted(VpdistError):  # noqa: N818 - the standard term
 
 
 class PeerLost(Interrupted):
-    """Another rank vanished before it was done: a fault of the run, resumable with the same command."""
+    """Another rank was lost before it was done: a fault of the run, resumable with the same command."""
 
     def __init__(self, message: str, ranks: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.ranks = ranks
 
     def reporting_rank(self, world_size: int) -> int:
-        """The lowest rank that is left: it tells people and writes status.json."""
+        """The lowest rank that is left: it reports to the user and writes status.json."""
         return next(rank for rank in range(world_size + 1) if rank not in self.ranks)

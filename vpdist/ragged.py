@@ -1,6 +1,6 @@
-"""Sequences of different lengths, laid end to end in one array: bases of chunks, proteins, tokens, texts.
+"""Sequences of different lengths, stored end to end in one array: bases of chunks, proteins, tokens, texts.
 
-Numpy only, and nothing is copied but by `take`: millions of short sequences cost two arrays, not millions of objects.
+Numpy only. Only `take` and `strings` copy items: millions of short sequences cost two arrays, not millions of objects.
 """
 
 from __future__ import annotations

@@ -1,24 +1,23 @@
-"""What people read, made safe and short: control characters made visible; counts, bytes and times in a few letters."""
+"""Text for users, safe and short: no control characters; counts, bytes and times in a few characters."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """`text` on one line and without control characters, which names, paths and other people's files may hold."""
+    """`text` on one line and without control characters, which names, paths and untrusted files may hold."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def printable_lines(text: str) -> str:
-    """The same, line by line."""
+    """`printable` of each line."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def count_text(number: float) -> str:
     """At most five characters: 999, 1.23k, 45.6M, 789G."""
     if number < 999.5:
-        return (
-            f"{number:.0f}" if number >= 99.5 or number == int(number) else f"{number:.{1 if number >= 9.95 else 2}f}"
-        )
+        decimals = 0 if number >= 99.5 or number == int(number) else 1 if number >= 9.95 else 2
+        return f"{number:.{decimals}f}"
     for unit in "kMGTP":
         number /= 1000
         if number < 999.5 or unit == "P":
@@ -29,11 +28,11 @@ def count_text(number: float) -> str:
 def bytes_text(number: int) -> str:
     """At most eight characters: 512 KiB, 12.3 GiB."""
     size = number / 1024
-    for unit in ("KiB", "MiB", "GiB"):
-        if size < 999.5:
-            return f"{size:.0f} {unit}" if size >= 99.95 or unit == "KiB" else f"{size:.1f} {unit}"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 999.5 or unit == "TiB":
+            break
         size /= 1024
-    return f"{size:.0f} TiB" if size >= 99.95 else f"{size:.1f} TiB"
+    return f"{size:.{0 if size >= 99.95 or unit == 'KiB' else 1}f} {unit}"
 
 
 def clock_text(seconds: float) -> str:

@@ -10,9 +10,9 @@ from vpdist.planning.plan import batches
 @given(st.lists(st.integers(1, 300), max_size=100), st.integers(1, 1000))
 def test_batches_hold_every_sequence_once_within_the_budget(lengths: list[int], budget: int) -> None:
     array = np.array(lengths, dtype=np.int64)
-    made = list(batches(array, budget))
-    assert sorted(row for rows in made for row in rows.tolist()) == list(range(len(lengths)))
-    for rows in made:
+    groups = list(batches(array, budget))
+    assert sorted(row for rows in groups for row in rows.tolist()) == list(range(len(lengths)))
+    for rows in groups:
         assert len(rows) == 1 or array[rows].sum() <= budget
 
 

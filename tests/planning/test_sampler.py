@@ -69,5 +69,5 @@ def test_200_log_normal_sequences_balance_to_2_percent_where_dealing_by_count_do
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_balance_does_not_hang_on_the_seed(seed: int) -> None:
+def test_the_balance_does_not_depend_on_the_seed(seed: int) -> None:
     assert balance(8, 200, seed)[1] <= 1.02

@@ -57,7 +57,7 @@ def keys_of(contents: list[TokenBlock]) -> FragmentKeys:
 
 
 @pytest.fixture(scope="module")
-def laid_out(blocks: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan, list[TokenBlock]]:
+def written_shards(blocks: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan, list[TokenBlock]]:
     folder = tmp_path_factory.mktemp("shards")
     contents = [token_store.read_block(path) for path in blocks]
     with pytest.MonkeyPatch.context() as patch:
@@ -73,8 +73,8 @@ def laid_out(blocks: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tu
     return folder, plan, contents
 
 
-def test_every_row_has_the_tokens_of_each_of_its_fragments(laid_out: tuple[Path, Plan, list[TokenBlock]]) -> None:
-    folder, plan, contents = laid_out
+def test_every_row_has_the_tokens_of_each_of_its_fragments(written_shards: tuple[Path, Plan, list[TokenBlock]]) -> None:
+    folder, plan, contents = written_shards
     shards = TokenShards(folder, plan, plan.digest())
     of_fragment: dict[str, list[list[int]]] = {
         kind: [tokens[i].tolist() for tokens in (block.tokens[kind] for block in contents) for i in range(len(tokens))]
@@ -82,24 +82,24 @@ def test_every_row_has_the_tokens_of_each_of_its_fragments(laid_out: tuple[Path,
     }
     for unit in range(plan.n_units):
         tokens = shards.unit(unit)
-        for here, row in enumerate(plan.rows(unit)):
+        for position, row in enumerate(plan.rows(unit)):
             for kind in KINDS:
-                found = tokens[kind][here].tolist()
+                tokens_of_row = tokens[kind][position].tolist()
                 for fragment in plan.fragment[plan.row_start[row] : plan.row_start[row + 1]]:
-                    assert of_fragment[kind][fragment] == found
+                    assert of_fragment[kind][fragment] == tokens_of_row
 
 
 def test_a_shard_does_not_depend_on_the_order_in_which_shards_are_made(
-    laid_out: tuple[Path, Plan, list[TokenBlock]], blocks: list[Path], tmp_path: Path
+    written_shards: tuple[Path, Plan, list[TokenBlock]], blocks: list[Path], tmp_path: Path
 ) -> None:
-    folder, plan, contents = laid_out
+    folder, plan, contents = written_shards
     first = np.concatenate(([0], np.cumsum([len(block.fragment_chunk) for block in contents]))).astype(np.int64)
     token_shards.write_shard(tmp_path, 2, plan, plan.digest(), blocks, first)
     assert token_shards.shard_path(tmp_path, 2).read_bytes() == token_shards.shard_path(folder, 2).read_bytes()
 
 
-def test_a_shard_of_another_plan_is_refused(laid_out: tuple[Path, Plan, list[TokenBlock]]) -> None:
-    folder, plan, _ = laid_out
+def test_a_shard_of_another_plan_is_refused(written_shards: tuple[Path, Plan, list[TokenBlock]]) -> None:
+    folder, plan, _ = written_shards
     assert token_shards.shard_is_valid(folder, 0, plan, plan.digest())
     assert not token_shards.shard_is_valid(folder, 0, plan, "another")
     with pytest.raises(DamagedFile, match="another plan"):
@@ -107,9 +107,9 @@ def test_a_shard_of_another_plan_is_refused(laid_out: tuple[Path, Plan, list[Tok
 
 
 def test_a_plan_can_be_mapped_again_and_damage_is_found(
-    laid_out: tuple[Path, Plan, list[TokenBlock]], tmp_path: Path
+    written_shards: tuple[Path, Plan, list[TokenBlock]], tmp_path: Path
 ) -> None:
-    _, plan, _ = laid_out
+    _, plan, _ = written_shards
     path = tmp_path / "plan.h5"
     plan_file.write_plan(path, plan, "basis")
     mapped, plan_id = plan_file.map_plan(path, "basis")

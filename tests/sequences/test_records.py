@@ -1,4 +1,4 @@
-"""Records from files of every kind, and every fault of the input as an InputError that says where it is."""
+"""Records from files of every kind, and every fault of the input as an InputError that names its position."""
 
 from __future__ import annotations
 
@@ -187,9 +187,9 @@ def test_a_truncated_compressed_file_is_refused_after_its_last_whole_record(
     error, records = fault(packed[: int(len(packed) * share)], tmp_path)
     assert error.reason == f"the {compression} data end too early: the file is truncated or damaged"
     if records:
-        assert (error.record, error.position) == (records[-1].name, f"after {len(records)} whole records")
+        assert (error.record, error.position) == (records[-1].name, f"after {len(records)} complete records")
     else:
-        assert error.position == "before the first whole record"
+        assert error.position == "before the first complete record"
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
@@ -199,7 +199,7 @@ def test_a_bad_checksum_is_refused(tmp_path: Path, compression: str) -> None:
     packed[checksum[compression]] ^= 1
     error, _ = fault(bytes(packed), tmp_path)
     assert error.reason.startswith(f"the {compression} data are damaged: ")
-    assert error.position == "before the first whole record"
+    assert error.position == "before the first complete record"
 
 
 @pytest.mark.parametrize("compression", ["bz2", "xz"])
@@ -250,9 +250,9 @@ def test_bytes_that_are_not_ascii_are_refused_in_a_fasta_sequence(tmp_path: Path
 @pytest.mark.parametrize(
     ("content", "position", "reason"),
     [
-        (b"\n \n\n", None, "the file is not empty, but holds no records"),
-        (b"# only\n# comments\n", None, "the file is not empty, but holds no records"),
-        (b"ACGT\nACGT\n", "line 1", "neither FASTA ('>') nor FASTQ ('@'): the file begins with 'ACGT"),
+        (b"\n \n\n", None, "the file is not empty but has no records"),
+        (b"# only\n# comments\n", None, "the file is not empty but has no records"),
+        (b"ACGT\nACGT\n", "line 1", "neither FASTA ('>') nor FASTQ ('@'); it begins with 'ACGT"),
         (b"#chrom\tpos\nchr1\t5\n", "line 2", "Expected '>' at beginning of record, but got 'chr1"),
         (b"\x89PNG\r\n\x1a\n", "line 1", "binary data, neither FASTA nor FASTQ"),
         ("\ufeff>a\nAC".encode("utf-16-le"), "line 1", "binary data, neither FASTA nor FASTQ"),
@@ -270,7 +270,7 @@ def test_bytes_that_are_not_ascii_are_refused_in_a_fasta_sequence(tmp_path: Path
         (b"@" + b"A" * 100_000, "line 1", "Premature end of file"),
     ],
 )
-def test_what_is_neither_fasta_nor_fastq_is_refused_with_its_place(
+def test_what_is_neither_fasta_nor_fastq_is_refused_with_its_position(
     tmp_path: Path, content: bytes, position: str | None, reason: str
 ) -> None:
     error, _ = fault(content, tmp_path)
@@ -343,11 +343,11 @@ def test_standard_input_is_spooled_whole_or_not_at_all(tmp_path: Path, monkeypat
 
 
 def test_waiting_for_standard_input_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading, writing = os.pipe()  # nobody ever writes
-    looks = iter([None, None, Interrupted("stopped")])
+    reading, writing = os.pipe()  # nothing is ever written
+    answers = iter([None, None, Interrupted("stopped")])
 
     def check() -> None:
-        if (reason := next(looks)) is not None:
+        if (reason := next(answers)) is not None:
             raise reason
 
     with os.fdopen(reading) as stdin:

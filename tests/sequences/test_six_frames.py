@@ -1,4 +1,4 @@
-"""Chunks and six-frame fragments: golden cases, a plain slow reference, and the whole parity set where it is there."""
+"""Chunks and six-frame fragments: golden cases, a plain slow reference, and the whole parity set where it exists."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ RESIDUE_OF = {codon: residue for residue, codons in CODONS_OF.items() for codon 
 
 
 def plain_chunks(length: int, chunk_length: int) -> list[tuple[int, int]]:
-    """The chunk rule as it is told, boundary by boundary."""
+    """The chunk rule as it is defined, boundary by boundary."""
     n = -(-length // chunk_length)
     if n == 0:
         return []
@@ -101,16 +101,16 @@ def plain_chunks(length: int, chunk_length: int) -> list[tuple[int, int]]:
 
 
 def plain_fragments(chunk: str) -> list[tuple[str, str, str]]:
-    """The frame rule as it is told, codon by codon."""
+    """The frame rule as it is defined, codon by codon."""
     complement = {"A": "T", "C": "G", "G": "C", "T": "A"}
     reverse = "".join(complement.get(letter, letter) for letter in reversed(chunk))
-    found = []
+    fragments = []
     for direction, strand in (("F", chunk), ("R", reverse)):
         for shift in range(3):
             protein = "".join(RESIDUE_OF.get(strand[i : i + 3], "") for i in range(shift, len(strand) - 2, 3))
             if protein and "*" not in protein:
-                found.append((f"{direction}{shift + 1}", strand[shift : shift + 1 + 3 * len(protein)], protein))
-    return found
+                fragments.append((f"{direction}{shift + 1}", strand[shift : shift + 1 + 3 * len(protein)], protein))
+    return fragments
 
 
 def as_bases(sequence: str) -> np.ndarray:
@@ -190,7 +190,7 @@ def test_slabs_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = as_tuples(six_frames(letters, starts, ends))
     monkeypatch.setattr("vpdist.sequences.six_frames._SLAB_BASES", 120)
     assert as_tuples(six_frames(letters, starts, ends)) == whole
-    assert len({chunk for chunk, *_ in whole}) > 50  # slabs of two chunks: there were many
+    assert len({chunk for chunk, *_ in whole}) > 50  # slabs of two chunks: many of them
 
 
 def test_no_chunks_give_no_fragments_of_the_same_types() -> None:
@@ -222,12 +222,12 @@ def read_plain_fasta(path: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("chunk_length", [300, 500])
-def test_the_parity_set_is_reproduced_to_the_letter(shared: Path, chunk_length: int) -> None:
-    found = []
+def test_the_parity_set_is_reproduced_exactly(shared: Path, chunk_length: int) -> None:
+    rows = []
     for name, sequence in read_plain_fasta(shared / "parity" / "input.fa"):
         fragments = six_frames(as_bases(sequence), *chunk_bounds(len(sequence), chunk_length))
         for chunk, frame, nucleotide, protein in as_tuples(fragments):
-            found.append(f"{name}_chunk_{chunk + 1}{frame}\t{nucleotide}\t{protein}")
+            rows.append(f"{name}_chunk_{chunk + 1}{frame}\t{nucleotide}\t{protein}")
     expected = (shared / "parity" / f"fragments.{chunk_length}.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    assert found == expected
-    assert len(found) > 600
+    assert rows == expected
+    assert len(rows) > 600

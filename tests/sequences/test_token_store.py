@@ -95,14 +95,14 @@ def test_blocks_hold_every_record_and_every_chunk_once_and_in_order(
 ) -> None:
     sequences = random_sequences(lengths)
     path = write_fasta(tmp_path / "in.fa", sequences)
-    at_once = list(token_store.read_blocks([path], chunk_length, min_length))
+    unsplit = list(token_store.read_blocks([path], chunk_length, min_length))
     with pytest.MonkeyPatch.context() as monkeypatch:
         small_blocks(monkeypatch, bases, chunks, records)
         blocks = list(token_store.read_blocks([path], chunk_length, min_length))
     if not lengths:
-        assert at_once == blocks == []
+        assert unsplit == blocks == []
         return
-    [whole] = at_once
+    [whole] = unsplit
     assert [block.index for block in blocks] == list(range(len(blocks)))
     assert [name for block in blocks for name in block.names] == [f"s{i}" for i in range(len(lengths))]
     for name in (
@@ -297,8 +297,8 @@ def test_a_damaged_block_is_found(tmp_path: Path, raw: RawBlock, tokenizers: Tok
     token_store.write_block(path, block)
     content = path.read_bytes()
     arguments = (raw.digest(), block.tokenizers)
-    place = content.index(block.tokens["nucleotide"].flat.tobytes())
-    for damaged in (content[:-100], content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :], b""):
+    position = content.index(block.tokens["nucleotide"].flat.tobytes())
+    for damaged in (content[:-100], content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :], b""):
         path.write_bytes(damaged)
         assert not token_store.block_is_valid(path, *arguments)
         with pytest.raises(DamagedFile, match=path.name):
@@ -318,11 +318,11 @@ def test_a_block_without_half_of_its_token_arrays_is_damaged(
 
 
 @pytest.mark.parametrize("chunk_length", [300, 500])
-def test_the_parity_set_goes_through_the_store_to_the_letter(
+def test_the_parity_set_passes_the_store_unchanged(
     shared: Path, chunk_length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_blocks(monkeypatch, bases=30_000, chunks=100, records=50)
-    found = []
+    stored = []
     names: list[str] = []
     for raw in token_store.read_blocks([shared / "parity" / "input.fa"], chunk_length):
         names += raw.names
@@ -331,9 +331,9 @@ def test_the_parity_set_goes_through_the_store_to_the_letter(
             block.fragment_chunk, block.fragment_frame, block.nucleotide_hash, block.protein_hash, strict=True
         ):
             name, number = names[block.chunk_record[chunk]], block.chunk_number[chunk] + 1
-            found.append((f"{name}_chunk_{number}{FRAMES[frame]}", int(nucleotide), int(protein)))
+            stored.append((f"{name}_chunk_{number}{FRAMES[frame]}", int(nucleotide), int(protein)))
     lines = (shared / "parity" / f"fragments.{chunk_length}.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    assert found == [
+    assert stored == [
         (identifier, xxhash.xxh3_64_intdigest(nucleotide.encode()), xxhash.xxh3_64_intdigest(protein.encode()))
         for identifier, nucleotide, protein in (line.split("\t") for line in lines)
     ]

@@ -64,7 +64,7 @@ def test_slices_of_strings_do_not_show(nucleotide_folder: Path, monkeypatch: pyt
     tokenizer = NucleotideTokenizer(nucleotide_folder)
     strings = ["ACGT" * (i % 7 + 1) + "N" * (i % 3) for i in range(50)]
     whole = as_lists(tokenizer.encode(as_ragged(strings)))
-    monkeypatch.setattr("vpdist.sequences.tokenizers._STRINGS_AT_ONCE", 8)
+    monkeypatch.setattr("vpdist.sequences.tokenizers._STRINGS_PER_CALL", 8)
     assert as_lists(tokenizer.encode(as_ragged(strings))) == whole
 
 
@@ -99,7 +99,7 @@ def test_a_tokenizer_at_which_the_library_panics_is_refused(nucleotide_folder: P
     described = json.loads((nucleotide_folder / "tokenizer.json").read_text())
     described["post_processor"]["single"][0]["SpecialToken"]["id"] = "[NONE]"
     (tmp_path / "tokenizer.json").write_text(json.dumps(described))
-    with pytest.raises(WeightsError, match="no tokenizer that the tokenizers library reads"):
+    with pytest.raises(WeightsError, match="not a tokenizer that the tokenizers library reads"):
         NucleotideTokenizer(tmp_path)
 
 
@@ -132,9 +132,9 @@ def test_protein_ids_equal_the_published_tokenizers(protein_folder: Path, texts:
 
 def test_proteins_are_cut_after_1024_residues_and_only_those(protein_folder: Path) -> None:
     texts = ["M" * (MAX_RESIDUES - 1), "A" * 1500 + "L", "K", "G" * MAX_RESIDUES]
-    found = as_lists(ProteinTokenizer(protein_folder).encode(as_ragged(texts)))
+    ids = as_lists(ProteinTokenizer(protein_folder).encode(as_ragged(texts)))
     number = {token: i for i, token in enumerate(ESM2_VOCABULARY)}
-    assert found == [[0, *[number[text[0]]] * min(len(text), 1024), 2] for text in texts]
+    assert ids == [[0, *[number[text[0]]] * min(len(text), 1024), 2] for text in texts]
 
 
 def test_a_protein_tokenizer_json_gives_the_same_ids(protein_folder: Path, tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ def test_a_protein_tokenizer_json_gives_the_same_ids(protein_folder: Path, tmp_p
     [
         ("vocab.txt", "<cls>\n<eos>\nA\n", "lacks <unk>"),
         ("vocab.txt", "\n".join(["<cls>", "<eos>", "<unk>", "A", *(f"<{i}>" for i in range(300))]), "ids above 255"),
-        ("tokenizer.json", "not json", "no vocabulary that vpdist reads"),
+        ("tokenizer.json", "not json", "not a vocabulary that vpdist reads"),
         ("tokenizer.json", '{"model": {"vocab": [["A", -1.5]]}}', "lacks <cls>, <eos>, <unk>"),
-        ("tokenizer.json", "[]", "no vocabulary that vpdist reads"),
+        ("tokenizer.json", "[]", "not a vocabulary that vpdist reads"),
         ("other.txt", "", r"vocab\.txt: cannot be read: No such file"),
     ],
 )
@@ -165,7 +165,7 @@ def test_a_folder_without_an_esm2_vocabulary_is_refused(tmp_path: Path, name: st
         ProteinTokenizer(tmp_path)
 
 
-def test_fingerprints_follow_content_not_place(nucleotide_folder: Path, tmp_path: Path) -> None:
+def test_fingerprints_depend_on_content_not_on_the_folder(nucleotide_folder: Path, tmp_path: Path) -> None:
     content = (nucleotide_folder / "tokenizer.json").read_text()
     (tmp_path / "tokenizer.json").write_text(content)
     assert NucleotideTokenizer(tmp_path).fingerprint == NucleotideTokenizer(nucleotide_folder).fingerprint

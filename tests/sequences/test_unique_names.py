@@ -1,4 +1,4 @@
-"""Repeated names get the next free number, and nobody else's name."""
+"""Repeated names get the next free number, never a name of another record."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def unique(*groups: list[str]) -> list[str]:
 
 def test_names_without_repeats_are_kept_and_not_read() -> None:
     def read_names() -> list[list[str]]:
-        raise AssertionError("there is no need to read names")
+        raise AssertionError("names must not be read")
 
     assert resolve_names([name_hashes(group) for group in (["a", "b"], [], ["c"])], read_names) == {}
     assert resolve_names([], read_names) == {}

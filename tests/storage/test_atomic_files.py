@@ -1,4 +1,4 @@
-"""Files that nobody vouches for are read up to a limit."""
+"""Untrusted files are read up to a limit."""
 
 import errno
 import os

@@ -48,9 +48,9 @@ def test_a_flipped_bit_is_found_by_the_digest(path: Path) -> None:
     position = content.index(np.float32(7).tobytes() + np.float32(8).tobytes())
     content[position] ^= 1
     path.write_bytes(content)
-    for look in (hdf5_files.read, hdf5_files.map_dataset):
+    for read in (hdf5_files.read, hdf5_files.map_dataset):
         with hdf5_files.opened(path) as file, pytest.raises(DamagedFile, match="digest of a"):
-            look(file, "a")
+            read(file, "a")
 
 
 @pytest.mark.parametrize("kept", [0, 10, 100, 2000])

@@ -1,4 +1,4 @@
-"""The run folder: one run at a time, nothing of others removed, abandoned locks taken over."""
+"""The run folder: one run at a time, no foreign file removed, abandoned locks taken over."""
 
 import errno
 import json
@@ -24,9 +24,9 @@ from vpdist.storage.run_lock import STALE_AFTER_S, Lock
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    made = RunFolder(tmp_path / "run")
-    made.prepare(restart=False)
-    return made
+    run_folder = RunFolder(tmp_path / "run")
+    run_folder.prepare(restart=False)
+    return run_folder
 
 
 def write_lock(folder: RunFolder, host: str, pid: int, started: float) -> Path:
@@ -42,7 +42,7 @@ def test_a_new_folder_has_its_subfolders(folder: RunFolder) -> None:
 def test_a_second_run_in_the_folder_is_refused_naming_host_process_and_age(folder: RunFolder) -> None:
     first = Lock(folder)
     first.take()
-    with pytest.raises(UsageError, match=rf"process {os.getpid()} on {socket.gethostname()}, last sign of life \d+ s"):
+    with pytest.raises(UsageError, match=rf"process {os.getpid()} on {socket.gethostname()}, last heartbeat \d+ s"):
         Lock(folder).take()
     first.release()
     second = Lock(folder)
@@ -88,7 +88,7 @@ def test_restart_discards_the_run_and_nothing_else(folder: RunFolder) -> None:
     assert os.listdir(folder.parts) == []
 
 
-def test_a_folder_with_other_peoples_files_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_foreign_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UsageError, match=r"holds thesis\.tex"):
         RunFolder(tmp_path).prepare(restart=True)
@@ -117,13 +117,13 @@ def test_status_and_run_are_json(folder: RunFolder) -> None:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_lock, "HEARTBEAT_S", 0.02)
-    monkeypatch.setattr(run_lock, "LOOK_AGAIN_S", 0.1)
+    monkeypatch.setattr(run_lock, "RECHECK_S", 0.1)
 
 
 @pytest.fixture
-def held(folder: RunFolder, quick: None) -> Iterator[Lock]:
+def held(folder: RunFolder, fast_heartbeat: None) -> Iterator[Lock]:
     lock = Lock(folder)
     lock.take()
     yield lock
@@ -139,7 +139,7 @@ def make_old(path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["utime", "open"])
-def test_a_heartbeat_goes_on_after_an_error_and_tells_it_once(
+def test_heartbeats_continue_after_an_error_which_is_logged_once(
     held: Lock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
 ) -> None:
     real, calls = getattr(os, call), []
@@ -159,12 +159,12 @@ def test_a_heartbeat_goes_on_after_an_error_and_tells_it_once(
     assert [record.getMessage().count("Stale file handle") for record in caplog.records] == [1]
 
 
-def test_a_lock_that_was_taken_over_is_told_with_its_holder_and_neither_touched_nor_removed(
+def test_a_lock_that_was_taken_over_is_reported_with_its_holder_and_neither_touched_nor_removed(
     folder: RunFolder, held: Lock
 ) -> None:
     path = write_lock(folder, "elsewhere", 7, 1.0)
     make_old(path)
-    wait_until(lambda: is_lost(held), "word of the loss")
+    wait_until(lambda: is_lost(held), "the loss to be noticed")
     with pytest.raises(StorageError, match=rf"{folder.path} was taken over by process 7 on elsewhere"):
         held.raise_if_lost()
     held.release()
@@ -172,9 +172,9 @@ def test_a_lock_that_was_taken_over_is_told_with_its_holder_and_neither_touched_
     assert age(path) > STALE_AFTER_S
 
 
-def test_a_lock_that_has_vanished_is_told(folder: RunFolder, held: Lock) -> None:
+def test_a_lock_that_has_vanished_is_reported(folder: RunFolder, held: Lock) -> None:
     held.path.unlink()
-    wait_until(lambda: is_lost(held), "word of the loss")
+    wait_until(lambda: is_lost(held), "the loss to be noticed")
     held.release()
     assert not held.path.exists()
 
@@ -183,20 +183,20 @@ def test_a_lock_that_is_away_for_a_moment_is_still_held(
     held: Lock, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where another run takes it for abandoned, and gives it back."""
-    aside, looks, real = folder.path / "aside", 0, run_lock._read
+    aside, reads, real = folder.path / "aside", 0, run_lock._read
 
     def read(path: Path) -> str:
-        nonlocal looks
-        looks += 1
-        if looks == 1:
+        nonlocal reads
+        reads += 1
+        if reads == 1:
             path.rename(aside)
-        elif looks == 2:
+        elif reads == 2:
             aside.rename(path)
         return real(path)
 
     with monkeypatch.context() as patched:
         patched.setattr(run_lock, "_read", read)
-        wait_until(lambda: looks > 2, "a look after it came back")
+        wait_until(lambda: reads > 2, "a check after it came back")
     held.raise_if_lost()
 
 

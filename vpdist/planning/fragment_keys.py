@@ -12,7 +12,7 @@ from vpdist.storage.run_folder import RunFolder
 
 
 def fragment_keys(folder: RunFolder, summary: StoreSummary) -> FragmentKeys:
-    """What the plan needs of every fragment, gathered from the blocks. Raises DamagedFile."""
+    """The columns of all fragments from the blocks of the token store. Raises DamagedFile."""
     n = summary.n_fragments
     keys = FragmentKeys(
         residues=np.zeros(n, np.int32),

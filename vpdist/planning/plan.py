@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import xxhash
@@ -18,20 +18,20 @@ from vpdist.encoder_kinds import KINDS, NUCLEOTIDE
 from vpdist.ragged import Ragged, offsets_of
 
 LEAST_TAPER, MOST_TAPER, BATCHES_PER_TAPER = 1024, 2048, 32
-"""A unit takes at most 1/taper of the cost that is left, so that the last ones are single batches. The taper is a 32nd
-of the batches, within bounds: at 2,048 even a GPU of half speed among 1,024 ends the unit it draws before the others
-end what is left, and smaller inputs, which so many GPUs would not share, make fewer files."""
+"""A unit takes at most 1/taper of the cost that is left, so that the last units are single batches. The taper is a 32nd
+of the number of batches, within bounds: at 2,048 even a GPU of half speed among 1,024 ends its unit before the others
+end the rest; smaller inputs, which fewer GPUs share, make fewer files."""
 COST_SCALE = 1000
-"""Costs are whole thousands of floating-point operations: ten million fragments of a 3B model fit in an int64."""
+"""Costs are in thousands of floating-point operations: those of ten million fragments of a 3B model fit in an int64."""
 SHARD_TOKEN_BYTES = 32 << 20
-"""Tokens are laid out in plan order in files of about this size."""
+"""Size of a token shard, a file with tokens in plan order."""
 SLAB = 1 << 18
-"""Long arrays are worked on in slabs of so many rows, so that what is computed on the way stays small."""
+"""Long arrays are processed in slabs of this many rows, so that intermediate results stay small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderCost:
-    """Operations an encoder spends on a sequence of t tokens: linear·t + attention·t²."""
+    """Operations of an encoder for a sequence of t tokens: linear·t + attention·t²."""
 
     linear: int
     attention: int
@@ -44,7 +44,7 @@ class EncoderCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What bounds a unit."""
+    """Limits of a batch and of a unit."""
 
     token_budget: int
     """Tokens a batch holds at most (a longer sequence is a batch of its own)."""
@@ -56,12 +56,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FragmentKeys:
-    """What the plan needs to know of n fragments, in input order."""
+    """The columns of n fragments, in input order, from which the plan is made."""
 
     residues: np.ndarray
     """(n,) residues of each protein, before truncation."""
     tokens: Mapping[str, np.ndarray]
-    """(n,) tokens by kind of encoder, special ones included, after truncation; zeros where no such encoder runs."""
+    """(n,) tokens by kind of encoder, with special tokens, after truncation; zeros where no such encoder runs."""
     nucleotide_hash: np.ndarray
     """(n,) uint64."""
     protein_hash: np.ndarray
@@ -69,7 +69,7 @@ class FragmentKeys:
 
     @property
     def nucleotide_tokens(self) -> np.ndarray:
-        """(n,) what fragments of equally many residues are sorted by."""
+        """(n,) the second sort key."""
         return self.tokens[NUCLEOTIDE.name]
 
 
@@ -113,40 +113,41 @@ class Plan:
         return Ragged(self.fragment, self.row_start).between(rows.start, rows.stop)
 
     def digest(self) -> str:
-        """xxh3_128 (hex) of every array: two plans with the same digest are the same plan."""
+        """xxh3_128 (hex) of all arrays."""
         total = xxhash.xxh3_128()
-        for array in (self.fragment, self.row_start, self.unit_row, self.unit_cost, self.unit_tokens, self.shard_unit):
+        for field in fields(self):
+            array = getattr(self, field.name)
             total.update(np.int64(len(array)).tobytes())
             total.update(np.ascontiguousarray(array, dtype=np.int64).view(np.uint8).data)
         return total.hexdigest()
 
     def is_sound(self) -> bool:
-        """Whether this is a plan at all: every fragment in exactly one row, every row in one unit, every unit in one
-        shard. `build` makes no other; a file may hold anything."""
+        """Whether every fragment is in exactly one row, every row in one unit, every unit in one shard.
+
+        For plans from untrusted files; those of `build` are sound.
+        """
+        for column in (self.fragment, self.unit_cost, self.unit_tokens):
+            if column.dtype != np.int64 or column.ndim != 1 or int(column.min(initial=0)) < 0:
+                return False
         n, u = len(self.fragment), len(self.unit_cost)
-        if any(
-            array.dtype != np.int64 or array.ndim != 1 for array in (self.fragment, self.unit_cost, self.unit_tokens)
-        ):
+        if int(self.fragment.max(initial=-1)) >= n:
             return False
-        if n and not (int(self.fragment.min()) >= 0 and int(self.fragment.max()) < n):
-            return False
-        is_there = np.zeros(n, dtype=bool)
-        is_there[self.fragment] = True
+        is_planned = np.zeros(n, dtype=bool)
+        is_planned[self.fragment] = True
         return (
             Ragged(self.fragment, self.row_start).is_sound(least=1)
             and Ragged(self.row_start[:-1], self.unit_row).is_sound(n=u, least=1)
             and Ragged(self.unit_cost, self.shard_unit).is_sound(least=1)
             and len(self.unit_tokens) == u
-            and bool(is_there.all())
-            and bool((self.unit_cost >= 0).all() and (self.unit_tokens >= 0).all())
+            and bool(is_planned.all())
         )
 
 
 def plan_order(keys: FragmentKeys) -> np.ndarray:
     """(n,) fragment numbers sorted by (residues, nucleotide tokens, nucleotide hash, protein hash, number).
 
-    One sort of a 64-bit key (20 bits of each length, 24 of the hash), then the few fragments whose keys are equal are
-    sorted among themselves by the rest. Raises ValueError for lengths of 2**20 and more.
+    One sort of a 64-bit key (20 bits of each length, 24 of the hash), then a full sort of the few fragments with equal
+    keys. Raises ValueError for lengths of 2**20 and more.
     """
     for lengths in (keys.residues, keys.nucleotide_tokens):
         if lengths.size and int(lengths.max()) >= 1 << 20:
@@ -161,15 +162,15 @@ def plan_order(keys: FragmentKeys) -> np.ndarray:
     same = key[1:] == key[:-1]
     tied[1:] |= same
     tied[:-1] |= same
-    where = np.flatnonzero(tied)
-    members = order[where]
-    again = np.lexsort((members, keys.protein_hash[members], keys.nucleotide_hash[members], key[where]))
-    order[where] = members[again]
+    positions = np.flatnonzero(tied)
+    members = order[positions]
+    sorting = np.lexsort((members, keys.protein_hash[members], keys.nucleotide_hash[members], key[positions]))
+    order[positions] = members[sorting]
     return order
 
 
 def shared_rows(keys: FragmentKeys, order: np.ndarray) -> np.ndarray:
-    """(rows + 1,) where in plan order a new row begins: equal fragments stand side by side and share one."""
+    """(rows + 1,) where in plan order each row begins: equal fragments are neighbours and share one."""
     new = np.ones(len(order) + 1, dtype=bool)
     for rows in slabs(len(order)):
         both_sides = order[max(0, rows.start - 1) : rows.stop]
@@ -187,7 +188,7 @@ def greedy_ends(tokens: np.ndarray, budget: int) -> np.ndarray:
     pieces: list[np.ndarray] = []
     start = 0
     for rows in slabs(len(tokens)):
-        # Where a group would end that began at each row of the slab; the groups then follow one another.
+        # For each row of the slab, where a group that begins there ends; then the chain of groups is followed.
         furthest = np.searchsorted(total, total[rows] + budget, side="right") - 1
         following = np.maximum(furthest, np.arange(rows.start + 1, rows.stop + 1)).tolist()
         ends: list[int] = []
@@ -201,8 +202,7 @@ def greedy_ends(tokens: np.ndarray, budget: int) -> np.ndarray:
 def build(keys: FragmentKeys, limits: Limits, costs: Mapping[str, EncoderCost]) -> Plan:
     """Plan all fragments. Every fragment is in exactly one row, every row in exactly one unit.
 
-    `costs`: of each encoder that runs, at least one, in the order in which they run: batches that bound units are
-    those of the last one.
+    `costs` are those of the encoders that run, at least one, in their order; a unit is whole batches of the last one.
     """
     order = plan_order(keys)
     row_start = shared_rows(keys, order)
@@ -223,20 +223,18 @@ def build(keys: FragmentKeys, limits: Limits, costs: Mapping[str, EncoderCost]) 
     unit_row = _units(batch_end, cost_before, limits)
     unit_cost = np.diff(cost_before[unit_row])
     del cost_before
-    unit_tokens = np.zeros(len(unit_cost), dtype=np.int64)
-    unit_bytes = np.zeros(len(unit_cost), dtype=np.int64)
+    unit_tokens, unit_bytes = np.zeros((2, len(unit_cost)), dtype=np.int64)
     for kind, tokens in lengths.items():
         per_unit = np.add.reduceat(np.append(tokens, np.int32(0)), unit_row, dtype=np.int64)[:-1]
         unit_tokens += per_unit
         unit_bytes += np.dtype(KINDS[kind].token_type).itemsize * per_unit
-    shard_end = greedy_ends(unit_bytes, SHARD_TOKEN_BYTES)
     return Plan(
         fragment=order,
         row_start=row_start,
         unit_row=unit_row,
         unit_cost=unit_cost,
         unit_tokens=unit_tokens,
-        shard_unit=np.concatenate(([0], shard_end)).astype(np.int64),
+        shard_unit=np.append(np.int64(0), greedy_ends(unit_bytes, SHARD_TOKEN_BYTES)),
     )
 
 
@@ -246,7 +244,7 @@ def slabs(n: int) -> Iterator[slice]:
 
 
 def _units(batch_end: np.ndarray, cost_before: np.ndarray, limits: Limits) -> np.ndarray:
-    """(units + 1,) row bounds: whole batches, up to 1/taper of the cost left and the limits, at least one batch."""
+    """(units + 1,) row bounds: at least one whole batch, up to 1/taper of the cost that is left and the limits."""
     bounds = [0]
     batch, n_batches = 0, len(batch_end)
     taper = min(MOST_TAPER, max(LEAST_TAPER, n_batches // BATCHES_PER_TAPER))
@@ -270,10 +268,10 @@ def longest_first(costs: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 def deal(costs: Sequence[int] | np.ndarray, world_size: int) -> list[list[int]]:
-    """Deal positions of `costs` to `world_size` ranks, each time the longest left to the least loaded rank.
+    """Deal positions of `costs` to `world_size` ranks: the most expensive one left goes to the least loaded rank.
 
-    (Graham 1969, "Bounds on multiprocessing timing anomalies": the busiest rank exceeds the mean by less than one
-    unit.) Every position is dealt exactly once; each rank's list runs from the longest to the shortest.
+    The busiest rank exceeds the mean by less than one unit (Graham 1969, "Bounds on multiprocessing timing anomalies").
+    Every position is dealt exactly once; each rank's list is sorted from expensive to cheap.
     """
     if world_size < 1:
         raise ValueError(f"world size {world_size} is not positive")

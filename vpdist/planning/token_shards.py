@@ -1,14 +1,12 @@
-"""The plan on disk, and the tokens laid out in its order, so that a unit is one contiguous read.
+"""Token shards: the tokens in plan order, so that a unit is one contiguous read.
 
-tokens/plan.h5 holds the plan's arrays; every rank maps them. tokens/shard-00000.h5 holds the tokens of consecutive
-units, gathered from the blocks of the token store. A shard depends on the plan only and is made by whichever rank is
-free.
+tokens/shard-00000.h5 holds the tokens of consecutive units, gathered from the blocks of the token store. A shard
+depends on the plan only and is made by whichever rank is free.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -26,7 +24,7 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 
 def shard_is_valid(folder: Path, shard: int, plan: Plan, plan_id: str) -> bool:
-    """Whether a shard of this plan is there and undamaged."""
+    """Whether a shard exists, is undamaged and belongs to this plan."""
     try:
         _map_shard(folder, shard, plan, plan_id)
     except DamagedFile:
@@ -44,14 +42,14 @@ def _map_shard(folder: Path, shard: int, plan: Plan, plan_id: str) -> dict[str, 
 
 
 def _mapped(file: h5py.File, n: int, *, verify: bool) -> dict[str, Ragged]:
-    """Tokens of the n sequences of a shard or block, of each kind that is there. Raises DamagedFile."""
+    """Tokens by kind of the n sequences of a shard or block. Raises DamagedFile."""
     mapped: dict[str, Ragged] = {}
     for name, kind in KINDS.items():
         if not hdf5_files.has(file, kind.token_datasets[0]):
             continue
         tokens = Ragged(*(hdf5_files.map_dataset(file, dataset, verify=verify) for dataset in kind.token_datasets))
         if tokens.flat.dtype != kind.token_type or not tokens.is_sound(n=n, least=kind.fewest_tokens):
-            raise DamagedFile(f"{file.filename}: its {name} tokens are not those of {n} sequences")
+            raise DamagedFile(f"{file.filename}: does not hold the {name} tokens of {n} sequences")
         mapped[name] = tokens
     return mapped
 
@@ -59,62 +57,45 @@ def _mapped(file: h5py.File, n: int, *, verify: bool) -> dict[str, Ragged]:
 def write_shard(
     folder: Path, shard: int, plan: Plan, plan_id: str, blocks: Sequence[Path], first_fragment: np.ndarray
 ) -> None:
-    """Gather one shard's rows from the token store's blocks and write it.
+    """Gather the rows of one shard of the plan from the token store's blocks and write it to `folder`.
 
-    Args:
-        folder: where the shard goes.
-        shard: its number in `plan.shard_unit`.
-        plan: the plan.
-        plan_id: its identity.
-        blocks: files of the token store, in input order.
-        first_fragment: (blocks + 1,) number of each block's first fragment.
-
-    Raises:
-        DamagedFile: a block cannot be read.
-        StorageError: the shard cannot be written.
+    `blocks` are the files of the token store, in input order; `first_fragment`, (blocks + 1,), is the number of each
+    block's first fragment. Raises DamagedFile for a block, StorageError when the shard cannot be written.
     """
     shard_rows = plan.shard_rows(shard)
     wanted = plan.fragment[plan.row_start[shard_rows.start : shard_rows.stop]]
     by_fragment = np.argsort(wanted, kind="stable")
     bounds = np.searchsorted(wanted[by_fragment], first_fragment)
-    pieces: dict[str, list[_Piece]] = {kind: [] for kind in KINDS}
+    pieces: dict[str, list[tuple[np.ndarray, Ragged]]] = {kind: [] for kind in KINDS}
     for block in np.flatnonzero(np.diff(bounds)).tolist():
         rows = by_fragment[bounds[block] : bounds[block + 1]]
         with hdf5_files.opened(blocks[block]) as file:
             mapped = _mapped(file, int(first_fragment[block + 1] - first_fragment[block]), verify=False)
         for kind, tokens in mapped.items():
-            pieces[kind].append(_Piece(rows, tokens.take(wanted[rows] - first_fragment[block])))
+            pieces[kind].append((rows, tokens.take(wanted[rows] - first_fragment[block])))
     datasets: dict[str, np.ndarray] = {}
-    for kind in KINDS:
-        if pieces[kind]:
-            joined = _joined(pieces[kind], len(shard_rows))
+    for kind, of_kind in pieces.items():
+        if of_kind:
+            joined = _joined(of_kind, len(shard_rows))
             datasets |= zip(KINDS[kind].token_datasets, (joined.flat, joined.offsets), strict=True)
     hdf5_files.write_atomic(shard_path(folder, shard), datasets, {"plan": plan_id, "shard": shard})
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Some rows of a shard, as they lie in one block of the token store."""
-
-    rows: np.ndarray
-    tokens: Ragged
-
-
-def _joined(pieces: list[_Piece], n_rows: int) -> Ragged:
-    """The rows of all pieces in their order. Uses the pieces up."""
+def _joined(pieces: list[tuple[np.ndarray, Ragged]], n_rows: int) -> Ragged:
+    """The tokens of a shard's rows, from (row numbers, their tokens). Empties `pieces`, so that memory is freed."""
     lengths = np.zeros(n_rows, dtype=np.int64)
-    for piece in pieces:
-        lengths[piece.rows] = piece.tokens.lengths
-    joined = Ragged.from_lengths(np.empty(lengths.sum(), pieces[0].tokens.flat.dtype), lengths)
+    for rows, tokens in pieces:
+        lengths[rows] = tokens.lengths
+    joined = Ragged.from_lengths(np.empty(lengths.sum(), pieces[0][1].flat.dtype), lengths)
     while pieces:
-        piece = pieces.pop()
-        tokens, shift = piece.tokens, joined.offsets[piece.rows] - piece.tokens.offsets[:-1]
+        rows, tokens = pieces.pop()
+        shift = joined.offsets[rows] - tokens.offsets[:-1]
         joined.flat[np.arange(len(tokens.flat)) + np.repeat(shift, tokens.lengths)] = tokens.flat
     return joined
 
 
 class TokenShards:
-    """Reads units' tokens; keeps the last shard mapped."""
+    """Reads units' tokens; keeps the latest shard mapped."""
 
     def __init__(self, folder: Path, plan: Plan, plan_id: str) -> None:
         self.folder, self.plan, self.plan_id = folder, plan, plan_id
@@ -122,14 +103,10 @@ class TokenShards:
         self._mapped: dict[str, Ragged] = {}
 
     def unit(self, unit: int) -> dict[str, Ragged]:
-        """The unit's tokens by kind, as far as encoders run. Raises DamagedFile."""
+        """The unit's tokens by kind of encoder that runs. Raises DamagedFile."""
         shard = int(np.searchsorted(self.plan.shard_unit, unit, side="right")) - 1
         if shard != self._shard:
-            self._open(shard)
+            # checking the digest also reads every page that is about to be used
+            self._mapped, self._shard = _map_shard(self.folder, shard, self.plan, self.plan_id), shard
         rows, first = self.plan.rows(unit), self.plan.shard_rows(shard).start
         return {kind: tokens.between(rows.start - first, rows.stop - first) for kind, tokens in self._mapped.items()}
-
-    def _open(self, shard: int) -> None:
-        # Reads every page that is about to be used.
-        self._mapped = _map_shard(self.folder, shard, self.plan, self.plan_id)
-        self._shard = shard

@@ -1,6 +1,6 @@
-"""Blocks of the token store: what is known of the records, chunks and fragments that lie in one.
+"""Blocks of the token store: the columns of a block's records, chunks and fragments.
 
-Arrays and texts only, by columns. `is_sound` tells whether a block that was read from a file can be one.
+`is_sound` checks a block that was read from a file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vpdist.storage import hdf5_files
 
 OK, TOO_SHORT, FILTERED = 0, 1, 2
 STATUS_NAMES = ("ok", "too_short", "filtered")
-"""Names of the statuses that reading decides; no_open_frame and failed are decided when tables are built."""
+"""Names of the statuses known after reading; no_open_frame and failed follow when tables are built."""
 
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 
@@ -50,7 +50,7 @@ class Texts(Ragged):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockRecords:
-    """What both kinds of block know about the r records that begin in a block, and about its c chunks."""
+    """The columns of all blocks: for the r records that begin in the block, and for its c chunks."""
 
     index: int
     """Number of the block, from 0."""
@@ -58,7 +58,7 @@ class BlockRecords:
     first_record: int
     """Number of records (of the whole input) that begin in earlier blocks."""
     names: Texts
-    """(r,) as read; repeats are numbered by names.resolve_names."""
+    """(r,) as read; unique_names.resolve_names numbers repeated ones."""
     descriptions: Texts
     sources: np.ndarray
     """(r,) uint32, index of the input file."""
@@ -80,13 +80,13 @@ class BlockRecords:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawBlock(BlockRecords):
-    """What the reading rank hands on."""
+    """A block before translation, as the reading rank writes it for the others."""
 
     bases: Ragged
     """(c,) uint8, the chunks' bases (upper-case ASCII)."""
 
     def digest(self) -> str:
-        """xxh3_128 (hex) of everything in the block."""
+        """xxh3_128 (hex) of all columns and attributes."""
         datasets, attributes = content(self)
         digest = xxhash.xxh3_128(repr(attributes).encode())
         for name, array in datasets.items():
@@ -101,7 +101,7 @@ class BlockTable(BlockRecords):
     fragment_chunk: np.ndarray
     """(f,) int32, index into the block's chunks."""
     fragment_frame: np.ndarray
-    """(f,) int8, index into fragments.FRAMES."""
+    """(f,) int8, index into six_frames.FRAMES."""
     fragment_residues: np.ndarray
     """(f,) int32, length of the whole protein."""
     nucleotide_hash: np.ndarray
@@ -112,21 +112,18 @@ class BlockTable(BlockRecords):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBlock(BlockTable):
-    """A block of the token store: with the tokens of every encoder that the run has."""
+    """A block of the token store, with the tokens of every encoder of the run."""
 
     raw_digest: str
+    """Digest of the raw block that it was made from."""
     tokenizers: dict[str, str]
     """Fingerprint of each encoder's tokenizer, by kind."""
     tokens: dict[str, Ragged]
-    """(f,) token ids of the same kinds, special ones included."""
+    """(f,) token ids of each kind, special tokens included."""
 
 
-OFFSETS = {
-    "names": "names_offsets",
-    "descriptions": "descriptions_offsets",
-    "bases": "base_offsets",
-}
-"""Columns that take two datasets of a file: the items under the column's name, and the offsets under this one."""
+OFFSETS = {"names": "names_offsets", "descriptions": "descriptions_offsets", "bases": "base_offsets"}
+"""The ragged columns, whose items are in the dataset of the column's name, and the dataset of each one's offsets."""
 
 
 def content(block: BlockRecords) -> tuple[dict[str, np.ndarray], dict[str, str | int | float]]:
@@ -142,7 +139,7 @@ def content(block: BlockRecords) -> tuple[dict[str, np.ndarray], dict[str, str |
         elif not isinstance(value, dict):
             attributes[field.name] = value
     if isinstance(block, TokenBlock):
-        attributes |= {f"{kind}_tokenizer": found for kind, found in in_files(block.tokenizers, "").items()}
+        attributes |= {f"{kind}_tokenizer": value for kind, value in in_files(block.tokenizers, "").items()}
         for kind, tokens in block.tokens.items():
             datasets |= zip(KINDS[kind].token_datasets, (tokens.flat, tokens.offsets), strict=True)
     return datasets, attributes
@@ -159,21 +156,21 @@ _TYPES = {
     "nucleotide_hash": np.uint64,
     "protein_hash": np.uint64,
 }
-"""Number formats of a block's columns, the others being int64."""
+"""Number formats of columns; all others are int64."""
 LONGEST_PROTEIN = 1 << 20
-"""Residues: what the plan can sort."""
+"""Residues, exclusive; a limit of the plan's sort key."""
 
 
 def is_sound(block: BlockRecords) -> bool:
-    """Whether columns fit together, and numbers stay where they point: a file may hold anything.
+    """Whether a block from an untrusted file has matching columns and valid indices.
 
-    What leads from one block to another (records, sources) is checked where tables are built.
+    References from one block to another (records, sources) are checked where tables are built.
     """
     return all(_checks(block))
 
 
 def _checks(block: BlockRecords) -> Iterator[bool]:
-    """One after the other; each relies on those before it."""
+    """In order: each check relies on those before it."""
     for field in fields(block):
         value = getattr(block, field.name)
         if isinstance(value, np.ndarray):
@@ -200,7 +197,7 @@ def _checks(block: BlockRecords) -> Iterator[bool]:
 
 
 def _fit(n: int, *columns: np.ndarray) -> bool:
-    """Whether columns have n numbers, none of them negative."""
+    """Whether columns have n numbers, none negative."""
     return all(len(column) == n and (n == 0 or int(column.min()) >= 0) for column in columns)
 
 

@@ -1,6 +1,6 @@
-"""The bytes of a file, decompressed where it is gz, bz2, xz or zst, told by content.
+"""The bytes of a file, decompressed where it is gz, bz2, xz or zst, recognised by content.
 
-Streaming, in this process, so that damage raises here; and within bounds, whatever a header asks for.
+Streaming, in this process, so that damage raises here; memory is limited, whatever a header asks for.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, BinaryIO
 
 import xopen
 
 BUFFER_BYTES = 1 << 17
 WINDOW_BITS = 29
-"""Decompressing xz or zst may take half a GiB for what it looks back to: eight times what xz's strongest preset takes,
-four times what zst's does. A header may ask for 4 GiB."""
+"""Half a GiB for the window of xz or zst: eight times that of xz's strongest preset, four times that of zst's. A header
+may ask for 4 GiB."""
 
 MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
 
-# Whatever xopen decompresses with here: isal or zlib-ng where they are installed, zlib, bz2, lzma, zstd.
+# xopen uses isal or zlib-ng where they are installed, zlib, bz2, lzma, zstd.
 DECOMPRESSION_ERRORS: tuple[type[Exception], ...] = (
     EOFError,
     OSError,
@@ -35,8 +36,8 @@ DECOMPRESSION_ERRORS: tuple[type[Exception], ...] = (
 class _Streams(io.RawIOBase):
     """Decompresses the bz2 or xz streams of a file, one after the other.
 
-    The standard library's file objects end quietly at a damaged stream that is not the first; files from parallel
-    compressors have one stream per block, and would lose their rest without a word.
+    The standard library's file objects end silently at a damaged stream that is not the first; files from parallel
+    compressors have one stream per block, and would lose all that follows.
     """
 
     def __init__(self, file: BinaryIO, decompressor: Callable[[], Any]) -> None:
@@ -66,21 +67,21 @@ class _Streams(io.RawIOBase):
         return len(data)
 
 
-def compression(file: io.BufferedReader) -> str | None:
+def find_compression(file: io.BufferedReader) -> str | None:
+    """The compression of a file by its first bytes: gz, bz2, xz, zst or None."""
     start = file.peek(6)
     return next((name for magic, name in MAGIC.items() if start.startswith(magic)), None)
 
 
 def decompressed(file: io.BufferedReader, compression: str | None) -> io.BufferedReader:
-    """The content of a file, decompressed in this process so that damage raises here."""
+    """The content of a file. Reading it raises one of DECOMPRESSION_ERRORS where it is damaged."""
     if compression is None:
         return file
     if compression == "bz2":
         return io.BufferedReader(_Streams(file, bz2.BZ2Decompressor), BUFFER_BYTES)
     if compression == "xz":
-        return io.BufferedReader(
-            _Streams(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=1 << WINDOW_BITS)), BUFFER_BYTES
-        )
+        new = partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=1 << WINDOW_BITS)
+        return io.BufferedReader(_Streams(file, new), BUFFER_BYTES)
     if compression == "zst":
         options = {xopen.zstd.DecompressionParameter.window_log_max: WINDOW_BITS}
         return io.BufferedReader(xopen.zstd.open(file, "rb", options=options), BUFFER_BYTES)
@@ -88,13 +89,12 @@ def decompressed(file: io.BufferedReader, compression: str | None) -> io.Buffere
     return opened
 
 
-def damage(error: Exception, compression: str | None) -> str:
+def describe_damage(error: Exception, compression: str | None) -> str:
+    """The reason of an InputError, from one of DECOMPRESSION_ERRORS."""
     if compression is None:
-        return (
-            f"cannot be read: {error.strerror or error}" if isinstance(error, OSError) else f"cannot be read: {error}"
-        )
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
     if isinstance(error, EOFError):
         return f"the {compression} data end too early: the file is truncated or damaged"
-    if "memory" in str(error).lower():  # liblzma's and zstd's words for a header that asks for too much
+    if "memory" in str(error).lower():  # as liblzma and zstd report a window that is too large
         return f"decompressing the {compression} data takes too much memory: {error}"
     return f"the {compression} data are damaged: {error}"

@@ -1,8 +1,8 @@
 """Sequence files to records.
 
-Enter: FASTA or FASTQ files, plain, gz, bz2, xz or zst, told by content. Leave: one record after the other, in upper
-case with U read as T, IUPAC letters and the gaps '-' and '.' kept as they are. Promises: memory for one record at a
-time, and every fault of the input is an InputError that names file, record and position; nothing is skipped quietly.
+Enter: FASTA or FASTQ files, plain, gz, bz2, xz or zst, recognised by content. Leave: one record after the other, in
+upper case with U read as T; IUPAC letters and the gaps '-' and '.' are kept. Promises: memory for one record at a
+time, and every fault of the input is an InputError that names file, record and position; nothing is skipped silently.
 """
 
 from __future__ import annotations
@@ -21,37 +21,26 @@ from dnaio import FastaReader, FastqReader
 from dnaio.exceptions import FastqFormatError, FileFormatError
 
 from vpdist.errors import InputError
-from vpdist.sequences.decompression import BUFFER_BYTES, DECOMPRESSION_ERRORS, MAGIC, compression, damage, decompressed
+from vpdist.sequences import decompression
 from vpdist.storage.atomic_files import replacing
 
 UNNAMED = "unnamed"
 """Name of a record whose header is empty."""
 
 LONGEST_RECORD = 1 << 31
-"""Bytes of a FASTA record, each line counted as LINE_BYTES more: what is held of it while it is read. The largest human
-chromosome takes a fifth of this; a compressed file of a few megabytes could claim any number."""
+"""Bytes of a FASTA record, plus LINE_BYTES per line: the memory it takes while it is read. The largest human chromosome
+takes a fifth of this; a compressed file of a few megabytes could hold a record of any size."""
 LINE_BYTES = 32
 LONGEST_LINE = 1 << 28
 """Bytes of a FASTQ line."""
 LONGEST_HEADER = 1 << 20
-"""Letters."""
+"""Characters."""
 
 _PIECE, _LARGE_PIECE = 1 << 20, 1 << 24
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_LETTERS = b"ACGTUNRYSWKMBDHV-."
 _BAD = b"\0"
-
-
-def _letter_table() -> bytes:
-    table = bytearray(_BAD * 256)
-    for letter in _LETTERS:
-        table[letter] = table[ord(chr(letter).lower())] = letter
-    table[ord("U")] = table[ord("u")] = ord("T")
-    table[ord(" ")] = table[ord("\t")] = ord(" ")
-    return bytes(table)
-
-
-_LETTER_TABLE = _letter_table()
+_READ_AS = dict(zip("ACGTUNRYSWKMBDHV-. \t", "ACGTTNRYSWKMBDHV-.  ", strict=True))
+_LETTER_TABLE = bytes(ord(_READ_AS.get(chr(byte).upper(), "\0")) for byte in range(256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +71,10 @@ def read_records(paths: Sequence[Path]) -> Iterator[Record]:
 
 
 def spool_stdin(target: Path, raise_if_ending: Callable[[], None]) -> Path:
-    """Copy standard input to `target`, which appears when it is complete; returns `target`.
+    """Copy standard input, which `torchrun` gives to one worker only, to `target`; returns `target`.
 
-    `raise_if_ending` is called at least twice a second, also while nothing comes, and may raise to stop.
+    `target` appears when it is complete. `raise_if_ending` is called at least twice a second, also while no data
+    arrive, and may raise to stop.
 
     Raises InputError when standard input is a terminal or closed, StorageError when the copy cannot be written.
     """
@@ -95,7 +85,7 @@ def spool_stdin(target: Path, raise_if_ending: Callable[[], None]) -> Path:
         while True:
             raise_if_ending()
             if select.select([source], [], [], 0.5)[0]:
-                block = os.read(source, BUFFER_BYTES)
+                block = os.read(source, decompression.BUFFER_BYTES)
                 if not block:
                     break
                 file.write(block)
@@ -103,11 +93,11 @@ def spool_stdin(target: Path, raise_if_ending: Callable[[], None]) -> Path:
 
 
 class _Bounded(io.RawIOBase):
-    """A FASTA file none of whose records takes more than LONGEST_RECORD. Raises InputError once one does."""
+    """A FASTA file. Raises InputError for a record that takes more than LONGEST_RECORD."""
 
     def __init__(self, file: io.BufferedReader, source: str) -> None:
         self._file, self._source, self._last = file, source, b"\n"
-        self._place = self._begin = self._held = 0  # bytes read, those before the record, and what it takes
+        self._read = self._begin = self._size = 0  # bytes read, bytes before the record, size of the record so far
 
     def readable(self) -> bool:
         return True
@@ -118,20 +108,20 @@ class _Bounded(io.RawIOBase):
         if header < 0 and self._last in b"\r\n" and block.startswith(b">"):
             header = 0
         if header >= 0:
-            self._begin, self._held = self._place + header, 0
+            self._begin, self._size = self._read + header, 0
         begin = max(header, 0)
-        self._held += len(block) - begin + LINE_BYTES * block.count(b"\n", begin)
-        if self._held > LONGEST_RECORD:
+        self._size += len(block) - begin + LINE_BYTES * block.count(b"\n", begin)
+        if self._size > LONGEST_RECORD:
             reason = f"a record takes more than {LONGEST_RECORD >> 20} MiB"
-            raise InputError(reason, path=self._source, position=f"the one after byte {self._begin:,}")
-        self._place += len(block)
+            raise InputError(reason, path=self._source, position=f"after byte {self._begin:,}")
+        self._read += len(block)
         self._last = block[-1:] or self._last
         buffer[: len(block)] = block
         return len(block)
 
 
 class _CountedLines:
-    """A file as dnaio's FASTQ reader wants it, which knows its last line that is not blank (from 0)."""
+    """A file for dnaio's FASTQ reader; `last_line` is its last line so far that is not blank (from 0)."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._lines, self.last_line, self._open = file, 0, -1, 0
@@ -148,21 +138,21 @@ class _CountedLines:
         if text:
             self.last_line = lines + text.count(b"\n")
         self._lines = lines + block.count(b"\n")
-        if not block.isascii():  # dnaio would refuse as well, but without saying where
+        if not block.isascii():  # dnaio would refuse it without the position
             first = next(position for position, byte in enumerate(block) if byte > 127)
-            reason = f"byte {block[first]:#x} is not ASCII, as FASTQ has to be"
+            reason = f"byte {block[first]:#x} is not ASCII, as FASTQ must be"
             raise FastqFormatError(reason, lines + block.count(b"\n", 0, first))
         return block
 
     def blank_from(self, line: int) -> bool:
         """Whether no text follows from `line` on; reads on until that is known."""
-        while self.last_line < line and self.read(BUFFER_BYTES):
+        while self.last_line < line and self.read(decompression.BUFFER_BYTES):
             pass
         return self.last_line < line
 
 
 class _Fasta(FastaReader):
-    """dnaio's reader, with headers as UTF-8 whatever the locale; yields records."""
+    """dnaio's reader with UTF-8 headers for any locale; yields records."""
 
     def __init__(self, file: BinaryIO, source: str) -> None:
         super().__init__(file, sequence_class=lambda header, letters, _: _record(header, letters, source))
@@ -171,22 +161,23 @@ class _Fasta(FastaReader):
 
 def _read_file(path: Path) -> Iterator[Record]:
     source = str(path)
-    count, name = 0, None
-    packed = None
+    count, name, compression = 0, None, None
     try:
         with open(path, "rb") as file:
-            packed = compression(file)
-            for record in _records(decompressed(file, packed), source):
+            compression = decompression.find_compression(file)
+            for record in _records(decompression.decompressed(file, compression), source):
                 count, name = count + 1, record.name
                 yield record
-                del record  # it may be a chromosome, and the next one is about to be read
+                del record  # free the memory of a chromosome before the next one is read
     except FileFormatError as error:
-        where = f"after {count} whole records" if error.line is None else f"line {error.line + 1}"
+        position = f"after {count} complete records" if error.line is None else f"line {error.line + 1}"
         reason = " ".join(error.message.split())
-        raise InputError(f"not valid {error.format}: {_shortened(reason)}", path=source, position=where) from error
-    except DECOMPRESSION_ERRORS as error:
-        position = f"after {count} whole records" if count else "before the first whole record" if packed else None
-        raise InputError(damage(error, packed), path=source, record=name, position=position) from error
+        raise InputError(f"not valid {error.format}: {_shortened(reason)}", path=source, position=position) from error
+    except decompression.DECOMPRESSION_ERRORS as error:
+        before_first = "before the first complete record" if compression else None
+        location = f"after {count} complete records" if count else before_first
+        reason = decompression.describe_damage(error, compression)
+        raise InputError(reason, path=source, record=name, position=location) from error
 
 
 def _records(content: io.BufferedReader, source: str) -> Iterator[Record]:
@@ -205,19 +196,19 @@ def _records(content: io.BufferedReader, source: str) -> Iterator[Record]:
             if not lines.blank_from(4 * count):
                 raise
     elif text.startswith((b">", b"#")) or not text:
-        for record in _Fasta(io.BufferedReader(_Bounded(content, source), BUFFER_BYTES), source):
+        for record in _Fasta(io.BufferedReader(_Bounded(content, source), decompression.BUFFER_BYTES), source):
             count += 1
             yield record  # type: ignore[misc]
             del record
     else:
-        raise InputError(_what_else(text), path=source, position="line 1")
+        raise InputError(_describe_other(text), path=source, position="line 1")
     if count == 0:
-        raise InputError("the file is not empty, but holds no records", path=source)
+        raise InputError("the file is not empty but has no records", path=source)
 
 
 def _record(header: str, letters: str, source: str) -> Record:
     if len(header) > LONGEST_HEADER:
-        reason = f"a header has {len(header):,} letters, more than {LONGEST_HEADER:,}"
+        reason = f"a header has {len(header):,} characters, more than {LONGEST_HEADER:,}"
         raise InputError(reason, path=source, record=_shortened(header, 40))
     if not header.isprintable():
         if "\0" in header:
@@ -230,16 +221,16 @@ def _record(header: str, letters: str, source: str) -> Record:
 
 
 def _printable(letter: str) -> str:
-    if "\udc80" <= letter <= "\udcff":  # a byte that is not UTF-8, as "surrogateescape" hands it on
+    if "\udc80" <= letter <= "\udcff":  # a byte that is not UTF-8, from "surrogateescape"
         return f"\\x{ord(letter) - 0xDC00:02x}"
     return " " if letter.isspace() or unicodedata.category(letter) == "Cc" else letter
 
 
 def _sequence(letters: str, source: str, name: str) -> bytes:
-    """Letters in upper case, U as T, without white space. Raises InputError at the first that is no nucleotide."""
+    """Letters in upper case, U as T, without white space. Raises InputError for one that is not a nucleotide."""
     if len(letters) <= _PIECE:
         sequence = letters.encode("ascii", "replace").translate(_LETTER_TABLE)
-    else:  # a chromosome, a piece at a time: no second copy of it is made on the way
+    else:  # a chromosome, in pieces: no second copy of it is made
         pieces = io.BytesIO()
         for start in range(0, len(letters), _PIECE):
             pieces.write(letters[start : start + _PIECE].encode("ascii", "replace").translate(_LETTER_TABLE))
@@ -252,7 +243,7 @@ def _sequence(letters: str, source: str, name: str) -> bytes:
         return sequence
     letter = letters[position]
     if letter == ">":
-        hint = "a header in the middle of a line; was this file joined from files without a final line break?"
+        hint = "a header inside a line; was this file joined from files without a final line break?"
     elif (letter.isascii() and letter.isalpha()) or letter == "*":
         hint = "is this a protein? vpdist reads nucleotides (IUPAC letters, '-' and '.')"
     else:
@@ -262,14 +253,14 @@ def _sequence(letters: str, source: str, name: str) -> bytes:
     )
 
 
-def _what_else(text: bytes) -> str:
-    if any(text.startswith(magic) for magic in MAGIC):
-        return "compressed twice; decompress it once"
+def _describe_other(text: bytes) -> str:
+    if any(text.startswith(magic) for magic in decompression.MAGIC):
+        return "the file was compressed twice; decompress it once"
     if text.startswith((b"BAM\x01", b"CRAM")):
-        return "alignments, not sequences; convert them with `samtools fasta`"
+        return "the file holds alignments, not sequences; convert it with `samtools fasta`"
     if not text.isascii() or b"\0" in text:
-        return "binary data, neither FASTA nor FASTQ"
-    return f"neither FASTA ('>') nor FASTQ ('@'): the file begins with {_shortened(text.decode('ascii'), 20)!r}"
+        return "the file holds binary data, neither FASTA nor FASTQ"
+    return f"the file is neither FASTA ('>') nor FASTQ ('@'); it begins with {_shortened(text.decode('ascii'), 20)!r}"
 
 
 def _shortened(text: str, length: int = 160) -> str:

@@ -1,67 +1,54 @@
-"""Chunks of a sequence, and the fragments that six-frame translation leaves of them.
+"""Chunks of a sequence, and the fragments that six-frame translation makes of them.
 
 Enter: upper-case bases as flat ASCII bytes and chunk bounds. Leave: for every frame without a stop codon its nucleotide
-string and its protein, in the order chunk, F1 F2 F3 R1 R2 R3. The rules are the original
-VirNucPro's to the letter, quirks included: codons with a letter other than A, C, G, T give no residue, and a
-fragment's nucleotide string has one base more than the codons of its protein.
+string and its protein, in the order chunk, F1 F2 F3 R1 R2 R3. The rules are exactly those of the original VirNucPro:
+codons with a letter other than A, C, G, T give no residue, and a fragment's nucleotide string has one base more than
+the codons of its protein.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from vpdist.ragged import Ragged
 
 FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
-"""Names of the frames 0 to 5, as they end a fragment's id."""
+"""Names of the frames 0 to 5, with which a fragment's id ends."""
 
 _SLAB_BASES = 1 << 18
-"""Chunks are translated in slabs of about so many bases: the working arrays then stay in the processor's cache."""
+"""Chunks are translated in slabs of about this many bases, so that the working arrays stay in the processor's cache."""
 
 _STOP = ord("*")
 _NO_RESIDUE = 0
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 _CODON_LETTERS = "TCAG"
-# The standard genetic code in T, C, A, G order (NCBI translation table 1).
-_STANDARD_CODE = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"
+_STANDARD_CODE = b"FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"
+"""Residues of the codons in the order of these letters (NCBI translation table 1)."""
 _OTHER = 4
 """Digit of every letter but A, C, G, T; a codon is a number of three digits to base 5."""
-
-
-def _digits() -> bytes:
-    table = bytearray([_OTHER] * 256)
-    for digit, letter in enumerate(_CODON_LETTERS):
-        table[ord(letter)] = digit
-    return bytes(table)
+_DIGITS = bytes(_CODON_LETTERS.find(chr(byte)) if chr(byte) in _CODON_LETTERS else _OTHER for byte in range(256))
 
 
 def _residues(*, reverse: bool) -> bytes:
-    """Codon number (digits to base 5) to residue; `reverse` reads the codon on the other strand."""
+    """Codon number to residue; with `reverse` that of the codon on the other strand."""
     table = bytearray(256)
-    complement = {"A": "T", "C": "G", "G": "C", "T": "A"}
-    for first, one in enumerate(_CODON_LETTERS):
-        for second, two in enumerate(_CODON_LETTERS):
-            for third, three in enumerate(_CODON_LETTERS):
-                codon = one + two + three
-                if reverse:
-                    codon = "".join(complement[letter] for letter in reversed(codon))
-                index = 0
-                for letter in codon:
-                    index = index * 4 + _CODON_LETTERS.index(letter)
-                table[first * 25 + second * 5 + third] = ord(_STANDARD_CODE[index])
+    for codon, residue in zip(product(range(4), repeat=3), _STANDARD_CODE, strict=True):
+        # in the order T, C, A, G the digits of complementary bases differ by 2
+        first, second, third = [digit ^ 2 for digit in reversed(codon)] if reverse else codon
+        table[first * 25 + second * 5 + third] = residue
     return bytes(table)
 
 
-_DIGITS = _digits()
 _FORWARD = _residues(reverse=False)
 _REVERSE = _residues(reverse=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Fragments:
-    """Open frames of some chunks, n fragments in the order chunk, frame."""
+    """The n fragments of some chunks, in the order chunk, frame."""
 
     chunk: np.ndarray
     """(n,) int32, index of the chunk among those given."""
@@ -102,9 +89,8 @@ def six_frames(bases: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Fragm
     """
     longest = int((ends - starts).max(initial=1))
     slab = max(1, _SLAB_BASES // max(longest, 1))
-    parts = [_translate(bases, starts[i : i + slab], ends[i : i + slab], i) for i in range(0, len(starts), slab)]
-    if not parts:
-        parts = [_translate(bases[:0], np.zeros(0, np.int64), np.zeros(0, np.int64), 0)]
+    first_chunks = range(0, max(1, len(starts)), slab)
+    parts = [_translate(bases, starts[i : i + slab], ends[i : i + slab], i) for i in first_chunks]
     chunk, frame, residues, nucleotide_lengths, nucleotide, protein = zip(*parts, strict=True)
     all_residues = np.concatenate(residues)
     return Fragments(
@@ -121,7 +107,7 @@ def six_frames(bases: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Fragm
 def fragment_span(
     chunk_start: np.ndarray, chunk_end: np.ndarray, frame: np.ndarray, residues: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where fragments lie on the input sequence: start and end, int64, 1-based, inclusive, on the forward strand.
+    """Start and end of fragments on the input sequence: int64, 1-based, inclusive, on the forward strand.
 
     The span covers the nucleotide string with its extra base. All arguments are arrays of the same shape: the
     chunk's bounds (0-based, half-open), the frame (0 to 5) and the protein's length.
@@ -144,8 +130,8 @@ def _translate(
     begin_K1 = (np.asarray(starts, np.int64) - low)[:, None]
     end_K1 = (np.asarray(ends, np.int64) - low)[:, None]
 
-    # A codon may start at any base. Those of one reading frame are every third, so codons are laid out by start
-    # modulo 3: a frame of a chunk is then one contiguous stretch. The other strand's residues follow, back to front.
+    # A codon may start at any base. Those of one reading frame are every third, so codons are ordered by start modulo
+    # 3: a frame of a chunk is then one contiguous range. The other strand's residues follow in reverse order.
     third = -(-len(letters) // 3)
     digits = np.full(3 * third + 2, _OTHER, np.uint8)
     digits[: len(letters)] = np.frombuffer(letters.translate(_DIGITS), np.uint8)

@@ -1,4 +1,4 @@
-"""What the token store says of itself in store.json: blocks, counts, digest; and the names that were numbered."""
+"""The two files that describe the whole token store: store.json with counts and digest, names.h5 with new names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StoreSummary:
     """The token store as a whole (tokens/store.json)."""
 
     basis: str
-    """What it was made from: inputs, chunking, tokenizers."""
+    """Its provenance key: inputs, chunking, tokenizers."""
     digest: str
     """xxh3_128 (hex) over the blocks' raw digests."""
     n_records: int
@@ -52,19 +52,17 @@ class StoreSummary:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> StoreSummary:
         """Raises KeyError, TypeError or ValueError unless `fields` are those of a summary."""
-        fields = dict(fields)
-        fields["fragments_per_block"] = tuple(fields["fragments_per_block"])
-        found = cls(**fields)
-        counts = (found.n_records, found.n_chunks, found.n_bases, found.n_renamed, *found.fragments_per_block)
+        new = cls(**fields | {"fragments_per_block": tuple(fields["fragments_per_block"])})
+        counts = (new.n_records, new.n_chunks, new.n_bases, new.n_renamed, *new.fragments_per_block)
         if any(type(count) is not int or not 0 <= count < 1 << 48 for count in counts):
-            raise ValueError("a count is not a number that can be")
-        if any(type(text) is not str for text in (found.basis, found.digest, found.example_renamed)):
-            raise ValueError("a text is none")
-        return found
+            raise ValueError("a count is not an integer from 0 to 2**48")
+        if any(type(text) is not str for text in (new.basis, new.digest, new.example_renamed)):
+            raise ValueError("a text field is not a string")
+        return new
 
 
 def load_summary(folder: RunFolder, provenance_key: str | None = None) -> StoreSummary | None:
-    """The complete token store in a folder, None where there is none or it was made from something else."""
+    """The summary of a complete token store; None where there is none or it has another provenance key."""
     try:
         content = read_json(folder.store)
         if content is None or (provenance_key is not None and content.get("basis") != provenance_key):
@@ -81,7 +79,7 @@ def new_names(folder: RunFolder) -> dict[int, str]:
         names = Texts(hdf5_files.read(file, "names"), hdf5_files.read(file, OFFSETS["names"]))
         records = hdf5_files.read(file, "record")
         if records.dtype != np.int64 or not names.are_printable(len(records)):
-            raise hdf5_files.DamagedFile(f"{folder.names}: holds no names")
+            raise hdf5_files.DamagedFile(f"{folder.names}: does not hold names")
         return dict(zip(records.tolist(), names, strict=True))
 
 

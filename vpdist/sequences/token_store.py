@@ -1,6 +1,6 @@
 """The token store: a run's records, chunks, fragments and their tokens, in blocks.
 
-Enter: records. Leave: raw blocks (bases per chunk), cut by the one rank that reads, and token blocks made of them by
+Enter: records. Leave: raw blocks (bases per chunk), made by the one rank that reads, and token blocks made from them by
 any rank. Where a block ends depends on the input and the chunk length only, never on ranks; a sequence may span blocks.
 """
 
@@ -38,24 +38,17 @@ from vpdist.storage.hdf5_files import DamagedFile
 SHORTEST = 3
 """Bases in a codon: shorter sequences have no chunks."""
 
-BLOCK_BASES = 1 << 22
-BLOCK_CHUNKS = 1 << 14
-BLOCK_RECORDS = 1 << 16
-"""A block ends as soon as it holds so many bases, chunks or records, whichever comes first."""
-
-BLOCK_TEXT = 1 << 24
-"""And as soon as names and descriptions take so many characters."""
-
-_TEXTS = ("names", "descriptions")
+BLOCK_BASES, BLOCK_CHUNKS, BLOCK_RECORDS, BLOCK_TEXT = 1 << 22, 1 << 14, 1 << 16, 1 << 24
+"""A block ends as soon as it holds this many bases, chunks, records, or characters of names and descriptions."""
 
 Block = TypeVar("Block", bound=BlockRecords)
 
 
 def read_blocks(paths: Sequence[Path], chunk_length: int, min_length: int = 0) -> Iterator[RawBlock]:
-    """Read all files and cut them into blocks; memory for one record and one block.
+    """Read all files into blocks, in memory for one record and one block.
 
     Records under 3 bases (too_short) and, of the others, those under `min_length` bases (filtered) have no chunks.
-    No records, no blocks. Raises InputError.
+    An input without records has no blocks. Raises InputError.
     """
     source_of: dict[str, int] = {}
     for number, path in enumerate(paths):
@@ -82,13 +75,13 @@ def read_blocks(paths: Sequence[Path], chunk_length: int, min_length: int = 0) -
                     block = _OpenBlock(block.index + 1, chunk_length, number + 1)
                 block.add_chunk(number, k, start, end, sequence[start:end])
         number += 1  # noqa: SIM113 - enumerate would hold the record as well
-        del record, sequence  # it may be a chromosome, and the next one is about to be read
+        del record, sequence  # free the memory of a chromosome before the next one is read
     if not block.is_empty:
         yield block.close()
 
 
 class _OpenBlock:
-    """A block that is being filled."""
+    """A raw block to which records and chunks are added."""
 
     def __init__(self, index: int, chunk_length: int, first_record: int) -> None:
         self.index, self._chunk_length, self._first_record = index, chunk_length, first_record
@@ -147,19 +140,18 @@ class _OpenBlock:
 
 
 def tokenise_block(raw: RawBlock, tokenizers: Mapping[str, FragmentTokenizer]) -> TokenBlock:
-    """Translate a raw block's chunks and tokenise the fragments for every kind of encoder that has a tokenizer; a pure
-    function of its arguments."""
-    found = six_frames(raw.bases.flat, raw.bases.offsets[:-1], raw.bases.offsets[1:])
+    """Translate a raw block's chunks and tokenise the fragments with the tokenizer of each kind of encoder."""
+    frames = six_frames(raw.bases.flat, raw.bases.offsets[:-1], raw.bases.offsets[1:])
     return TokenBlock(
         **{field.name: getattr(raw, field.name) for field in fields(BlockRecords)},
-        fragment_chunk=found.chunk,
-        fragment_frame=found.frame,
-        fragment_residues=found.residues,
-        nucleotide_hash=_hashes(found.nucleotide.strings()),
-        protein_hash=_hashes(found.protein.strings()),
+        fragment_chunk=frames.chunk,
+        fragment_frame=frames.frame,
+        fragment_residues=frames.residues,
+        nucleotide_hash=_hashes(frames.nucleotide.strings()),
+        protein_hash=_hashes(frames.protein.strings()),
         raw_digest=raw.digest(),
         tokenizers={kind: tokenizer.fingerprint for kind, tokenizer in tokenizers.items()},
-        tokens={kind: tokenizer.encode(getattr(found, KINDS[kind].reads)) for kind, tokenizer in tokenizers.items()},
+        tokens={kind: tokenizer.encode(getattr(frames, KINDS[kind].reads)) for kind, tokenizer in tokenizers.items()},
     )
 
 
@@ -172,7 +164,7 @@ def block_path(folder: Path, index: int) -> Path:
 
 
 def write_raw(path: Path, raw: RawBlock) -> int:
-    """Write a raw block, which a rank of this very command reads; returns its size in bytes. Raises StorageError."""
+    """Write a raw block, which only this run reads; returns its size in bytes. Raises StorageError."""
     datasets, attributes = content(raw)
     return hdf5_files.write_atomic(path, datasets, attributes | {"digest": raw.digest()}, durable=False)
 
@@ -198,7 +190,7 @@ def read_table(path: Path) -> BlockTable:
 
 
 def block_is_valid(path: Path, raw_digest: str, tokenizers: Mapping[str, str]) -> bool:
-    """Whether `path` is an undamaged block made of that raw block by tokenizers with these fingerprints, by kind."""
+    """Whether `path` is an undamaged block made from that raw block by tokenizers with these fingerprints, by kind."""
     try:
         block = read_block(path)
     except DamagedFile:
@@ -219,7 +211,7 @@ def _read(path: Path, kind: type[Block]) -> Block:
             if name in attributes:
                 values[name] = attributes[name]
             elif name in OFFSETS:
-                column = Texts if name in _TEXTS else Ragged
+                column = Texts if field.type == "Texts" else Ragged
                 values[name] = column(hdf5_files.read(file, name), hdf5_files.read(file, OFFSETS[name]))
             elif name == "tokenizers":
                 values[name] = _tokenizers(path, attributes)
@@ -232,13 +224,13 @@ def _read(path: Path, kind: type[Block]) -> Block:
                 values[name] = hdf5_files.read(file, name)
         block = kind(**values)
         if not is_sound(block):
-            raise DamagedFile(f"{path}: is no block of a token store")
+            raise DamagedFile(f"{path}: is not a valid block of a token store")
     return block
 
 
 def _tokenizers(path: Path, attributes: Mapping[str, Any]) -> dict[str, str]:
-    """Fingerprint of each encoder's tokenizer, by kind, of which a block's attributes tell. Raises DamagedFile."""
-    found = {kind: attributes[f"{kind}_tokenizer"] for kind in KINDS if f"{kind}_tokenizer" in attributes}
-    if missing := in_files({}, "").keys() - found.keys():
-        raise DamagedFile(f"{path}: does not tell the tokenizer of {', '.join(sorted(missing))}")
-    return {kind: fingerprint for kind, fingerprint in found.items() if fingerprint}
+    """Fingerprint of each encoder's tokenizer, by kind, from a block's attributes. Raises DamagedFile."""
+    fingerprints = {kind: attributes[f"{kind}_tokenizer"] for kind in KINDS if f"{kind}_tokenizer" in attributes}
+    if missing := in_files({}, "").keys() - fingerprints.keys():
+        raise DamagedFile(f"{path}: does not name the tokenizer of {', '.join(sorted(missing))}")
+    return {kind: fingerprint for kind, fingerprint in fingerprints.items() if fingerprint}

@@ -13,7 +13,7 @@ import xxhash
 
 
 def name_hashes(names: Iterable[str]) -> np.ndarray:
-    """(n,) uint64, what `resolve_names` wants to know of names."""
+    """(n,) uint64, the names' hashes for `resolve_names`."""
     return np.fromiter((_hash(name) for name in names), np.uint64)
 
 

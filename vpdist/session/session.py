@@ -63,7 +63,7 @@ class Session:
         """The heartbeat may not have looked yet since this process went on after a stop."""
         if self.control.lock is not None:
             with contextlib.suppress(OSError):  # what is written next says so
-                self.control.lock.look()
+                self.control.lock.check_held()
             self.control.lock.raise_if_lost()
 
 

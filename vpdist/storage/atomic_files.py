@@ -1,7 +1,7 @@
 """Files that appear complete or not at all: temporary name, flush, fsync, rename.
 
-What is read or appended to may come from strangers: only regular files are opened, where a run folder holds them, so
-that no pipe blocks and no symbolic link leads elsewhere.
+Files that are read or appended to may be untrusted: only regular files are opened, so that no pipe blocks and no
+symbolic link leads out of a run folder.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, BinaryIO
 from vpdist.errors import StorageError
 
 JSON_LIMIT = 1 << 26
-"""Bytes. vpdist writes far smaller ones."""
+"""Bytes of a JSON file at most; vpdist writes far smaller ones."""
 UNREADABLE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
     *(TypeError, ValueError),
 )
-"""What reading a pickle raises, besides UnpicklingError, wherever it first breaks an expectation."""
+"""The errors, besides UnpicklingError, that reading a malformed pickle can raise."""
 
 
 def storage_error(path: Path, error: OSError, action: str = "written") -> StorageError:
@@ -35,7 +35,7 @@ def storage_error(path: Path, error: OSError, action: str = "written") -> Storag
 def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A binary file to write to that takes the name `path` when the block ends, and never exists half-written.
 
-    Not `durable`: a power cut may leave it empty, which is for files that don't outlive the command.
+    Without `durable` a power cut may leave it empty: for files that don't outlive the command.
 
     Raises StorageError naming the path and the reason (disk full, read-only folder, ...).
     """
@@ -48,18 +48,18 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
         if durable:
-            sync_folder(path.parent)
+            _sync_folder(path.parent)
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # a read-only file system says so even of an absent file
+        with contextlib.suppress(OSError):  # a read-only file system refuses even where the file is absent
             temporary.unlink(missing_ok=True)
 
 
 def open_regular(path: Path, *, append: bool = False, follow: bool = False) -> BinaryIO:
     """A regular file, opened for reading or appending. `follow` allows a symbolic link to one.
 
-    Raises OSError for anything else; never waits, as a pipe would make it.
+    Raises OSError for anything else; never blocks, as a pipe would.
     """
     flags = os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     flags |= os.O_RDWR | os.O_APPEND | os.O_CREAT if append else os.O_RDONLY
@@ -76,14 +76,14 @@ def open_regular(path: Path, *, append: bool = False, follow: bool = False) -> B
 
 
 def read_limited(path: Path, limit: int, *, follow: bool = False, cut: bool = False) -> bytes:
-    """The content of a regular file (see `open_regular`) that nobody vouches for: at most `limit` bytes.
+    """The content of an untrusted regular file (see `open_regular`), of at most `limit` bytes.
 
-    Of a longer file it returns the beginning where `cut`, else it raises OSError (EFBIG); and as `open_regular` does.
+    With `cut` it returns the beginning of a longer file; without, it raises OSError (EFBIG) for one.
     """
     with open_regular(path, follow=follow) as file:
         content = file.read(limit + 1)
     if len(content) > limit and not cut:
-        raise OSError(errno.EFBIG, f"is larger than {limit:,} bytes, which no such file is", str(path))
+        raise OSError(errno.EFBIG, f"is larger than {limit:,} bytes, the limit for such a file", str(path))
     return content[:limit]
 
 
@@ -93,9 +93,8 @@ def write_file(path: Path, content: bytes, *, durable: bool = True) -> None:
         file.write(content)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut. Some network file systems refuse to sync a folder: then nothing
-    more can be done."""
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, except on network file systems that refuse to sync a folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -122,7 +121,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(text.decode())
     except (ValueError, RecursionError) as error:
-        raise StorageError(f"{path}: is not JSON: {error}") from error
+        raise StorageError(f"{path}: is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise StorageError(f"{path}: holds no JSON object")
+        raise StorageError(f"{path}: does not hold a JSON object")
     return content

@@ -1,4 +1,4 @@
-"""A rank's log file, to which all goes that is not for people at the console: nothing breaks a line of the display."""
+"""A rank's log file, which gets all output that is not meant for the console: nothing breaks a line of the display."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def output_to_log(path: Path, context: LaunchContext) -> Iterator[Callable[[], int]]:
-    """Send standard output and error, Python's and native libraries', and all logging to the file `path`, at its end.
+    """Append standard output and error, of Python and of native libraries, and all logging to the file `path`.
 
-    Yields how to learn the microseconds that logging has taken. Raises StorageError where the file can't be opened."""
+    Yields a function that returns the microseconds spent on logging. Raises StorageError where it can't be opened."""
     try:
         open_regular(path, append=True).close()
         file = io.TextIOWrapper(_LogFile(path, "a"), "utf-8", "backslashreplace", write_through=True)
@@ -60,7 +60,7 @@ def output_to_log(path: Path, context: LaunchContext) -> Iterator[Callable[[], i
 
 
 class _TimedHandler(logging.StreamHandler[io.TextIOWrapper]):
-    """Knows what logging costs."""
+    """Measures the time that logging takes."""
 
     spent_ns = 0
 
@@ -71,7 +71,7 @@ class _TimedHandler(logging.StreamHandler[io.TextIOWrapper]):
 
 
 class _LogFile(io.FileIO):
-    """A log file whose disk may be full: what it lacks then, people have been told, and the run is not the log's."""
+    """A log file that drops what a full disk refuses: the run must not fail because of its log."""
 
     def write(self, content: Any) -> int:
         with contextlib.suppress(OSError):
@@ -80,7 +80,7 @@ class _LogFile(io.FileIO):
 
 
 class _LogLine(logging.Formatter):
-    """Names and paths in it may hold what a terminal would obey."""
+    """Without control characters, which names and paths may hold and a terminal would obey."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable_lines(super().format(record))
