@@ -53,7 +53,7 @@ class Job:
 
     def __init__(self, here: runtime.Runtime, scenario: str) -> None:
         self.rank, self.scenario = here.rank, scenario
-        timings = dict.fromkeys(("uneven", "killed", "leaving", "orphan"), PATIENT)
+        intervals = dict.fromkeys(("uneven", "killed", "leaving", "orphan"), PATIENT)
         bars = scenario.startswith("bars")
         self.progress = Progress(
             here,
@@ -61,7 +61,7 @@ class Job:
             FOLDER / f"{scenario}.jsonl",
             sys.stderr if bars else None,
             stall_timeout_s=10.0 if scenario == "silent" else 600.0,
-            timing=timings.get(scenario, FAST),
+            intervals=intervals.get(scenario, FAST),
             on_forced_exit=self.forced,
         )
         tell(f"{scenario}.{self.rank}.started")

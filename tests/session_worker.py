@@ -1,6 +1,7 @@
 """One rank of a run without stages, for tests: `session_worker.py FOLDER BAD_RANK HOW STUCK_RANK`.
 
-BAD_RANK fails for want of room (HOW: storage) or has a bug on its exchange's thread (HOW: bug); STUCK_RANK does not react to anything.
+BAD_RANK runs out of disk space (HOW: storage) or has a bug on its exchange's thread (HOW: bug); STUCK_RANK reacts to
+nothing.
 """
 
 import functools
@@ -12,7 +13,7 @@ from pathlib import Path
 from vpdist.errors import StorageError
 from vpdist.monitoring.intervals import Intervals
 from vpdist.monitoring.telemetry import Telemetry
-from vpdist.session import progress, run_session, session
+from vpdist.session import run_session, session
 from vpdist.session.progress import Progress
 from vpdist.storage.run_folder import RunFolder
 
@@ -40,7 +41,7 @@ def work(bad_rank: int, how: str, stuck_rank: int, here: session.Session) -> ses
 
 def main() -> int:
     folder, bad_rank, how, stuck_rank = sys.argv[1:]
-    progress.Progress = functools.partial(Progress, timing=HASTY)  # type: ignore[misc,assignment]
+    run_session.Progress = functools.partial(Progress, intervals=HASTY)  # type: ignore[misc,assignment]
     return run_session.run_session(
         RunFolder(Path(folder)),
         functools.partial(work, int(bad_rank), how, int(stuck_rank)),

@@ -8,12 +8,12 @@ from tests.launched import environment
 
 WORKER = """
 import sys
-from vpdist.environment import ending_with_launcher, place
+from vpdist.environment import ending_with_launcher, launch_context
 
 with ending_with_launcher():
     print("up", flush=True)
     sys.stdin.read()
-print(place().launched, place().orphaned)
+print(launch_context().launched, launch_context().orphaned)
 """
 
 

@@ -244,8 +244,9 @@ def test_there_is_nothing_to_watch_in_a_folder_without_a_run(tmp_path: Path) -> 
 def test_a_process_that_forgets_to_close_ends_all_the_same(tmp_path: Path) -> None:
     program = (
         "import sys, pathlib\n"
-        "from vpdist import runtime\nfrom vpdist.environment import Place\nfrom vpdist.progress import Progress\n"
-        "progress = Progress(runtime.start(Place(), 'cpu'), 'log', pathlib.Path(sys.argv[1]), sys.stderr)\n"
+        "from vpdist.distributed import runtime\nfrom vpdist.environment import LaunchContext\n"
+        "from vpdist.session.progress import Progress\n"
+        "progress = Progress(runtime.start(LaunchContext(), 'cpu'), 'log', pathlib.Path(sys.argv[1]), sys.stderr)\n"
         "progress.stage('embed')\nprogress.add(batches=1)\nraise SystemExit(7)\n"
     )
     path = tmp_path / "progress.jsonl"

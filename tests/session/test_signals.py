@@ -14,26 +14,26 @@ from vpdist.session.signals import StopRequest
 
 PROGRAM = """
     import os, signal, sys, threading
-    from vpdist import interrupts
+    from vpdist.session import signals
     LONG, PAST = 3600.0, -1.0
 
     def at_once(stopped):
         print("restored", stopped, stopped.exit_code, flush=True)
-        interrupts.SECOND_AFTER_S = LONG
+        signals.SECOND_AFTER_S = LONG
         os.kill(os.getpid(), signal.SIGTERM)
         if sys.argv[1:] == ["hangs"]:
-            interrupts.SECOND_AFTER_S = PAST
+            signals.SECOND_AFTER_S = PAST
             os.kill(os.getpid(), signal.SIGTERM)
             threading.Event().wait()
         return 5
 
-    stop = interrupts.StopRequest(at_once)
-    interrupts.SECOND_AFTER_S = LONG
+    stop = signals.StopRequest(at_once)
+    signals.SECOND_AFTER_S = LONG
     with stop.installed():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         print("a launcher's echo does not count", flush=True)
-        interrupts.SECOND_AFTER_S = PAST
+        signals.SECOND_AFTER_S = PAST
         os.kill(os.getpid(), signal.SIGINT)
         print("never reached", flush=True)
 """
