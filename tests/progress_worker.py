@@ -1,6 +1,6 @@
 """One rank of a small distributed job, for tests: `progress_worker.py FOLDER SCENARIO...`, one scenario after another.
 
-Each scenario leaves FOLDER/SCENARIO.RANK.json with what happened, and rank 0's FOLDER/SCENARIO.jsonl.
+Each scenario writes FOLDER/SCENARIO.RANK.json with what happened, and rank 0's FOLDER/SCENARIO.jsonl.
 """
 
 import json
@@ -25,7 +25,7 @@ from vpdist.session.progress import Progress
 FOLDER = Path(sys.argv[1])
 FAST = Intervals(stalled_s=1.0, overdue_s=0.6, beat_s=0.3)
 PATIENT = Intervals(roll_call_s=3.0)
-"""A survivor that a busy machine keeps from running has time to say that it is there."""
+"""A survivor on a busy machine has time to answer the roll call."""
 PATIENCE_S = 600.0
 SHOWN_AT = (5, 15, 25, 35)
 """Batches before which `show` waits."""
@@ -40,8 +40,8 @@ def patient_gather(here: runtime.Runtime, timeout_s: float) -> Gather:
 exchange.Gather = patient_gather  # type: ignore[misc,assignment]
 
 
-def tell(name: str, **facts: object) -> None:
-    """Leave FOLDER/name.json, complete or not at all."""
+def write_report(name: str, **facts: object) -> None:
+    """Write FOLDER/name.json, complete or not at all."""
     path = FOLDER / f"{name}.json"
     temporary = path.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps({"time": time.time(), "pid": os.getpid(), **facts}))
@@ -64,10 +64,10 @@ class Job:
             intervals=intervals.get(scenario, FAST),
             on_forced_exit=self.forced,
         )
-        tell(f"{scenario}.{self.rank}.started")
+        write_report(f"{scenario}.{self.rank}.started")
 
     def forced(self, failure: VpdistError, keys: runtime.KeyStore) -> int:
-        tell(f"{self.scenario}.{self.rank}.forced", line=str(failure))
+        write_report(f"{self.scenario}.{self.rank}.forced", line=str(failure))
         return failure.exit_code
 
     def work(self, batches: int, seconds: float) -> None:
@@ -77,7 +77,7 @@ class Job:
             self.progress.add(**BATCH)
 
     def work_until_released(self) -> None:
-        """Batches without end, unless the test opens the gate."""
+        """Batches until the test opens the gate."""
         self.progress.stage("embed", planned_tokens=100_000)
         self.wait_for("release", every_batch=BATCH)
 
@@ -109,16 +109,16 @@ class Job:
                 self.progress.stage("embed", planned_tokens=1_000_000)
                 self.work(20, 0.01)
                 if self.scenario == "killed" and rank == 1:
-                    tell("killed")
+                    write_report("killed")
                     os.kill(os.getpid(), signal.SIGKILL)
                 if rank == 2 or (self.scenario == "orphan" and rank == 1):
-                    threading.Event().wait()  # hangs: asks for no news
+                    threading.Event().wait()  # hangs: checks for no failure
                 self.work_until_released()
             case "leaving":
                 self.work(20, 0.01)
                 if rank == 3:
                     self.progress.abort("x.fa, record 7: no sequence")
-                    tell("leaving.3", error="")
+                    write_report("leaving.3", error="")
                     os._exit(3)
                 self.work_until_released()
             case _:
@@ -154,7 +154,7 @@ def main() -> None:
             signal.signal(signal.SIGINT, interrupt)
             signal.signal(signal.SIGTERM, interrupt)
         else:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, when another rank has died
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, when another rank was killed
         job = Job(here, scenario)
         error = ""
         try:
@@ -166,7 +166,7 @@ def main() -> None:
             if here.rank == 0 and scenario.startswith("bars"):
                 print(f"ended: {failure}", file=sys.stderr, flush=True)
         matrix = job.progress._exchange._liveness.matrix
-        tell(
+        write_report(
             f"{scenario}.{here.rank}",
             error=error,
             batches=matrix[:, COUNTERS.index("batches")].tolist(),
