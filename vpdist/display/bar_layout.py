@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from vpdist.display.rates import Line, Rates
+from vpdist.display.rates import COUNTED, Line, Rates
 from vpdist.monitoring.counters import Snapshot
 from vpdist.text import bytes_text, clock_text, count_text, span_text
 
@@ -100,11 +100,7 @@ def _heading(total: Line, snapshot: Snapshot, width: int, age_s: float) -> Text:
     facts = []
     if total.planned and total.counts["tokens"]:
         facts.append(f"{count_text(total.done)} of {count_text(total.planned)} tokens")
-    facts += [
-        f"{count_text(total.counts[name])} {name}"
-        for name in ("records", "bases", "fragments", "units", "failures")
-        if total.counts[name]
-    ]
+    facts += [f"{count_text(total.counts[name])} {name}" for name in COUNTED if total.counts[name]]
     if age_s > QUIET_S:
         facts = [f"no report for {span_text(age_s)}", *facts]
     right = clock_text(snapshot.elapsed + (age_s if snapshot.ended is None else 0))

@@ -27,13 +27,8 @@ class DisplayThread:
     def __init__(self, display: Display | None, jsonl: Path | None) -> None:
         """`display`, `jsonl`: where to display and to record, if anywhere."""
         self.spent_us = 0
-        self._display = display
+        self._display, self._jsonl = display, jsonl
         self._recorder: Recorder | None = None
-        if jsonl is not None:
-            try:
-                self._recorder = Recorder(jsonl)
-            except OSError as error:
-                logger.warning("progress is not recorded: %s", error)
         self._inbox: queue.SimpleQueue[Snapshot | str | None] = queue.SimpleQueue()
         self._ended: str | None = None
         self._last: Snapshot | None = None
@@ -46,11 +41,11 @@ class DisplayThread:
         """A snapshot, or a line for the user. Never waits."""
         self._inbox.put(item)
 
-    def end(self, ended: str | None = None, timeout_s: float = 3.0) -> None:
+    def end(self, ended: str | None = None) -> None:
         """Process what was put, then end; `ended` is recorded with the last snapshot as the run's end."""
         self._ended = ended
         self._inbox.put(None)
-        self._thread.join(timeout_s)
+        self._thread.join(3.0)
 
     def _run(self) -> None:
         next_tick, running = 0.0, True
@@ -88,12 +83,14 @@ class DisplayThread:
             logger.warning("the progress display is turned off: %s", error)
 
     def _record(self, snapshot: Snapshot) -> None:
-        if self._recorder is None:
+        if self._jsonl is None:
             return
         try:
+            self._recorder = self._recorder or Recorder(self._jsonl)
             self._recorder.record(snapshot)
         except OSError as error:
             with contextlib.suppress(OSError):  # closing tries to write the rest again
-                self._recorder.close()
-            self._recorder = None
+                if self._recorder is not None:
+                    self._recorder.close()
+            self._jsonl = self._recorder = None
             logger.warning("progress is no longer recorded: %s", error)

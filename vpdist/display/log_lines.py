@@ -12,6 +12,13 @@ from vpdist.text import printable
 ALARMING = ("stalled", "lost")
 
 
+def write_text(stream: TextIO, text: str) -> None:
+    """Write and flush; characters that the stream's encoding lacks are escaped."""
+    encoding = stream.encoding or "ascii"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
+
+
 class LogLines:
     """The display as log lines."""
 
@@ -20,7 +27,6 @@ class LogLines:
     def __init__(self, stream: TextIO, interval_s: float = 10.0, first_s: float = 1.0) -> None:
         """The first lines come `first_s` seconds after the run's start, then every `interval_s`, and at the end."""
         self._stream = stream
-        self._encoding = stream.encoding or "ascii"
         self._interval_s, self._next_s = interval_s, first_s
         self._rates = Rates()
         self._last_states: dict[str, str] = {}
@@ -37,19 +43,15 @@ class LogLines:
             lines = [*self._rates.lines, self._rates.total]
         self._last_states = {line.label: line.state for line in self._rates.lines}
         if lines:
-            self._write("".join(self._text(line, snapshot) for line in lines))
+            write_text(self._stream, "".join(self._text(line, snapshot) for line in lines))
 
     def tick(self, now: float) -> None:
         """Nothing to do: lines are written for snapshots only."""
 
     def message(self, text: str) -> None:
-        self._write(f"{datetime.now().isoformat(timespec='seconds')} {printable(text)}\n")
+        write_text(self._stream, f"{datetime.now().isoformat(timespec='seconds')} {printable(text)}\n")
 
     def close(self) -> None:
-        self._stream.flush()
-
-    def _write(self, text: str) -> None:
-        self._stream.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding))
         self._stream.flush()
 
     def _text(self, line: Line, snapshot: Snapshot) -> str:

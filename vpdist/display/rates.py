@@ -12,6 +12,7 @@ from vpdist.monitoring.counters import STAGES, RankRow, Snapshot
 
 WINDOW_S = 30.0
 MEASURED = ("tokens", "fragments", "units")
+COUNTED = ("records", "bases", "fragments", "units", "failures")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +42,6 @@ class Line:
         if self.planned > 0:
             return min(1.0, self.done / self.planned)
         return 1.0 if self.state == "done" else None
-
-
-COUNTED = ("records", "bases", "fragments", "units", "failures")
 
 
 class Rates:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vpdist.display.bar_layout import BarLetters, bar_lines
+from vpdist.display.log_lines import write_text
 from vpdist.display.rates import Rates
 from vpdist.monitoring.counters import Snapshot
 from vpdist.text import printable
@@ -56,8 +57,7 @@ class Bars:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._encoding = stream.encoding or "ascii"
-        self._letters = BarLetters.for_encoding(self._encoding)
+        self._letters = BarLetters.for_encoding(stream.encoding or "ascii")
         self._rates = Rates()
         self._snapshot: Snapshot | None = None
         self._messages: list[str] = []
@@ -78,11 +78,13 @@ class Bars:
         return any(line.fraction is None and line.state == "running" for line in self._rates.lines)
 
     def show(self, snapshot: Snapshot) -> None:
+        """Take a newer snapshot."""
         self._snapshot = snapshot
         self._shown += 1
         self._rates.observe(snapshot)
 
     def tick(self, now: float) -> None:
+        """Draw what has changed by `now` (Unix seconds); to be called every `period_s` seconds."""
         if self._snapshot is None:
             return
         columns, height = size = terminal_size(self._stream)
@@ -110,16 +112,18 @@ class Bars:
             if line != self._drawn[index]
         ]
         self._drawn = lines
-        self._send(f"{start}{SAVE}{HIDE_CURSOR}{''.join(changed)}{RESTORE}{SHOW_CURSOR}")
+        write_text(self._stream, f"{start}{SAVE}{HIDE_CURSOR}{''.join(changed)}{RESTORE}{SHOW_CURSOR}")
 
     def message(self, text: str) -> None:
+        """Write a line for the user above the bars."""
         self._messages.append(printable(text))
 
     def close(self) -> None:
+        """Remove the bars."""
         if self._writable(1.0):
             end = CLEAR_BARS if self._drawn else ""
             self._drawn = []
-            self._send(self._take_messages() + end)
+            write_text(self._stream, self._take_messages() + end)
 
     def _reserve(self, lines: int, height: int) -> str:
         """Take this many of the last lines out of the scrolling region, with the cursor above them."""
@@ -139,10 +143,6 @@ class Bars:
 
     def _writable(self, timeout_s: float) -> bool:
         return bool(select.select([], [self._stream.fileno()], [], timeout_s)[1])
-
-    def _send(self, text: str) -> None:
-        self._stream.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding))
-        self._stream.flush()
 
     def _render(self, line: Text) -> str:
         """The line with the terminal's colours."""

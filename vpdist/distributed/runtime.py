@@ -101,8 +101,8 @@ def start(context: LaunchContext, device: str = "auto", raise_if_ending: Callabl
         state = PartialState(cpu=on_cpu)
     if state.num_processes != context.world_size:
         raise UsageError(f"WORLD_SIZE is {context.world_size}, but accelerate finds {state.num_processes} processes")
-    device_of_rank = torch.device("cpu") if on_cpu else state.device
-    return Runtime(context=context, device=device_of_rank, keys=keys, attempt=attempt.number)
+    chosen = torch.device("cpu") if on_cpu else state.device
+    return Runtime(context=context, device=chosen, keys=keys, attempt=attempt.number)
 
 
 def alone(context: LaunchContext, device: str = "auto") -> Runtime:

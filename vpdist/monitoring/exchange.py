@@ -95,12 +95,12 @@ class Exchange:
         """Make the thread read the vector now. May be called from a signal's handler."""
         self._commands.put(None)
 
-    def stop(self, exit_reason: str, timeout_s: float) -> None:
+    def stop(self, exit_reason: str) -> None:
         """End the thread whatever it waits for; `exit_reason` is published to the other ranks."""
         self._exit_reason = exit_reason
         self._stopping = True
         self.wake()
-        self._thread.join(timeout_s)
+        self._thread.join(2.0)
         if self._steps is not None or self._thread.is_alive():
             self._gather.abandon()
 

@@ -24,33 +24,27 @@ class Liveness:
 
     def __init__(self, ranks: int, now: float, stalled_s: float) -> None:
         self._stalled_s = stalled_s
-        self._matrix = np.tile(empty_vector(), (ranks, 1))
+        self.matrix = np.tile(empty_vector(), (ranks, 1))
+        """The newest vectors, (ranks, WIDTH) int64."""
         self._tick_at = np.full(ranks, now)
         self._beat_at = np.full(ranks, now)
         self._usual_s = np.zeros(ranks)
 
-    @property
-    def matrix(self) -> np.ndarray:
-        """The newest vectors, (ranks, WIDTH) int64."""
-        return self._matrix
-
     def observe(self, matrix: np.ndarray, now: float) -> None:
         """Update from vectors of all ranks, (ranks, WIDTH); a row with a lower `beat` than known is ignored."""
-        fresh = matrix[:, Cell.BEAT] >= self._matrix[:, Cell.BEAT]
-        ticks = np.where(fresh, matrix[:, Cell.TICK] - self._matrix[:, Cell.TICK], 0)
+        fresh = matrix[:, Cell.BEAT] >= self.matrix[:, Cell.BEAT]
+        ticks = np.where(fresh, matrix[:, Cell.TICK] - self.matrix[:, Cell.TICK], 0)
         moved = ticks > 0
         interval_s = (now - self._tick_at) / np.maximum(ticks, 1)
         usual_s = np.where(self._usual_s == 0, interval_s, 0.7 * self._usual_s + 0.3 * interval_s)
         self._usual_s = np.where(moved & self._computing(), usual_s, self._usual_s)
         self._tick_at = np.where(moved, now, self._tick_at)
-        self._beat_at = np.where(matrix[:, Cell.BEAT] > self._matrix[:, Cell.BEAT], now, self._beat_at)
-        self._matrix = np.where(fresh[:, None], matrix, self._matrix)
+        self._beat_at = np.where(matrix[:, Cell.BEAT] > self.matrix[:, Cell.BEAT], now, self._beat_at)
+        self.matrix = np.where(fresh[:, None], matrix, self.matrix)
 
     def _computing(self) -> np.ndarray:
         """Ranks that report with every batch: past their stage's first batch, neither waiting nor done."""
-        return (
-            (self._matrix[:, Cell.ADDED] > 0) & (self._matrix[:, Cell.WAITING] == 0) & (self._matrix[:, Cell.DONE] == 0)
-        )
+        return (self.matrix[:, Cell.ADDED] > 0) & (self.matrix[:, Cell.WAITING] == 0) & (self.matrix[:, Cell.DONE] == 0)
 
     def silent_s(self, now: float) -> np.ndarray:
         """Seconds without a report, per rank: from the main thread of computing ranks, else from the process."""
@@ -61,7 +55,7 @@ class Liveness:
         usual_s = np.where(self._computing(), USUAL_INTERVALS * self._usual_s, 0.0)
         stalled = self.silent_s(now) > np.maximum(self._stalled_s, usual_s)
         is_lost = np.isin(np.arange(len(stalled)), list(lost))
-        done, waiting = self._matrix[:, Cell.DONE] != 0, self._matrix[:, Cell.WAITING] != 0
+        done, waiting = self.matrix[:, Cell.DONE] != 0, self.matrix[:, Cell.WAITING] != 0
         names = ["lost", "stalled", "done", "waiting"]
         return list(np.select([is_lost, stalled, done, waiting], names, "running").tolist())
 
@@ -91,6 +85,6 @@ class Liveness:
                 counters=tuple(row[:FIRST_BASE].tolist()),
                 base=tuple(row[FIRST_BASE:FIRST_STATE].tolist()),
             )
-            for rank, row in enumerate(self._matrix)
+            for rank, row in enumerate(self.matrix)
         )
         return Snapshot(time, elapsed, source, rows, ended)

@@ -30,17 +30,14 @@ class Telemetry:
         if self._device.type == "cuda":
             self.memory_bytes = torch.cuda.memory_reserved(self._device)
         else:
-            self._read_resident()
+            try:
+                self.memory_bytes = self._process.memory_info().rss
+            except (OSError, psutil.Error) as error:  # such as no free file descriptor: no reason to end a run
+                if not self._warned:
+                    logger.warning("memory in use cannot be read, the display keeps the last value: %s", error)
+                self._warned = True
         if self._read_utilisation is not None:
             self.utilisation = self._read_utilisation()
-
-    def _read_resident(self) -> None:
-        try:
-            self.memory_bytes = self._process.memory_info().rss
-        except (OSError, psutil.Error) as error:  # such as no free file descriptor: no reason to end a run
-            if not self._warned:
-                logger.warning("memory in use cannot be read, the display keeps the last value: %s", error)
-            self._warned = True
 
 
 def most_memory_bytes(device: torch.device) -> int:

@@ -132,14 +132,12 @@ class Control:
         ends all ranks soon after the first one exits."""
         if self.runtime.world_size == 1:
             return
-        try:
+        with suppress(PeerLost):  # the process that hosts the store has ended: no rank is left to read it
             if message is not None:
                 publish_first_failure(self.runtime.keys, self.runtime.rank, exit_code, message)
             until = time.monotonic() + ACKNOWLEDGE_S
             while not self.is_first and time.monotonic() < until and self.runtime.keys.get(ACKNOWLEDGED) is None:
                 time.sleep(POLL_S)
-        except PeerLost:
-            return  # the process that hosts the store has ended: no rank is left to read it
 
     def acknowledge_failure(self) -> None:
         """On rank 0: the failure is recorded, the other ranks may end."""

@@ -149,23 +149,20 @@ def report(console: TextIO, message: str) -> None:
         console.flush()
 
 
-def end_failed(error: Exception, opened: OpenedSession, console: TextIO) -> int:
+def end_failed(error: Exception, opened: OpenedSession) -> int:
     """Report `error` to the other ranks, on the console and in status.json; returns the exit code."""
     code = error.exit_code if isinstance(error, VpdistError) else EXIT_BUG
-    if isinstance(error, VpdistError):
-        logger.error("%s: %s", type(error).__name__, error)
-    else:
-        logger.error("unexpected error, which is a bug", exc_info=error)
+    logger.error("%s: %s", type(error).__name__, error, exc_info=None if isinstance(error, VpdistError) else error)
     control, message = opened.control, describe(error, opened.restart)
     if control is not None and not isinstance(error, PeerLost):
         control.publish_failure(None if isinstance(error, FailedElsewhere) else message, code)
     opened.abort_display(message)
     if control is None:  # this rank has not joined the others, so each reports for itself
         if isinstance(error, PeerLost) or not isinstance(error, Interrupted) or environment.launch_context().rank == 0:
-            report(console, f"vpdist: {message}")
+            report(opened.console, f"vpdist: {message}")
         return code
     if _is_reporting_rank(error, control):
-        report(console, f"vpdist: {message}")
+        report(opened.console, f"vpdist: {message}")
         opened.record(error, code, message, control.runtime.rank)
     if control.is_first and control.runtime.world_size > 1:
         control.acknowledge_failure()

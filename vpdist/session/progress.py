@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from vpdist.display.choose import LOG_INTERVAL_S, choose_display
+from vpdist.display.choose import choose_display
 from vpdist.display.display_thread import DisplayThread
 from vpdist.display.terminal_bars import CLEAR_BARS, Bars
 from vpdist.distributed.runtime import KeyStore, Runtime
@@ -47,7 +47,6 @@ class Progress:
         stream: TextIO | None,
         stall_timeout_s: float = 1800.0,
         *,
-        log_interval_s: float = LOG_INTERVAL_S,
         intervals: Intervals | None = None,
         on_forced_exit: Callable[[VpdistError, KeyStore], int] = lambda failure, keys: failure.exit_code,
         logging_us: Callable[[], int] = lambda: 0,
@@ -70,7 +69,7 @@ class Progress:
         self._process = os.getpid()
         self._on_forced_exit = on_forced_exit
         is_first = runtime.rank == 0
-        display = choose_display(mode, stream, log_interval_s)
+        display = choose_display(mode, stream)
         self._shows_bars = isinstance(display, Bars)
         self._display_thread = DisplayThread(display if is_first else None, jsonl if is_first else None)
         self._exchange = Exchange(
@@ -149,7 +148,7 @@ class Progress:
         """
         if self._ended or os.getpid() != self._process:  # a forked child has no threads
             return
-        self._exchange.stop(message, 2.0)
+        self._exchange.stop(message)
         self._end(message)
 
     def _end(self, ended: str | None = None) -> None:

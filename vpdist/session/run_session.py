@@ -88,7 +88,7 @@ def run_session(
                 opened.session.end("done_with_failures" if outcome.failures else "done", code, outcome.message)
                 report(console, outcome.message)
         except Exception as error:  # noqa: BLE001 - the one place where failures are reported
-            return end_failed(root_cause(as_storage_error(error, folder), opened), opened, console)
+            return end_failed(root_cause(as_storage_error(error, folder), opened), opened)
         runtime.stop()
         return code
 
