@@ -32,9 +32,9 @@ SHOWN_AT = (5, 15, 25, 35)
 BATCH = {"batches": 1, "fragments": 10, "nucleotide_tokens": 600, "protein_tokens": 400}
 
 
-def patient_gather(here: runtime.Runtime, timeout_s: float) -> Gather:
+def patient_gather(this_rank: runtime.Runtime, timeout_s: float) -> Gather:
     """Rounds that give up only long after a test would: what ends sooner has not waited for them."""
-    return Gather(here, timeout_s + 2 * PATIENCE_S)
+    return Gather(this_rank, timeout_s + 2 * PATIENCE_S)
 
 
 exchange.Gather = patient_gather  # type: ignore[misc,assignment]
@@ -51,12 +51,12 @@ def write_report(name: str, **facts: object) -> None:
 class Job:
     """A rank in one scenario."""
 
-    def __init__(self, here: runtime.Runtime, scenario: str) -> None:
-        self.rank, self.scenario = here.rank, scenario
+    def __init__(self, this_rank: runtime.Runtime, scenario: str) -> None:
+        self.rank, self.scenario = this_rank.rank, scenario
         intervals = dict.fromkeys(("uneven", "killed", "leaving", "orphan"), PATIENT)
         bars = scenario.startswith("bars")
         self.progress = Progress(
-            here,
+            this_rank,
             "auto" if bars else "none",
             FOLDER / f"{scenario}.jsonl",
             sys.stderr if bars else None,
@@ -148,14 +148,14 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    here = runtime.start(launch_context(), "cpu")
+    this_rank = runtime.start(launch_context(), "cpu")
     for scenario in sys.argv[2:]:
         if scenario.startswith("bars"):
             signal.signal(signal.SIGINT, interrupt)
             signal.signal(signal.SIGTERM, interrupt)
         else:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, when another rank was killed
-        job = Job(here, scenario)
+        job = Job(this_rank, scenario)
         error = ""
         try:
             job.run()
@@ -163,11 +163,11 @@ def main() -> None:
         except (PeerLost, Interrupted, OSError) as failure:
             error = f"{type(failure).__name__}: {failure}"
             job.progress.abort(str(failure))
-            if here.rank == 0 and scenario.startswith("bars"):
+            if this_rank.rank == 0 and scenario.startswith("bars"):
                 print(f"ended: {failure}", file=sys.stderr, flush=True)
         matrix = job.progress._exchange._liveness.matrix
         write_report(
-            f"{scenario}.{here.rank}",
+            f"{scenario}.{this_rank.rank}",
             error=error,
             batches=matrix[:, COUNTERS.index("batches")].tolist(),
             tokens=matrix[:, COUNTERS.index("nucleotide_tokens")].tolist(),

@@ -24,10 +24,10 @@ def broken_read(telemetry: Telemetry) -> None:
     raise ZeroDivisionError("nothing is between zero readings")
 
 
-def work(bad_rank: int, how: str, stuck_rank: int, here: session.Session) -> session.Outcome:
-    here.begin()
-    here.control.barrier("begun")
-    rank = here.control.runtime.rank
+def work(bad_rank: int, how: str, stuck_rank: int, opened: session.Session) -> session.Outcome:
+    opened.begin()
+    opened.control.barrier("begun")
+    rank = opened.control.runtime.rank
     if rank == bad_rank and how == "storage":
         raise StorageError("no space left")
     if rank == bad_rank:
@@ -35,7 +35,7 @@ def work(bad_rank: int, how: str, stuck_rank: int, here: session.Session) -> ses
     if rank == stuck_rank:
         threading.Event().wait()
     while True:
-        here.control.raise_if_ending()
+        opened.control.raise_if_ending()
         time.sleep(0.02)
 
 

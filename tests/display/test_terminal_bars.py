@@ -232,9 +232,9 @@ class Session:
         """Open the next gate for the ranks once all bars have advanced since the last one."""
         if any(line.startswith("ingest") and "records" in line for line in lines):
             self._open("ingest")
-        here = shares(lines)
-        if len(here) == 3 and all(share > self._shown.get(name, 0.0) for name, share in here.items()):
-            self._shown = here
+        percent = shares(lines)
+        if len(percent) == 3 and all(share > self._shown.get(name, 0.0) for name, share in percent.items()):
+            self._shown = percent
             self._open(str(self._opened))
             self._opened += 1
 
@@ -252,13 +252,13 @@ class Session:
 
 def shares(lines: list[str]) -> dict[str, float]:
     """Percent done by bar, of the bars on the screen; every line that begins like a bar must be whole."""
-    found = {}
+    percent = {}
     for line in lines:
         if re.match(r"rank \d+ [^l]|all    ", line) and "%" in line:
             bar = BAR.fullmatch(line)
             assert bar is not None, f"a broken line: {line!r}"
-            found[bar[1].strip()] = float(bar[2])
-    return found
+            percent[bar[1].strip()] = float(bar[2])
+    return percent
 
 
 @pytest.mark.launcher
@@ -267,14 +267,14 @@ def test_bars_of_both_ranks_advance_under_torchrun_and_leave_the_terminal_clean(
     seen: dict[str, list[float]] = {"rank 0": [], "rank 1": [], "all": []}
     counted = False
     for lines in session.lines():
-        here = shares(lines)
+        percent = shares(lines)
         counted = counted or any(line.startswith("ingest") and "records" in line for line in lines)
-        assert len(here) in (0, 3)
+        assert len(percent) in (0, 3)
         session.go_on(lines)
         if "message above  [2J the bars" in lines:
             first_bar = next((at for at, line in enumerate(lines) if line.startswith("rank 0")), 24)
             assert lines.index("message above  [2J the bars") < first_bar
-        for name, share in here.items():
+        for name, share in percent.items():
             if not seen[name] or share != seen[name][-1]:
                 seen[name].append(share)
     assert counted
@@ -296,8 +296,8 @@ def test_the_terminal_is_clean_after(tmp_path: Path, scenario: str) -> None:
     interrupted = False
     drawn = False
     for lines in session.lines():
-        here = shares(lines)
-        drawn = drawn or len(here) == 3
+        percent = shares(lines)
+        drawn = drawn or len(percent) == 3
         if scenario == "bars_failing" or not drawn:
             session.go_on(lines)
         elif not interrupted:

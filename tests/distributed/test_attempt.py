@@ -16,8 +16,8 @@ def nothing() -> None:
     """No reason to give up."""
 
 
-LOOKS = 5
-"""After so many looks at the store a worker would have found what it looks for."""
+POLLS = 5
+"""After so many polls a worker would have found an attempt that it belongs to."""
 
 
 class Worker(threading.Thread):
@@ -34,7 +34,7 @@ class Worker(threading.Thread):
         super().__init__(daemon=True)
         self.context = LaunchContext(rank=rank, world_size=3, restart=restart)
         self.store, self.timeout_s = store, timeout_s
-        self._check, self._looks = raise_if_ending, 0
+        self._check, self._polls = raise_if_ending, 0
         self.attempt: Attempt | None = None
         self.error: Exception | None = None
         self.start()
@@ -46,13 +46,13 @@ class Worker(threading.Thread):
             self.error = error
 
     def _look(self) -> None:
-        self._looks += 1
+        self._polls += 1
         self._check()
 
     def waits(self) -> bool:
-        """Whether it has looked again and again from now on, and found nothing."""
-        until = self._looks + LOOKS
-        wait_until(lambda: self._looks > until or not self.is_alive(), "another look of a waiting worker")
+        """Whether it has polled POLLS more times and found no attempt."""
+        until = self._polls + POLLS
+        wait_until(lambda: self._polls > until or not self.is_alive(), "another poll of a waiting worker")
         return self.is_alive()
 
 
@@ -78,7 +78,7 @@ def test_what_an_earlier_attempt_left_is_not_taken_for_this_one(restarts: tuple[
     store = HashStore()
     (earlier, *_) = all_of(*(Worker(store, rank) for rank in range(3)))
     others = [Worker(store, rank, restarts[rank]) for rank in (1, 2)]
-    assert all(worker.waits() for worker in others)  # for a new id, though an old one is there
+    assert all(worker.waits() for worker in others)  # for a new id, though there is an old one
     attempts = all_of(Worker(store, 0, restarts[0]), *others)
     assert attempts[0] is not None
     assert attempts == [attempts[0]] * 3

@@ -55,10 +55,10 @@ def test_what_is_no_snapshot_is_refused(line: str) -> None:
 
 
 def test_counters_of_a_stage_start_from_where_the_stage_began() -> None:
-    here = row(nucleotide_tokens=700, protein_tokens=500, base={"nucleotide_tokens": 300, "protein_tokens": 100})
-    assert here.count("nucleotide_tokens") == 700
-    assert here.in_stage("nucleotide_tokens") == 400
-    assert here.tokens == 800
+    made = row(nucleotide_tokens=700, protein_tokens=500, base={"nucleotide_tokens": 300, "protein_tokens": 100})
+    assert made.count("nucleotide_tokens") == 700
+    assert made.in_stage("nucleotide_tokens") == 400
+    assert made.tokens == 800
 
 
 def test_the_stage_of_a_run_is_that_of_the_rank_at_work_that_is_furthest_behind() -> None:

@@ -115,7 +115,7 @@ def test_a_rank_that_stays_silent_ends_the_run_and_is_named(three_ranks: tuple[P
                 str(report_of(folder, f"silent.{rank}")["error"]),
             )
         pids = [int(str(report_of(folder, f"silent.{rank}.started")["pid"])) for rank in (0, 2)]
-        wait_until(lambda: not any(map(lives, pids)), "an exit that does not wait for the round under way")
+        wait_until(lambda: not any(map(lives, pids)), "an exit that does not wait for the current round")
     finally:
         os.kill(pid, signal.SIGCONT)
     assert re.fullmatch(

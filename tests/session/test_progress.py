@@ -261,8 +261,8 @@ def test_a_launcher_that_has_ended_is_an_interruption(
     alone: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vpdist.environment.PARENT", -1)
-    here = replace(alone, context=LaunchContext(launched=True))
-    progress = Progress(here, "none", tmp_path / "progress.jsonl", None)
+    launched = replace(alone, context=LaunchContext(launched=True))
+    progress = Progress(launched, "none", tmp_path / "progress.jsonl", None)
     with pytest.raises(Interrupted, match="the launcher has ended") as interruption:
         progress.close()
     assert interruption.value.exit_code == 143

@@ -1,4 +1,4 @@
-"""How a run ends that has a rank which cannot react: by the failure that there was, on every rank and in status.json."""
+"""A run with a rank that hangs ends with the failure of another rank, on every rank and in status.json."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from vpdist.session.session import Session
 from vpdist.session.signals import StopRequest
 from vpdist.storage.run_folder import RunFolder
 
-WORKER = Path(__file__).with_name("session_worker.py")
+WORKER = Path(__file__).parents[1] / "session_worker.py"
 RANKS = 3
 
 
@@ -91,7 +91,7 @@ def opened(folder: Path, rank: int) -> tuple[OpenedSession, KeyStore]:
 @pytest.mark.parametrize(
     ("rank", "lost", "writes"),
     [(3, (2,), False), (0, (2,), True), (3, (0, 1, 2), True)],
-    ids=["rank 0 is there", "rank 0 itself", "the last one left"],
+    ids=["rank 0 is alive", "rank 0 itself", "the last one left"],
 )
 def test_only_the_reporting_rank_writes_the_status_when_it_is_forced_out(
     tmp_path: Path, rank: int, lost: tuple[int, ...], writes: bool

@@ -154,7 +154,7 @@ class Exchange:
             self._fail(self._lost_ranks.await_agreed_loss())
             return
         try:
-            if self._steps is None and self._wants_round(now):
+            if self._steps is None and self._is_round_due(now):
                 self._post(now)
             elif self._steps is not None and (self._work is None or self._work.is_completed()):
                 self._advance()
@@ -165,15 +165,14 @@ class Exchange:
         if self._steps is not None and now - self._posted_at > intervals.overdue_s and self._due("keys", 1.0, now):
             self._check_silence(now)
 
-    def _wants_round(self, now: float) -> bool:
+    def _is_round_due(self, now: float) -> bool:
         intervals, since_s = self._intervals, now - self._posted_at
         if self._vector[Cell.DONE]:
             return True
         if since_s < intervals.waiting_s:
             return False
-        enough = (
-            abs(self._vector[Cell.ADDED] - self._posted_added) >= self._batches_per_round
-        )  # fewer: a new stage began
+        new_batches = abs(self._vector[Cell.ADDED] - self._posted_added)  # negative: a new stage began
+        enough = new_batches >= self._batches_per_round
         return bool(self._vector[Cell.WAITING] or enough or since_s >= intervals.idle_s)
 
     def _current_vector(self) -> np.ndarray:
@@ -209,7 +208,7 @@ class Exchange:
             self._liveness.observe(matrix, now)
             self.finished = bool(matrix[:, Cell.DONE].all())
             if self._runtime.rank == 0 and not self.finished:
-                self._end_if_silent(self._liveness, now)
+                self._declare_silent_lost(self._liveness, now)
                 self._emit("round")
 
     def _emit(self, source: str, ended: str | None = None) -> None:
@@ -242,10 +241,10 @@ class Exchange:
         else:
             liveness, ranks = self._rank_0_liveness, range(1)
         liveness.observe(self._read_keys(ranks), now)
-        self._end_if_silent(liveness, now)
+        self._declare_silent_lost(liveness, now)
         self._emit("keys")
 
-    def _end_if_silent(self, liveness: Liveness, now: float) -> None:
+    def _declare_silent_lost(self, liveness: Liveness, now: float) -> None:
         """Declare a rank lost that has been silent for longer than the stall timeout."""
         silent_s = liveness.silent_s(now)
         longest = int(silent_s.argmax())

@@ -26,7 +26,7 @@ ACKNOWLEDGE_S = 5.0
 FAILED, ACKNOWLEDGED = "failed", "failed/acknowledged"
 
 
-class FailedElsewhere(VpdistError):  # noqa: N818 - this rank did not fail
+class OtherRankFailed(VpdistError):  # noqa: N818 - this rank did not fail
     """Another rank failed: its rank, exit code and message."""
 
     def __init__(self, rank: int, exit_code: int, message: str) -> None:
@@ -34,13 +34,13 @@ class FailedElsewhere(VpdistError):  # noqa: N818 - this rank did not fail
         self.rank, self.exit_code = rank, exit_code
 
 
-def published_failure(keys: KeyStore) -> FailedElsewhere | None:
+def published_failure(keys: KeyStore) -> OtherRankFailed | None:
     """The first failure that a rank has published. Raises PeerLost if the key store does not answer."""
     failure = keys.get(FAILED)
     if failure is None:
         return None
     fields = json.loads(failure)
-    return FailedElsewhere(int(fields["rank"]), int(fields["exit_code"]), str(fields["message"]))
+    return OtherRankFailed(int(fields["rank"]), int(fields["exit_code"]), str(fields["message"]))
 
 
 def publish_first_failure(keys: KeyStore, rank: int, exit_code: int, message: str) -> None:
@@ -65,7 +65,7 @@ class Control:
         return self.runtime.rank == 0
 
     def raise_if_ending(self) -> None:
-        """Raises Interrupted, PeerLost, FailedElsewhere or (lock lost) StorageError if this rank must end."""
+        """Raises Interrupted, PeerLost, OtherRankFailed or (lock lost) StorageError if this rank must end."""
         self.stop.raise_if_requested()
         if self.lock is not None:
             self.lock.raise_if_lost()

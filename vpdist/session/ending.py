@@ -21,7 +21,7 @@ from vpdist import environment
 from vpdist.distributed.runtime import KeyStore
 from vpdist.environment import RESUMABLE
 from vpdist.errors import EXIT_BUG, Interrupted, PeerLost, StorageError, VpdistError
-from vpdist.session.coordination import Control, FailedElsewhere, publish_first_failure, published_failure
+from vpdist.session.coordination import Control, OtherRankFailed, publish_first_failure, published_failure
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import storage_error
 from vpdist.storage.run_folder import RunFolder
@@ -77,7 +77,7 @@ class OpenedSession:
 
     def record(self, error: Exception, code: int, message: str, rank: int) -> None:
         """Write the last status.json, as rank `rank`."""
-        failing_rank: int | None = error.rank if isinstance(error, FailedElsewhere) else rank
+        failing_rank: int | None = error.rank if isinstance(error, OtherRankFailed) else rank
         if isinstance(error, PeerLost):
             failing_rank = error.ranks[0] if error.ranks else None
         if self.session is not None:
@@ -155,7 +155,7 @@ def end_failed(error: Exception, opened: OpenedSession) -> int:
     logger.error("%s: %s", type(error).__name__, error, exc_info=None if isinstance(error, VpdistError) else error)
     control, message = opened.control, describe(error, opened.restart)
     if control is not None and not isinstance(error, PeerLost):
-        control.publish_failure(None if isinstance(error, FailedElsewhere) else message, code)
+        control.publish_failure(None if isinstance(error, OtherRankFailed) else message, code)
     opened.abort_display(message)
     if control is None:  # this rank has not joined the others, so each reports for itself
         if isinstance(error, PeerLost) or not isinstance(error, Interrupted) or environment.launch_context().rank == 0:
@@ -180,7 +180,7 @@ def _is_reporting_rank(error: Exception, control: Control) -> bool:
 
 def describe(error: Exception, restart: bool = False) -> str:
     """The message for the user."""
-    if isinstance(error, FailedElsewhere):
+    if isinstance(error, OtherRankFailed):
         return f"rank {error.rank}: {error}"
     if isinstance(error, Interrupted):
         return f"{error}; {RESUMABLE}" + (" (without --restart)" if restart else "")
