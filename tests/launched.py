@@ -1,4 +1,4 @@
-"""Support for tests that start real launchers: torchrun with `progress_worker.py`, and what the ranks leave behind."""
+"""Support for tests that start real launchers: torchrun with `progress_worker.py`, and the ranks' reports."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 WORKER = Path(__file__).with_name("progress_worker.py")
 PATIENCE_S = 600.0
-"""No machine needs so long for anything that is waited for here, however busy it is."""
+"""Longer than any wait of these tests takes on a busy machine."""
 
 
 def torchrun(folder: Path, *scenarios: str, options: tuple[str, ...]) -> list[str]:
@@ -29,7 +29,7 @@ def environment() -> dict[str, str]:
 
 @contextmanager
 def launched(folder: Path, *commands: list[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Launchers under way, their output in folder/launcher-N.txt; they and their workers are ended on leaving."""
+    """Running launchers, their output in folder/launcher-N.txt; they and their workers are killed in the end."""
     agents = []
     for number, command in enumerate(commands):
         with (folder / f"launcher-{number}.txt").open("wb") as output:
@@ -49,13 +49,13 @@ def launched(folder: Path, *commands: list[str]) -> Iterator[list[subprocess.Pop
 
 
 def end(pid: int) -> None:
-    """Kill a worker, if it still is one of ours."""
+    """Kill a worker, if it is still running."""
     if lives(pid):
         os.kill(pid, signal.SIGKILL)
 
 
 def lives(pid: int) -> bool:
-    """Whether the process is a worker of these tests that has not ended."""
+    """Whether the process is a running worker of these tests."""
     try:
         status, command = Path(f"/proc/{pid}/stat").read_text(), Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
@@ -64,15 +64,15 @@ def lives(pid: int) -> bool:
 
 
 def wait_until(ready: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
-    """Poll until `ready`; the test fails, saying `what` did not come, when patience ends."""
+    """Poll until `ready()`; after `patience_s` the test fails with a message that names `what`."""
     until = time.monotonic() + patience_s
     while not ready():
         assert time.monotonic() < until, f"{what}: not within {patience_s:.0f} s"
         time.sleep(0.02)
 
 
-def told(folder: Path, name: str) -> dict[str, object]:
-    """What a rank left in folder/name.json; waits for it."""
+def report_of(folder: Path, name: str) -> dict[str, object]:
+    """What a rank wrote to folder/name.json; waits for it."""
     path = folder / f"{name}.json"
     try:
         wait_until(path.exists, name)

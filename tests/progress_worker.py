@@ -1,6 +1,6 @@
 """One rank of a small distributed job, for tests: `progress_worker.py FOLDER SCENARIO...`, one scenario after another.
 
-Each scenario leaves FOLDER/SCENARIO.RANK.json with what happened, and rank 0's FOLDER/SCENARIO.jsonl.
+Each scenario writes FOLDER/SCENARIO.RANK.json with what happened, and rank 0's FOLDER/SCENARIO.jsonl.
 """
 
 import json
@@ -25,23 +25,23 @@ from vpdist.session.progress import Progress
 FOLDER = Path(sys.argv[1])
 FAST = Intervals(stalled_s=1.0, overdue_s=0.6, beat_s=0.3)
 PATIENT = Intervals(roll_call_s=3.0)
-"""A survivor that a busy machine keeps from running has time to say that it is there."""
+"""A survivor on a busy machine has time to answer the roll call."""
 PATIENCE_S = 600.0
 SHOWN_AT = (5, 15, 25, 35)
 """Batches before which `show` waits."""
 BATCH = {"batches": 1, "fragments": 10, "nucleotide_tokens": 600, "protein_tokens": 400}
 
 
-def patient_gather(here: runtime.Runtime, timeout_s: float) -> Gather:
+def patient_gather(this_rank: runtime.Runtime, timeout_s: float) -> Gather:
     """Rounds that give up only long after a test would: what ends sooner has not waited for them."""
-    return Gather(here, timeout_s + 2 * PATIENCE_S)
+    return Gather(this_rank, timeout_s + 2 * PATIENCE_S)
 
 
 exchange.Gather = patient_gather  # type: ignore[misc,assignment]
 
 
-def tell(name: str, **facts: object) -> None:
-    """Leave FOLDER/name.json, complete or not at all."""
+def write_report(name: str, **facts: object) -> None:
+    """Write FOLDER/name.json, complete or not at all."""
     path = FOLDER / f"{name}.json"
     temporary = path.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps({"time": time.time(), "pid": os.getpid(), **facts}))
@@ -51,23 +51,23 @@ def tell(name: str, **facts: object) -> None:
 class Job:
     """A rank in one scenario."""
 
-    def __init__(self, here: runtime.Runtime, scenario: str) -> None:
-        self.rank, self.scenario = here.rank, scenario
-        timings = dict.fromkeys(("uneven", "killed", "leaving", "orphan"), PATIENT)
+    def __init__(self, this_rank: runtime.Runtime, scenario: str) -> None:
+        self.rank, self.scenario = this_rank.rank, scenario
+        intervals = dict.fromkeys(("uneven", "killed", "leaving", "orphan"), PATIENT)
         bars = scenario.startswith("bars")
         self.progress = Progress(
-            here,
+            this_rank,
             "auto" if bars else "none",
             FOLDER / f"{scenario}.jsonl",
             sys.stderr if bars else None,
             stall_timeout_s=10.0 if scenario == "silent" else 600.0,
-            intervals=timings.get(scenario, FAST),
+            intervals=intervals.get(scenario, FAST),
             on_forced_exit=self.forced,
         )
-        tell(f"{scenario}.{self.rank}.started")
+        write_report(f"{scenario}.{self.rank}.started")
 
     def forced(self, failure: VpdistError, keys: runtime.KeyStore) -> int:
-        tell(f"{self.scenario}.{self.rank}.forced", line=str(failure))
+        write_report(f"{self.scenario}.{self.rank}.forced", line=str(failure))
         return failure.exit_code
 
     def work(self, batches: int, seconds: float) -> None:
@@ -77,7 +77,7 @@ class Job:
             self.progress.add(**BATCH)
 
     def work_until_released(self) -> None:
-        """Batches without end, unless the test opens the gate."""
+        """Batches until the test opens the gate."""
         self.progress.stage("embed", planned_tokens=100_000)
         self.wait_for("release", every_batch=BATCH)
 
@@ -109,16 +109,16 @@ class Job:
                 self.progress.stage("embed", planned_tokens=1_000_000)
                 self.work(20, 0.01)
                 if self.scenario == "killed" and rank == 1:
-                    tell("killed")
+                    write_report("killed")
                     os.kill(os.getpid(), signal.SIGKILL)
                 if rank == 2 or (self.scenario == "orphan" and rank == 1):
-                    threading.Event().wait()  # hangs: asks for no news
+                    threading.Event().wait()  # hangs: checks for no failure
                 self.work_until_released()
             case "leaving":
                 self.work(20, 0.01)
                 if rank == 3:
                     self.progress.abort("x.fa, record 7: no sequence")
-                    tell("leaving.3", error="")
+                    write_report("leaving.3", error="")
                     os._exit(3)
                 self.work_until_released()
             case _:
@@ -148,14 +148,14 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    here = runtime.start(launch_context(), "cpu")
+    this_rank = runtime.start(launch_context(), "cpu")
     for scenario in sys.argv[2:]:
         if scenario.startswith("bars"):
             signal.signal(signal.SIGINT, interrupt)
             signal.signal(signal.SIGTERM, interrupt)
         else:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, when another rank has died
-        job = Job(here, scenario)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, when another rank was killed
+        job = Job(this_rank, scenario)
         error = ""
         try:
             job.run()
@@ -163,11 +163,11 @@ def main() -> None:
         except (PeerLost, Interrupted, OSError) as failure:
             error = f"{type(failure).__name__}: {failure}"
             job.progress.abort(str(failure))
-            if here.rank == 0 and scenario.startswith("bars"):
+            if this_rank.rank == 0 and scenario.startswith("bars"):
                 print(f"ended: {failure}", file=sys.stderr, flush=True)
         matrix = job.progress._exchange._liveness.matrix
-        tell(
-            f"{scenario}.{here.rank}",
+        write_report(
+            f"{scenario}.{this_rank.rank}",
             error=error,
             batches=matrix[:, COUNTERS.index("batches")].tolist(),
             tokens=matrix[:, COUNTERS.index("nucleotide_tokens")].tolist(),

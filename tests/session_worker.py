@@ -1,6 +1,7 @@
 """One rank of a run without stages, for tests: `session_worker.py FOLDER BAD_RANK HOW STUCK_RANK`.
 
-BAD_RANK fails for want of room (HOW: storage) or has a bug on its exchange's thread (HOW: bug); STUCK_RANK does not react to anything.
+BAD_RANK runs out of disk space (HOW: storage) or has a bug on its exchange's thread (HOW: bug); STUCK_RANK reacts to
+nothing.
 """
 
 import functools
@@ -23,10 +24,10 @@ def broken_read(telemetry: Telemetry) -> None:
     raise ZeroDivisionError("nothing is between zero readings")
 
 
-def work(bad_rank: int, how: str, stuck_rank: int, here: session.Session) -> session.Outcome:
-    here.begin()
-    here.control.barrier("begun")
-    rank = here.control.runtime.rank
+def work(bad_rank: int, how: str, stuck_rank: int, opened: session.Session) -> session.Outcome:
+    opened.begin()
+    opened.control.barrier("begun")
+    rank = opened.control.runtime.rank
     if rank == bad_rank and how == "storage":
         raise StorageError("no space left")
     if rank == bad_rank:
@@ -34,7 +35,7 @@ def work(bad_rank: int, how: str, stuck_rank: int, here: session.Session) -> ses
     if rank == stuck_rank:
         threading.Event().wait()
     while True:
-        here.control.raise_if_ending()
+        opened.control.raise_if_ending()
         time.sleep(0.02)
 
 

@@ -118,7 +118,7 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (("--chunk-length", "2"), "--chunk-length 2: must be from 3 to 1,000,000"),
         (("--chunk-length", "1000001"), "--chunk-length 1000001: must be from 3 to 1,000,000"),
@@ -137,10 +137,10 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_a_wrong_option_is_named_and_exits_with_2(
-    wrong: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    wrong: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run_main(monkeypatch, "embed", "a.fa", "-o", "run", *ENCODERS, *wrong) == 2
-    assert told in capfd.readouterr().err
+    assert message in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("missing", ["inputs", "--output", "--classifier"])

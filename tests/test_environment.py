@@ -8,12 +8,12 @@ from tests.launched import environment
 
 WORKER = """
 import sys
-from vpdist.environment import ending_with_launcher, place
+from vpdist.environment import ending_with_launcher, launch_context
 
 with ending_with_launcher():
     print("up", flush=True)
     sys.stdin.read()
-print(place().launched, place().orphaned)
+print(launch_context().launched, launch_context().orphaned)
 """
 
 
@@ -34,6 +34,6 @@ def test_a_process_goes_on_when_only_the_thread_ends_that_started_it() -> None:
     thread.start()
     thread.join()
     (worker,) = started
-    told, _ = worker.communicate(timeout=60)
-    assert told == "True False\n"
+    output, _ = worker.communicate(timeout=60)
+    assert output == "True False\n"
     assert worker.returncode == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +59,7 @@ def _run(settings: Settings, nproc: int | None) -> None:
     if ranks > 1:
         raise typer.Exit(launch(sys.argv[1:], ranks, settings.output / "status.json"))
     with ending_with_launcher():
-        from vpdist.commands.predict import predict as run  # brings torch in
+        from vpdist.commands.predict import predict as run  # imports torch
 
     raise typer.Exit(run(settings))
 
@@ -78,23 +77,23 @@ def plan(
     ranks: Annotated[int | None, typer.Option(help="Ranks of the run; by default what predict would start.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Dry run: counts, balance over ranks, and what `predict` needs of disk, memory and time. Writes nothing there.
+    """Dry run: counts, balance over ranks, and disk, memory and time that `predict` would need.
 
-    Works in a temporary folder (TMPDIR). Without models it only counts.
+    Works in a temporary folder (TMPDIR) and writes nothing to RUN. Without models it only counts.
 
-    With RUN it tells whether there is room for it there; with a classifier, whether that fits the encoders.
+    With RUN it checks whether there is enough disk space for it; with a classifier, whether that fits the encoders.
     """
     from vpdist.distributed.launch import ranks_to_start
 
     within("ranks", ranks, least=1)
-    here = launch_context()
-    if here.rank != 0:
+    context = launch_context()
+    if context.rank != 0:
         return  # rank 0 does it for all
-    ranks = ranks or (here.world_size if here.launched else ranks_to_start(None, settings.device))
-    from vpdist.estimate.dry_run import forecast  # brings torch in
+    ranks = ranks or (context.world_size if context.launched else ranks_to_start(None, settings.device))
+    from vpdist.estimate.dry_run import forecast  # imports torch
 
-    found = forecast(settings, ranks, folder)
-    typer.echo(found.to_json() if as_json else "\n".join(found.lines()))
+    planned = forecast(settings, ranks, folder)
+    typer.echo(planned.to_json() if as_json else "\n".join(planned.lines()))
 
 
 @app.command()
@@ -114,13 +113,13 @@ def classify(
 
 @app.command()
 def verify(run: RunArgument) -> None:
-    """Open every file of a run, check digests and completeness; exits with 0 only if all holds, else with 6."""
+    """Open every file of a run, check digests and completeness; exits with 0 if there is no problem, else with 6."""
     from vpdist.commands.verify import verify as check
 
-    found = check(run)
-    for problem in found:
+    problems = check(run)
+    for problem in problems:
         typer.echo(printable(problem), err=True)
-    if found:
+    if problems:
         raise typer.Exit(StorageError.exit_code)
     typer.echo(printable(f"{run}: complete and undamaged"))
 
@@ -169,26 +168,18 @@ def _version(
 
 
 def main() -> None:
-    """Run the command line and exit with one of the documented codes."""
-    sys.exit(_with_exit_code(app))
+    """Run the command line and exit with one of the documented codes. Rank 0 reports errors of before a run is open."""
+    try:
+        app()
+    except VpdistError as error:
+        if _is_reporting_rank():
+            typer.echo(f"vpdist: {printable_lines(str(error))}", err=True)
+        sys.exit(error.exit_code)
 
 
 def _is_reporting_rank() -> bool:
-    """Whether this process tells people: rank 0, or one that does not know its rank."""
+    """Whether this process is rank 0, or does not know its rank."""
     try:
         return launch_context().rank == 0
     except VpdistError:
         return True
-
-
-def _with_exit_code(command: Callable[[], None]) -> int:
-    """Errors found before a run folder is open: rank 0 tells them."""
-    try:
-        command()
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else 0
-    except VpdistError as error:
-        if _is_reporting_rank():
-            typer.echo(f"vpdist: {printable_lines(str(error))}", err=True)
-        return error.exit_code
-    return 0

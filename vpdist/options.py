@@ -1,4 +1,4 @@
-"""The fields of `Settings` as options of a command: what people type goes in, checked settings come out."""
+"""The fields of `Settings` as options of a command: arguments as typed go in, checked settings come out."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ DEFAULTS = {field.name: Parameter.empty if field.default is MISSING else field.d
 
 
 def option(name: str, *, default: str | None = None) -> Any:
-    """What typer needs to know of the option for field `name`: the annotation of a command's parameter.
+    """The option or argument for field `name`, as typer's annotation of a command's parameter.
 
-    `default`: in words, where the parameter's own says nothing.
+    `default`: a text for the help, if the parameter's own default says nothing.
     """
-    stated = OPTIONS[name]
-    choices = " or ".join(filter(None, (", ".join(stated.choices[:-1]), *stated.choices[-1:])))
-    told: dict[str, Any] = {"metavar": stated.metavar, "help": stated.help.format(choices=choices)}
-    if name == "inputs":  # the one that is known by its place
-        return typer.Argument(**told)
-    return typer.Option(*stated.flags_of(name), show_default=default or True, **told)
+    declared = OPTIONS[name]
+    choices = " or ".join(filter(None, (", ".join(declared.choices[:-1]), *declared.choices[-1:])))
+    arguments: dict[str, Any] = {"metavar": declared.metavar, "help": declared.help.format(choices=choices)}
+    if name == "inputs":  # the only positional one
+        return typer.Argument(**arguments)
+    return typer.Option(*declared.flags_of(name), show_default=default or True, **arguments)
 
 
 def with_settings(names: str, *, required: str = "", **fixed: Any) -> Callable[[Command], Command]:
-    """Makes a command of a function that takes `Settings`, and options of its own by name.
+    """Make a command of a function that takes `Settings`, and its own options by name.
 
     Args:
         names: the command's options in the order of its help: fields of Settings, and the function's own parameters.
-        required: those among the fields that have a default, but not in this command.
-        fixed: fields that are no options of this command.
+        required: fields that have a default, but not in this command.
+        fixed: values of fields that are no options of this command.
     """
 
     def decorate(function: Command) -> Command:
@@ -59,11 +59,11 @@ def with_settings(names: str, *, required: str = "", **fixed: Any) -> Callable[[
 
 
 def _parameter(name: str, required: list[str]) -> Parameter:
-    stated = OPTIONS[name]
-    default = DEFAULTS[name] if stated.default is None else stated.default
+    declared = OPTIONS[name]
+    default = DEFAULTS[name] if declared.default is None else declared.default
     return Parameter(
         name,
         Parameter.KEYWORD_ONLY,
         default=Parameter.empty if name in required else default,
-        annotation=Annotated[stated.typed or TYPES[name], option(name)],
+        annotation=Annotated[declared.typed or TYPES[name], option(name)],
     )

@@ -28,7 +28,7 @@ from scripts.faults.launched_runs import (
 )
 from scripts.faults.report import late
 
-RESUMES = "the same command again resumes"
+RESUMES = "run the same command again to resume"
 MOST_REPEATED = 1
 """Units that one process may lose when it is stopped."""
 

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.snapshots import row, snapshot
-from vpdist.display.bar_layout import BarLetters, lay_out_bars
+from vpdist.display.bar_layout import BarLetters, bar_lines
 from vpdist.display.rates import Rates
 from vpdist.monitoring.counters import RankRow
 
@@ -10,12 +10,12 @@ PLAIN = BarLetters("#", "", "-")
 
 def drawn(rows: list[RankRow], width: int = 79, height: int = 22, later_s: float = 0.0) -> list[str]:
     """Lines drawn of a run ten seconds after the rows were all zero."""
-    figures = Rates()
+    rates = Rates()
     start = [row(each.rank, planned_tokens=each.planned_tokens, stage=each.stage) for each in rows]
-    figures.observe(snapshot(0, *start))
+    rates.observe(snapshot(0, *start))
     newest = snapshot(10, *rows)
-    figures.observe(newest)
-    return [text.plain for text in lay_out_bars(figures, newest, width, height, newest.time + later_s, PLAIN)]
+    rates.observe(newest)
+    return [text.plain for text in bar_lines(rates, newest, width, height, newest.time + later_s, PLAIN)]
 
 
 def working(rank: int, percent: int = 50, state: str = "running", **fields: int) -> RankRow:

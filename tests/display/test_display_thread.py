@@ -7,6 +7,7 @@ from vpdist.display.choose import choose_display
 from vpdist.display.log_lines import LogLines
 from vpdist.display.progress_file import Recorder
 from vpdist.display.terminal_bars import Bars
+from vpdist.errors import UsageError
 from vpdist.monitoring.counters import Snapshot
 
 
@@ -30,7 +31,7 @@ def test_a_file_gets_log_lines_and_a_terminal_bars(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match="loud"):
+    with pytest.raises(UsageError, match="--progress loud: choose one of"):
         choose_display("loud", Stream())
 
 

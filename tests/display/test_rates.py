@@ -8,91 +8,91 @@ from vpdist.text import bytes_text, clock_text, count_text, span_text
 
 
 def test_rates_are_those_of_the_last_half_minute() -> None:
-    figures = Rates()
+    rates = Rates()
     tokens = 0
     for second in range(121):
         tokens += 100 if second < 60 else 1000
-        figures.observe(snapshot(second, row(nucleotide_tokens=tokens, fragments=second, planned_tokens=10**6)))
-    assert figures.lines[0].tokens_per_s == pytest.approx(1000, rel=0.01)
-    assert figures.lines[0].fragments_per_s == pytest.approx(1, rel=0.05)
-    assert figures.total.tokens_per_s == figures.lines[0].tokens_per_s
+        rates.observe(snapshot(second, row(nucleotide_tokens=tokens, fragments=second, planned_tokens=10**6)))
+    assert rates.lines[0].tokens_per_s == pytest.approx(1000, rel=0.01)
+    assert rates.lines[0].fragments_per_s == pytest.approx(1, rel=0.05)
+    assert rates.total.tokens_per_s == rates.lines[0].tokens_per_s
 
 
 def test_a_rate_is_known_even_where_batches_take_minutes() -> None:
-    figures = Rates()
+    rates = Rates()
     for second in range(601):
-        figures.observe(snapshot(second, row(nucleotide_tokens=second // 120 * 1200, planned_tokens=10**6)))
-    assert figures.lines[0].tokens_per_s == pytest.approx(10, rel=0.5)
+        rates.observe(snapshot(second, row(nucleotide_tokens=second // 120 * 1200, planned_tokens=10**6)))
+    assert rates.lines[0].tokens_per_s == pytest.approx(10, rel=0.5)
 
 
-def test_a_stage_does_not_inherit_the_pace_of_the_stage_before() -> None:
-    figures = Rates()
-    figures.observe(snapshot(0, row(stage="ingest")))
-    figures.observe(snapshot(10, row(stage="ingest", fragments=10_000)))
-    figures.observe(snapshot(20, row(fragments=10_000, base={"fragments": 10_000})))
-    figures.observe(snapshot(30, row(fragments=10_100, base={"fragments": 10_000})))
-    assert figures.lines[0].fragments_per_s == pytest.approx(10)
+def test_a_stage_does_not_inherit_the_rate_of_the_stage_before() -> None:
+    rates = Rates()
+    rates.observe(snapshot(0, row(stage="ingest")))
+    rates.observe(snapshot(10, row(stage="ingest", fragments=10_000)))
+    rates.observe(snapshot(20, row(fragments=10_000, base={"fragments": 10_000})))
+    rates.observe(snapshot(30, row(fragments=10_100, base={"fragments": 10_000})))
+    assert rates.lines[0].fragments_per_s == pytest.approx(10)
 
 
 def test_time_left_of_all_is_that_of_the_slowest_rank() -> None:
-    figures = Rates()
+    rates = Rates()
     for second in (0, 10):
-        figures.observe(
+        rates.observe(
             snapshot(
                 second,
                 row(0, nucleotide_tokens=100 * second, planned_tokens=2000),
                 row(1, nucleotide_tokens=10 * second, planned_tokens=2000),
             )
         )
-    assert [line.left_s for line in figures.lines] == [pytest.approx(10), pytest.approx(190)]
-    assert figures.total.left_s == pytest.approx(190)
-    assert figures.total.fraction == pytest.approx(1100 / 4000)
+    assert [line.left_s for line in rates.lines] == [pytest.approx(10), pytest.approx(190)]
+    assert rates.total.left_s == pytest.approx(190)
+    assert rates.total.fraction == pytest.approx(1100 / 4000)
 
 
 def test_time_left_of_a_shared_pool_is_until_the_pool_is_empty() -> None:
-    figures = Rates()
+    rates = Rates()
     for second in (0, 10):
-        figures.observe(
+        rates.observe(
             snapshot(
                 second,
                 row(0, nucleotide_tokens=100 * second, planned_tokens=2000, shared=True),
                 row(1, nucleotide_tokens=10 * second, planned_tokens=2000, shared=True),
             )
         )
-    assert figures.total.left_s == pytest.approx(2900 / 110)
+    assert rates.total.left_s == pytest.approx(2900 / 110)
 
 
 def test_a_rank_that_has_gone_on_counts_as_through_with_the_stage() -> None:
-    figures = Rates()
-    figures.observe(
+    rates = Rates()
+    rates.observe(
         snapshot(
             10,
             row(0, nucleotide_tokens=900, planned_tokens=1000),
             row(1, nucleotide_tokens=500, planned_tokens=1000),
         )
     )
-    figures.observe(
+    rates.observe(
         snapshot(
             11,
             row(0, stage="check", nucleotide_tokens=1000, base={"nucleotide_tokens": 1000}),
             row(1, nucleotide_tokens=500, planned_tokens=1000),
         )
     )
-    assert figures.total.stage == "embed"
-    assert figures.total.fraction == pytest.approx(0.75)
+    assert rates.total.stage == "embed"
+    assert rates.total.fraction == pytest.approx(0.75)
 
 
 def test_nobody_knows_the_time_left_while_a_rank_is_stalled() -> None:
-    figures = Rates()
+    rates = Rates()
     for second, state in ((0, "running"), (10, "stalled")):
-        figures.observe(
+        rates.observe(
             snapshot(
                 second,
                 row(0, nucleotide_tokens=100 * second, planned_tokens=2000),
                 row(1, state, nucleotide_tokens=10 * second, planned_tokens=2000),
             )
         )
-    assert figures.total.left_s is None
+    assert rates.total.left_s is None
 
 
 @given(st.floats(0, 9e17))

@@ -16,7 +16,7 @@ import pexpect
 import pyte
 import pytest
 
-from tests.launched import PATIENCE_S, environment, told, torchrun
+from tests.launched import PATIENCE_S, environment, report_of, torchrun
 from tests.snapshots import row, snapshot
 from vpdist.display.log_lines import LogLines
 from vpdist.display.terminal_bars import Bars
@@ -110,9 +110,9 @@ def test_messages_stand_above_the_bars_without_control_characters(terminal: Term
     bars.message("two \x1b[2J lines\nin one")
     show(bars, 1)
     assert terminal.read()[0] == "two  [2J lines in one"
-    bars.message("a last word")
+    bars.message("the last message")
     bars.close()
-    assert_clean(terminal, "two  [2J lines in one", "a last word")
+    assert_clean(terminal, "two  [2J lines in one", "the last message")
 
 
 def test_bars_begin_where_the_screen_is_full(terminal: Terminal) -> None:
@@ -138,7 +138,7 @@ def test_bars_follow_the_number_of_ranks_and_the_size_of_the_terminal(terminal: 
     assert_clean(terminal)
 
 
-def test_a_held_terminal_holds_nobody_up(terminal: Terminal) -> None:
+def test_a_stopped_terminal_delays_nothing(terminal: Terminal) -> None:
     bars = Bars(terminal.stream)
     show(bars, 1)
     terminal.read()
@@ -146,7 +146,7 @@ def test_a_held_terminal_holds_nobody_up(terminal: Terminal) -> None:
     held = threading.Thread(target=lambda: [show(bars, second) for second in range(2, 500)], daemon=True)
     held.start()
     held.join(PATIENCE_S)
-    assert not held.is_alive(), "what is shown waits for the terminal"
+    assert not held.is_alive(), "the display waits for the terminal"
     termios.tcflow(terminal.stream.fileno(), termios.TCOON)
     show(bars, 60)
     assert "60.0%" in terminal.read()[-1]
@@ -178,13 +178,13 @@ def test_log_lines_are_key_value_without_control_characters() -> None:
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", output.getvalue())
     message, *lines = output.getvalue().splitlines()
     assert message.endswith("a  [2J message ")
-    told = [dict(pair.split("=") for pair in line.split(" progress ")[1].split()) for line in lines]
-    assert [(line["elapsed_s"], line["rank"]) for line in told] == [
+    logged = [dict(pair.split("=") for pair in line.split(" progress ")[1].split()) for line in lines]
+    assert [(line["elapsed_s"], line["rank"]) for line in logged] == [
         (f"{second}.0", rank) for second in (1, 11, 21, 31) for rank in ("0", "1", "all")
     ]
     expected = {"state": "running", "stage": "embed", "done": "220", "planned": "800", "tokens_per_s": "20"}
-    assert {name: told[5][name] for name in expected} == expected
-    assert told[5]["done_percent"] == "27.5"
+    assert {name: logged[5][name] for name in expected} == expected
+    assert logged[5]["done_percent"] == "27.5"
 
 
 def test_a_stalled_rank_is_logged_at_once_and_when_it_goes_on() -> None:
@@ -208,7 +208,7 @@ class Session:
             command, arguments, env=environment(), dimensions=(24, 80), encoding="utf-8", codec_errors="replace"
         )
         self.modes = termios.tcgetattr(self.process.child_fd)
-        self.told = ""
+        self.output = ""
         self._folder, self._scenario = folder, scenario
         self._shown: dict[str, float] = {}
         self._opened = 0
@@ -223,18 +223,18 @@ class Session:
                 continue
             except pexpect.EOF:
                 return
-            self.told += text
+            self.output += text
             self._emulator.feed(text)
             yield [line.rstrip() for line in self.screen.display]
-        raise AssertionError(f"the command did not end within {PATIENCE_S:.0f} s: {self.told[-2000:]}")
+        raise AssertionError(f"the command did not end within {PATIENCE_S:.0f} s: {self.output[-2000:]}")
 
     def go_on(self, lines: list[str]) -> None:
         """Open the next gate for the ranks once all bars have advanced since the last one."""
         if any(line.startswith("ingest") and "records" in line for line in lines):
             self._open("ingest")
-        here = shares(lines)
-        if len(here) == 3 and all(share > self._shown.get(name, 0.0) for name, share in here.items()):
-            self._shown = here
+        percent = shares(lines)
+        if len(percent) == 3 and all(share > self._shown.get(name, 0.0) for name, share in percent.items()):
+            self._shown = percent
             self._open(str(self._opened))
             self._opened += 1
 
@@ -252,13 +252,13 @@ class Session:
 
 def shares(lines: list[str]) -> dict[str, float]:
     """Percent done by bar, of the bars on the screen; every line that begins like a bar must be whole."""
-    found = {}
+    percent = {}
     for line in lines:
         if re.match(r"rank \d+ [^l]|all    ", line) and "%" in line:
             bar = BAR.fullmatch(line)
             assert bar is not None, f"a broken line: {line!r}"
-            found[bar[1].strip()] = float(bar[2])
-    return found
+            percent[bar[1].strip()] = float(bar[2])
+    return percent
 
 
 @pytest.mark.launcher
@@ -267,14 +267,14 @@ def test_bars_of_both_ranks_advance_under_torchrun_and_leave_the_terminal_clean(
     seen: dict[str, list[float]] = {"rank 0": [], "rank 1": [], "all": []}
     counted = False
     for lines in session.lines():
-        here = shares(lines)
+        percent = shares(lines)
         counted = counted or any(line.startswith("ingest") and "records" in line for line in lines)
-        assert len(here) in (0, 3)
+        assert len(percent) in (0, 3)
         session.go_on(lines)
         if "message above  [2J the bars" in lines:
             first_bar = next((at for at, line in enumerate(lines) if line.startswith("rank 0")), 24)
             assert lines.index("message above  [2J the bars") < first_bar
-        for name, share in here.items():
+        for name, share in percent.items():
             if not seen[name] or share != seen[name][-1]:
                 seen[name].append(share)
     assert counted
@@ -286,7 +286,7 @@ def test_bars_of_both_ranks_advance_under_torchrun_and_leave_the_terminal_clean(
     assert "a line that somebody else writes" in left
     session.process.close()
     assert session.process.exitstatus == 0
-    assert [told(tmp_path, f"bars.{rank}")["batches"] for rank in (0, 1)] == [[50, 100]] * 2
+    assert [report_of(tmp_path, f"bars.{rank}")["batches"] for rank in (0, 1)] == [[50, 100]] * 2
 
 
 @pytest.mark.parametrize("scenario", ["bars_failing", "bars_interrupted"], ids=["a failure", "Ctrl-C"])
@@ -296,8 +296,8 @@ def test_the_terminal_is_clean_after(tmp_path: Path, scenario: str) -> None:
     interrupted = False
     drawn = False
     for lines in session.lines():
-        here = shares(lines)
-        drawn = drawn or len(here) == 3
+        percent = shares(lines)
+        drawn = drawn or len(percent) == 3
         if scenario == "bars_failing" or not drawn:
             session.go_on(lines)
         elif not interrupted:
@@ -305,6 +305,6 @@ def test_the_terminal_is_clean_after(tmp_path: Path, scenario: str) -> None:
             interrupted = True
     assert drawn
     session.assert_clean()
-    assert "ended: " in session.told
+    assert "ended: " in session.output
     session.process.close()
     assert session.process.exitstatus == 1, "what torchrun answers to every failure"

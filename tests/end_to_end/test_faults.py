@@ -133,7 +133,7 @@ def test_a_second_signal_stops_a_rank_at_once_that_is_in_the_middle_of_a_batch(
         launch.signal(launch.agent.pid, signal.SIGTERM)
         launch.end()
         assert launch.agent.returncode == 143
-        assert launch.told().count("stopped at once by SIGTERM; the same command again resumes") == 1
+        assert launch.told().count("stopped by a second signal, SIGTERM; run the same command again to resume") == 1
     assert part_paths(folder) == []
     assert (status(folder)["state"], status(folder)["exit_code"]) == ("interrupted", 143)
 
@@ -152,7 +152,11 @@ def test_a_second_signal_to_all_ends_ranks_under_torchrun_in_the_middle_of_a_bat
             launch.signal(pid, signal.SIGTERM)
         launch.end()
         told = launch.told()
-    assert told.count("stopped at once by SIGTERM; the same command again resumes") == told.count(RESUMES) == 1
+    assert (
+        told.count("stopped by a second signal, SIGTERM; run the same command again to resume")
+        == told.count(RESUMES)
+        == 1
+    )
     assert part_paths(folder) == []
     assert (status(folder)["state"], status(folder)["exit_code"]) == ("interrupted", 143)
 
@@ -169,7 +173,7 @@ def test_a_rank_that_gets_a_second_signal_alone_is_named_by_the_others(job: Job,
         gate.open()  # what the rank has left undone keeps the other from coming to an end
         launch.end()
         told = launch.told()
-    assert told.count("rank 1 stopped: stopped at once by SIGTERM; the same command again resumes") == 1
+    assert told.count("rank 1 stopped: stopped by a second signal, SIGTERM; run the same command again to resume") == 1
     assert told.count(RESUMES) == 1
     found = status(folder)
     assert (found["state"], found["exit_code"], found["failing_rank"]) == ("interrupted", 143, 1)

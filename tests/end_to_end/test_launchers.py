@@ -240,6 +240,6 @@ def test_ctrl_c_leaves_the_terminal_clean_and_says_how_to_go_on(
     terminal.child.sendintr()
     terminal.read_to_the_end()
     assert not terminal.screen.cursor.hidden
-    assert "the same command again resumes" in terminal.transcript
+    assert "run the same command again to resume" in terminal.transcript
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("interrupted", 130)

@@ -5,17 +5,11 @@ from hypothesis import strategies as st
 
 from tests.snapshots import row, snapshot
 from vpdist.monitoring.counters import (
-    ADDED,
-    BEAT,
     COUNTER_INDEX,
     COUNTERS,
-    DONE,
     FIRST_BASE,
-    MEMORY,
-    STAGE,
     STAGES,
-    TICK,
-    WAITING,
+    Cell,
     RankRow,
     Snapshot,
     empty_vector,
@@ -61,10 +55,10 @@ def test_what_is_no_snapshot_is_refused(line: str) -> None:
 
 
 def test_counters_of_a_stage_start_from_where_the_stage_began() -> None:
-    here = row(nucleotide_tokens=700, protein_tokens=500, base={"nucleotide_tokens": 300, "protein_tokens": 100})
-    assert here.count("nucleotide_tokens") == 700
-    assert here.in_stage("nucleotide_tokens") == 400
-    assert here.tokens == 800
+    made = row(nucleotide_tokens=700, protein_tokens=500, base={"nucleotide_tokens": 300, "protein_tokens": 100})
+    assert made.count("nucleotide_tokens") == 700
+    assert made.in_stage("nucleotide_tokens") == 400
+    assert made.tokens == 800
 
 
 def test_the_stage_of_a_run_is_that_of_the_rank_at_work_that_is_furthest_behind() -> None:
@@ -82,17 +76,21 @@ def vectors(*ranks: dict[int, int]) -> np.ndarray:
 
 def test_a_rank_at_work_is_stalled_once_its_main_thread_is_silent() -> None:
     liveness = Liveness(2, 0.0, stalled_s=10.0)
-    liveness.observe(vectors({ADDED: 1, TICK: 1, BEAT: 1}, {ADDED: 1, TICK: 1, BEAT: 1}), 1.0)
-    liveness.observe(vectors({ADDED: 9, TICK: 9, BEAT: 9}, {ADDED: 1, TICK: 1, BEAT: 9}), 12.0)
+    liveness.observe(
+        vectors({Cell.ADDED: 1, Cell.TICK: 1, Cell.BEAT: 1}, {Cell.ADDED: 1, Cell.TICK: 1, Cell.BEAT: 1}), 1.0
+    )
+    liveness.observe(
+        vectors({Cell.ADDED: 9, Cell.TICK: 9, Cell.BEAT: 9}, {Cell.ADDED: 1, Cell.TICK: 1, Cell.BEAT: 9}), 12.0
+    )
     assert liveness.states(12.0) == ["running", "stalled"]
     assert liveness.silent_s(12.0).tolist() == [0.0, 11.0]
 
 
-@pytest.mark.parametrize("fields", [{WAITING: 1}, {DONE: 1}, {}], ids=["waiting", "done", "loading models"])
+@pytest.mark.parametrize("fields", [{Cell.WAITING: 1}, {Cell.DONE: 1}, {}], ids=["waiting", "done", "loading models"])
 def test_a_rank_that_owes_no_batches_is_stalled_only_when_its_process_is_silent(fields: dict[int, int]) -> None:
     liveness = Liveness(1, 0.0, stalled_s=10.0)
-    liveness.observe(vectors({**fields, TICK: 1, BEAT: 1}), 0.0)
-    liveness.observe(vectors({**fields, TICK: 1, BEAT: 50}), 50.0)
+    liveness.observe(vectors({**fields, Cell.TICK: 1, Cell.BEAT: 1}), 0.0)
+    liveness.observe(vectors({**fields, Cell.TICK: 1, Cell.BEAT: 50}), 50.0)
     assert liveness.states(50.0) != ["stalled"]
     assert liveness.states(61.0) == ["stalled"]
 
@@ -100,25 +98,25 @@ def test_a_rank_that_owes_no_batches_is_stalled_only_when_its_process_is_silent(
 def test_a_rank_with_long_batches_is_given_five_of_them() -> None:
     liveness = Liveness(1, 0.0, stalled_s=10.0)
     for batch in range(1, 5):
-        liveness.observe(vectors({ADDED: batch, TICK: batch, BEAT: batch}), 30.0 * batch)
+        liveness.observe(vectors({Cell.ADDED: batch, Cell.TICK: batch, Cell.BEAT: batch}), 30.0 * batch)
     for beat, now in ((5, 200.0), (6, 260.0)):
-        liveness.observe(vectors({ADDED: 4, TICK: 4, BEAT: beat}), now)
+        liveness.observe(vectors({Cell.ADDED: 4, Cell.TICK: 4, Cell.BEAT: beat}), now)
         assert liveness.states(now) == ["running"]
-    liveness.observe(vectors({ADDED: 4, TICK: 4, BEAT: 7}), 275.0)
+    liveness.observe(vectors({Cell.ADDED: 4, Cell.TICK: 4, Cell.BEAT: 7}), 275.0)
     assert liveness.states(275.0) == ["stalled"]
 
 
 def test_an_older_vector_from_the_key_store_does_not_turn_a_rank_back() -> None:
     liveness = Liveness(1, 0.0, stalled_s=10.0)
-    liveness.observe(vectors({ADDED: 7, TICK: 7, BEAT: 7}), 7.0)
-    liveness.observe(vectors({ADDED: 5, TICK: 5, BEAT: 5}), 8.0)
-    assert liveness.matrix[0, ADDED] == 7
+    liveness.observe(vectors({Cell.ADDED: 7, Cell.TICK: 7, Cell.BEAT: 7}), 7.0)
+    liveness.observe(vectors({Cell.ADDED: 5, Cell.TICK: 5, Cell.BEAT: 5}), 8.0)
+    assert liveness.matrix[0, Cell.ADDED] == 7
     assert liveness.silent_s(8.0)[0] == 1.0
 
 
 def test_a_lost_rank_is_lost_whatever_it_said_last() -> None:
     liveness = Liveness(2, 0.0, stalled_s=10.0)
-    liveness.observe(vectors({BEAT: 1}, {BEAT: 1, DONE: 1}), 1.0)
+    liveness.observe(vectors({Cell.BEAT: 1}, {Cell.BEAT: 1, Cell.DONE: 1}), 1.0)
     assert liveness.states(2.0, lost=(1,)) == ["running", "lost"]
 
 
@@ -127,7 +125,13 @@ def test_a_snapshot_of_vectors_names_stage_and_counts() -> None:
     stage = STAGES.index("embed")
     liveness.observe(
         vectors(
-            {COUNTER_INDEX["batches"]: 7, FIRST_BASE + COUNTER_INDEX["batches"]: 3, STAGE: stage, MEMORY: 99, BEAT: 1}
+            {
+                COUNTER_INDEX["batches"]: 7,
+                FIRST_BASE + COUNTER_INDEX["batches"]: 3,
+                Cell.STAGE: stage,
+                Cell.MEMORY: 99,
+                Cell.BEAT: 1,
+            }
         ),
         1.0,
     )

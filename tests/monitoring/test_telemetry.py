@@ -17,7 +17,7 @@ def test_on_a_cpu_the_resident_memory_is_read_and_no_utilisation() -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), psutil.AccessDenied()])
-def test_what_cannot_be_read_keeps_its_last_reading_and_is_told_once(
+def test_what_cannot_be_read_keeps_its_last_reading_and_is_logged_once(
     error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     telemetry = Telemetry(torch.device("cpu"))

@@ -17,7 +17,7 @@ from torch.distributed import HashStore
 from tests.launched import PATIENCE_S, environment, wait_until
 from tests.snapshots import Stream, row, snapshot
 from vpdist.display.progress_file import Recorder
-from vpdist.display.terminal_bars import LEFT_BEHIND
+from vpdist.display.terminal_bars import CLEAR_BARS
 from vpdist.display.watch import watch
 from vpdist.distributed.runtime import KeyStore, Runtime
 from vpdist.environment import LaunchContext
@@ -91,16 +91,16 @@ def test_counters_of_unknown_name_are_refused(alone: Runtime) -> None:
 
 def test_a_failure_is_raised_at_the_next_call(alone: Runtime) -> None:
     progress = Progress(alone, "none", None, None)
-    progress._exchange.failure = PeerLost("rank 3 lost")
+    progress._exchange.failure = PeerLost("rank 3 was lost")
     for call in (
         progress.raise_if_failed,
         progress.close,
         lambda: progress.add(batches=1),
         lambda: progress.stage("embed"),
     ):
-        with pytest.raises(PeerLost, match="rank 3 lost"):
+        with pytest.raises(PeerLost, match="rank 3 was lost"):
             call()
-    progress.abort("rank 3 lost")
+    progress.abort("rank 3 was lost")
 
 
 def test_a_bug_on_the_exchanges_thread_is_no_good_end(
@@ -122,9 +122,9 @@ def test_a_bug_on_the_exchanges_thread_is_no_good_end(
 def test_the_lowest_survivor_clears_the_terminal_that_a_killed_rank_0_leaves_behind(alone: Runtime) -> None:
     stream = Stream(terminal=True)
     progress = Progress(replace(alone, context=LaunchContext(rank=1)), "bars", None, stream)
-    progress._exchange.failure = PeerLost("rank 0 lost", (0,))
-    progress.abort("rank 0 lost")
-    assert stream.getvalue() == LEFT_BEHIND
+    progress._exchange.failure = PeerLost("rank 0 was lost", (0,))
+    progress.abort("rank 0 was lost")
+    assert stream.getvalue() == CLEAR_BARS
 
 
 def test_an_abort_is_recorded_once_and_may_be_repeated(alone: Runtime, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_stream_that_is_closed_meanwhile_does_not_touch_the_run(
     assert recorded(tmp_path / "progress.jsonl")[-1].ended == ""
 
 
-def test_progress_that_cannot_be_recorded_is_told_once_and_the_run_goes_on(
+def test_progress_that_cannot_be_recorded_is_logged_once_and_the_run_goes_on(
     alone: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for path in (Path("/dev/full"), tmp_path / "absent" / "progress.jsonl"):
@@ -257,14 +257,14 @@ def test_a_process_that_forgets_to_close_ends_all_the_same(tmp_path: Path) -> No
     assert json.loads(path.read_text().splitlines()[-1])["ended"] == "the process ended"
 
 
-def test_a_launcher_that_is_gone_is_an_interruption(
+def test_a_launcher_that_has_ended_is_an_interruption(
     alone: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vpdist.environment.PARENT", -1)
-    here = replace(alone, context=LaunchContext(launched=True))
-    progress = Progress(here, "none", tmp_path / "progress.jsonl", None)
-    with pytest.raises(Interrupted, match="the launcher is gone") as interruption:
+    launched = replace(alone, context=LaunchContext(launched=True))
+    progress = Progress(launched, "none", tmp_path / "progress.jsonl", None)
+    with pytest.raises(Interrupted, match="the launcher has ended") as interruption:
         progress.close()
     assert interruption.value.exit_code == 143
     progress.abort(str(interruption.value))
-    assert recorded(tmp_path / "progress.jsonl")[-1].ended == "the launcher is gone"
+    assert recorded(tmp_path / "progress.jsonl")[-1].ended == "the launcher has ended"

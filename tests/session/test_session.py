@@ -1,4 +1,4 @@
-"""How a run ends that has a rank which cannot react: by the failure that there was, on every rank and in status.json."""
+"""A run with a rank that hangs ends with the failure of another rank, on every rank and in status.json."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from vpdist.session.session import Session
 from vpdist.session.signals import StopRequest
 from vpdist.storage.run_folder import RunFolder
 
-WORKER = Path(__file__).with_name("session_worker.py")
+WORKER = Path(__file__).parents[1] / "session_worker.py"
 RANKS = 3
 
 
@@ -58,9 +58,9 @@ def forced(folder: Path, rank: int) -> None:
 def test_a_rank_that_is_forced_out_leaves_the_failure_that_there_was(tmp_path: Path, stuck_rank: int) -> None:
     assert run(tmp_path, 1, "storage", stuck_rank) == [6] * RANKS
     forced(tmp_path, stuck_rank)
-    found = status(tmp_path)
-    assert (found["state"], found["exit_code"], found["failing_rank"]) == ("failed", 6, 1)
-    assert "no space left" in str(found["message"])
+    written = status(tmp_path)
+    assert (written["state"], written["exit_code"], written["failing_rank"]) == ("failed", 6, 1)
+    assert "no space left" in str(written["message"])
 
 
 @pytest.mark.parametrize("stuck_rank", [1, -1], ids=["and it is stuck", "and it computes"])
@@ -69,17 +69,17 @@ def test_a_rank_whose_exchange_has_a_bug_ends_the_run_and_is_named(tmp_path: Pat
     assert run(tmp_path, 1, "bug", stuck_rank) == [1] * RANKS
     if stuck_rank == 1:
         forced(tmp_path, 1)
-    found = status(tmp_path)
-    assert (found["state"], found["exit_code"], found["failing_rank"]) == ("failed", 1, 1)
-    assert "ZeroDivisionError: nothing is between zero readings" in str(found["message"])
+    written = status(tmp_path)
+    assert (written["state"], written["exit_code"], written["failing_rank"]) == ("failed", 1, 1)
+    assert "ZeroDivisionError: nothing is between zero readings" in str(written["message"])
     assert "in broken_read" in RunFolder(tmp_path).log(1).read_text()
 
 
 def opened(folder: Path, rank: int) -> tuple[OpenedSession, KeyStore]:
     store = HashStore()
     keys = KeyStore(store, lambda: store)
-    here = Runtime(context=LaunchContext(rank=rank, world_size=4), device=torch.device("cpu"), keys=keys)
-    control = Control(here, StopRequest(at_once=lambda stopped: stopped.exit_code))
+    runtime = Runtime(context=LaunchContext(rank=rank, world_size=4), device=torch.device("cpu"), keys=keys)
+    control = Control(runtime, StopRequest(on_second_signal=lambda stopped: stopped.exit_code))
     alone = Runtime(context=LaunchContext(), device=torch.device("cpu"), keys=keys)
     progress = Progress(alone, "none", None, None)
     progress.close()
@@ -91,12 +91,12 @@ def opened(folder: Path, rank: int) -> tuple[OpenedSession, KeyStore]:
 @pytest.mark.parametrize(
     ("rank", "lost", "writes"),
     [(3, (2,), False), (0, (2,), True), (3, (0, 1, 2), True)],
-    ids=["rank 0 is there", "rank 0 itself", "the last one left"],
+    ids=["rank 0 is alive", "rank 0 itself", "the last one left"],
 )
-def test_only_the_rank_that_speaks_for_the_run_writes_when_it_is_forced_out(
+def test_only_the_reporting_rank_writes_the_status_when_it_is_forced_out(
     tmp_path: Path, rank: int, lost: tuple[int, ...], writes: bool
 ) -> None:
-    loss = PeerLost("rank 2 lost", lost)
+    loss = PeerLost("rank 2 was lost", lost)
     hanging, keys = opened(tmp_path, rank)
     (tmp_path / "status.json").write_text("{}")
     assert hanging.forced_exit(loss, keys) == 143
@@ -105,5 +105,5 @@ def test_only_the_rank_that_speaks_for_the_run_writes_when_it_is_forced_out(
     publish_first_failure(keys, 2, 4, "no weights")
     publish_first_failure(keys, 1, 6, "no space left")
     assert hanging.forced_exit(loss, keys) == 4
-    found = status(tmp_path)
-    assert (found.get("exit_code"), found.get("failing_rank")) == ((4, 2) if writes else (None, None))
+    written = status(tmp_path)
+    assert (written.get("exit_code"), written.get("failing_rank")) == ((4, 2) if writes else (None, None))

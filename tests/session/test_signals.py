@@ -1,4 +1,4 @@
-"""Signals: a request to stop with the right code, a second one at once."""
+"""Signals: a request to stop with the right code; a second one stops immediately."""
 
 import os
 import signal
@@ -17,23 +17,23 @@ PROGRAM = """
     from vpdist.session import signals
     LONG, PAST = 3600.0, -1.0
 
-    def at_once(stopped):
+    def on_second_signal(stopped):
         print("restored", stopped, stopped.exit_code, flush=True)
-        signals.SECOND_AFTER_S = LONG
+        signals.SECOND_SIGNAL_AFTER_S = LONG
         os.kill(os.getpid(), signal.SIGTERM)
         if sys.argv[1:] == ["hangs"]:
-            signals.SECOND_AFTER_S = PAST
+            signals.SECOND_SIGNAL_AFTER_S = PAST
             os.kill(os.getpid(), signal.SIGTERM)
             threading.Event().wait()
         return 5
 
-    stop = signals.StopRequest(at_once)
-    signals.SECOND_AFTER_S = LONG
+    stop = signals.StopRequest(on_second_signal)
+    signals.SECOND_SIGNAL_AFTER_S = LONG
     with stop.installed():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         print("a launcher's echo does not count", flush=True)
-        signals.SECOND_AFTER_S = PAST
+        signals.SECOND_SIGNAL_AFTER_S = PAST
         os.kill(os.getpid(), signal.SIGINT)
         print("never reached", flush=True)
 """
@@ -46,7 +46,7 @@ PROGRAM = """
 )
 def test_a_signal_asks_to_stop_with_its_code(number: signal.Signals, code: int) -> None:
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-    stop = StopRequest(at_once=lambda stopped: stopped.exit_code)
+    stop = StopRequest(on_second_signal=lambda stopped: stopped.exit_code)
     with stop.installed():
         stop.raise_if_requested()
         os.kill(os.getpid(), number)
@@ -57,8 +57,11 @@ def test_a_signal_asks_to_stop_with_its_code(number: signal.Signals, code: int) 
 
 
 @pytest.mark.parametrize(("how", "code"), [([], 5), (["hangs"], 143)], ids=["", "a third does not wait"])
-def test_a_second_signal_stops_at_once_after_restoring_the_terminal(how: list[str], code: int) -> None:
+def test_a_second_signal_stops_immediately_after_restoring_the_terminal(how: list[str], code: int) -> None:
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), *how]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
-    assert ended.stdout.splitlines() == ["a launcher's echo does not count", "restored stopped at once by SIGINT 130"]
+    assert ended.stdout.splitlines() == [
+        "a launcher's echo does not count",
+        "restored stopped by a second signal, SIGINT 130",
+    ]
     assert ended.returncode == code

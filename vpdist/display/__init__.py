@@ -1,4 +1,4 @@
-"""What is shown: live bars, log lines, progress.jsonl, `vpdist watch`.
+"""What is displayed: live bars, log lines, progress.jsonl, `vpdist watch`.
 
-Enters: snapshots. Leaves: text on one stream. All displays draw the same rates, and none imports torch.
+Enters: snapshots. Leaves: text on one stream. All displays show the same rates, and none imports torch.
 """

@@ -1,7 +1,7 @@
-"""The bars of a run as lines of styled text that fit a terminal; nothing here writes.
+"""The bars of a run as lines of styled text that fit a terminal.
 
-A heading, a line of titles, a bar per rank and one for all. Columns are dropped where the terminal is narrow, ranks
-where it is short: the slowest stay, the others are summed up in a line.
+A heading, a line of column titles, a bar per rank and one for all ranks. A narrow terminal has fewer columns, a short
+one fewer ranks: the slowest, and a line that summarises the others.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from vpdist.display.rates import Line, Rates
+from vpdist.display.rates import COUNTED, Line, Rates
 from vpdist.monitoring.counters import Snapshot
 from vpdist.text import bytes_text, clock_text, count_text, span_text
 
 QUIET_S = 10.0
-"""Age of the newest snapshot from which bars say how old it is."""
+"""From this age of the newest snapshot on, the heading displays it."""
 STYLES = {"running": "cyan", "waiting": "bright_black", "done": "green", "stalled": "bold yellow", "lost": "bold red"}
 
 
 @dataclass(frozen=True, slots=True)
 class BarLetters:
-    """Full, half and empty cell of a bar."""
+    """Characters for a full, a half and an empty cell of a bar."""
 
     full: str = "\N{BOX DRAWINGS HEAVY HORIZONTAL}"
     half: str = "\N{BOX DRAWINGS HEAVY LEFT}"
@@ -30,7 +30,7 @@ class BarLetters:
 
     @classmethod
     def for_encoding(cls, encoding: str) -> BarLetters:
-        """Lines where `encoding` has them, else ASCII."""
+        """Line drawing characters if `encoding` has them, else ASCII."""
         letters = cls()
         try:
             f"{letters.full}{letters.half}{letters.rest}".encode(encoding)
@@ -45,22 +45,18 @@ class _Column:
     width: int
     text: Callable[[Line], str]
     rank: int
-    """Order in which columns are taken in while the terminal is wide enough."""
+    """Columns of lower rank are kept on narrower terminals."""
 
 
-def _rate(per_s: float) -> str:
-    return count_text(per_s) if per_s > 0 else ""
-
-
-def _count(number: int) -> str:
-    return count_text(number) if number else ""
+def _count(number: float) -> str:
+    return count_text(number) if number > 0 else ""
 
 
 PLANNED_COLUMNS = (
     _Column("done", 6, lambda line: "" if line.fraction is None else f"{100 * line.fraction:.1f}%", 0),
     _Column("tokens", 13, lambda line: f"{count_text(line.done)}/{count_text(line.planned)}", 6),
-    _Column("tok/s", 5, lambda line: _rate(line.tokens_per_s), 1),
-    _Column("frag/s", 6, lambda line: _rate(line.fragments_per_s), 2),
+    _Column("tok/s", 5, lambda line: _count(line.tokens_per_s), 1),
+    _Column("frag/s", 6, lambda line: _count(line.fragments_per_s), 2),
     _Column("memory", 8, lambda line: bytes_text(line.memory_bytes), 3),
     _Column("GPU", 4, lambda line: "" if line.utilisation < 0 else f"{line.utilisation}%", 4),
 )
@@ -68,7 +64,7 @@ COUNTING_COLUMNS = (
     _Column("records", 7, lambda line: _count(line.counts["records"]), 3),
     _Column("bases", 5, lambda line: _count(line.counts["bases"]), 4),
     _Column("fragments", 9, lambda line: _count(line.counts["fragments"]), 1),
-    _Column("frag/s", 6, lambda line: _rate(line.fragments_per_s), 2),
+    _Column("frag/s", 6, lambda line: _count(line.fragments_per_s), 2),
     _Column("memory", 8, lambda line: bytes_text(line.memory_bytes), 0),
     _Column("GPU", 4, lambda line: "" if line.utilisation < 0 else f"{line.utilisation}%", 5),
 )
@@ -76,10 +72,8 @@ STATUS_WIDTH = 14
 LEAST_BAR, MOST_BAR = 16, 80
 
 
-def lay_out_bars(
-    rates: Rates, snapshot: Snapshot, width: int, height: int, now: float, letters: BarLetters
-) -> list[Text]:
-    """At most `height` lines of at most `width` cells, as of `now` (Unix seconds); `snapshot` is the newest one."""
+def bar_lines(rates: Rates, snapshot: Snapshot, width: int, height: int, now: float, letters: BarLetters) -> list[Text]:
+    """At most `height` lines of at most `width` cells at time `now` (Unix seconds); `snapshot` is the newest one."""
     lines, total = rates.lines, rates.total
     age_s = max(0.0, now - snapshot.time)
     label_width = max(len(lines[-1].label), len(total.label))
@@ -106,11 +100,7 @@ def _heading(total: Line, snapshot: Snapshot, width: int, age_s: float) -> Text:
     facts = []
     if total.planned and total.counts["tokens"]:
         facts.append(f"{count_text(total.done)} of {count_text(total.planned)} tokens")
-    facts += [
-        f"{count_text(total.counts[name])} {name}"
-        for name in ("records", "bases", "fragments", "units", "failures")
-        if total.counts[name]
-    ]
+    facts += [f"{count_text(total.counts[name])} {name}" for name in COUNTED if total.counts[name]]
     if age_s > QUIET_S:
         facts = [f"no report for {span_text(age_s)}", *facts]
     right = clock_text(snapshot.elapsed + (age_s if snapshot.ended is None else 0))
@@ -129,11 +119,11 @@ def _bar(line: Line, width: int, now: float, letters: BarLetters) -> Text:
         if line.state != "running":
             return Text(letters.rest * width, style="bright_black")
         length = max(2, width // 5)
-        way = width - length
-        start = abs(int(now * 10) % (2 * way) - way)  # to and fro
+        space = width - length
+        start = abs(int(now * 10) % (2 * space) - space)  # it moves right and left
         bar = Text(letters.rest * start, style="bright_black")
         bar.append(letters.full * length, style=style)
-        return bar.append(letters.rest * (way - start), style="bright_black")
+        return bar.append(letters.rest * (space - start), style="bright_black")
     halves = int(2 * width * line.fraction)
     bar = Text(letters.full * (halves // 2) + (letters.half if halves % 2 else ""), style=style)
     return bar.append(letters.rest * (width - bar.cell_len), style="bright_black")
@@ -143,9 +133,9 @@ def _status(line: Line, rates: Rates, age_s: float) -> str:
     total = rates.total
     if line is total:
         states = [line.state for line in rates.lines]
-        trouble = [f"{states.count(state)} {state}" for state in ("lost", "stalled") if state in states]
-        if trouble:
-            return trouble[0]
+        for state in ("lost", "stalled"):
+            if state in states:
+                return f"{states.count(state)} {state}"
     elif line.state == "stalled":
         return f"stalled {span_text(line.silent_s + age_s)}"
     if line.state != "running":
@@ -158,7 +148,7 @@ def _status(line: Line, rates: Rates, age_s: float) -> str:
 
 
 def _fitting(columns: tuple[_Column, ...], lines: list[Line], width: int) -> list[_Column]:
-    """The columns that leave the bar its least width, in drawing order; not those that hold nothing in this stage."""
+    """The columns that leave the bar its least width, in display order, without those that are empty in this stage."""
     room = width - 1 - LEAST_BAR - 2 - STATUS_WIDTH
     fitting = []
     for column in sorted(columns, key=lambda column: column.rank):
@@ -178,7 +168,7 @@ def _titles(columns: list[_Column], indent: int) -> Text:
 
 
 def _slowest_first(lines: list[Line], room: int) -> tuple[list[Line], list[Line]]:
-    """Ranks to show and ranks to sum up, where `room` lines (the summary's too) are all there is."""
+    """Ranks to display and ranks to summarise in `room` lines, one of them for the summary."""
     if len(lines) <= room:
         return lines, []
     order = {"lost": 0, "stalled": 1, "running": 2, "waiting": 3, "done": 4}
@@ -186,16 +176,13 @@ def _slowest_first(lines: list[Line], room: int) -> tuple[list[Line], list[Line]
         range(len(lines)),
         key=lambda rank: (order[lines[rank].state], lines[rank].fraction or 0.0, lines[rank].tokens_per_s),
     )
-    shown = set(slowest[: max(0, room - 1)])
-    return (
-        [line for rank, line in enumerate(lines) if rank in shown],
-        [line for rank, line in enumerate(lines) if rank not in shown],
-    )
+    shown, rest = sorted(slowest[: max(0, room - 1)]), sorted(slowest[max(0, room - 1) :])
+    return [lines[rank] for rank in shown], [lines[rank] for rank in rest]
 
 
 def _summary(rest: list[Line], width: int) -> str:
     states = [line.state for line in rest]
-    told = f"and {len(rest)} more: {', '.join(f'{states.count(state)} {state}' for state in STYLES if state in states)}"
+    text = f"and {len(rest)} more: {', '.join(f'{states.count(state)} {state}' for state in STYLES if state in states)}"
     fractions = [line.fraction for line in rest if line.fraction is not None]
     share = f", {100 * min(fractions):.1f} to {100 * max(fractions):.1f}% done" if fractions else ""
-    return told + share if len(told + share) <= width else told
+    return text + share if len(text + share) <= width else text

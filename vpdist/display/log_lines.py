@@ -9,48 +9,49 @@ from vpdist.display.rates import Line, Rates
 from vpdist.monitoring.counters import Snapshot
 from vpdist.text import printable
 
+ALARMING = ("stalled", "lost")
+
+
+def write_text(stream: TextIO, text: str) -> None:
+    """Write and flush; characters that the stream's encoding lacks are escaped."""
+    encoding = stream.encoding or "ascii"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
+
 
 class LogLines:
-    """One line per rank and interval, and one for all: key=value, no control characters."""
+    """The display as log lines."""
 
     period_s = 5.0
 
     def __init__(self, stream: TextIO, interval_s: float = 10.0, first_s: float = 1.0) -> None:
         """The first lines come `first_s` seconds after the run's start, then every `interval_s`, and at the end."""
         self._stream = stream
-        self._encoding = stream.encoding or "ascii"
         self._interval_s, self._next_s = interval_s, first_s
         self._rates = Rates()
-        self._told_states: dict[str, str] = {}
+        self._last_states: dict[str, str] = {}
 
     def show(self, snapshot: Snapshot) -> None:
         self._rates.observe(snapshot)
-        everyone = [*self._rates.lines, self._rates.total]
+        lines = [
+            line  # a rank that gets stalled or lost, or runs again, is logged immediately
+            for line in self._rates.lines
+            if (line.state in ALARMING) != (self._last_states.get(line.label, line.state) in ALARMING)
+        ]
         if snapshot.elapsed >= self._next_s or snapshot.ended is not None:
             self._next_s = snapshot.elapsed + self._interval_s
-            lines = everyone
-        else:  # trouble, and its end, is told at once
-            alarming = ("stalled", "lost")
-            lines = [
-                line
-                for line in self._rates.lines
-                if (line.state in alarming) != (self._told_states.get(line.label, line.state) in alarming)
-            ]
-        self._told_states = {line.label: line.state for line in self._rates.lines}
+            lines = [*self._rates.lines, self._rates.total]
+        self._last_states = {line.label: line.state for line in self._rates.lines}
         if lines:
-            self._write("".join(self._text(line, snapshot) for line in lines))
+            write_text(self._stream, "".join(self._text(line, snapshot) for line in lines))
 
     def tick(self, now: float) -> None:
-        """Lines come with snapshots only."""
+        """Nothing to do: lines are written for snapshots only."""
 
     def message(self, text: str) -> None:
-        self._write(f"{datetime.now().isoformat(timespec='seconds')} {printable(text)}\n")
+        write_text(self._stream, f"{datetime.now().isoformat(timespec='seconds')} {printable(text)}\n")
 
     def close(self) -> None:
-        self._stream.flush()
-
-    def _write(self, text: str) -> None:
-        self._stream.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding))
         self._stream.flush()
 
     def _text(self, line: Line, snapshot: Snapshot) -> str:
@@ -72,6 +73,6 @@ class LogLines:
         facts["memory_mib"] = line.memory_bytes >> 20
         if line.utilisation >= 0:
             facts["utilisation_percent"] = line.utilisation
-        if line.state in ("stalled", "lost"):
+        if line.state in ALARMING:
             facts["silent_s"] = f"{line.silent_s:.0f}"
         return f"{stamp} progress {' '.join(f'{name}={value}' for name, value in facts.items())}\n"

@@ -1,7 +1,6 @@
-"""From snapshots to the figures that people read: share done, rates, time left, per rank and for all.
+"""From snapshots to what displays show: fraction done, rates, time left, per rank and for all ranks.
 
-Rates are smoothed over the last half minute (over the last two reports where those lie further apart). Every display
-and `vpdist watch` draw these same rates.
+Rates are smoothed over the last half minute, or over the last two reports if these are further apart.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ from vpdist.monitoring.counters import STAGES, RankRow, Snapshot
 
 WINDOW_S = 30.0
 MEASURED = ("tokens", "fragments", "units")
+COUNTED = ("records", "bases", "fragments", "units", "failures")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """What a display shows of one rank, or of all."""
+    """What a display shows of one rank, or of all ranks."""
 
     label: str
     state: str
@@ -25,55 +25,48 @@ class Line:
     silent_s: float = 0.0
     done: int = 0
     planned: int = 0
-    """Tokens, or units where only those are planned; 0 where nothing is."""
+    """Tokens, or units if only those are planned; 0 if nothing is."""
     tokens_per_s: float = 0.0
     fragments_per_s: float = 0.0
     done_per_s: float = 0.0
-    """Pace of `done`."""
+    """Rate of `done`."""
     left_s: float | None = None
     memory_bytes: int = 0
     utilisation: int = -1
     counts: dict[str, int] = field(default_factory=dict)
-    """Counters since the stage began, and `tokens` of both encoders."""
+    """Counters since the stage began, and `tokens` of all encoders."""
 
     @property
     def fraction(self) -> float | None:
-        """Share done, 0 to 1; None where that is not known."""
+        """Fraction done, 0 to 1; None if unknown."""
         if self.planned > 0:
             return min(1.0, self.done / self.planned)
         return 1.0 if self.state == "done" else None
 
 
-COUNTED = ("records", "bases", "fragments", "units", "failures")
-
-
-def _measures(row: RankRow) -> tuple[int, ...]:
-    return (row.tokens, row.in_stage("fragments"), row.in_stage("units"))
-
-
 class Rates:
-    """The figures of a run, as of the newest snapshot it was given."""
+    """The lines to show for the newest snapshot that was given."""
 
     def __init__(self) -> None:
         self._samples: dict[int, deque[tuple[float, tuple[int, ...]]]] = {}
         self._stage_of: dict[int, str] = {}
         self._stage = ""
-        self._goals: dict[int, tuple[int, int]] = {}
+        self._planned_of: dict[int, tuple[int, int]] = {}
         self.lines: list[Line] = []
         """One per rank."""
         self.total = Line(label="all", state="running", stage=STAGES[0])
 
     def observe(self, snapshot: Snapshot) -> None:
-        """Take in a newer snapshot."""
+        """Update from a newer snapshot."""
         if snapshot.stage != self._stage:
-            self._stage, self._goals = snapshot.stage, {}
+            self._stage, self._planned_of = snapshot.stage, {}
         for row in snapshot.rows:
             self._sample(row, snapshot.elapsed)
         self.lines = [self._line(row, snapshot.elapsed) for row in snapshot.rows]
         self.total = self._sum(snapshot)
 
     def _sample(self, row: RankRow, elapsed: float) -> None:
-        measures = _measures(row)
+        measures = (row.tokens, row.in_stage("fragments"), row.in_stage("units"))
         if self._stage_of.get(row.rank) != row.stage:
             self._stage_of[row.rank] = row.stage
             self._samples[row.rank] = deque([(elapsed, measures)])
@@ -92,12 +85,12 @@ class Rates:
     def _line(self, row: RankRow, elapsed: float) -> Line:
         rates = self._rates(row.rank, elapsed)
         if row.planned_tokens:
-            done, planned, pace = row.tokens, row.planned_tokens, rates["tokens"]
+            done, planned, rate = row.tokens, row.planned_tokens, rates["tokens"]
         else:
-            done, planned, pace = row.in_stage("units"), row.planned_units, rates["units"]
+            done, planned, rate = row.in_stage("units"), row.planned_units, rates["units"]
         if row.stage == self._stage:
-            self._goals[row.rank] = (done, planned)
-        resting = row.state != "running"
+            self._planned_of[row.rank] = (done, planned)
+        inactive = row.state != "running"
         return Line(
             label=f"rank {row.rank}",
             state=row.state,
@@ -105,10 +98,10 @@ class Rates:
             silent_s=row.silent_s,
             done=done,
             planned=planned,
-            tokens_per_s=0.0 if resting else rates["tokens"],
-            fragments_per_s=0.0 if resting else rates["fragments"],
-            done_per_s=0.0 if resting else pace,
-            left_s=None if resting or pace <= 0 or not planned else max(0, planned - done) / pace,
+            tokens_per_s=0.0 if inactive else rates["tokens"],
+            fragments_per_s=0.0 if inactive else rates["fragments"],
+            done_per_s=0.0 if inactive else rate,
+            left_s=None if inactive or rate <= 0 or not planned else max(0, planned - done) / rate,
             memory_bytes=row.memory_bytes,
             utilisation=row.utilisation,
             counts={"tokens": row.tokens, **{name: row.in_stage(name) for name in COUNTED}},
@@ -116,12 +109,13 @@ class Rates:
 
     def _sum(self, snapshot: Snapshot) -> Line:
         done = planned = 0
-        for row in snapshot.rows:  # a rank that has gone on to a later stage has done its share of this one
-            its_done, its_planned = self._goals.get(row.rank, (0, 0))
-            past = row.stage != self._stage
-            done, planned = done + (its_planned if past and not row.shared else its_done), planned + its_planned
+        for row in snapshot.rows:  # a rank in a later stage has done its share of this one
+            rank_done, rank_planned = self._planned_of.get(row.rank, (0, 0))
+            is_later = row.stage != self._stage
+            done += rank_planned if is_later and not row.shared else rank_done
+            planned += rank_planned
         states = {row.state for row in snapshot.rows}
-        at_work = [line for line in self.lines if line.state in ("running", "stalled") and line.stage == self._stage]
+        active = [line for line in self.lines if line.state in ("running", "stalled") and line.stage == self._stage]
         readings = [line.utilisation for line in self.lines if line.utilisation >= 0]
         tokens_per_s = sum(line.tokens_per_s for line in self.lines)
         return Line(
@@ -133,17 +127,17 @@ class Rates:
             planned=planned,
             tokens_per_s=tokens_per_s,
             fragments_per_s=sum(line.fragments_per_s for line in self.lines),
-            left_s=self._left_s(at_work, done, planned, any(row.shared for row in snapshot.rows)),
+            left_s=self._left_s(active, done, planned, any(row.shared for row in snapshot.rows)),
             memory_bytes=sum(line.memory_bytes for line in self.lines),
             utilisation=round(sum(readings) / len(readings)) if readings else -1,
             counts={name: sum(line.counts[name] for line in self.lines) for name in ("tokens", *COUNTED)},
         )
 
-    def _left_s(self, at_work: list[Line], done: int, planned: int, shared: bool) -> float | None:
-        """Until the last rank is through its share; or, where ranks draw from a pool, until the pool is empty."""
+    def _left_s(self, active: list[Line], done: int, planned: int, shared: bool) -> float | None:
+        """Seconds until the slowest rank has done its share, or all together the rest if units are shared."""
         if not shared:
-            left = [line.left_s for line in at_work if line.planned]
+            left = [line.left_s for line in active if line.planned]
             known = [seconds for seconds in left if seconds is not None]
             return max(known) if known and len(known) == len(left) else None
-        paces = [line.done_per_s for line in at_work]
-        return max(0, planned - done) / sum(paces) if sum(paces) > 0 else None
+        per_s = sum(line.done_per_s for line in active)
+        return max(0, planned - done) / per_s if per_s > 0 else None

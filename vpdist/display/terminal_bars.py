@@ -1,8 +1,8 @@
-"""Snapshots drawn for people: live bars on a terminal, or one key=value line per rank and interval elsewhere.
+"""Live bars on a terminal.
 
-Both write to one text stream and are used by one thread. Bars never wrap and never scroll: columns are dropped on
-narrow terminals, ranks on short ones (the slowest stay). Closing erases them and leaves the terminal as it was. Log
-lines hold no control characters. OSError and ValueError (a closed stream) are the caller's to handle.
+Bars never wrap and never scroll. Closing erases them and restores the terminal. They are pinned by the terminal's own
+scrolling region, since `rich.Live` moves the cursor up over its last frame, and both break when the launcher's agent
+writes a line meanwhile.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from vpdist.display.bar_layout import BarLetters, lay_out_bars
+from vpdist.display.bar_layout import BarLetters, bar_lines
+from vpdist.display.log_lines import write_text
 from vpdist.display.rates import Rates
 from vpdist.monitoring.counters import Snapshot
 from vpdist.text import printable
 
 SAVE, RESTORE = "\x1b7", "\x1b8"
-"""Cursor position and style. What follows are VT100's codes (DECSC, DECRC, IND, DECSTBM, ED, DECTCEM)."""
+"""Cursor position and style. These and the following are VT100's codes DECSC, DECRC, IND, DECSTBM, ED, DECTCEM."""
 INDEX = "\x1bD"
 """Down one line, scrolling at the region's end; keeps the column, which a line feed may not."""
 RELEASE = f"{SAVE}\x1b[r{RESTORE}"
-"""Let the whole terminal scroll again. The cursor is above the bars, so erasing below it removes them."""
+"""The whole terminal scrolls again. The cursor is above the bars, so erasing below it removes them."""
 ERASE_BELOW = "\x1b[J"
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
-LEFT_BEHIND = RELEASE + ERASE_BELOW + SHOW_CURSOR
-"""Clears a terminal whose bars were left standing by a process that was killed."""
+CLEAR_BARS = RELEASE + ERASE_BELOW + SHOW_CURSOR
 LINES_ABOVE = 2
-"""Lines that bars leave to everything else, at least."""
+"""Least number of lines that bars leave free."""
 LEAST_COLUMNS, LEAST_LINES = 20, 6
 CLOCK_S = 1.5
-"""Snapshots come about once a second and move the clock; where they do not, it is moved after this time."""
+"""Snapshots arrive about once a second and advance the clock; without them it advances in these steps."""
 WHOLE_FRAME_S = 15.0
-"""Between frames only lines that changed are sent; after this time all, should something have erased them."""
+"""A frame has only the lines that changed; after this time all of them, in case something has erased them."""
 
 
 def terminal_size(stream: TextIO) -> tuple[int, int]:
-    """(columns, lines) of the terminal behind `stream`, whatever the standard streams are; 80 x 24 where unknown."""
+    """(columns, lines) of the terminal of `stream`; 80 x 24 if unknown."""
     try:
         columns, lines = os.get_terminal_size(stream.fileno())
     except (OSError, ValueError):
@@ -51,39 +51,40 @@ def terminal_size(stream: TextIO) -> tuple[int, int]:
 class Bars:
     """One bar per rank and one for all, pinned to the terminal's last lines.
 
-    Those lines are kept out of the terminal's scrolling region, so whatever else is written (a launcher's lines, keys
-    that are echoed) scrolls above them, and breaks none. A frame leaves the cursor where it found it.
+    Those lines are outside the terminal's scrolling region, so whatever else is written (a launcher's lines, echoed
+    keys) scrolls above them. A frame restores the cursor's position.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._encoding = stream.encoding or "ascii"
-        self._letters = BarLetters.for_encoding(self._encoding)
+        self._letters = BarLetters.for_encoding(stream.encoding or "ascii")
         self._rates = Rates()
         self._snapshot: Snapshot | None = None
         self._messages: list[str] = []
         self._size = (0, 0)
         self._drawn: list[Text] = []
         self._shown = 0
-        self._looks: tuple[object, ...] = ()
+        self._drawn_for: tuple[object, ...] = ()
         self._whole_frame_at = 0.0
         self._buffer = io.StringIO()
         self._console = Console(file=self._buffer, width=1000, force_terminal=True, highlight=False)
 
     @property
     def period_s(self) -> float:
-        """Bars that swing want more frames than those that only grow with a snapshot."""
-        return 0.2 if self._swings() else 0.5
+        """Bars that move on their own need more frames than those that change with a snapshot."""
+        return 0.2 if self._has_moving_bars() else 0.5
 
-    def _swings(self) -> bool:
+    def _has_moving_bars(self) -> bool:
         return any(line.fraction is None and line.state == "running" for line in self._rates.lines)
 
     def show(self, snapshot: Snapshot) -> None:
+        """Take a newer snapshot."""
         self._snapshot = snapshot
         self._shown += 1
         self._rates.observe(snapshot)
 
     def tick(self, now: float) -> None:
+        """Draw what has changed by `now` (Unix seconds); to be called every `period_s` seconds."""
         if self._snapshot is None:
             return
         columns, height = size = terminal_size(self._stream)
@@ -91,17 +92,17 @@ class Bars:
             return
         whole = now - self._whole_frame_at >= WHOLE_FRAME_S
         age_s = max(0.0, now - self._snapshot.time)
-        looks = (size, self._shown, now if self._swings() else int(age_s / CLOCK_S))
-        if looks == self._looks and not (whole or self._messages):
+        drawn_for = (size, self._shown, now if self._has_moving_bars() else int(age_s / CLOCK_S))
+        if drawn_for == self._drawn_for and not (whole or self._messages):
             return
         if not self._writable(0.0):
-            return  # the terminal is held (Ctrl-S): frames are left out, nothing waits
-        self._looks = looks
+            return  # the terminal is stopped (Ctrl-S): frames are skipped
+        self._drawn_for = drawn_for
         start = ""
         if size != self._size and self._drawn:
             start, self._drawn = RELEASE + ERASE_BELOW, []
         self._size = size
-        lines = lay_out_bars(self._rates, self._snapshot, columns - 1, height - LINES_ABOVE, now, self._letters)
+        lines = bar_lines(self._rates, self._snapshot, columns - 1, height - LINES_ABOVE, now, self._letters)
         start += self._reserve(len(lines), height) + self._take_messages()
         if whole or len(lines) != len(self._drawn):
             self._whole_frame_at, self._drawn = now, [Text()] * len(lines)
@@ -111,19 +112,21 @@ class Bars:
             if line != self._drawn[index]
         ]
         self._drawn = lines
-        self._send(f"{start}{SAVE}{HIDE_CURSOR}{''.join(changed)}{RESTORE}{SHOW_CURSOR}")
+        write_text(self._stream, f"{start}{SAVE}{HIDE_CURSOR}{''.join(changed)}{RESTORE}{SHOW_CURSOR}")
 
     def message(self, text: str) -> None:
+        """Write a line for the user above the bars."""
         self._messages.append(printable(text))
 
     def close(self) -> None:
+        """Remove the bars."""
         if self._writable(1.0):
-            end = LEFT_BEHIND if self._drawn else ""
+            end = CLEAR_BARS if self._drawn else ""
             self._drawn = []
-            self._send(self._take_messages() + end)
+            write_text(self._stream, self._take_messages() + end)
 
     def _reserve(self, lines: int, height: int) -> str:
-        """Keep so many of the last lines out of the scrolling region, the cursor staying above them."""
+        """Take this many of the last lines out of the scrolling region, with the cursor above them."""
         more = lines - len(self._drawn)
         if more == 0:
             return ""
@@ -140,10 +143,6 @@ class Bars:
 
     def _writable(self, timeout_s: float) -> bool:
         return bool(select.select([], [self._stream.fileno()], [], timeout_s)[1])
-
-    def _send(self, text: str) -> None:
-        self._stream.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding))
-        self._stream.flush()
 
     def _render(self, line: Text) -> str:
         """The line with the terminal's colours."""

@@ -1,6 +1,6 @@
-"""`vpdist watch`: the bars of a run, drawn in any terminal from the run folder's progress.jsonl.
+"""`vpdist watch`: the bars of a run in any terminal, from the run folder's progress.jsonl.
 
-Only files are read, and torch is not imported, so it starts at once, on any machine that sees the run folder.
+It only reads that file and does not import torch, so it starts fast, on any machine that has access to the run folder.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from vpdist.storage.atomic_files import open_regular
 from vpdist.text import clock_text
 
 LONGEST_LINE = 1 << 24
-"""Bytes of a snapshot at most: thousands of ranks. Of a longer file the end is read."""
+"""Bytes of a snapshot at most (thousands of ranks), and of the file's end that are read."""
 
 
 def watch(run_folder: Path, stream: TextIO, follow: bool = True) -> None:
-    """Draw the run in `run_folder` from its progress.jsonl until it ends: bars on a terminal, else log lines.
+    """Show the run in `run_folder` until it ends: bars on a terminal, else log lines.
 
-    Without `follow`, its newest snapshot as log lines, once. Raises StorageError where there is nothing to read.
+    Without `follow`, show its newest snapshot as log lines, once. Raises StorageError if there is no progress.jsonl.
     """
     path = run_folder / "progress.jsonl"
     try:
         file = open_regular(path)
     except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}: no run to watch") from error
+        raise StorageError(f"{path} cannot be read, there is no run to watch: {error.strerror}") from error
     display = (choose_display("auto", stream) if follow else None) or LogLines(stream, first_s=0.0)
     with file:
         try:
@@ -48,14 +48,14 @@ def watch(run_folder: Path, stream: TextIO, follow: bool = True) -> None:
 
 
 def _ending(snapshot: Snapshot) -> str:
-    how = f"ended: {snapshot.ended}" if snapshot.ended else "done"
+    outcome = f"ended: {snapshot.ended}" if snapshot.ended else "done"
     totals = snapshot.totals
     counts = [f"{totals[name]} {name}" for name in ("records", "fragments", "units", "failures") if totals[name]]
-    return f"{', '.join([how, *counts])}, after {clock_text(snapshot.elapsed)}"
+    return f"{', '.join([outcome, *counts])}, after {clock_text(snapshot.elapsed)}"
 
 
 def _snapshots(file: IO[bytes], follow: bool) -> Iterator[Snapshot | None]:
-    """The newest snapshot first, then those that come, None while nothing does, until the run ends."""
+    """The newest snapshot, then further ones, None while there is none, until the run ends."""
     newest, part = None, b""
     file.seek(max(0, os.fstat(file.fileno()).st_size - LONGEST_LINE))
     while True:
@@ -64,7 +64,7 @@ def _snapshots(file: IO[bytes], follow: bool) -> Iterator[Snapshot | None]:
             try:
                 newest = Snapshot.from_json(line.decode())
                 break
-            except ValueError:  # cut short when an earlier run was killed
+            except ValueError:  # incomplete, because an earlier run was killed
                 continue
         yield newest if lines else None
         if not follow or (newest is not None and newest.ended is not None):

@@ -1,4 +1,4 @@
-"""Ranks find each other: the built-in launch, the process group, the key store, who was lost.
+"""Ranks find each other: the built-in launch, the process group, the key store, lost ranks.
 
-Enters: what a launcher set. Leaves: a `Runtime` with rank, world size, device and keys.
+Enters: the launcher's variables. Leaves: a `Runtime` with rank, world size, device and keys.
 """

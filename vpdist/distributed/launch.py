@@ -1,7 +1,7 @@
-"""Without a launcher: one rank per visible GPU through torch's own elastic launch API.
+"""The built-in launch: one rank per visible GPU through torch's own elastic launch API.
 
-Nothing listens but on loopback: the ranks' store is bound to it (rendezvous), and their gloo connections follow the
-store (runtime).
+It listens on loopback only: the key store is bound to it (loopback_rendezvous.py), and so are gloo's connections
+(runtime.py).
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vpdist import environment
-from vpdist.errors import EXIT_BUG, UsageError
+from vpdist.config import within
+from vpdist.errors import EXIT_BUG
 from vpdist.storage.atomic_files import read_json, storage_error
 
 
 def ranks_to_start(nproc: int | None, device: str) -> int:
-    """How many ranks a plain command starts: `nproc`, else one per visible GPU, else one. 1 means this process.
+    """Number of ranks a command starts: `nproc`, else one per visible GPU, else one. 1 means this process.
 
-    Under a launcher always 1: the launcher has started the others. Raises UsageError for nproc < 1.
+    Under a launcher always 1. Raises UsageError for nproc < 1.
     """
-    if nproc is not None and nproc < 1:
-        raise UsageError(f"--nproc {nproc}: must be at least 1")
+    within("nproc", nproc, least=1)
     if environment.launch_context().launched:
         return 1
     if nproc is not None:
         return nproc
     if device == "cpu":
         return 1
-    import torch  # not before it is known to be needed
+    import torch  # takes seconds, so only if needed
 
     return max(1, torch.cuda.device_count())
 
@@ -38,8 +38,7 @@ def ranks_to_start(nproc: int | None, device: str) -> int:
 def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
     """Run `vpdist` with `arguments` on `nproc` ranks and return the run's exit code.
 
-    The launcher itself knows only that a worker failed; the true code is in `status` (RUN/status.json), which rank 0
-    writes.
+    torch reports only that a worker failed; the run's exit code is in `status` (RUN/status.json).
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -49,7 +48,7 @@ def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
     from vpdist.distributed.loopback_rendezvous import LOOPBACK, LoopbackRendezvous
 
     rendezvous_handler_registry.register(LOOPBACK, LoopbackRendezvous)
-    before = _modified(status)
+    modified = _modified(status)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -65,17 +64,17 @@ def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
     except SignalException as error:
         return 128 + (signal.SIGINT if error.sigval == signal.SIGINT else signal.SIGTERM)
     except ChildFailedError as error:
-        if _modified(status) != before:
+        if _modified(status) != modified:
             code = (read_json(status) or {}).get("exit_code")
             if isinstance(code, int) and code != 0:
                 return code
-        code = error.get_first_failure()[1].exitcode  # the others were told to end
+        code = error.get_first_failure()[1].exitcode  # the others were terminated
         return code if code > 0 else 128 - code if code < 0 else EXIT_BUG
     return 0
 
 
 def _modified(path: Path) -> int:
-    """When a file was written (ns), 0 where there is none. Raises StorageError."""
+    """Modification time of a file (ns), 0 if there is none. Raises StorageError."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:

@@ -1,6 +1,6 @@
 """The rendezvous of the built-in launch: one agent, one key store, on loopback only.
 
-torch's own rendezvous binds its store to all interfaces, and the store asks nobody for a password.
+torch's own rendezvous binds its store, which needs no password, to all interfaces.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch.distributed.elastic.rendezvous import (
 )
 
 LOOPBACK = "loopback"
-"""Name of this kind of rendezvous in torch's registry, and no address."""
+"""Name of this rendezvous in torch's registry."""
 ADDRESS = "127.0.0.1"
 BACKLOG = 1024
-"""Connections that may wait: each rank opens a few, all at once."""
+"""Connections that may wait to be accepted: all ranks open a few at the same time."""
 
 
 class LoopbackRendezvous(RendezvousHandler):
-    """Where one agent and its ranks meet. The store lives as long as this object, so across restarts of the ranks."""
+    """The rendezvous of one agent and its ranks. The store lives as long as this object, so across restarts."""
 
     def __init__(self, parameters: RendezvousParameters) -> None:
         self._run_id = parameters.run_id
@@ -45,7 +45,7 @@ class LoopbackRendezvous(RendezvousHandler):
 
     @property
     def use_agent_store(self) -> bool:
-        """Ranks use this store, too."""
+        """Whether ranks use this store, too."""
         return True
 
     def next_rendezvous(self) -> RendezvousInfo:
@@ -56,7 +56,7 @@ class LoopbackRendezvous(RendezvousHandler):
         return False
 
     def set_closed(self) -> None:
-        """Nobody else could join."""
+        """Nothing to do: no other agent can join."""
 
     def num_nodes_waiting(self) -> int:
         return 0

@@ -1,8 +1,8 @@
-"""One process's place among its peers: process group, key store, device, threads.
+"""What a rank has in common with the others: process group and key store; and its device.
 
-gloo is initialised first and adopted by accelerate's PartialState; vpdist needs no NCCL. The key store carries small
-texts and atomic counters between ranks; nothing is pickled. Ranks find each other under a prefix with the attempt's id,
-because workers share their agent's store and would otherwise read dead peers' addresses.
+gloo is initialised first and adopted by accelerate's PartialState, which by itself raises on several consumer GPUs with
+older drivers; vpdist needs no NCCL. The key store holds small texts and atomic counters; nothing is pickled. Keys begin
+with the attempt's id, because workers share their agent's store and would else read addresses of ended processes.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from accelerate import PartialState
 from torch.distributed import HashStore, PrefixStore, Store, TCPStore
 
 from vpdist.distributed.attempt import Attempt, agree
-from vpdist.environment import LAUNCHER_GONE, LaunchContext, keep_connections_on_loopback
+from vpdist.environment import LAUNCHER_ENDED, LaunchContext, keep_connections_on_loopback
 from vpdist.errors import Interrupted, PeerLost, UsageError
 
 T = TypeVar("T")
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 CONNECT_TIMEOUT = timedelta(seconds=2)
-"""Between two tries to reach the store this process looks whether it should end."""
+"""Between two tries to connect to the store, this process checks whether it must end."""
 
 
 class KeyStore:
-    """Small texts and counters that every rank can read and set. Not for use by two threads at once: `clone` it.
+    """Small texts and counters that every rank can read and set. Not thread-safe: `clone` it for another thread.
 
-    Every method raises PeerLost when the process that hosts the store is gone.
+    Every method raises PeerLost if the process that hosts the store has ended.
     """
 
     def __init__(self, store: Store, connect: Callable[[], Store]) -> None:
         self._store, self._connect = store, connect
 
     def clone(self) -> KeyStore:
-        """A connection of its own to the same keys, for another thread."""
+        """Another connection to the same keys."""
         return KeyStore(self._call(self._connect), self._connect)
 
     def set(self, key: str, text: str) -> None:
         self._call(lambda: self._store.set(key, text))
 
     def get(self, key: str) -> bytes | None:
-        """The value of `key`, or None where nobody has set it. Never waits."""
+        """The value of `key`, or None if it is not set. Never waits."""
         return self._call(lambda: self._store.get(key) if self._store.check([key]) else None)
 
     def add(self, key: str, amount: int = 1) -> int:
@@ -58,18 +58,20 @@ class KeyStore:
         try:
             return action()
         except dist.DistError as error:
-            raise PeerLost(f"the rendezvous store is gone (its agent or rank 0 ended): {error}") from error
+            raise PeerLost(
+                f"the key store does not answer (the launcher's agent or rank 0, which hosts it, has ended): {error}"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """What a stage may know about where it runs."""
+    """A rank's launch context, device and key store."""
 
     context: LaunchContext
     device: torch.device
     keys: KeyStore
     attempt: int = 0
-    """How often the launcher has started this group of processes before; the same on every rank."""
+    """How often the launcher has started the ranks before; the same on every rank."""
 
     @property
     def rank(self) -> int:
@@ -81,61 +83,56 @@ class Runtime:
 
 
 def start(context: LaunchContext, device: str = "auto", raise_if_ending: Callable[[], None] = lambda: None) -> Runtime:
-    """Join the process group (if there is one) and choose the device: 'auto' (CUDA where there is any), 'cpu', 'cuda'.
+    """Join the process group (if there is one) and choose the device: 'auto' (CUDA if there is any), 'cpu' or 'cuda'.
 
-    `raise_if_ending` is called while this process waits for its peers. Raises UsageError when CUDA is asked for and
-    absent, PeerLost when the peers cannot be reached, Interrupted when the launcher ends meanwhile.
+    `raise_if_ending` is called while this process waits for the others. Raises UsageError if there is no CUDA device
+    for 'cuda', PeerLost if the other ranks cannot be reached, Interrupted if the launcher ends meanwhile.
     """
     on_cpu = not _uses_cuda(device, context.rank)
 
     def check_launcher() -> None:
         raise_if_ending()
         if context.orphaned:
-            raise Interrupted(LAUNCHER_GONE)
+            raise Interrupted(LAUNCHER_ENDED)
 
     keys, attempt = _join(context, check_launcher)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")  # threads are set per rank, after resolved
+        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")  # threads are set later, per rank
         state = PartialState(cpu=on_cpu)
     if state.num_processes != context.world_size:
-        raise UsageError(
-            f"the launcher announced {context.world_size} processes, accelerate sees {state.num_processes}"
-        )
-    return Runtime(
-        context=context,
-        device=torch.device("cpu") if on_cpu else state.device,
-        keys=keys,
-        attempt=attempt.number,
-    )
+        raise UsageError(f"WORLD_SIZE is {context.world_size}, but accelerate finds {state.num_processes} processes")
+    chosen = torch.device("cpu") if on_cpu else state.device
+    return Runtime(context=context, device=chosen, keys=keys, attempt=attempt.number)
 
 
 def alone(context: LaunchContext, device: str = "auto") -> Runtime:
-    """A process without peers, whatever its launcher has started: for what rank 0 carries out by itself.
+    """A runtime of world size 1, whatever the launcher has started: for what rank 0 does by itself.
 
-    Raises UsageError when CUDA is asked for and absent.
+    Raises UsageError if there is no CUDA device for 'cuda'.
     """
-    local = HashStore()
     return Runtime(
         context=LaunchContext(launched=context.launched),
         device=torch.device("cuda", context.local_rank) if _uses_cuda(device, context.rank) else torch.device("cpu"),
-        keys=KeyStore(local, lambda: local),
+        keys=_local_keys(),
         attempt=context.restart,
     )
 
 
 def _uses_cuda(device: str, rank: int) -> bool:
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {device}: choose auto, cpu or cuda")
-    cuda = torch.cuda.is_available()
-    if device == "cuda" and not cuda:
-        raise UsageError(f"--device cuda: rank {rank} sees no CUDA device")
-    return cuda and device != "cpu"
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise UsageError(f"--device cuda: there is no CUDA device for rank {rank}")
+    return has_cuda and device != "cpu"
+
+
+def _local_keys() -> KeyStore:
+    local = HashStore()
+    return KeyStore(local, lambda: local)
 
 
 def _join(context: LaunchContext, raise_if_ending: Callable[[], None]) -> tuple[KeyStore, Attempt]:
     if context.world_size == 1:
-        local = HashStore()
-        return KeyStore(local, lambda: local), Attempt("", context.restart)
+        return _local_keys(), Attempt("", context.restart)
     if context.on_loopback:
         keep_connections_on_loopback()
     try:
@@ -147,14 +144,14 @@ def _join(context: LaunchContext, raise_if_ending: Callable[[], None]) -> tuple[
         )
     except (dist.DistError, RuntimeError, PeerLost) as error:
         raise PeerLost(
-            f"rank {context.rank} could not join its {context.world_size - 1} peers through "
+            f"rank {context.rank} could not join the other {context.world_size - 1} ranks through "
             f"{context.master_address}:{context.master_port}: {error}"
         ) from error
     return KeyStore(store, lambda: PrefixStore(f"vpdist/{attempt.id}", _connect(context, raise_if_ending))), attempt
 
 
 def _connect(context: LaunchContext, raise_if_ending: Callable[[], None], *, host: bool = False) -> Store:
-    """A connection to the store that the agent, or else rank 0, hosts. Raises DistError when nobody answers."""
+    """A connection to the store, which the agent or else rank 0 hosts. Raises DistError if it does not answer."""
     until = time.monotonic() + RENDEZVOUS_TIMEOUT.total_seconds()
     while True:
         raise_if_ending()

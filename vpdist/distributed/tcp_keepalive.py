@@ -1,8 +1,8 @@
-"""Connections to other machines that end when the machine at the other end falls silent.
+"""TCP keep-alive: connections to a machine that does not respond are closed.
 
-A node that loses power or its cable closes no connection: by default the kernel waits for it for a quarter of an hour
-when something was sent, and for ever when nothing was. gloo and the store offer no such option, so it is set on
-the sockets that this process has. A process that is merely stopped is no silent machine: its kernel answers for it.
+A node that loses power or network closes no connection: by default the kernel waits 15 minutes if something was sent,
+and for ever if nothing was. gloo and the key store have no option for it, so it is set on the sockets of this process;
+a silent node is then noticed after about 20 s. The kernel of a machine whose process is only stopped does respond.
 """
 
 from __future__ import annotations
@@ -11,20 +11,18 @@ import socket
 from pathlib import Path
 
 PROBE_S, PROBES = 5, 3
-"""A connection is probed after so many seconds of silence, and ends after so many probes without an answer."""
+"""A connection is probed after so many seconds without traffic, and closed after so many probes without an answer."""
 
 
 def notice_silent_machines() -> int:
-    """Set this on every TCP connection of this process; returns how many there are. Only on Linux; elsewhere 0."""
-    if not hasattr(socket, "TCP_USER_TIMEOUT"):
-        return 0
-    return sum(_watch(int(entry.name)) for entry in Path("/proc/self/fd").iterdir())
+    """Set keep-alive on every TCP connection of this process; returns the number of connections."""
+    return sum(_keep_alive(int(entry.name)) for entry in Path("/proc/self/fd").iterdir())
 
 
-def _watch(descriptor: int) -> bool:
+def _keep_alive(descriptor: int) -> bool:
     try:
         connection = socket.socket(fileno=descriptor)
-    except OSError:  # no socket, or closed by now
+    except OSError:  # not a socket, or closed meanwhile
         return False
     try:
         if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.type != socket.SOCK_STREAM:
@@ -38,8 +36,8 @@ def _watch(descriptor: int) -> bool:
             (socket.TCP_USER_TIMEOUT, 1000 * PROBE_S * (PROBES + 1)),
         ):
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
-    except OSError:  # it listens, or has lost its peer
+    except OSError:  # it listens, or has lost its connection
         return False
     finally:
-        connection.detach()  # it belongs to someone else
+        connection.detach()  # gloo or the store closes it
     return True

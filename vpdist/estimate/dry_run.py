@@ -82,7 +82,7 @@ def forecast(settings: Settings, ranks: int, output: Path | None) -> Forecast:
             shutil.rmtree(temporary, ignore_errors=True)
             return stopped.exit_code
 
-        stop = StopRequest(at_once=clean_up)
+        stop = StopRequest(on_second_signal=clean_up)
         stack.enter_context(stop.installed())
         context = environment.launch_context()
         control = Control(runtime.alone(context, settings.device if settings.models else "cpu"), stop)

@@ -1,14 +1,15 @@
 """What a rank counts, and what all ranks counted at one moment.
 
 A rank's state is one int64 vector: its counters, their values when the present stage began, and a few state fields.
-Counters are sums that only grow, so vectors of several ranks can be added; rates are made by whoever draws.
-A `Snapshot` is the matrix of all ranks, judged (who waits, who is silent) and readable; one JSON line each way.
+Counters are sums that only grow, so vectors of several ranks can be added; displays compute rates from them.
+A `Snapshot` is the matrix of all ranks with each rank's state (waiting, stalled, ...); it is one line of JSON.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from enum import IntEnum, auto
 
 import numpy as np
 
@@ -31,46 +32,47 @@ COUNTERS = (
     "write_us",
     "progress_us",
 )
-"""`progress_us` is what telling costs: time in `Progress.add` and in logging, CPU time of progress's threads."""
-
-STATE_FIELDS = (
-    "stage",
-    "planned_tokens",
-    "planned_units",
-    "shared",
-    "waiting",
-    "done",
-    "added",
-    "memory_bytes",
-    "utilisation",
-    "tick",
-    "beat",
-)
-"""`added`: batches or blocks counted since the stage began; `tick` and `beat`: see Liveness."""
+"""`progress_us` is the cost of monitoring: time in `Progress.add` and in logging, CPU time of monitoring's threads."""
 
 COUNTER_INDEX = {name: index for index, name in enumerate(COUNTERS)}
 FIRST_BASE = len(COUNTERS)
 FIRST_STATE = 2 * len(COUNTERS)
-WIDTH = FIRST_STATE + len(STATE_FIELDS)
-STAGE, PLANNED_TOKENS, PLANNED_UNITS, SHARED, WAITING, DONE, ADDED, MEMORY, UTILISATION, TICK, BEAT = range(
-    FIRST_STATE, WIDTH
-)
 
+
+class Cell(IntEnum):
+    """Where a rank's state is in its vector, behind the counters and their base."""
+
+    STAGE = FIRST_STATE
+    PLANNED_TOKENS = auto()
+    PLANNED_UNITS = auto()
+    SHARED = auto()
+    WAITING = auto()
+    DONE = auto()
+    ADDED = auto()
+    """Batches or blocks counted since the stage began."""
+    MEMORY = auto()
+    UTILISATION = auto()
+    TICK = auto()
+    """See Liveness, as for BEAT."""
+    BEAT = auto()
+
+
+WIDTH = FIRST_STATE + len(Cell)
 STATES = ("running", "waiting", "done", "stalled", "lost")
 LATEST_S = 1e11
-"""Seconds: more than any clock shows."""
+"""Seconds; times in a snapshot lie below."""
 NO_UTILISATION = -1
 
 
 def empty_vector() -> np.ndarray:
-    """A rank's vector before it has done anything: (WIDTH,) int64."""
+    """A rank's vector at its start: (WIDTH,) int64."""
     vector = np.zeros(WIDTH, dtype=np.int64)
-    vector[UTILISATION] = NO_UTILISATION
+    vector[Cell.UTILISATION] = NO_UTILISATION
     return vector
 
 
 def _is_time(value: object) -> bool:
-    """Whether a value is seconds, of a span or since 1970."""
+    """Whether a value is a duration or a Unix time, in seconds."""
     return type(value) in (int, float) and 0 <= value < LATEST_S  # type: ignore[operator]
 
 
@@ -83,27 +85,27 @@ class RankRow:
     """running, waiting (for other ranks), done, stalled, or lost."""
     stage: str
     silent_s: float
-    """Seconds without a sign of life: of its main thread while it works on batches, else of its process."""
+    """Seconds without a report: from its main thread while it computes batches, else from its process."""
     planned_tokens: int
     """Tokens it will embed in this stage; 0 where that is not known."""
     planned_units: int
     """Units it will do in this stage; 0 where that is not known."""
     shared: bool
-    """Whether the planned figures are a fair share of a pool that all ranks draw from."""
+    """Whether units are assigned dynamically; then the planned numbers are an equal share of all."""
     memory_bytes: int
     utilisation: int
-    """Of its device, in percent; -1 where nobody can say."""
+    """Of its device, in percent; -1 where it is not known."""
     counters: tuple[int, ...]
     """Since the run began, in the order of COUNTERS."""
     base: tuple[int, ...]
     """The counters when this stage began."""
 
     def count(self, name: str) -> int:
-        """A counter since the run began."""
+        """Value of a counter since the run began."""
         return self.counters[COUNTER_INDEX[name]]
 
     def in_stage(self, name: str) -> int:
-        """A counter since this stage began."""
+        """Value of a counter since this stage began."""
         index = COUNTER_INDEX[name]
         return self.counters[index] - self.base[index]
 
@@ -113,7 +115,7 @@ class RankRow:
         return sum(self.in_stage(f"{kind}_tokens") for kind in KINDS)
 
     def is_sound(self) -> bool:
-        """Whether all values are of the kinds a run has."""
+        """Whether all values have the types and ranges of a run's."""
         numbers = (self.rank, self.planned_tokens, self.planned_units, self.memory_bytes, self.utilisation)
         return (
             all(type(number) is int and abs(number) < 1 << 63 for number in (*numbers, *self.counters, *self.base))
@@ -129,10 +131,10 @@ class Snapshot:
     """All ranks at one moment, as rank 0 knows them.
 
     As JSON (one line of progress.jsonl, field `v` = 1): `time` (Unix seconds), `elapsed` (seconds since the run began),
-    `source` ("round": gathered; "keys": a round is overdue and rank 0 looked at the key store), `ended` (null while
-    the run goes on, "" after success, else why it ended), `stage` of the run, `totals` (counter -> sum over ranks
-    since the run began), `columns` (names of the counters) and `ranks`: a list of objects with the fields of
-    `RankRow`, whose `counters` and `base` are lists in the order of `columns`.
+    `source` ("round": gathered; "keys": a round is overdue and rank 0 read the key store), `ended` (null while the run
+    goes on, "" after success, else why it ended), `stage` of the run, `totals` (counter -> sum over ranks since the run
+    began), `columns` (names of the counters) and `ranks`: a list of objects with the fields of `RankRow`, whose
+    `counters` and `base` are lists in the order of `columns`.
     """
 
     time: float
@@ -148,13 +150,13 @@ class Snapshot:
 
     @property
     def stage(self) -> str:
-        """The stage of the rank that is furthest behind among those at work."""
-        at_work = [row for row in self.rows if row.state not in ("waiting", "done", "lost")] or self.rows
-        return min((row.stage for row in at_work), key=STAGES.index)
+        """The earliest stage of the ranks that run or are stalled, or else of all."""
+        active = [row for row in self.rows if row.state not in ("waiting", "done", "lost")] or self.rows
+        return min((row.stage for row in active), key=STAGES.index)
 
     @property
-    def outline(self) -> tuple[object, ...]:
-        """What, when it changes, deserves to be told at once: stages, states and the end."""
+    def stages_and_states(self) -> tuple[object, ...]:
+        """What is recorded immediately when it changes: stages, states and the end."""
         return (self.ended, *((row.stage, row.state) for row in self.rows))
 
     def to_json(self) -> str:
@@ -174,32 +176,26 @@ class Snapshot:
 
     @classmethod
     def from_json(cls, line: str) -> Snapshot:
-        """Read a line of progress.jsonl. Raises ValueError where it is none."""
+        """Read a line of progress.jsonl. Raises ValueError if it is not one."""
         try:
             fields = json.loads(line)
             order = [fields["columns"].index(name) for name in COUNTERS]
             rows = tuple(
-                RankRow(
-                    **{
-                        **row,
-                        "counters": tuple(row["counters"][index] for index in order),
-                        "base": tuple(row["base"][index] for index in order),
-                    }
-                )
+                RankRow(**row | {name: tuple(row[name][index] for index in order) for name in ("counters", "base")})
                 for row in fields["ranks"]
             )
-            found = cls(fields["time"], fields["elapsed"], fields["source"], rows, fields["ended"])
-            if not found.is_sound():
-                raise TypeError("a value is none that a run has")
-            return found
+            snapshot = cls(fields["time"], fields["elapsed"], fields["source"], rows, fields["ended"])
+            if not snapshot.is_sound():
+                raise TypeError("a value has a wrong type or range")
+            return snapshot
         except (KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a line of progress.jsonl: {error!r}") from error
 
     def is_sound(self) -> bool:
-        """Whether all values are of the kinds a run has: a line of progress.jsonl may hold anything."""
-        texts_are_texts = type(self.source) is str and (self.ended is None or type(self.ended) is str)
+        """Whether all values have the types and ranges of a run's: a line of progress.jsonl may hold anything."""
         return (
-            texts_are_texts
+            type(self.source) is str
+            and (self.ended is None or type(self.ended) is str)
             and len(self.rows) > 0
             and _is_time(self.time)
             and _is_time(self.elapsed)

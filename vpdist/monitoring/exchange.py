@@ -1,12 +1,13 @@
-"""The side channel: every rank's counters to all ranks, about once a second, beside the computation.
+"""Every rank's counters to all ranks, about once a second, beside the computation.
 
-One thread per process communicates. It gathers the ranks' vectors through gloo, and sets a small key with the same
-vector, because a collective cannot say who is late. The computing thread never waits for it. The exchange ends after
-the first round in which every rank is done; it fails, naming the rank, when a rank vanishes or stays silent.
+One thread per process communicates. It gathers the ranks' vectors through gloo, and sets a key with the same vector,
+because an overdue collective cannot tell which rank is late. The computing thread never waits for it. The exchange ends
+after the first round in which every rank is done; it fails, naming the rank, when a rank is lost or stays silent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -22,9 +23,9 @@ import torch.distributed as dist
 from vpdist.distributed.lost_ranks import AgreedLoss, LostRanks
 from vpdist.distributed.runtime import KeyStore, Runtime
 from vpdist.distributed.tcp_keepalive import notice_silent_machines
-from vpdist.environment import LAUNCHER_GONE
+from vpdist.environment import LAUNCHER_ENDED
 from vpdist.errors import Interrupted, PeerLost, VpdistError
-from vpdist.monitoring.counters import ADDED, BEAT, COUNTER_INDEX, DONE, MEMORY, UTILISATION, WAITING, Snapshot
+from vpdist.monitoring.counters import COUNTER_INDEX, Cell, Snapshot
 from vpdist.monitoring.gather import Gather, Steps
 from vpdist.monitoring.intervals import Intervals
 from vpdist.monitoring.liveness import Liveness
@@ -32,16 +33,15 @@ from vpdist.monitoring.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
-
-SESSION = itertools.count()
-"""Numbers the exchanges of a process: ranks make them together, so the numbers agree."""
+EXCHANGE_NUMBERS = itertools.count()
+"""Ranks make their exchanges in the same order, so the numbers agree."""
 
 
 class Exchange:
-    """One rank's end of the side channel, and its thread.
+    """One rank's part in the exchange, and its thread.
 
     `vector` (WIDTH,) int64 is written by the main thread alone. `failure` is what the main thread must raise;
-    `finished` says that the exchange ended because every rank was done.
+    `finished` is set when every rank was done.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class Exchange:
         on_forced_exit: Callable[[VpdistError, KeyStore], int],
         spent_us: Callable[[], int],
     ) -> None:
-        """`on_snapshot` is called on rank 0 with every snapshot, `on_forced_exit` with the failure and the thread's own
-        keys before this process is ended because its main thread hangs, both from the thread; the latter returns the
-        exit code. `spent_us`: what other parts of progress cost."""
+        """`on_snapshot` is called on rank 0 with every snapshot. `on_forced_exit` is called with the failure and the
+        thread's own keys before this process is ended because its main thread hangs, and returns the exit code. Both
+        run on the thread. `spent_us` returns the cost of the other parts of monitoring."""
         self.failure: VpdistError | None = None
         self._lost: tuple[int, ...] = ()
         self.finished = False
@@ -66,7 +66,7 @@ class Exchange:
         self._keys = runtime.keys.clone()
         if runtime.world_size > 1 and not runtime.context.on_loopback:
             notice_silent_machines()
-        self._prefix = f"progress/{next(SESSION)}"
+        self._prefix = f"progress/{next(EXCHANGE_NUMBERS)}"
         self._lost_ranks = LostRanks(
             self._keys, self._prefix, runtime.rank, runtime.world_size, intervals.roll_call_s, lambda: self._stopping
         )
@@ -77,7 +77,7 @@ class Exchange:
         self._exit_reason: str | None = None
         self._start_time = time.monotonic()
         self._liveness = Liveness(runtime.world_size, self._start_time, intervals.stalled_s)
-        self._first = Liveness(1, self._start_time, intervals.stalled_s)
+        self._rank_0_liveness = Liveness(1, self._start_time, intervals.stalled_s)
         self._grace_s = intervals.grace_s
         self._beat = 0
         self._steps: Steps | None = None
@@ -92,20 +92,20 @@ class Exchange:
         self._thread.start()
 
     def wake(self) -> None:
-        """Have the thread look at the vector now. May be called from a signal's handler."""
+        """Make the thread read the vector now. May be called from a signal's handler."""
         self._commands.put(None)
 
-    def stop(self, exit_reason: str, timeout_s: float) -> None:
-        """End the thread at once, whatever it waits for; `exit_reason` tells the peers why."""
+    def stop(self, exit_reason: str) -> None:
+        """End the thread whatever it waits for; `exit_reason` is published to the other ranks."""
         self._exit_reason = exit_reason
         self._stopping = True
         self.wake()
-        self._thread.join(timeout_s)
+        self._thread.join(2.0)
         if self._steps is not None or self._thread.is_alive():
             self._gather.abandon()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread's end; whether it has ended."""
+        """Wait for the thread to end; returns whether it has."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -115,15 +115,15 @@ class Exchange:
             self._emit("round")
             while not (self._stopping or self.finished or self.failure):
                 self._sleep()
-                self._take_part(time.monotonic())
+                self._step(time.monotonic())
             if self.finished:
-                self._finish_together()
+                self._end_after_all()
         except PeerLost as error:
-            self._store_gone(error)
-        except Exception as error:  # else this rank would compute on unheard, and be given up as silent
+            self._store_lost(error)
+        except Exception as error:  # else this rank would compute on without reporting, and be declared lost
             logger.exception("the exchange of progress failed")
             self.failure = VpdistError(
-                f"this is a bug, see the log files: the exchange of progress failed: {type(error).__name__}: {error}"
+                f"this is a bug, see the log files: exchanging progress failed: {type(error).__name__}: {error}"
             )
         if self.failure is not None:
             self._end_hanging_main_thread(self.failure)
@@ -131,23 +131,21 @@ class Exchange:
             self._lost_ranks.publish_exit_reason(self._exit_reason)
 
     def _sleep(self) -> None:
-        under_way, in_a_hurry = self._steps is not None, self._vector[DONE] or self._vector[WAITING]
-        pause_s = 0.02 if under_way and in_a_hurry else 0.15
-        try:
+        idle = self._vector[Cell.DONE] or self._vector[Cell.WAITING]
+        pause_s = 0.02 if self._steps is not None and idle else 0.15
+        with contextlib.suppress(queue.Empty):
             self._commands.get(timeout=min(pause_s, self._intervals.waiting_s))
-        except queue.Empty:
-            return
 
-    def _due(self, what: str, every_s: float, now: float) -> bool:
-        if now < self._next.get(what, 0.0):
+    def _due(self, action: str, every_s: float, now: float) -> bool:
+        if now < self._next.get(action, 0.0):
             return False
-        self._next[what] = now + every_s
+        self._next[action] = now + every_s
         return True
 
-    def _take_part(self, now: float) -> None:
+    def _step(self, now: float) -> None:
         intervals = self._intervals
-        if self._due("orphan", 1.0, now) and self._runtime.context.orphaned:
-            self.failure = Interrupted(LAUNCHER_GONE)
+        if self._due("launcher", 1.0, now) and self._runtime.context.orphaned:
+            self.failure = Interrupted(LAUNCHER_ENDED)
             return
         if self._due("beat", intervals.beat_s, now):
             self._telemetry.read()
@@ -156,39 +154,40 @@ class Exchange:
             self._fail(self._lost_ranks.await_agreed_loss())
             return
         try:
-            if self._steps is None and self._wants_round(now):
+            if self._steps is None and self._is_round_due(now):
                 self._post(now)
             elif self._steps is not None and (self._work is None or self._work.is_completed()):
                 self._advance()
         except RuntimeError as error:  # gloo's only class of error
             self._steps = None
-            self._peer_gone(str(error))
+            self._connection_lost(str(error))
             return
-        if self._steps is not None and now - self._posted_at > intervals.overdue_s and self._due("look", 1.0, now):
-            self._look_at_keys(now)
+        if self._steps is not None and now - self._posted_at > intervals.overdue_s and self._due("keys", 1.0, now):
+            self._check_silence(now)
 
-    def _wants_round(self, now: float) -> bool:
+    def _is_round_due(self, now: float) -> bool:
         intervals, since_s = self._intervals, now - self._posted_at
-        if self._vector[DONE]:
+        if self._vector[Cell.DONE]:
             return True
         if since_s < intervals.waiting_s:
             return False
-        enough = abs(self._vector[ADDED] - self._posted_added) >= self._batches_per_round  # less: a new stage
-        return bool(self._vector[WAITING] or enough or since_s >= intervals.idle_s)
+        new_batches = abs(self._vector[Cell.ADDED] - self._posted_added)  # negative: a new stage began
+        enough = new_batches >= self._batches_per_round
+        return bool(self._vector[Cell.WAITING] or enough or since_s >= intervals.idle_s)
 
-    def _present(self) -> np.ndarray:
+    def _current_vector(self) -> np.ndarray:
         self._beat += 1
         vector = self._vector.copy()
-        vector[BEAT], vector[MEMORY] = self._beat, self._telemetry.memory_bytes
-        vector[UTILISATION] = self._telemetry.utilisation
+        vector[Cell.BEAT], vector[Cell.MEMORY] = self._beat, self._telemetry.memory_bytes
+        vector[Cell.UTILISATION] = self._telemetry.utilisation
         vector[COUNTER_INDEX["progress_us"]] = self._spent_us() + time.thread_time_ns() // 1000
         return vector
 
     def _post(self, now: float) -> None:
-        vector = self._present()
-        if vector[DONE]:
+        vector = self._current_vector()
+        if vector[Cell.DONE]:
             self._set_key(vector)
-        added, since_s = int(vector[ADDED]), now - self._posted_at
+        added, since_s = int(vector[Cell.ADDED]), now - self._posted_at
         if added > self._posted_added:
             per_s = (added - self._posted_added) / max(since_s, self._intervals.waiting_s)
             self._batches_per_round = max(1, round(per_s * self._intervals.round_s))
@@ -197,19 +196,19 @@ class Exchange:
         self._advance()
 
     def _advance(self) -> None:
-        """Go on with the round under way: to its next step, or to its end."""
+        """Advance the current round to its next step, or to its end."""
         assert self._steps is not None
         try:
             if self._work is not None:
-                self._work.wait()  # complete already; raises what went wrong
+                self._work.wait()  # complete already; raises its error
             self._work = next(self._steps)
         except StopIteration as end:
             self._steps = None
             matrix, now = end.value.numpy(), time.monotonic()
             self._liveness.observe(matrix, now)
-            self.finished = bool(matrix[:, DONE].all())
+            self.finished = bool(matrix[:, Cell.DONE].all())
             if self._runtime.rank == 0 and not self.finished:
-                self._judge(self._liveness, now)
+                self._declare_silent_lost(self._liveness, now)
                 self._emit("round")
 
     def _emit(self, source: str, ended: str | None = None) -> None:
@@ -225,7 +224,7 @@ class Exchange:
 
     def _set_key(self, vector: np.ndarray | None = None) -> None:
         if not self._alone:
-            vector = self._present() if vector is None else vector
+            vector = self._current_vector() if vector is None else vector
             self._keys.set(f"{self._prefix}/rank/{self._runtime.rank}", " ".join(map(str, vector.tolist())))
 
     def _read_keys(self, ranks: range) -> np.ndarray:
@@ -235,28 +234,28 @@ class Exchange:
                 rows[rank - ranks.start] = np.array(text.split(), dtype=np.int64)
         return rows
 
-    def _look_at_keys(self, now: float) -> None:
-        """A round is overdue: who is silent? Rank 0 judges everyone, the others judge rank 0."""
+    def _check_silence(self, now: float) -> None:
+        """A round is overdue: read from the keys which rank is silent. Rank 0 checks all ranks, the others rank 0."""
         if self._runtime.rank == 0:
             liveness, ranks = self._liveness, range(self._runtime.world_size)
         else:
-            liveness, ranks = self._first, range(1)
+            liveness, ranks = self._rank_0_liveness, range(1)
         liveness.observe(self._read_keys(ranks), now)
-        self._judge(liveness, now)
+        self._declare_silent_lost(liveness, now)
         self._emit("keys")
 
-    def _judge(self, liveness: Liveness, now: float) -> None:
-        """A rank that holds the others up for too long is given up."""
+    def _declare_silent_lost(self, liveness: Liveness, now: float) -> None:
+        """Declare a rank lost that has been silent for longer than the stall timeout."""
         silent_s = liveness.silent_s(now)
         longest = int(silent_s.argmax())
         if silent_s[longest] > self._intervals.stall_timeout_s and not self._alone:
-            reason = f"rank {longest} lost: silent for {silent_s[longest]:.0f} s"
-            self._fail(self._lost_ranks.declare_lost(longest, reason))
+            message = f"rank {longest} was lost: it sent no report for {silent_s[longest]:.0f} s"
+            self._fail(self._lost_ranks.declare_lost(longest, message))
 
     # The end
 
-    def _peer_gone(self, reason: str) -> None:
-        if self._keys.get(f"{self._prefix}/ended") is not None:  # a faster peer has seen everyone done and left
+    def _connection_lost(self, reason: str) -> None:
+        if self._keys.get(f"{self._prefix}/ended") is not None:  # a faster rank has seen all ranks done, and exited
             self._liveness.observe(self._read_keys(range(self._runtime.world_size)), time.monotonic())
             self.finished = True
         else:
@@ -267,34 +266,34 @@ class Exchange:
         self._grace_s = self._intervals.orderly_grace_s if loss.orderly else self._intervals.grace_s
         self.failure = PeerLost(loss.message, loss.ranks)
 
-    def _store_gone(self, error: PeerLost) -> None:
+    def _store_lost(self, error: PeerLost) -> None:
         if self.finished:
             return
         if self._runtime.context.orphaned:
-            self.failure = Interrupted(LAUNCHER_GONE)
+            self.failure = Interrupted(LAUNCHER_ENDED)
         elif self._runtime.context.agent_store:
             self.failure = error
         else:
-            self._fail(AgreedLoss((0,), "rank 0 lost", orderly=False))
+            self._fail(AgreedLoss((0,), "rank 0 was lost", orderly=False))
 
-    def _finish_together(self) -> None:
-        """Every rank is done. The process that hosts the key store leaves last."""
+    def _end_after_all(self) -> None:
+        """Every rank is done. Rank 0, which may host the key store, leaves last."""
         self._emit("round", ended="")
         if self._alone:
             return
-        gone = self._keys.add(f"{self._prefix}/ended")
+        ended = self._keys.add(f"{self._prefix}/ended")
         until = time.monotonic() + 5.0
-        while self._runtime.rank == 0 and gone < self._runtime.world_size and time.monotonic() < until:
+        while self._runtime.rank == 0 and ended < self._runtime.world_size and time.monotonic() < until:
             time.sleep(0.005)
-            gone = self._keys.add(f"{self._prefix}/ended", 0)
+            ended = self._keys.add(f"{self._prefix}/ended", 0)
 
     def _end_hanging_main_thread(self, failure: VpdistError) -> None:
-        """The main thread raises the failure; should it hang somewhere, this process must end all the same."""
-        if isinstance(failure, Interrupted):  # after a bug in this thread, nothing more is made of its snapshots
+        """Give the main thread time to raise the failure; end this process if it does not."""
+        if isinstance(failure, Interrupted):  # after a bug in this thread its snapshots are not used any more
             self._emit("keys", ended=str(failure))
         until = time.monotonic() + self._grace_s
         while not self._stopping and time.monotonic() < until:
             time.sleep(0.05)
         if not self._stopping:
-            logger.error("%s; the main thread did not stop within %.0f s", failure, self._grace_s)
+            logger.error("%s; the main thread did not stop within %.0f s, ending the process", failure, self._grace_s)
             os._exit(self._on_forced_exit(failure, self._keys))

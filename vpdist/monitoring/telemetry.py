@@ -1,4 +1,4 @@
-"""What a rank's process and device are doing: memory in use, and utilisation where NVML answers."""
+"""Memory in use by a rank's process or device, and utilisation of its device where NVML reports it."""
 
 from __future__ import annotations
 
@@ -22,25 +22,22 @@ class Telemetry:
         self.utilisation = NO_UTILISATION
         self._device = device
         self._process = psutil.Process()
-        self._told = False
+        self._warned = False
         self._read_utilisation = _nvml_reader(device) if device.type == "cuda" else None
 
     def read(self) -> None:
-        """Take new readings; cheap enough for every other second."""
+        """Take new readings."""
         if self._device.type == "cuda":
             self.memory_bytes = torch.cuda.memory_reserved(self._device)
         else:
-            self._read_resident()
+            try:
+                self.memory_bytes = self._process.memory_info().rss
+            except (OSError, psutil.Error) as error:  # such as no free file descriptor: no reason to end a run
+                if not self._warned:
+                    logger.warning("memory in use cannot be read, the display keeps the last value: %s", error)
+                self._warned = True
         if self._read_utilisation is not None:
             self.utilisation = self._read_utilisation()
-
-    def _read_resident(self) -> None:
-        try:
-            self.memory_bytes = self._process.memory_info().rss
-        except (OSError, psutil.Error) as error:  # out of file descriptors, say: no reason to end a run
-            if not self._told:
-                logger.warning("memory in use cannot be read, the display keeps what was read last: %s", error)
-            self._told = True
 
 
 def most_memory_bytes(device: torch.device) -> int:
@@ -55,18 +52,18 @@ def most_memory_bytes(device: torch.device) -> int:
 
 
 def _nvml_reader(device: torch.device) -> Callable[[], int] | None:
-    """A function that reads the device's utilisation in percent, or None where NVML does not answer."""
+    """A function that reads the device's utilisation in percent, or None if NVML does not report it."""
     try:
         import pynvml
     except ImportError:
-        logger.info("no utilisation in the display: nvidia-ml-py is not installed")
+        logger.info("GPU utilisation is not displayed: nvidia-ml-py is not installed")
         return None
     try:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
         pynvml.nvmlDeviceGetUtilizationRates(handle)
     except pynvml.NVMLError as error:
-        logger.info("no utilisation in the display: %s", error)
+        logger.info("GPU utilisation is not displayed: %s", error)
         return None
 
     def read() -> int:

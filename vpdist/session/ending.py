@@ -1,7 +1,7 @@
-"""How a run ends that does not end well: the cause, who reports it, what status.json and the console say.
+"""How a run fails: its cause, the rank that reports it, the message on the console and in status.json.
 
-Every failure passes through here: exceptions of the main thread, a second signal, a main thread that hangs while a peer
-is lost. One rank reports, the others keep to their log files.
+Every failure passes through here: exceptions of the main thread, a second signal, a main thread that hangs while a rank
+is lost. One rank reports, the others write to their log files only.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 from vpdist import environment
 from vpdist.distributed.runtime import KeyStore
+from vpdist.environment import RESUMABLE
 from vpdist.errors import EXIT_BUG, Interrupted, PeerLost, StorageError, VpdistError
-from vpdist.session.coordination import Control, FailedElsewhere, publish_first_failure, published_failure
+from vpdist.session.coordination import Control, OtherRankFailed, publish_first_failure, published_failure
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import storage_error
 from vpdist.storage.run_folder import RunFolder
@@ -28,17 +30,19 @@ from vpdist.text import printable_lines
 logger = logging.getLogger(__name__)
 
 ROLL_CALL_S = 2.5
-"""Time in which the survivors of a lost rank find out who it was."""
+"""Time in which the survivors of a lost rank agree on which one it was."""
 EXIT_MESSAGE_S = 2.0
-"""Time for what a process that ends at once still says."""
+"""Time for the message of a process that a second signal ends."""
+SIGNALLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit codes of runs that were interrupted."""
 
 
 @dataclass(slots=True)
 class OpenedSession:
-    """What of a run has been opened so far."""
+    """The parts of a session that have been opened so far."""
 
     restart: bool
-    """Whether the command says --restart, which the one that resumes must not."""
+    """Whether the command has --restart, with which it would not resume."""
     console: TextIO
     control: Control | None = None
     session: Session | None = None
@@ -47,57 +51,58 @@ class OpenedSession:
         if self.control is not None and self.control.progress is not None:
             self.control.progress.abort(reason)
 
-    def stop_at_once(self, stopped: Interrupted) -> int:
-        """A second signal: this process ends in a moment, whatever its main thread is at. Returns the exit code.
+    def end_immediately(self, stopped: Interrupted) -> int:
+        """A second signal ends this process, whatever its main thread does. Returns the exit code.
 
-        Rank 0 says so, or what has made another rank fail, unless terminal or disk don't take it by then.
+        Rank 0 reports that, or the failure of another rank, as far as terminal and disk permit in EXIT_MESSAGE_S.
         """
         if self.session is not None and self.session.ended is not None:
             return self.session.ended
         self.abort_display(str(stopped))
         if environment.launch_context().rank != 0:
             return stopped.exit_code
-        ends: list[VpdistError] = [stopped]
+        causes: list[VpdistError] = [stopped]
 
-        def ask() -> None:
-            with contextlib.suppress(PeerLost):  # the store is gone with its host
-                failure = self.control.failure_elsewhere() if self.control is not None else None
-                if failure is not None and failure.exit_code not in (130, 143):
-                    ends.append(failure)
+        def read_failure() -> None:
+            with contextlib.suppress(PeerLost):  # the process that hosts the store has ended
+                failure = published_failure(self.control.runtime.keys) if self.control is not None else None
+                if failure is not None and failure.exit_code not in SIGNALLED:
+                    causes.append(failure)
 
-        _run_within(EXIT_MESSAGE_S / 4, ask)
-        code, message = ends[-1].exit_code, describe(ends[-1], self.restart)
+        _run_within(EXIT_MESSAGE_S / 4, read_failure)
+        cause, message = causes[-1], describe(causes[-1], self.restart)
+        report_it = partial(report, self.console, f"vpdist: {message}")
+        _run_within(EXIT_MESSAGE_S, report_it, partial(self.record, cause, cause.exit_code, message, rank=0))
+        return cause.exit_code
 
-        def record() -> None:
-            if self.session is not None:
-                with contextlib.suppress(StorageError):  # people are told, too
-                    self.session.end(_state(code), code, message, _failing_rank(ends[-1], 0))
-
-        _run_within(EXIT_MESSAGE_S, lambda: report(self.console, f"vpdist: {message}"), record)
-        return code
+    def record(self, error: Exception, code: int, message: str, rank: int) -> None:
+        """Write the last status.json, as rank `rank`."""
+        failing_rank: int | None = error.rank if isinstance(error, OtherRankFailed) else rank
+        if isinstance(error, PeerLost):
+            failing_rank = error.ranks[0] if error.ranks else None
+        if self.session is not None:
+            with contextlib.suppress(StorageError):  # the disk may be what failed; console and log have the message
+                self.session.end("interrupted" if code in SIGNALLED else "failed", code, message, failing_rank)
 
     def forced_exit(self, failure: VpdistError, keys: KeyStore) -> int:
-        """The main thread hangs, and progress is about to end this process: leave word of it; returns the exit code.
+        """The main thread hangs, and this process is about to be ended: record why; returns the exit code.
 
-        A rank that hangs often does so while another one fails: then it is that failure, not the loss of its rank,
-        that people and scripts are told.
+        A rank often hangs while another one fails: then that failure is recorded, not the loss of this rank.
         """
         if self.control is None:
             return failure.exit_code
-        error = failure
-        with contextlib.suppress(PeerLost):  # the store is gone with its host
+        error, rank = failure, self.control.runtime.rank
+        with contextlib.suppress(PeerLost):  # the process that hosts the store has ended
             if not isinstance(failure, Interrupted):
-                publish_first_failure(keys, self.control.runtime.rank, failure.exit_code, describe(failure))
+                publish_first_failure(keys, rank, failure.exit_code, describe(failure))
             error = published_failure(keys) or failure
-        if self.session is not None and _is_reporting_rank(failure, self.control):
-            failing = _failing_rank(error, self.control.runtime.rank)
-            with contextlib.suppress(StorageError):  # the process ends here, its log has the line
-                self.session.end(_state(error.exit_code), error.exit_code, describe(error, self.restart), failing)
+        if _is_reporting_rank(failure, self.control):
+            self.record(error, error.exit_code, describe(error, self.restart), rank)
         return error.exit_code
 
 
 def _run_within(seconds: float, *actions: Callable[[], None]) -> None:
-    """Carry these out side by side, and wait for them so long at most: the main thread may hold what they need."""
+    """Call these in threads of their own, and wait `seconds` at most: the main thread may hold a lock they need."""
     until = time.monotonic() + seconds
     threads = [threading.Thread(target=action, daemon=True) for action in actions]
     for thread in threads:
@@ -107,29 +112,29 @@ def _run_within(seconds: float, *actions: Callable[[], None]) -> None:
 
 
 def as_storage_error(error: Exception, folder: RunFolder) -> Exception:
-    """What the system refused to do with a file of the run, wherever it was asked, is no bug."""
-    name = error.filename if isinstance(error, OSError) else None
-    if isinstance(error, OSError) and isinstance(name, str) and Path(name).is_relative_to(folder.path):
-        return storage_error(Path(name), error, "used")
+    """An OSError about a file of the run folder as a StorageError; other errors as they are."""
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        path = Path(error.filename)
+        return storage_error(path, error, "used") if path.is_relative_to(folder.path) else error
     return error
 
 
 def root_cause(error: Exception, opened: OpenedSession) -> Exception:
-    """What people should read. A rank that fails is soon followed by a signal from the launcher, and a broken
-    connection, on all others; and a rank that is lost by a signal."""
+    """The failure or loss that led to `error`, where there is one: after a rank has failed or was lost, the others get
+    a signal from the launcher, and their connections break."""
     control = opened.control
     if control is None or not isinstance(error, Interrupted) or control.runtime.world_size == 1:
         return error
     until = time.monotonic() + ROLL_CALL_S
     try:
-        # Waiting, a rank asks for a round of progress at once, in which a lost peer is noticed.
+        # A waiting rank starts a round of all_gather immediately, in which a lost rank is noticed.
         with control.progress.waiting() if control.progress is not None else contextlib.nullcontext():
             while True:
-                failure = control.failure_elsewhere()
-                if failure is not None and failure.exit_code not in (130, 143):
+                failure = published_failure(control.runtime.keys)
+                if failure is not None and failure.exit_code not in SIGNALLED:
                     return failure
-                by_person = error.exit_code == 128 + signal.SIGINT
-                if isinstance(error, PeerLost) or by_person or control.progress is None or time.monotonic() > until:
+                by_user = error.exit_code == 128 + signal.SIGINT
+                if isinstance(error, PeerLost) or by_user or control.progress is None or time.monotonic() > until:
                     return error
                 control.progress.raise_if_failed()
                 time.sleep(0.05)
@@ -138,64 +143,47 @@ def root_cause(error: Exception, opened: OpenedSession) -> Exception:
 
 
 def report(console: TextIO, message: str) -> None:
-    with contextlib.suppress(OSError):  # the terminal is gone; status.json and the log have it
+    """Write a message to the console."""
+    with contextlib.suppress(OSError):  # the terminal was closed; status.json and the log have the message
         console.write(printable_lines(message) + "\n")
         console.flush()
 
 
-def end_failed(error: Exception, opened: OpenedSession, console: TextIO) -> int:
-    """Tell the other ranks, people and status.json; returns the exit code."""
+def end_failed(error: Exception, opened: OpenedSession) -> int:
+    """Report `error` to the other ranks, on the console and in status.json; returns the exit code."""
     code = error.exit_code if isinstance(error, VpdistError) else EXIT_BUG
-    if isinstance(error, VpdistError):
-        logger.error("%s: %s", type(error).__name__, error)
-    else:
-        logger.error("a bug", exc_info=error)
-    control, session, message = opened.control, opened.session, describe(error, opened.restart)
+    logger.error("%s: %s", type(error).__name__, error, exc_info=None if isinstance(error, VpdistError) else error)
+    control, message = opened.control, describe(error, opened.restart)
     if control is not None and not isinstance(error, PeerLost):
-        control.publish_failure(None if isinstance(error, FailedElsewhere) else message, code)
+        control.publish_failure(None if isinstance(error, OtherRankFailed) else message, code)
     opened.abort_display(message)
-    if control is None:  # it could not even join its peers: nobody else can tell
+    if control is None:  # this rank has not joined the others, so each reports for itself
         if isinstance(error, PeerLost) or not isinstance(error, Interrupted) or environment.launch_context().rank == 0:
-            report(console, f"vpdist: {message}")
+            report(opened.console, f"vpdist: {message}")
         return code
     if _is_reporting_rank(error, control):
-        report(console, f"vpdist: {message}")
-        if session is not None:
-            failing = _failing_rank(error, control.runtime.rank)
-            with contextlib.suppress(StorageError):  # the disk may be what failed; people have been told
-                session.end(_state(code), code, message, failing)
+        report(opened.console, f"vpdist: {message}")
+        opened.record(error, code, message, control.runtime.rank)
     if control.is_first and control.runtime.world_size > 1:
         control.acknowledge_failure()
     return code
 
 
-def _failing_rank(error: Exception, rank: int) -> int | None:
-    """The rank at which it began, as `rank` sees it."""
-    if isinstance(error, PeerLost):
-        return error.ranks[0] if error.ranks else None
-    return error.rank if isinstance(error, FailedElsewhere) else rank
-
-
-def _state(code: int) -> str:
-    """What status.json calls an end other than a good one."""
-    return "interrupted" if code in (130, 143) else "failed"
-
-
 def _is_reporting_rank(error: Exception, control: Control) -> bool:
-    """Whether this rank tells people: rank 0, or the lowest one left."""
+    """Whether this rank reports to the user: rank 0, or after a loss the lowest one left."""
     if not isinstance(error, PeerLost):
         return control.is_first
-    if not error.ranks:  # the store's host is gone, and nobody knows who else
+    if not error.ranks:  # it is not known which ranks are lost: one per node reports
         return control.runtime.context.local_rank == 0
     return control.runtime.rank == error.reporting_rank(control.runtime.world_size)
 
 
 def describe(error: Exception, restart: bool = False) -> str:
-    """The one line that people read."""
-    if isinstance(error, FailedElsewhere):
+    """The message for the user."""
+    if isinstance(error, OtherRankFailed):
         return f"rank {error.rank}: {error}"
     if isinstance(error, Interrupted):
-        return f"{error}; the same command again resumes" + (" (without --restart)" if restart else "")
+        return f"{error}; {RESUMABLE}" + (" (without --restart)" if restart else "")
     if isinstance(error, VpdistError):
         return str(error)
     return f"this is a bug, see the log files: {type(error).__name__}: {error}"

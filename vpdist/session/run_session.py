@@ -1,4 +1,4 @@
-"""Run a command's stages on this rank: join the peers, open folder, lock, log file and progress; close them again.
+"""Run a command's stages on this rank: join the other ranks, open folder, lock, log file and progress; close them.
 
 Only rank 0 writes to the console; everything else goes to the ranks' log files.
 """
@@ -52,24 +52,24 @@ def run_session(
         restart: discard what the folder holds.
         must_exist: the folder must hold a run.
     """
-    logging.getLogger().addHandler(logging.NullHandler())  # nothing reaches the console before the log file is open
+    logging.getLogger().addHandler(logging.NullHandler())  # until the log file is open, nothing is logged
     context = environment.launch_context()
     console = _console()
     with contextlib.ExitStack() as stack:
         opened = OpenedSession(restart, console)
-        stop = StopRequest(at_once=opened.stop_at_once)
+        stop = StopRequest(on_second_signal=opened.end_immediately)
         stack.enter_context(stop.installed())
         try:
             opened.control = control = Control(runtime.start(context, device, stop.raise_if_requested), stop)
             if control.is_first:
-                anew = restart and control.runtime.attempt == 0
-                control.lock = _open_folder(folder, stack, restart=anew, must_exist=must_exist)
+                discard = restart and control.runtime.attempt == 0
+                control.lock = _open_folder(folder, stack, restart=discard, must_exist=must_exist)
             mark = control.broadcast_from_rank_0("folder", lambda: _write_mark(folder))
             _await_mark(folder.path / mark)
             if control.is_first:
                 stack.callback(remove_mark, folder.path / mark)
             logging_us = stack.enter_context(output_to_log(folder.log(context.rank), context))
-            control.barrier("opened")  # whoever failed until now has said so; what follows is a collective
+            control.barrier("opened")  # a rank that failed until now has published it; collectives follow
             control.progress = Progress(
                 control.runtime,
                 progress,
@@ -87,14 +87,14 @@ def run_session(
             if control.is_first:
                 opened.session.end("done_with_failures" if outcome.failures else "done", code, outcome.message)
                 report(console, outcome.message)
-        except Exception as error:  # noqa: BLE001 - the one place where every failure ends: told, logged, recorded
-            return end_failed(root_cause(as_storage_error(error, folder), opened), opened, console)
+        except Exception as error:  # noqa: BLE001 - the one place where failures are reported
+            return end_failed(root_cause(as_storage_error(error, folder), opened), opened)
         runtime.stop()
         return code
 
 
 def _open_folder(folder: RunFolder, stack: contextlib.ExitStack, *, restart: bool, must_exist: bool) -> Lock:
-    """Rank 0 creates and locks the folder, and clears what killed processes left in it."""
+    """On rank 0: create and lock the folder, and remove temporary files of killed processes."""
     try:
         if must_exist and not folder.run.exists():
             raise UsageError(f"{folder.path} holds no run (there is no run.json)")
@@ -111,13 +111,13 @@ def _open_folder(folder: RunFolder, stack: contextlib.ExitStack, *, restart: boo
 
 
 def _console() -> TextIO:
-    """What people see: the standard error this process was started with, whatever is redirected later."""
+    """The standard error that this process was started with, whatever is redirected later."""
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     return os.fdopen(os.dup(2), "w", encoding=encoding, errors="backslashreplace", buffering=1)
 
 
 def _write_mark(folder: RunFolder) -> str:
-    """A file that every rank must be able to see, and that needs some room; returns its name. Raises StorageError."""
+    """Write a file that every rank must see, and whose bytes are a reserve; returns its name. Raises StorageError."""
     name = f"{SHARED_MARK}{os.getpid()}-{time.time_ns()}"
     for old in folder.path.glob(f"{SHARED_MARK}*"):
         old.unlink(missing_ok=True)
@@ -126,11 +126,11 @@ def _write_mark(folder: RunFolder) -> str:
 
 
 def _await_mark(mark: Path) -> None:
-    """Raises StorageError when the folder that rank 0 sees is not this rank's."""
+    """Wait until the file of rank 0 is visible. Raises StorageError if this rank sees another folder."""
     until = time.monotonic() + SHARED_FOLDER_TIMEOUT_S
     while not mark.exists():
         if time.monotonic() > until:
             raise StorageError(
-                f"{mark.parent}: rank 0's folder is not visible on {os.uname().nodename}; all nodes must share it"
+                f"{mark.parent}: rank 0's run folder is not visible on {os.uname().nodename}; all nodes must share it"
             )
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""An open run folder, as the stages see it; status.json from the first stage to the last."""
+"""An open run folder as the stages use it, and its status.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vpdist.text import printable_lines
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a command ended: what people read, and whether failures are listed."""
+    """How a command ended: the message for the user, and the number of failures listed."""
 
     message: str
     failures: int = 0
@@ -30,29 +30,29 @@ class Session:
     folder: RunFolder
     progress: Progress
     reserve: Path | None = None
-    """On rank 0 a file that, once removed, makes room for the last status on a full disk."""
+    """On rank 0 a file that is removed to make room for the last status.json on a full disk."""
     begun: bool = False
     ended: int | None = None
-    """The exit code, once the last status is written."""
-    _before: bytes | None = None
+    """The exit code, once the last status.json is written."""
+    _previous_status: bytes | None = None
 
     def begin(self) -> None:
-        """From here on status.json says how this command fares."""
+        """Write status.json: the command runs. Raises StorageError."""
         self._check_lock()
         self.begun = True
         if self.control.is_first:
             with contextlib.suppress(FileNotFoundError):
-                self._before = read_limited(self.folder.status, JSON_LIMIT, cut=True)
+                self._previous_status = read_limited(self.folder.status, JSON_LIMIT, cut=True)
             self.folder.write_status("running", None, "")
 
     def end(self, state: str, code: int, message: str, failing_rank: int | None = None) -> None:
-        """Write the last status. A command that was refused leaves the one of the run it was refused by.
+        """Write the last status.json; a refused command restores that of the run before.
 
-        Raises StorageError where it cannot be written, or another run has taken the folder over.
+        Raises StorageError if it cannot be written, or another run has taken the folder over.
         """
         self._check_lock()
-        if self.begun and code == UsageError.exit_code and self._before is not None:
-            write_file(self.folder.status, self._before)
+        if self.begun and code == UsageError.exit_code and self._previous_status is not None:
+            write_file(self.folder.status, self._previous_status)
         elif self.begun:
             if self.reserve is not None:
                 remove_mark(self.reserve)
@@ -60,13 +60,13 @@ class Session:
         self.ended = code
 
     def _check_lock(self) -> None:
-        """The heartbeat may not have looked yet since this process went on after a stop."""
+        """Raises StorageError if another run has taken the folder over, say while this process was stopped."""
         if self.control.lock is not None:
-            with contextlib.suppress(OSError):  # what is written next says so
+            with contextlib.suppress(OSError):  # reported by what is written next
                 self.control.lock.check_held()
             self.control.lock.raise_if_lost()
 
 
 def remove_mark(mark: Path) -> None:
-    with contextlib.suppress(OSError):  # it is removed by the next run
+    with contextlib.suppress(OSError):  # the next run removes it
         mark.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Signals become a request to stop that stages look at between batches.
+"""Signals become a request to stop, which stages check between batches.
 
-SIGTERM, SIGINT and SIGUSR1 ask; a second request stops at once. A launcher passes the terminal's Ctrl-C on to workers
-that have already received it, so a second signal counts only after a moment.
+SIGTERM, SIGINT and SIGUSR1 request it; a second one stops immediately. A launcher forwards the terminal's Ctrl-C to
+workers that have already received it, so a second signal within SECOND_SIGNAL_AFTER_S is ignored.
 """
 
 from __future__ import annotations
@@ -15,41 +15,43 @@ from types import FrameType
 
 from vpdist.errors import Interrupted
 
-SECOND_AFTER_S = 1.5
+SECOND_SIGNAL_AFTER_S = 1.5
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and how."""
+    """Whether this process was requested to stop, and by which signal."""
 
-    def __init__(self, at_once: Callable[[Interrupted], int]) -> None:
-        """`at_once` runs before the process ends on a second request: it restores the terminal, leaves word and returns
-        the exit code. A third request does not wait for that."""
-        self._at_once = at_once
+    def __init__(self, on_second_signal: Callable[[Interrupted], int]) -> None:
+        """`on_second_signal` runs before a second signal ends the process; it restores the terminal, reports the end
+        and returns the exit code. A third signal does not wait for it."""
+        self._on_second_signal = on_second_signal
         self._signal: int | None = None
         self._since = 0.0
         self._ending = False
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Take over the signals, and give them back; to be called from the main thread."""
-        before = {number: signal.signal(number, self._receive) for number in STOPPING}
+        """Install the handlers, and restore the previous ones; to be called from the main thread."""
+        previous = {number: signal.signal(number, self._receive) for number in STOPPING}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._signal is None:
             self._signal, self._since = number, now
-        elif now - self._since > SECOND_AFTER_S:
+        elif now - self._since > SECOND_SIGNAL_AFTER_S:
             code = _exit_code(number)
             try:
                 if not self._ending:
                     self._ending, self._since = True, now
-                    code = self._at_once(Interrupted(f"stopped at once by {signal.Signals(number).name}", code))
+                    code = self._on_second_signal(
+                        Interrupted(f"stopped by a second signal, {signal.Signals(number).name}", code)
+                    )
             finally:
                 os._exit(code)
 
