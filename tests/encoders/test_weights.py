@@ -79,7 +79,7 @@ def cached(cache: Path, name: str, revision: str, write=write_esm2) -> Path:
 def test_planning_needs_no_torch(tmp_path) -> None:
     folder = write_esm2(tmp_path)
     script = (
-        "import sys; from pathlib import Path; from vpdist.weights import *\n"
+        "import sys; from pathlib import Path; from vpdist.encoders.hub import resolve_model; from vpdist.encoders.shape import encoder_shape; from vpdist.encoders.weights import model_fingerprint\n"
         "folder = resolve_model(sys.argv[1], offline=True); encoder_shape(folder); model_fingerprint(folder)\n"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
@@ -240,10 +240,10 @@ def test_a_local_folder_is_taken_as_it_is(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("no/such/folder", "no such folder, and not a hub id"),
-        ("/no/such/folder", "no such folder, and not a hub id"),
-        ("../owner", "no such folder, and not a hub id"),
-        ("folder", "no such folder, and not a hub id"),
+        ("no/such/folder", "is neither a folder nor a hub id"),
+        ("/no/such/folder", "is neither a folder nor a hub id"),
+        ("../owner", "is neither a folder nor a hub id"),
+        ("folder", "is neither a folder nor a hub id"),
         ("owner/name", "no pinned revision here: give owner/name@<commit>"),
     ],
 )

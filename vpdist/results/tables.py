@@ -219,8 +219,10 @@ class TableWriter:
     def _complete_sequences(
         self, table: BlockTable, names: list[str], owner: np.ndarray, chunks: _Chunks
     ) -> tuple[list[list[Any]], _Sums]:
-        """Columns (as in `_Carried`) and sums of the sequences that end in this block; the last one may be carried over.
-        `owner` is each chunk's index in `names`. Raises StorageError."""
+        """Columns (as in `_Carried`) and sums of the sequences that end in this block; the last one may be carried.
+
+        `owner` is each chunk's index in `names`. Raises StorageError.
+        """
         sums = chunks.per_sequence(owner, len(names), self._carried.sums)
         numbers = (table.sources, table.lengths, table.n_chunks, table.statuses)
         read = (*(column.tolist() for column in numbers), table.descriptions)
