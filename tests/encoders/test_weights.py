@@ -79,7 +79,10 @@ def cached(cache: Path, name: str, revision: str, write=write_esm2) -> Path:
 def test_planning_needs_no_torch(tmp_path) -> None:
     folder = write_esm2(tmp_path)
     script = (
-        "import sys; from pathlib import Path; from vpdist.encoders.hub import resolve_model; from vpdist.encoders.shape import encoder_shape; from vpdist.encoders.weights import model_fingerprint\n"
+        "import sys\n"
+        "from vpdist.encoders.hub import resolve_model\n"
+        "from vpdist.encoders.shape import encoder_shape\n"
+        "from vpdist.encoders.weights import model_fingerprint\n"
         "folder = resolve_model(sys.argv[1], offline=True); encoder_shape(folder); model_fingerprint(folder)\n"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
