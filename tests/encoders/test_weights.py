@@ -115,8 +115,8 @@ def test_the_cost_formula_counts_what_torch_counts(tmp_path, kind, write, tokens
     ("changes", "message"),
     [
         ({"model_type": "gpt2"}, "neither DNABERT-S .* nor ESM-2"),
-        ({"hidden_size": 0}, "hidden_size must be a positive number, not 0"),
-        ({"num_hidden_layers": "2"}, "num_hidden_layers must be a positive number, not '2'"),
+        ({"hidden_size": 0}, "hidden_size must be a positive integer, not 0"),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers must be a positive integer, not '2'"),
         ({"num_attention_heads": 3}, "not a multiple of 3"),
         ({"intermediate_size": None}, "intermediate_size"),
     ],
@@ -192,7 +192,7 @@ def test_shards_that_repeat_a_name_are_refused(tmp_path) -> None:
     first, second = (folder / f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
     repeated = sorted(load_file(first))[0]
     save_file(load_file(second) | {repeated: load_file(first)[repeated]}, second)
-    with pytest.raises(WeightsError, match=f"{repeated} also in another shard"):
+    with pytest.raises(WeightsError, match=f"{repeated} is also in another shard"):
         load_state_dict(folder)
 
 
@@ -247,7 +247,7 @@ def test_a_local_folder_is_taken_as_it_is(tmp_path) -> None:
         ("/no/such/folder", "is neither a folder nor a hub id"),
         ("../owner", "is neither a folder nor a hub id"),
         ("folder", "is neither a folder nor a hub id"),
-        ("owner/name", "no pinned revision here: give owner/name@<commit>"),
+        ("owner/name", "no pinned revision; name owner/name@<commit>"),
     ],
 )
 def test_what_is_neither_folder_nor_known_id_says_what_to_give(cache, model, message) -> None:
