@@ -284,7 +284,7 @@ MANY_SHAPES = """
 import sys
 from pathlib import Path
 import numpy as np, torch
-from vpdist.encoders import load_encoder
+from vpdist.encoders.encoder import load_encoder
 from vpdist.ragged import Ragged
 
 def anonymous_mb():
