@@ -10,7 +10,7 @@ import pytest
 LAYERS = """
 import resource
 import numpy as np
-from vpdist.heap import keep_freed_pages
+from vpdist.encoders.cpu_kernels import keep_freed_pages
 
 if not keep_freed_pages():
     raise SystemExit(3)
