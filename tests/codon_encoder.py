@@ -34,7 +34,7 @@ WIDTH = 12
 CODON = EncoderKind(
     name="codon",
     model="codon vectors",
-    told_by="model_type=codon",
+    recognised_by="model_type=codon",
     reads="nucleotide",
     tokenizer="tests.codon_encoder:CodonTokenizer",
     token_type="uint8",

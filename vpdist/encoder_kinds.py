@@ -1,4 +1,4 @@
-"""The kinds of encoder, one row each: what a kind reads, how its embeddings are pooled, who computes them.
+"""The table of encoder kinds: what each reads, how its embeddings are pooled, which model computes them.
 
 Datasets, attributes, counters and options are named after a kind. A further encoder is a file with its tokenizer and
 its model, a row here, and the option that names its folder (`config.Settings`).
@@ -22,50 +22,49 @@ class EncoderKind:
     """What its dataset is called, and what `{name}_tokens`, `{name}_model` and `--{name}-model` begin with."""
     model: str
     """The model's own name."""
-    told_by: str
-    """The field of config.json that tells this model from others; with `=value` where it must have that value."""
+    recognised_by: str
+    """The field of config.json that only this model has; with `=value` where the value identifies it."""
     reads: str
-    """The text of a fragment that it reads: nucleotide or protein (fields of fragments.Fragments)."""
+    """The string of a fragment that it reads: nucleotide or protein (fields of six_frames.Fragments)."""
     tokenizer: str
-    """`module:class`: what makes tokens of these texts; see tokens.FragmentTokenizer."""
+    """`module:class` of its tokenizer; see sequences.tokenizers.FragmentTokenizer."""
     token_type: str
-    """Number format of its tokens, as numpy names it."""
+    """Number format of its tokens (numpy's name)."""
     loader: str
-    """`module:function`: what makes the model of a folder; see encoders.load_encoder."""
+    """`module:function` that loads the model of a folder; see encoder.load_encoder."""
     gated: bool
-    """Whether the first product of its feed-forward layers has two halves (a gate and a value), which costs more."""
+    """Whether the first product of its feed-forward layers has two halves (a gate and a value)."""
     attention_bias: bool
-    """Whether its attention carries a bias, which the kernel for variable lengths does not take."""
-    special: int = 1
+    """Whether its attention carries a bias, which the variable-length kernel does not support."""
+    special_per_end: int = 1
     """Special tokens at either end of every sequence."""
     not_pooled: int
-    """Tokens at either end that do not enter the mean over tokens which is the embedding."""
+    """Tokens at either end that are left out of the embedding, a mean over tokens."""
     token: str
-    """What a token between the special ones stands for."""
+    """What one of the other tokens represents."""
     pinned: Mapping[str, str]
-    """Public checkpoints, and the commit of each that a run uses unless `owner/name@revision` names another."""
+    """Commit of each public checkpoint, used unless `owner/name@revision` names another."""
     in_every_file: bool = False
-    """Whether files name this kind in every run, with nothing where it does not run. Those of the method are; a row
-    that is added later must not, so that runs without it, earlier ones among them, stay what they are."""
+    """Whether files name this kind in every run, also where it does not run. True for the method's own kinds; false for
+    a row added later, so that files of runs without it stay the same."""
 
     @property
     def pooling(self) -> str:
-        """The pooling in words. Parts carry it, and those with another one are computed again: as it follows from
-        `not_pooled`, by which embeddings are pooled, a change of one is a change of the other."""
+        """The pooling in words, which follows from `not_pooled`. Parts record it; those with another are redone."""
         if self.not_pooled == 0:
             return "mean over all tokens"
-        if self.not_pooled == self.special:
+        if self.not_pooled == self.special_per_end:
             return f"mean over {self.token}s"
         return f"mean over tokens but {self.not_pooled} at either end"
 
     @property
     def fewest_tokens(self) -> int:
-        """Tokens of a sequence, special ones included, at least: one must be left to pool."""
-        return max(2 * self.special, 2 * self.not_pooled + 1)
+        """The smallest length of a sequence in tokens, special ones included: one must be left to pool."""
+        return max(2 * self.special_per_end, 2 * self.not_pooled + 1)
 
     @property
     def token_datasets(self) -> tuple[str, str]:
-        """Where files hold its tokens: the ids of all sequences, and the offsets."""
+        """Names of the datasets with its tokens: the ids of all sequences, and the offsets."""
         return f"{self.name}_tokens", f"{self.name}_token_offsets"
 
     @property
@@ -73,21 +72,21 @@ class EncoderKind:
         return f"--{self.name}-model"
 
     @property
-    def told_by_text(self) -> str:
-        """As a message says it."""
-        field, _, value = self.told_by.partition("=")
+    def recognised_by_text(self) -> str:
+        """`recognised_by` for a message."""
+        field, _, value = self.recognised_by.partition("=")
         return f"{field} {value!r}" if value else field
 
     def is_described_by(self, config: Mapping[str, Any]) -> bool:
         """Whether a config.json is that of such a model."""
-        field, _, value = self.told_by.partition("=")
+        field, _, value = self.recognised_by.partition("=")
         return config.get(field) == value if value else field in config
 
 
 NUCLEOTIDE = EncoderKind(
     name="nucleotide",
     model="DNABERT-S",
-    told_by="alibi_starting_size",  # of the many models of type 'bert' only this one has it
+    recognised_by="alibi_starting_size",  # unique among the models of type 'bert'
     reads="nucleotide",
     tokenizer="vpdist.sequences.tokenizers:NucleotideTokenizer",
     token_type="uint16",
@@ -102,7 +101,7 @@ NUCLEOTIDE = EncoderKind(
 PROTEIN = EncoderKind(
     name="protein",
     model="ESM-2",
-    told_by="model_type=esm",
+    recognised_by="model_type=esm",
     reads="protein",
     tokenizer="vpdist.sequences.tokenizers:ProteinTokenizer",
     token_type="uint8",
@@ -126,24 +125,24 @@ KINDS = {kind.name: kind for kind in (NUCLEOTIDE, PROTEIN)}
 """By name. Their order is that in which they run and in which files list them."""
 
 CLASSIFIED = (NUCLEOTIDE.name, PROTEIN.name)
-"""The kinds whose embeddings the classifier takes, one behind the other in this order (Li et al. 2025)."""
+"""The kinds whose embeddings the classifier takes, concatenated in this order (Li et al. 2025)."""
 
 
 def options(names: Iterable[str]) -> str:
-    """The options of some kinds, as a message lists them."""
+    """The options of some kinds, for a message."""
     return " and ".join(KINDS[name].option for name in names)
 
 
 def in_files(by_kind: Mapping[str, Value], nothing: Value) -> dict[str, Value]:
-    """What files say of each kind, in the table's order: `nothing` of those that every file names and a run lacks."""
+    """A value for each kind that files name, in the table's order: `nothing` for those that do not run."""
     return {name: by_kind.get(name, nothing) for name, kind in KINDS.items() if kind.in_every_file or name in by_kind}
 
 
 def pooling_text(names: Mapping[str, object]) -> str:
-    """The pooling of every kind that files of a run with these kinds name."""
+    """The pooling of every kind that the files of a run with these kinds name."""
     return "; ".join(f"{name}: {KINDS[name].pooling}" for name in in_files(names, None))
 
 
 def resolve(reference: str) -> Any:
-    """What a row's `module:name` refers to, its module imported. Some bring torch in."""
+    """The object that a row's `module:name` refers to. Some modules import torch."""
     return pkgutil.resolve_name(reference)

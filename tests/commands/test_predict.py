@@ -397,7 +397,7 @@ def test_without_embeddings_the_tables_are_the_same_and_the_parts_small(
     assert predict(replace(settings, output=tmp_path / "run", embeddings=False)) == 0
     assert tables(tmp_path / "run") == tables(done)
     assert classify(tmp_path / "run", models.classifier, consensus=None, legacy_output=False, progress="none") == 2
-    assert "kept no embeddings" in capfd.readouterr().err
+    assert "has no embeddings" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gz", "bz2", "xz"])

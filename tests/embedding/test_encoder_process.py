@@ -1,4 +1,4 @@
-"""The child process that computes units apart: what passes between it and its rank, its death, its silence."""
+"""The child process that computes isolated units: what passes between it and its rank, its death, its silence."""
 
 import signal
 import subprocess
@@ -42,66 +42,69 @@ def test_the_child_ends_with_its_parents_interest_in_it() -> None:
         raise Interrupted("stopped by SIGTERM")
 
     batch = Ragged.from_lengths(np.zeros(3), [3])
-    with EncoderProcess(torch.device("cpu"), 1, stop, patience_s=PATIENCE_S) as quarantine:
+    with EncoderProcess(torch.device("cpu"), 1, stop, timeout_s=PATIENCE_S) as process:
         with pytest.raises(Interrupted):
-            quarantine.embed("protein", "float32", Path("nowhere"), batch)
-        child = quarantine._process
+            process.embed("protein", "float32", Path("nowhere"), batch)
+        child = process._process
         assert child is not None
         assert child.poll() is None
     assert child.poll() == -9
 
 
 @pytest.mark.launcher
-def test_a_child_that_gives_no_answer_is_ended(tmp_path: Path) -> None:
+def test_a_child_that_does_not_reply_is_ended(tmp_path: Path) -> None:
     models = write_models(tmp_path / "models")
     batch = Ragged.from_lengths(np.array([0, 5, 5, 2]), [4])
-    with EncoderProcess(torch.device("cpu"), 1, lambda: None, patience_s=PATIENCE_S) as quarantine:
-        quarantine.load("protein", "float32", models.protein)
-        child = quarantine._process
+    with EncoderProcess(torch.device("cpu"), 1, lambda: None, timeout_s=PATIENCE_S) as process:
+        process.load("protein", "float32", models.protein)
+        child = process._process
         assert child is not None
         child.send_signal(signal.SIGSTOP)
-        quarantine._patience_s = 0.5
-        with pytest.raises(ChildHung, match="no answer"):
-            quarantine._ask({"kind": "protein", "dtype": "float32", "folder": str(models.protein)})
+        process._timeout_s = 0.5
+        with pytest.raises(ChildHung, match="did not reply"):
+            process._request({"kind": "protein", "dtype": "float32", "folder": str(models.protein)})
         assert child.poll() == -9
-        quarantine._patience_s = PATIENCE_S
-        assert np.isfinite(quarantine.embed("protein", "float32", models.protein, batch)).all()
+        process._timeout_s = PATIENCE_S
+        assert np.isfinite(process.embed("protein", "float32", models.protein, batch)).all()
 
 
 @pytest.mark.launcher
-def test_a_child_that_stops_in_the_middle_of_its_answer_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vpdist.embedding.encoder_process.WHOLE_ANSWER_S", 0.2)
+def test_a_child_that_stops_in_the_middle_of_its_reply_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vpdist.embedding.encoder_process.WHOLE_REPLY_S", 0.2)
     half = "import os, sys, time; os.write(int(sys.argv[1]), (100).to_bytes(4, 'big') + b'{'); time.sleep(600)"
-    with EncoderProcess(torch.device("cpu"), 1, lambda: None, patience_s=PATIENCE_S) as quarantine:
-        quarantine._channel, theirs = Pipe()
+    with EncoderProcess(torch.device("cpu"), 1, lambda: None, timeout_s=PATIENCE_S) as process:
+        process._channel, theirs = Pipe()
         command = [sys.executable, "-c", half, str(theirs.fileno())]
-        quarantine._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
+        process._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
         theirs.close()
         with pytest.raises(ChildDied, match="ended with status -9"):
-            quarantine._ask({})
+            process._request({})
 
 
 @pytest.mark.launcher
 def test_a_child_that_is_killed_is_recognised_and_another_one_takes_its_place(tmp_path: Path) -> None:
     models = write_models(tmp_path / "models")
     batch = Ragged.from_lengths(np.array([0, 5, 5, 2]), [4])
-    with EncoderProcess(torch.device("cpu"), 1, lambda: None, patience_s=PATIENCE_S) as quarantine:
-        before = quarantine.embed("protein", "float32", models.protein, batch)
-        child = quarantine._process
+    with EncoderProcess(torch.device("cpu"), 1, lambda: None, timeout_s=PATIENCE_S) as process:
+        before = process.embed("protein", "float32", models.protein, batch)
+        child = process._process
         assert child is not None
         child.kill()
         with pytest.raises(ChildDied, match="ended with status -9"):
-            quarantine._ask(
+            process._request(
                 {"kind": "protein", "dtype": "float32", "folder": str(models.protein)}, batch.flat, batch.offsets
             )
-        after = quarantine.embed("protein", "float32", models.protein, batch)
+        after = process.embed("protein", "float32", models.protein, batch)
     assert before.tobytes() == after.tobytes()
 
 
 def test_no_memory_for_a_second_copy_condemns_no_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
-    quarantine = EncoderProcess(torch.device("cpu"), 1, lambda: None, patience_s=PATIENCE_S)
-    monkeypatch.setattr(quarantine, "_ask", lambda *question: ({"said": "out of memory"}, []))
+    def out_of_memory(*request: object) -> None:
+        raise torch.OutOfMemoryError
+
+    process = EncoderProcess(torch.device("cpu"), 1, lambda: None, timeout_s=PATIENCE_S)
+    monkeypatch.setattr(process, "_request", out_of_memory)
     with pytest.raises(VpdistError, match="no memory for a second copy of esm2"):
-        quarantine.embed("protein", "float16", Path("esm2"), Ragged.from_lengths(np.zeros(3), [3]))
+        process.embed("protein", "float16", Path("esm2"), Ragged.from_lengths(np.zeros(3), [3]))
     with pytest.raises(torch.OutOfMemoryError):
-        quarantine.load("protein", "float32", Path("esm2"))
+        process.load("protein", "float32", Path("esm2"))

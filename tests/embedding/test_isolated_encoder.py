@@ -22,12 +22,12 @@ DEADLY = 66
 
 
 class StubEncoder:
-    """What a quarantined encoder takes over from the rank's own."""
+    """What a isolated encoder takes over from the rank's own."""
 
     kind, width, folder, vocabulary, length_bucket = "protein", 2, Path("esm2"), 100, 1
 
 
-class StubQuarantine:
+class StubProcess:
     """Computes (second token, number of sequences) of each sequence, and dies as it is told."""
 
     def __init__(self, dies: Callable[[int, Ragged], bool]) -> None:
@@ -40,11 +40,11 @@ class StubQuarantine:
         return np.stack([batch.flat[batch.offsets[:-1] + 1], np.full(len(batch), len(batch))], 1).astype(np.float32)
 
 
-def embed(quarantine: StubQuarantine, *rows: int) -> np.ndarray:
+def embed(process: StubProcess, *rows: int) -> np.ndarray:
     """Sequences 0 x x ... 2, where x is the row's number."""
     sequences = [np.array([0, *[row] * (length - 2), 2]) for row, length in zip(rows, LENGTHS, strict=False)]
     tokens = Ragged.from_lengths(np.concatenate(sequences), [len(sequence) for sequence in sequences])
-    encoder = IsolatedEncoder(quarantine, StubEncoder(), torch.float32)  # type: ignore[arg-type]
+    encoder = IsolatedEncoder(process, StubEncoder(), torch.float32)  # type: ignore[arg-type]
     return encoder.embed(tokens).numpy()
 
 
@@ -53,41 +53,41 @@ def holds_deadly(times: int, batch: Ragged) -> bool:
 
 
 def test_what_kills_nothing_is_computed_as_it_comes() -> None:
-    quarantine = StubQuarantine(lambda times, batch: False)
-    assert embed(quarantine, 7, 8, 9, 10).tolist() == [[7, 4], [8, 4], [9, 4], [10, 4]]
-    assert len(quarantine.asked) == 1
+    process = StubProcess(lambda times, batch: False)
+    assert embed(process, 7, 8, 9, 10).tolist() == [[7, 4], [8, 4], [9, 4], [10, 4]]
+    assert len(process.asked) == 1
 
 
 def test_only_what_kills_the_child_alone_is_set_aside_and_the_others_keep_their_batch() -> None:
-    quarantine = StubQuarantine(holds_deadly)
-    found = embed(quarantine, 7, 8, DEADLY, 10)
+    process = StubProcess(holds_deadly)
+    found = embed(process, 7, 8, DEADLY, 10)
     assert np.isnan(found[2]).all()
     assert np.delete(found, 2, axis=0).tolist() == [[7, 4], [8, 4], [10, 4]]
-    tokens = quarantine.asked[-1]
+    tokens = process.asked[-1]
     assert tokens.lengths.tolist() == list(LENGTHS)
     assert tokens[2].tolist() == [0, 7, 7, 7, 7, 2]
 
 
 @pytest.mark.parametrize("times", [1, 2, 5])
 def test_a_death_from_outside_costs_nothing(times: int) -> None:
-    quarantine = StubQuarantine(lambda now, batch: now in (1, times))
-    assert embed(quarantine, 7, 8, 9, 10).tolist() == [[7, 4], [8, 4], [9, 4], [10, 4]]
-    assert len(quarantine.asked) > 1
+    process = StubProcess(lambda now, batch: now in (1, times))
+    assert embed(process, 7, 8, 9, 10).tolist() == [[7, 4], [8, 4], [9, 4], [10, 4]]
+    assert len(process.asked) > 1
 
 
 def test_where_only_the_batch_kills_each_sequence_keeps_what_it_got_alone() -> None:
-    quarantine = StubQuarantine(lambda now, batch: len(batch) > 1)
-    assert embed(quarantine, 7, 8, 9, 10).tolist() == [[7, 1], [8, 1], [9, 1], [10, 1]]
+    process = StubProcess(lambda now, batch: len(batch) > 1)
+    assert embed(process, 7, 8, 9, 10).tolist() == [[7, 1], [8, 1], [9, 1], [10, 1]]
 
 
 def test_a_deadly_sequence_that_is_a_batch_of_its_own_is_tried_twice() -> None:
-    quarantine = StubQuarantine(holds_deadly)
-    assert np.isnan(embed(quarantine, DEADLY)).all()
-    assert len(quarantine.asked) == 2
+    process = StubProcess(holds_deadly)
+    assert np.isnan(embed(process, DEADLY)).all()
+    assert len(process.asked) == 2
 
 
 def test_memory_that_does_not_suffice_is_the_callers_business() -> None:
-    class Small(StubQuarantine):
+    class Small(StubProcess):
         def embed(self, kind: str, dtype: str, folder: Path, batch: Ragged) -> np.ndarray:
             raise torch.OutOfMemoryError("in the child process")
 
@@ -96,18 +96,18 @@ def test_memory_that_does_not_suffice_is_the_callers_business() -> None:
 
 
 def test_a_sequence_at_which_the_child_hangs_alone_is_set_aside_at_once() -> None:
-    class Hanging(StubQuarantine):
+    class Hanging(StubProcess):
         def embed(self, kind: str, dtype: str, folder: Path, batch: Ragged) -> np.ndarray:
             try:
                 return super().embed(kind, dtype, folder, batch)
             except ChildDied:
-                raise ChildHung("the child process gave no answer for 60 s") from None
+                raise ChildHung("the child process did not reply for 60 s") from None
 
-    quarantine = Hanging(holds_deadly)
-    found = embed(quarantine, 7, DEADLY)
+    process = Hanging(holds_deadly)
+    found = embed(process, 7, DEADLY)
     assert np.isnan(found[1]).all()
     assert found[0].tolist() == [7, 2]
-    assert sum(DEADLY in batch.flat for batch in quarantine.asked) == 2
+    assert sum(DEADLY in batch.flat for batch in process.asked) == 2
 
 
 @pytest.mark.launcher

@@ -96,8 +96,9 @@ def run(
     plan: Plan, folder: Path, encoder: Callable[[str], StubEncoder], wide: Callable[[str], StubEncoder]
 ) -> tuple[dict[str, np.ndarray], int, Counter[str]]:
     counted: Counter[str] = Counter()
-    n_failed = work_of(plan, folder, encoder, wide).run(0, lambda **counters: counted.update(counters))
-    return parts.read(folder, 0, ["nucleotide", "protein", "failed"]), n_failed, counted
+    with Pipeline(work_of(plan, folder, encoder, wide), lambda **counters: counted.update(counters)) as pipeline:
+        pipeline.run(0)
+    return parts.read(folder, 0, ["nucleotide", "protein", "failed"]), pipeline.failures, counted
 
 
 def no_retry(kind: str) -> StubEncoder:

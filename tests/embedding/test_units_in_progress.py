@@ -19,9 +19,9 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def leave(folder: RunFolder, units: tuple[int, ...], error: Exception, rank: int = 0) -> None:
-    with UnitsInProgress(folder, rank, at_once=len(units)) as at_work:
+    with UnitsInProgress(folder, rank, most=len(units)) as in_progress:
         for unit in (100, *units):
-            at_work.begin(unit)
+            in_progress.begin(unit)
         raise error
 
 
@@ -32,8 +32,8 @@ def die(folder: RunFolder, *units: int, rank: int = 0) -> None:
 
 
 def test_a_process_that_leaves_in_order_leaves_nothing(folder: RunFolder) -> None:
-    with UnitsInProgress(folder, 0) as at_work:
-        at_work.begin(7)
+    with UnitsInProgress(folder, 0) as in_progress:
+        in_progress.begin(7)
         assert next(folder.at_work.iterdir()).read_text().split() == ["7"]
     with pytest.raises(Interrupted):
         leave(folder, (8,), Interrupted("stopped by SIGTERM"))

@@ -191,7 +191,7 @@ def test_a_sequence_without_tokens_to_pool_is_an_error(encoders, kind, tokens) -
 
 
 def test_tokens_of_another_model_are_refused_before_they_reach_the_device(encoders, models) -> None:
-    with pytest.raises(WeightsError, match=f"{models.protein}: token 33, but the model knows 33"):
+    with pytest.raises(WeightsError, match=f"{models.protein}: token 33 is not in the model's vocabulary of 33"):
         encoders["protein"].embed(Ragged.from_lengths(np.array([0, 33, 2], np.uint8), [3]))
 
 
@@ -234,7 +234,7 @@ def test_missing_surprising_and_misshapen_weights_are_all_listed(tmp_path) -> No
     message = str(refused.value)
     assert message.startswith(str(folder))
     assert "missing: embeddings.word_embeddings.weight, encoder.layer.1.output.dense.bias" in message
-    assert "not known: encoder.layer.2.output.dense.bias" in message
+    assert "unknown: encoder.layer.2.output.dense.bias" in message
     assert "encoder.layer.0.output.dense.bias is (31,), not (32,)" in message
 
 
@@ -248,7 +248,7 @@ def test_a_configuration_of_another_size_is_refused(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("native", "dtype"),
-    [({}, torch.float32), ({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16)],
+    [({}, "float32"), ({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16")],
 )
 def test_auto_on_a_cpu_depends_on_native_bfloat16_products(monkeypatch, native, dtype) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False} | native)
@@ -256,18 +256,17 @@ def test_auto_on_a_cpu_depends_on_native_bfloat16_products(monkeypatch, native, 
 
 
 def test_auto_on_cuda_is_float16() -> None:
-    assert choose_dtype("auto", torch.device("cuda", 1)) == torch.float16
+    assert choose_dtype("auto", torch.device("cuda", 1)) == "float16"
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 def test_a_named_dtype_is_taken(name: str) -> None:
-    assert choose_dtype(name, CPU) == getattr(torch, name)
+    assert choose_dtype(name, CPU) == name
 
 
-@pytest.mark.parametrize("name", ["float16", "float64", "half", ""])
-def test_a_dtype_that_makes_no_sense_is_a_usage_error(name: str) -> None:
-    with pytest.raises(UsageError, match="--dtype"):
-        choose_dtype(name, CPU)
+def test_float16_on_a_cpu_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="--dtype float16"):
+        choose_dtype("float16", CPU)
 
 
 @pytest.mark.cuda

@@ -79,8 +79,10 @@ def cached(cache: Path, name: str, revision: str, write=write_esm2) -> Path:
 def test_planning_needs_no_torch(tmp_path) -> None:
     folder = write_esm2(tmp_path)
     script = (
-        "import sys; from pathlib import Path; from vpdist.encoders.hub import resolve_model\n"
-        "from vpdist.encoders.shape import encoder_shape; from vpdist.encoders.weights import model_fingerprint\n"
+        "import sys\n"
+        "from vpdist.encoders.hub import resolve_model\n"
+        "from vpdist.encoders.shape import encoder_shape\n"
+        "from vpdist.encoders.weights import model_fingerprint\n"
         "folder = resolve_model(sys.argv[1], offline=True); encoder_shape(folder); model_fingerprint(folder)\n"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
@@ -113,8 +115,8 @@ def test_the_cost_formula_counts_what_torch_counts(tmp_path, kind, write, tokens
     ("changes", "message"),
     [
         ({"model_type": "gpt2"}, "neither DNABERT-S .* nor ESM-2"),
-        ({"hidden_size": 0}, "hidden_size must be a positive number, not 0"),
-        ({"num_hidden_layers": "2"}, "num_hidden_layers must be a positive number, not '2'"),
+        ({"hidden_size": 0}, "hidden_size must be a positive integer, not 0"),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers must be a positive integer, not '2'"),
         ({"num_attention_heads": 3}, "not a multiple of 3"),
         ({"intermediate_size": None}, "intermediate_size"),
     ],
@@ -190,7 +192,7 @@ def test_shards_that_repeat_a_name_are_refused(tmp_path) -> None:
     first, second = (folder / f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
     repeated = sorted(load_file(first))[0]
     save_file(load_file(second) | {repeated: load_file(first)[repeated]}, second)
-    with pytest.raises(WeightsError, match=f"{repeated} also in another shard"):
+    with pytest.raises(WeightsError, match=f"{repeated} is also in another shard"):
         load_state_dict(folder)
 
 
@@ -241,11 +243,11 @@ def test_a_local_folder_is_taken_as_it_is(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("no/such/folder", "no such folder, and not a hub id"),
-        ("/no/such/folder", "no such folder, and not a hub id"),
-        ("../owner", "no such folder, and not a hub id"),
-        ("folder", "no such folder, and not a hub id"),
-        ("owner/name", "no pinned revision here: give owner/name@<commit>"),
+        ("no/such/folder", "is neither a folder nor a hub id"),
+        ("/no/such/folder", "is neither a folder nor a hub id"),
+        ("../owner", "is neither a folder nor a hub id"),
+        ("folder", "is neither a folder nor a hub id"),
+        ("owner/name", "no pinned revision; name owner/name@<commit>"),
     ],
 )
 def test_what_is_neither_folder_nor_known_id_says_what_to_give(cache, model, message) -> None:

@@ -195,7 +195,7 @@ def test_parts_that_cannot_fit_are_refused_before_a_model_is_loaded(
     fill(small, leave=SHARED_MARK_BYTES + (16 << 10) + embeddings // 2)
     code, told = ended(start((), models, contigs, small / "run"))
     assert code == 6
-    assert "of parts are to be written" in told
+    assert "of parts do not fit" in told
     assert status(small / "run")["exit_code"] == 6
     assert not list((small / "run" / "parts").iterdir())
     assert "stage load" not in (small / "run" / "logs" / "rank00000.log").read_text()

@@ -87,7 +87,7 @@ def test_what_crashes_or_yields_nan_is_listed_and_all_else_keeps_its_bits(
     assert row.problems == ()
     assert row.lost == 0
     logs = "".join(path.read_text() for path in (tmp_path / "run" / "logs").iterdir())
-    assert "set aside: a protein sequence" in logs
+    assert "tokens cannot be computed: its row fails" in logs
 
 
 def test_short_of_memory_batches_are_halved_and_only_what_fits_nowhere_fails(

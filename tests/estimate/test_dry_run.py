@@ -210,7 +210,7 @@ def test_errors_are_those_of_a_run(settings: Settings, tmp_path: Path, temporary
     protein.write_text(">good\nACGT\n>bad\nMKVLAAG\n")
     with pytest.raises(InputError, match=r"protein.fa, record bad, letter 4"):
         forecast(replace(dry, inputs=(str(protein),)), 1, None)
-    with pytest.raises(WeightsError, match="no such folder"):
+    with pytest.raises(WeightsError, match="neither a folder nor"):
         forecast(replace(dry, protein_model=str(tmp_path / "absent"), offline=True), 1, None)
     wide = write_classifier(tmp_path / "wide.safetensors", protein_width=99)
     with pytest.raises(WeightsError, match="takes"):
@@ -234,23 +234,23 @@ def test_weights_that_do_not_fit_are_refused_by_the_processes_that_load_them(
     assert list(temporary.glob("vpdist-plan-*")) == []
 
 
-def test_a_plan_of_many_shards_is_timed_though_few_are_laid_out(
+def test_a_plan_of_many_shards_is_timed_though_few_are_written(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    laid_out: list[int] = []
+    written: list[int] = []
     real = token_shards.write_shard
 
-    def lay_out(folder: Path, shard: int, *others: Any) -> None:
-        laid_out.append(shard)
+    def write_shard(folder: Path, shard: int, *others: Any) -> None:
+        written.append(shard)
         real(folder, shard, *others)
 
     monkeypatch.setattr(plan, "SHARD_TOKEN_BYTES", 1)
-    monkeypatch.setattr(token_shards, "write_shard", lay_out)
+    monkeypatch.setattr(token_shards, "write_shard", write_shard)
     monkeypatch.setattr(dry_run, "STRETCHES", 4)
     found = forecast(replace(settings, dry_run=True), 1, None)
     assert found.work is not None
     assert found.time is not None
-    assert len(laid_out) < found.work.units
+    assert len(written) < found.work.units
 
 
 def test_a_process_that_ends_while_it_is_timed_is_told_with_its_code(

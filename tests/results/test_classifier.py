@@ -153,7 +153,7 @@ def test_scores_labels_and_calls_are_the_originals(shared) -> None:
     ("content", "message"),
     [
         (b"", "neither safetensors nor"),
-        (b"\x80\x02}q\x00.", "saved anew"),
+        (b"\x80\x02}q\x00.", "saved again"),
         (b"PK\x03\x04" + bytes(50), "damaged"),
         (b"\x40\x00\x00\x00\x00\x00\x00\x00{" + bytes(9), "cannot be read as a classifier"),
     ],

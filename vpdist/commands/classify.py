@@ -1,7 +1,7 @@
 """`vpdist classify`: new calls from the embeddings of a complete run, without embedding again.
 
 Logits are computed unit by unit from the embeddings as stored, as `predict` does, so equal classifiers give equal bits.
-Parts stay as they are; tables are replaced, and run.json says which classifier they come from.
+Parts do not change; tables are replaced, and run.json records the classifier they come from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vpdist.results import parts
 from vpdist.results.classifier import Classifier, load_classifier, logits
 from vpdist.results.parts import part_header
 from vpdist.results.scores import Scores
-from vpdist.results.write_results import checked_scores, summary_for_people, write_tables
+from vpdist.results.write_results import checked_scores, summary_text, write_tables
 from vpdist.sequences import store_summary
 from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
@@ -36,7 +36,7 @@ def classify(output: Path, classifier: Path, *, consensus: str | None, legacy_ou
     Args:
         output: a run folder with complete parts that keep their embeddings.
         classifier: a classifier file.
-        consensus: mean, max or fraction; None as the run had it.
+        consensus: mean, max or fraction; None: that of the run.
         legacy_output: also write the original method's two files.
         progress: auto, bars, log or none.
     """
@@ -44,31 +44,34 @@ def classify(output: Path, classifier: Path, *, consensus: str | None, legacy_ou
         one_of("consensus", consensus, CONSENSUS)
 
     def body(session: Session) -> Outcome:
-        made: list[Outcome] = []
+        outcome = Outcome("")
 
         def make() -> str:
-            made.append(_new_calls(session, classifier, consensus, legacy_output))
+            nonlocal outcome
+            outcome = _new_calls(session, classifier, consensus, legacy_output)
             return "1"
 
         session.control.broadcast_from_rank_0("classified", make)
-        return made[0] if made else Outcome("")
+        return outcome
 
     return run_session(RunFolder(output), body, device="cpu", progress=progress, stall_timeout=1800.0, must_exist=True)
 
 
 def _new_calls(session: Session, path: Path, consensus: str | None, legacy_output: bool) -> Outcome:
-    """Rank 0 does it all, in seconds."""
+    """All of `vpdist classify`, on rank 0. Raises UsageError, WeightsError, StorageError."""
     started = time.monotonic()
     folder = session.folder
     recorded = resolve_config.recorded_config(folder)
     run = read_json(folder.run) or {}
     summary = store_summary.load_summary(folder)
     if recorded is None or summary is None:
-        raise UsageError(f"{folder.path}: the run is not complete; resume it with its own command first")
+        raise UsageError(f"{folder.path}: the run is not complete; resume it with the same command first")
     if not recorded.embeddings:
-        raise UsageError(f"{folder.path}: the run kept no embeddings (--no-embeddings)")
+        raise UsageError(f"{folder.path}: the run has no embeddings (--no-embeddings)")
     if not recorded.models.keys() >= set(CLASSIFIED):
-        raise UsageError(f"{folder.path}: a classifier needs the embeddings of both encoders, the run has one")
+        raise UsageError(
+            f"{folder.path}: a classifier needs the embeddings of both encoders, but the run has those of one"
+        )
     classifier = load_classifier(path)
     torch.set_num_threads(recorded.threads)
     plan, plan_id = plan_file.map_plan(folder.plan, n_fragments=summary.n_fragments)
@@ -76,7 +79,7 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
     missing = parts.remaining(folder.parts, plan, header)
     if missing:
         raise UsageError(
-            f"{folder.path}: {len(missing)} of {plan.n_units} units are missing; resume the run with its command first"
+            f"{folder.path}: {len(missing)} of {plan.n_units} units are missing; resume it with the same command first"
         )
     if plan.n_units:
         first = parts.read(folder.parts, 0, CLASSIFIED)
@@ -90,18 +93,13 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
     totals = write_tables(
         folder, summary, scores, sources, chosen, session.control.raise_if_ending, legacy=legacy_output
     )
-    folder.update_run(
-        tables_from={
-            "classifier": classifier.fingerprint,
-            "consensus": chosen,
-            "command": "classify",
-        }
-    )
-    return Outcome(summary_for_people(folder, totals, time.monotonic() - started, called=True), totals.failed_fragments)
+    origin = {"classifier": classifier.fingerprint, "consensus": chosen, "command": "classify"}
+    folder.update_run(tables_from=origin)
+    return Outcome(summary_text(folder, totals, time.monotonic() - started, called=True), totals.failed_fragments)
 
 
 def _recorded_consensus(run: dict[str, Any]) -> str:
-    """The run's own consensus. Raises UsageError where run.json names none that there is."""
+    """The run's own consensus. Raises UsageError where run.json has an unknown one."""
     settings = run.get("settings")
     chosen = settings.get("consensus", CONSENSUS[0]) if isinstance(settings, dict) else CONSENSUS[0]
     one_of("consensus", chosen, CONSENSUS)

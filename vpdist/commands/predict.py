@@ -1,6 +1,6 @@
-"""The method, stage by stage: reads to token store, plan, layout, embeddings and calls, check, tables.
+"""The method, stage by stage: token store, plan, tokens in plan order, embeddings and calls, check, tables.
 
-Every stage runs on every rank and takes its share by itself; what is complete is judged from files.
+Every stage runs on every rank, which takes its share of the work; what is complete is judged from files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vpdist.planning.sampler import TokenWeightedDistributedSampler
 from vpdist.results import parts
 from vpdist.results.parts import PartHeader, part_header
 from vpdist.results.tables import Totals
-from vpdist.results.write_results import checked_scores, part_scores, summary_for_people, write_tables
+from vpdist.results.write_results import checked_scores, part_scores, summary_text, write_tables
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.session.coordination import Control
 from vpdist.session.run_session import run_session
@@ -40,11 +40,10 @@ from vpdist.storage.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-
 ATTEMPTS = 3
-"""How often parts are computed that turn out damaged when they are checked."""
+"""Times that parts are computed which are found damaged when they are checked."""
 CRASHES_UNTIL_ISOLATED = 2
-"""A unit during which processes died this often is computed isolated."""
+"""A unit during which processes crashed this often is computed in isolation."""
 
 
 def predict(settings: Settings) -> int:
@@ -77,7 +76,7 @@ class _Predict:
         return self.session.folder
 
     def stages(self) -> Outcome:
-        """The method section."""
+        """All stages, in order."""
         started = time.monotonic()
         self.session.begin()
         with self._stage("start"):
@@ -115,28 +114,28 @@ class _Predict:
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 3)
 
     def _report_plan(self, summary: StoreSummary, plan: Plan) -> None:
-        """What people should know once the plan is there; warnings come again at the end."""
-        report = self.session.progress.message
-        report(
+        """Counts and warnings once the plan is made; warnings are repeated at the end."""
+        message = self.session.progress.message
+        message(
             f"{summary.n_records:,} sequences, {summary.n_chunks:,} chunks, {summary.n_fragments:,} fragments "
             f"({plan.n_rows:,} different) in {plan.n_units:,} units"
         )
         if summary.n_records == 0:
             self.warnings.append("warning: the input holds no sequences; the tables have headers only")
         elif summary.n_fragments == 0:
-            self.warnings.append("warning: no chunk has an open reading frame; nothing can be scored")
+            self.warnings.append("warning: no chunk has an open reading frame, so nothing can be scored")
         if summary.n_renamed:
             self.warnings.append(
-                f"warning: {summary.n_renamed:,} sequences had a name used before and were numbered, "
-                f"such as {summary.example_renamed}"
+                f"warning: {summary.n_renamed:,} sequences had the name of an earlier one and were renamed, "
+                f"for example to {summary.example_renamed}"
             )
         for warning in self.warnings:
-            report(warning)
+            message(warning)
         if 0 < plan.n_units < self.control.runtime.world_size:
-            report(f"{plan.n_units} units for {self.control.runtime.world_size} ranks: some ranks stay idle")
+            message(f"{plan.n_units} units for {self.control.runtime.world_size} ranks: some ranks stay idle")
 
     def _check_room(self, inputs: RunInputs, plan: Plan, plan_id: str) -> None:
-        """Rank 0 compares what is to be written with what the disk has left, before models are loaded."""
+        """Rank 0 compares the size of the missing parts with the free disk space, before models are loaded."""
 
         def check() -> str:
             width = sum(encoder_shape(folder).width for folder in inputs.models.values())
@@ -146,7 +145,7 @@ class _Predict:
         self.control.broadcast_from_rank_0("room", check)
 
     def _embed_until_complete(self, work: UnitWork) -> None:
-        """Compute what is left, check every part, and again, until no part is missing or damaged."""
+        """Compute missing parts and check all, until none is missing or damaged. Raises StorageError."""
         for attempt in range(ATTEMPTS):
             todo, crashing = self._remaining(work, attempt)
             if todo:
@@ -155,97 +154,88 @@ class _Predict:
                 self._embed_isolated(work, crashing, attempt)
             if not self._check(work, attempt):
                 return
-        raise StorageError(f"{self.folder.parts}: parts keep getting damaged; is the disk sound?")
+        raise StorageError(f"{self.folder.parts}: parts were damaged {ATTEMPTS} times in a row; check the disk")
 
     def _remaining(self, work: UnitWork, attempt: int) -> tuple[list[int], list[int]]:
-        """Units without a part; and those among them during which processes have died too often, which come last.
+        """Units without a part, in two lists: those to compute as usual, and those to compute in isolation.
 
-        Rank 0 lists the folder, before anyone computes; the others take its word.
+        Rank 0 lists the folder, before any rank computes, and publishes both.
         """
 
-        def look() -> str:
+        def make() -> str:
             crashes = count_crashes(self.folder)
             left = parts.remaining(self.folder.parts, work.plan, work.header)
             crashing = [unit for unit in left if crashes.get(unit, 0) >= CRASHES_UNTIL_ISOLATED]
             return json.dumps([sorted(set(left) - set(crashing)), crashing])
 
-        todo, crashing = json.loads(self.control.broadcast_from_rank_0(f"todo/{attempt}", look))
+        todo, crashing = json.loads(self.control.broadcast_from_rank_0(f"todo/{attempt}", make))
         return todo, crashing
 
     def _embed(self, work: UnitWork, todo: list[int], attempt: int) -> None:
-        """Compute the units of `todo`, dealt by cost beforehand or drawn one by one."""
+        """Compute the units of `todo`, dealt by cost beforehand or taken one by one."""
         costs = work.plan.unit_cost[todo]
         runtime = self.control.runtime
         if dynamic := self.settings.schedule == "dynamic":
             tokens = int(work.plan.unit_tokens[todo].sum()) // runtime.world_size
-            units: Iterator[int] = self._shared_units([todo[i] for i in longest_first(costs).tolist()], attempt)
+            order = [todo[i] for i in longest_first(costs).tolist()]
+            positions = iter(lambda: min(self.control.next_index(f"embed/{attempt}"), len(todo)), len(todo))
+            units: Iterator[int] = (order[position] for position in positions)
             n_units = len(todo) // runtime.world_size
         else:
             sampler = TokenWeightedDistributedSampler(todo, costs.tolist(), runtime.world_size, runtime.rank)
             tokens, n_units = int(work.plan.unit_tokens[sampler.mine].sum()), len(sampler)
             units = iter(sampler)
         with self._stage("embed", tokens, n_units, shared=dynamic):
-            at_once = 2 if runtime.device.type == "cuda" else 1
+            most = 2 if runtime.device.type == "cuda" else 1
             with (
-                UnitsInProgress(self.folder, runtime.rank, at_once) as at_work,
+                UnitsInProgress(self.folder, runtime.rank, most) as in_progress,
                 Pipeline(work, self._report) as pipeline,
             ):
                 for unit in units:
                     logger.info("unit %d", unit)
-                    at_work.begin(unit)
+                    in_progress.begin(unit)
                     pipeline.run(unit)
             self.control.barrier(f"embed/{attempt}")
 
     def _embed_isolated(self, work: UnitWork, crashing: list[int], attempt: int) -> None:
-        """Compute units that may end the process in a child process, which loses only what cannot be computed."""
+        """Compute units that may crash their process in a child process: only rows that crash it fail."""
         runtime = self.control.runtime
         share = len(crashing) / runtime.world_size
         tokens = int(work.plan.unit_tokens[crashing].sum() / runtime.world_size)
         if self.control.is_first:
             self.session.progress.message(
                 f"{len(crashing)} units during which {CRASHES_UNTIL_ISOLATED} processes crashed are computed in a "
-                f"process of their own"
+                f"child process"
             )
         if runtime.device.type == "cuda":
-            torch.cuda.empty_cache()  # the child has need of it
-        patience_s = self.settings.stall_timeout
-        with EncoderProcess(
-            runtime.device, work.header.threads, self.control.raise_if_ending, patience_s
-        ) as encoder_process:
-
-            def isolated_encoder(kind: str, dtype: torch.dtype) -> IsolatedEncoder:
-                return IsolatedEncoder(encoder_process, work.encoders[kind], dtype)
+            torch.cuda.empty_cache()  # for the child
+        limits = (work.header.threads, self.control.raise_if_ending, self.settings.stall_timeout)
+        with EncoderProcess(runtime.device, *limits) as process:
 
             def float32_fallback(kind: str) -> Encoder:
-                encoder = isolated_encoder(kind, torch.float32)
+                encoder = IsolatedEncoder(process, work.encoders[kind], torch.float32)
                 encoder.load()
                 return encoder
 
-            isolated = replace(
-                work,
-                encoders={kind: isolated_encoder(kind, encoder.dtype) for kind, encoder in work.encoders.items()},
-                float32_fallback=float32_fallback,
-            )
+            encoders = {kind: IsolatedEncoder(process, each, each.dtype) for kind, each in work.encoders.items()}
+            isolated = replace(work, encoders=encoders, float32_fallback=float32_fallback)
+
+            def run(position: int) -> None:
+                unit = crashing[position]
+                logger.info("unit %d, isolated", unit)
+                with Pipeline(isolated, self._report) as pipeline:
+                    pipeline.run(unit)
+                logger.info("unit %d, isolated: %d rows failed", unit, pipeline.failures)
+
             with self._stage("embed", tokens, math.ceil(share), shared=True):
-                self.control.share_dynamically(
-                    f"isolated/{attempt}", len(crashing), lambda i: self._run_isolated(isolated, crashing[i])
-                )
-
-    def _run_isolated(self, isolated: UnitWork, unit: int) -> None:
-        logger.info("unit %d, isolated", unit)
-        failed = isolated.run(unit, self._report)
-        logger.info("unit %d, isolated: %d rows failed", unit, failed)
-
-    def _shared_units(self, todo: list[int], attempt: int) -> Iterator[int]:
-        while (position := self.control.next_index(f"embed/{attempt}")) < len(todo):
-            yield todo[position]
+                self.control.share_dynamically(f"isolated/{attempt}", len(crashing), run)
 
     def _report(self, **counters: int) -> None:
         self.session.progress.add(**counters)
         self.control.raise_if_ending()
 
     def _check(self, work: UnitWork, attempt: int) -> int:
-        """Compare the digest of every part, each rank its share; returns how many were damaged and put aside."""
+        """Check the digests of every part, each rank its share; returns the number of those damaged and removed."""
         keys, bad = self.control.runtime.keys, f"bad/{attempt}"
 
         def check(unit: int) -> None:
@@ -260,32 +250,27 @@ class _Predict:
 
     def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader) -> Totals:
         """Rank 0 writes the tables, the others wait."""
-        made: list[Totals] = []
+        totals = Totals()
 
         def make() -> str:
-            scores = part_scores(self.folder, plan, header, summary.n_fragments, self.control.raise_if_ending)
-            made.append(
-                write_tables(
-                    self.folder,
-                    summary,
-                    checked_scores(scores) if header.classifier else scores,
-                    self.settings.inputs,
-                    self.settings.consensus,
-                    self.control.raise_if_ending,
-                    legacy=self.settings.legacy_output,
-                )
-            )
+            nonlocal totals
+            settings, raise_if_ending = self.settings, self.control.raise_if_ending
+            scores = part_scores(self.folder, plan, header, summary.n_fragments, raise_if_ending)
+            if header.classifier:
+                scores = checked_scores(scores)
+            tables = (settings.inputs, settings.consensus, raise_if_ending)
+            totals = write_tables(self.folder, summary, scores, *tables, legacy=settings.legacy_output)
             self.folder.update_run(tables_from={"command": "predict", "classifier": header.classifier})
             return "1"
 
         self.control.broadcast_from_rank_0("tables", make)
-        return made[0] if made else Totals()
+        return totals
 
     def _end(self, totals: Totals, seconds: float) -> Outcome:
+        """Record times and statuses in run.json; returns the summary."""
         if self.control.is_first:
-            self.folder.update_run(
-                stage_seconds=self.seconds, seconds=round(seconds, 3), statuses=dict(totals.statuses)
-            )
+            statuses = dict(totals.statuses)
+            self.folder.update_run(stage_seconds=self.seconds, seconds=round(seconds, 3), statuses=statuses)
         called = self.settings.classifier is not None
-        lines = [*self.warnings, summary_for_people(self.folder, totals, seconds, called=called)]
+        lines = [*self.warnings, summary_text(self.folder, totals, seconds, called=called)]
         return Outcome("\n".join(lines), totals.failed_fragments)

@@ -1,4 +1,4 @@
-"""Materials to a token store, its plan, the tokens in the plan's order, and loaded encoders: all before embedding.
+"""The stages before embedding: token store, plan, tokens in plan order, loaded encoders.
 
 `predict` and the dry run (`vpdist plan`) share them, so that a dry run counts what a run will do.
 """
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def token_store(control: Control, folder: RunFolder, inputs: RunInputs) -> StoreSummary:
-    """The token store: kept where it is whole and made from the same input, else filled by all ranks.
+    """The token store: an existing one where it is valid and made from the same input, else made by all ranks.
 
     Raises InputError naming file, record and position; StorageError.
     """
@@ -60,7 +60,7 @@ def token_store(control: Control, folder: RunFolder, inputs: RunInputs) -> Store
 
 
 def make_plan(control: Control, folder: RunFolder, summary: StoreSummary, inputs: RunInputs) -> tuple[Plan, str]:
-    """Rank 0 makes the plan (unless the folder has it), all ranks map it and compare its digest.
+    """Rank 0 makes the plan, unless the folder has it; all ranks map it and compare its digest.
 
     Returns the plan and its identity. Raises StorageError.
     """
@@ -73,8 +73,8 @@ def make_plan(control: Control, folder: RunFolder, summary: StoreSummary, inputs
         try:
             return plan_file.map_plan(folder.plan, provenance_key, n_fragments=summary.n_fragments)[1]
         except hdf5_files.DamagedFile as reason:
-            logger.info("a new plan: %s", reason)
-        # The keys are let go before the plan is written.
+            logger.info("making a new plan: %s", reason)
+        # The keys are freed before the plan is written.
         plan = build(fragment_keys.fragment_keys(folder, summary), limits, costs)
         plan_file.write_plan(folder.plan, plan, provenance_key)
         return plan_file.map_plan(folder.plan, provenance_key, n_fragments=summary.n_fragments)[1]
@@ -82,12 +82,12 @@ def make_plan(control: Control, folder: RunFolder, summary: StoreSummary, inputs
     expected = control.broadcast_from_rank_0("plan", make)
     plan, plan_id = plan_file.map_plan(folder.plan, provenance_key, n_fragments=summary.n_fragments)
     if plan_id != expected:
-        raise StorageError(f"{folder.plan}: rank {control.runtime.rank} sees another plan than rank 0")
+        raise StorageError(f"{folder.plan}: rank {control.runtime.rank} reads another plan than rank 0")
     return plan, plan_id
 
 
 def lay_out_tokens(control: Control, folder: RunFolder, summary: StoreSummary, plan: Plan, plan_id: str) -> None:
-    """Write the tokens in the plan's order, every rank its share; shards that are there and whole are kept."""
+    """Write the tokens in plan order, each rank its share; valid shards are kept. Raises StorageError."""
     blocks, first_fragment = store_summary.block_paths(folder, summary), summary.first_fragment()
 
     def make(shard: int) -> None:

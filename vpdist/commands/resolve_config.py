@@ -1,6 +1,6 @@
-"""What results depend on, decided once by rank 0: input identity, number formats, token budget, threads.
+"""Resolves the configuration that results depend on: input identity, number formats, token budget, threads.
 
-Where the user leaves a choice open, a resumed run keeps what was decided before.
+Rank 0 does so once. Where the user leaves a choice open, a resumed run keeps the recorded one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import xxhash
 
 from vpdist.config import ResolvedConfig, Settings, refuse_other_configuration
 from vpdist.encoders.encoder import choose_dtype
-from vpdist.encoders.shape import EncoderShape
+from vpdist.encoders.shape import EncoderShape, encoder_shape
+from vpdist.encoders.weights import model_fingerprint
 from vpdist.environment import LaunchContext, available_cores
 from vpdist.errors import InputError, UsageError, WeightsError
 from vpdist.planning.plan import COST_SCALE, EncoderCost, Limits
@@ -27,22 +28,21 @@ CPU_TOKEN_BUDGET = 1024
 """Tokens per batch on a CPU: from 512 to 4,096 the speed is the same at every width from 480 to 1,280 (BENCHMARKS.md),
 and small batches balance small inputs."""
 CUDA_TOKEN_BUDGET = 16384
-"""Tokens per batch on a GPU with memory enough: kernels are then long beside their launches."""
+"""Tokens per batch on a GPU with enough memory: kernels then take long compared with their launches."""
 CUDA_LEAST_BUDGET = 1024
 CUDA_MEMORY_SHARE = 0.4
-"""Share of the memory beside the weights that one batch's temporaries may take: the allocator keeps more than that."""
+"""Share of the memory beside the weights for one batch's temporaries; the allocator reserves more than that."""
 TEMPORARIES_PER_TOKEN = 24
-"""Numbers of the model's width that one layer holds per token at its peak: residual, norm, queries, keys and values,
+"""Vectors of the model's width that a layer holds per token at its peak: residual, norm, queries, keys and values,
 their rotation in float32, and the feed-forward's inner layer before and after its activation."""
 UNIT_OPERATIONS = {"cpu": 3 * 10**12, "cuda": 9 * 10**15}
 """A unit takes about a minute at 50 GFLOP/s per CPU rank, 150 TFLOP/s per GPU."""
 THREADS_BESIDE_GPU = 4
 ROW_BYTES_LIMIT = 64 << 20
-"""A part's rows stay within this size."""
+"""Most bytes of a part's rows."""
 SPARE_ROW_BYTES = 7
-"""Added to what a row with one fragment takes, as some rows have more. Another number would bound units elsewhere."""
+"""Added to the bytes of a row with one fragment, as some rows have more. Unit bounds, hence plans, depend on it."""
 SAMPLES, SAMPLE_BYTES = 16, 1 << 16
-DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
 def input_identity(names: Sequence[str], paths: Sequence[Path]) -> tuple[tuple[str, int, int, str], ...]:
@@ -52,7 +52,9 @@ def input_identity(names: Sequence[str], paths: Sequence[Path]) -> tuple[tuple[s
         try:
             status = path.stat()
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                raise InputError("is a pipe or a device, not a file; pipe it in and name it -", path=name)
+                raise InputError(
+                    "is a pipe or a device, not a file; pipe it to standard input and name it -", path=name
+                )
             with open(path, "rb") as file:
                 digest = xxhash.xxh3_128()
                 step = max(SAMPLE_BYTES, status.st_size // SAMPLES)
@@ -72,50 +74,39 @@ def resolve_config(
     context: LaunchContext,
     device: torch.device,
     folder: RunFolder,
-    *,
-    inputs: tuple[tuple[str, int, int, str], ...],
-    models: dict[str, str],
-    shapes: Mapping[str, EncoderShape],
-    classifier: str | None,
+    models: Mapping[str, Path],
+    classifier: Classifier | None,
+    paths: Sequence[Path],
 ) -> ResolvedConfig:
-    """Decide what results depend on, keeping what a run in `folder` has decided.
+    """The configuration of a run with encoders `models` (folder by kind) on the input in `paths`; choices that
+    `settings` leaves open are those recorded in `folder`, if any.
 
-    Args:
-        settings: the user's options.
-        context: this process's place (threads divide a node's cores).
-        device: what the encoders run on.
-        folder: the run folder.
-        inputs: identity of the input.
-        models: fingerprint of each encoder by kind.
-        shapes: size of each encoder by kind.
-        classifier: fingerprint of the classifier.
-
-    Raises:
-        UsageError: naming the first field in which the folder's run differs.
+    Raises UsageError naming the first field in which the folder's run differs, InputError, WeightsError.
     """
     recorded = recorded_config(folder)
     if recorded is not None and settings.dtype == "auto":
         dtype = recorded.dtype
     else:
-        dtype = DTYPE_NAMES[choose_dtype(settings.dtype, device)]
+        dtype = choose_dtype(settings.dtype, device)
     stored = settings.embedding_dtype
     if stored == "auto":
         stored = recorded.embedding_dtype if recorded else "float32" if dtype == "float32" else "float16"
+    shapes = {kind: encoder_shape(model) for kind, model in models.items()}
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     budget = settings.token_budget or (recorded.token_budget if recorded else token_budget(shapes, dtype, memory))
     threads = settings.threads or (recorded.threads if recorded else default_threads(context, device))
     resolved = ResolvedConfig(
-        input=inputs,
+        input=input_identity(settings.inputs, paths),
         chunk_length=settings.chunk_length,
         min_length=settings.min_length,
-        models=models,
+        models={kind: model_fingerprint(model) for kind, model in models.items()},
         dtype=dtype,
         embedding_dtype=stored,
         embeddings=settings.embeddings,
         token_budget=budget,
         threads=threads,
         device=device.type,
-        classifier=classifier,
+        classifier=classifier.fingerprint if classifier is not None else None,
     )
     if recorded is not None:
         refuse_other_configuration(recorded, resolved, folder.path)
@@ -123,7 +114,7 @@ def resolve_config(
 
 
 def recorded_config(folder: RunFolder) -> ResolvedConfig | None:
-    """The resolved in a folder's run.json, None where there is no run. Raises UsageError for another version's."""
+    """The configuration in a folder's run.json, None where there is none. Raises UsageError for another version's."""
     content = read_json(folder.run)
     if content is None or "decisions" not in content:
         return None
@@ -134,29 +125,26 @@ def recorded_config(folder: RunFolder) -> ResolvedConfig | None:
 
 
 def check_classifier(classifier: Classifier, name: str, widths: Sequence[int], chunk_length: int) -> None:
-    """Raises WeightsError when a classifier was made for other encoders or another chunk length."""
+    """Raises WeightsError when a classifier was trained with encoders of other widths or another chunk length."""
     if classifier.input_width != sum(widths):
         raise WeightsError(
-            f"{name}: takes {classifier.input_width} numbers, the encoders give {' + '.join(map(str, widths))}"
+            f"{name}: takes {classifier.input_width} numbers, but the encoders give {' + '.join(map(str, widths))}"
         )
     trained_on = classifier.metadata.get("chunk_length")
     if trained_on is not None and trained_on != str(chunk_length):
-        raise WeightsError(f"{name}: was trained on chunks of {trained_on} bases, --chunk-length is {chunk_length}")
+        raise WeightsError(f"{name}: was trained on chunks of {trained_on} bases, but --chunk-length is {chunk_length}")
 
 
 def default_threads(context: LaunchContext, device: torch.device) -> int:
-    """This node's cores divided among its ranks; beside a GPU a few are enough."""
+    """This node's cores divided by its ranks; with a GPU at most THREADS_BESIDE_GPU."""
     share = max(1, available_cores() // context.local_world_size)
     return min(share, THREADS_BESIDE_GPU) if device.type == "cuda" else share
 
 
 def token_budget(shapes: Mapping[str, EncoderShape], dtype: str, cuda_memory: int | None) -> int:
-    """Tokens per batch, as far as the user leaves it open.
+    """The default number of tokens per batch for encoders (by kind) that compute in `dtype`.
 
-    Args:
-        shapes: size of each encoder by kind.
-        dtype: number format of weights and temporaries.
-        cuda_memory: bytes of the device's memory; None on a CPU.
+    `cuda_memory`: bytes of the device's memory; None on a CPU.
     """
     if cuda_memory is None:
         return CPU_TOKEN_BUDGET
@@ -173,7 +161,7 @@ def cost_of(shape: EncoderShape) -> EncoderCost:
 
 
 def limits(resolved: ResolvedConfig, shapes: dict[str, EncoderShape]) -> Limits:
-    """What bounds a unit under these resolved."""
+    """The bounds of a unit under this configuration."""
     width = sum(shape.width for shape in shapes.values()) if resolved.embeddings else 0
     bytes_per_row = row_bytes(width, resolved.embedding_dtype, classified=True) + FRAGMENT_BYTES + SPARE_ROW_BYTES
     return Limits(

@@ -1,6 +1,6 @@
-"""What a run is made of: the folders of its encoders, its classifier, its input, and the resolved results depend on.
+"""The inputs of a run: encoder folders, classifier, sequence files, and the resolved configuration.
 
-Rank 0 decides and records; every node compares its own copies of the weights, every rank its classifier.
+Rank 0 resolves and records; every node compares its copies of the weights with rank 0's, every rank its classifier.
 """
 
 from __future__ import annotations
@@ -33,34 +33,44 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunInputs:
-    """All that the stages start from."""
+    """What the stages start from."""
 
     models: dict[str, Path]
     """Folder of each encoder by kind."""
     classifier: Classifier | None
     paths: list[Path]
-    """Where each input can be read."""
+    """Of each input; standard input has been copied to a file."""
     resolved: ResolvedConfig
 
 
 def resolve_inputs(settings: Settings, session: Session) -> RunInputs:
-    """Resolve and check what the user named, on every rank.
+    """Resolve and check encoders, classifier and input, on every rank.
 
-    Raises InputError, WeightsError, StorageError; UsageError where the folder's run was made of other things.
+    Raises InputError, WeightsError, StorageError; UsageError where the folder's run has another configuration.
     """
     models = _models(settings, session)
     classifier = load_classifier(settings.classifier) if settings.classifier else None
     if classifier is not None:
         widths = [encoder_shape(models[kind]).width for kind in CLASSIFIED]
         resolve_config.check_classifier(classifier, str(settings.classifier), widths, settings.chunk_length)
-    paths = _inputs(settings, session)
-    resolved = _resolved_config(settings, session, models, classifier, paths)
+    if "-" in settings.inputs:  # a launcher passes standard input to one rank only
+        session.control.broadcast_from_rank_0("spool", lambda: str(_spool(session)))
+    paths = [session.folder.spool if name == "-" else Path(name) for name in settings.inputs]
+
+    def make() -> str:
+        runtime = session.control.runtime
+        return resolve_config.resolve_config(
+            settings, runtime.context, runtime.device, session.folder, models, classifier, paths
+        ).to_json()
+
+    resolved = ResolvedConfig.from_json(session.control.broadcast_from_rank_0("decisions", make))
+    logger.info("resolved configuration: %s", resolved)
     _compare_with_rank_0(session, models, classifier, resolved)
     return RunInputs(models, classifier, paths, resolved)
 
 
 def record_inputs(settings: Settings, session: Session, inputs: RunInputs) -> None:
-    """Rank 0: write to run.json what the run is made of, and tell people. Raises StorageError."""
+    """On rank 0: write the run's inputs to run.json and report them. Raises StorageError."""
     runtime, resolved = session.control.runtime, inputs.resolved
     session.folder.update_run(
         command=sys.argv,
@@ -93,79 +103,42 @@ def _models(settings: Settings, session: Session) -> dict[str, Path]:
         if context.local_rank == 0:
             control.publish(key, str(resolve_model(model, offline=settings.offline)))
         folders[kind] = Path(control.wait_for(key))
-        found = encoder_shape(folders[kind]).kind
-        if found != kind:
-            raise WeightsError(f"{KINDS[kind].option} {model}: is a {found} encoder")
+        if (actual := encoder_shape(folders[kind]).kind) != kind:
+            raise WeightsError(f"{KINDS[kind].option} {model}: is a {actual} encoder")
     return folders
 
 
-def _inputs(settings: Settings, session: Session) -> list[Path]:
-    """Where each input can be read; rank 0 spools standard input, which only one worker is given."""
-    if "-" in settings.inputs:
-        session.control.broadcast_from_rank_0("spool", lambda: str(_spool(session)))
-    return [session.folder.spool if name == "-" else Path(name) for name in settings.inputs]
-
-
 def _spool(session: Session) -> Path:
-    """Keep standard input in the run folder; when resumed, compare what comes now with what came before.
+    """Copy standard input to the run folder; when resumed, compare it with that copy, unless it is empty.
 
-    Raises UsageError when it differs, or when an earlier attempt of this launch has used it up. Nothing at all is
-    taken as "the same again".
+    Raises UsageError when it differs, or when an earlier attempt of this launch has consumed it.
     """
-    folder, check = session.folder, session.control.raise_if_ending
+    folder, raise_if_ending = session.folder, session.control.raise_if_ending
     if not folder.spool.exists():
         if session.control.runtime.attempt:
-            raise UsageError("standard input was used up by an attempt that was lost; pipe it in again")
-        return spool_stdin(folder.spool, check)
-    again = spool_stdin(folder.spool.with_suffix(".again"), check)
+            raise UsageError("standard input was consumed by an attempt that was lost; pipe it in again")
+        return spool_stdin(folder.spool, raise_if_ending)
+    again = spool_stdin(folder.spool.with_suffix(".again"), raise_if_ending)
     try:
         if again.stat().st_size == 0:
-            session.progress.message("standard input is empty: going on with what was read from it before")
+            session.progress.message("standard input is empty: continuing with what was read from it before")
         elif not filecmp.cmp(folder.spool, again, shallow=False):
             raise UsageError(
                 f"{folder.path} belongs to another configuration: standard input differs from what was read before; "
-                f"use another folder, or --restart to discard what it holds"
+                f"use another folder, or --restart to discard its content"
             )
     finally:
         again.unlink()
     return folder.spool
 
 
-def _resolved_config(
-    settings: Settings,
-    session: Session,
-    models: dict[str, Path],
-    classifier: Classifier | None,
-    paths: list[Path],
-) -> ResolvedConfig:
-    """Rank 0 decides, or finds what was decided."""
-
-    def make() -> str:
-        runtime = session.control.runtime
-        resolved = resolve_config.resolve_config(
-            settings,
-            runtime.context,
-            runtime.device,
-            session.folder,
-            inputs=resolve_config.input_identity(settings.inputs, paths),
-            models={kind: model_fingerprint(folder) for kind, folder in models.items()},
-            shapes={kind: encoder_shape(folder) for kind, folder in models.items()},
-            classifier=classifier.fingerprint if classifier is not None else None,
-        )
-        return resolved.to_json()
-
-    resolved = ResolvedConfig.from_json(session.control.broadcast_from_rank_0("decisions", make))
-    logger.info("decisions: %s", resolved)
-    return resolved
-
-
 def _compare_with_rank_0(
     session: Session, models: dict[str, Path], classifier: Classifier | None, resolved: ResolvedConfig
 ) -> None:
-    """Raises WeightsError when this node's weights or this rank's classifier are not those rank 0 decided on."""
+    """Raises WeightsError when this node's weights or this rank's classifier differ from rank 0's."""
     context = session.control.runtime.context
     for kind, folder in models.items():
         if context.local_rank == 0 and context.rank != 0 and model_fingerprint(folder) != resolved.models[kind]:
-            raise WeightsError(f"{platform.node()}:{folder}: is another {kind} model than rank 0 reads")
+            raise WeightsError(f"{platform.node()}:{folder}: is another {kind} model than on rank 0")
     if classifier is not None and classifier.fingerprint != resolved.classifier:
-        raise WeightsError(f"{platform.node()}: the classifier is another one than rank 0 reads")
+        raise WeightsError(f"{platform.node()}: the classifier is another one than on rank 0")

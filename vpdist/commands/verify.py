@@ -1,6 +1,6 @@
-"""`vpdist verify`: open every file of a run, check digests and completeness. Changes nothing.
+"""`vpdist verify`: checks digests and completeness of plan, token store, parts, and the row counts of tables.
 
-What a run holds is judged from its files: plan, token store, parts, and the numbers of rows in its tables.
+Changes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vpdist.storage.run_folder import RunFolder
 
 
 def problems(path: Path) -> Iterator[str]:
-    """What is wrong with the run in `path`, a line each; nothing if all holds.
+    """The problems of the run in `path`, a line each; none if it is complete and undamaged.
 
     Raises UsageError where there is no run, StorageError where its run.json or store.json cannot be read.
     """
@@ -31,7 +31,7 @@ def problems(path: Path) -> Iterator[str]:
         raise UsageError(f"{path} holds no run (there is no run.json)")
     summary = store_summary.load_summary(folder)
     if summary is None:
-        yield f"{folder.store}: is absent: the run is not complete"
+        yield f"{folder.store}: is missing: the run is not complete"
         return
     for block in store_summary.block_paths(folder, summary):
         try:
@@ -46,7 +46,7 @@ def problems(path: Path) -> Iterator[str]:
     for shard in range(len(plan.shard_unit) - 1):
         if not token_shards.shard_is_valid(folder.tokens, shard, plan, plan_id):
             path_of_shard = token_shards.shard_path(folder.tokens, shard)
-            yield f"{path_of_shard}: is absent, damaged, or belongs to another plan"
+            yield f"{path_of_shard}: is missing, damaged, or belongs to another plan"
     yield from parts.damaged(
         folder.parts, range(plan.n_units), plan, part_header(plan_id, recorded), full=True
     ).values()
@@ -62,12 +62,12 @@ def _wrong_tables(path: Path, summary: StoreSummary) -> Iterator[str]:
     for name, n_rows in expected.items():
         try:
             with open_regular(path / name) as file:
-                found = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")) - 1
+                n = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")) - 1
         except OSError as error:
             yield f"{path / name}: cannot be read: {error.strerror or error}"
             continue
-        if found != n_rows:
-            yield f"{path / name}: has {found} rows, the run has {n_rows}"
+        if n != n_rows:
+            yield f"{path / name}: has {n} rows, the run has {n_rows}"
 
 
 def verify(path: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """Between host and device: tokens go in from pinned memory, embeddings come out on a stream of their own.
 
-On a CPU all of it is immediate. On CUDA nothing here waits for the device but `InFlight`, which bounds how far the
-launching thread runs ahead, so that counters tell what is done and a request to stop is heard within a few batches.
+On a CPU all of it is immediate. On CUDA only `InFlight` waits for the device: it bounds how far the launching thread
+runs ahead, so that counters follow what is done and a request to stop takes effect within a few batches.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import torch
 from vpdist.encoders.packing import to_device
 
 BATCHES_AHEAD = 3
-"""Batches launched and not yet done, at most: enough for the device never to wait for the next one."""
+"""Most batches launched and not yet done: enough that the device never waits for the next one."""
 
 
 class InFlight:
-    """Batches that were launched, each with what to do once it is done, in order."""
+    """Batches that were launched, in order, each with a function to call once it is done."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._launched: deque[tuple[torch.cuda.Event, Callable[[], None]]] = deque()
 
     def launched(self, done: Callable[[], None]) -> None:
-        """A batch has been launched; on a CPU it is done. Waits for earlier ones where too many are under way."""
+        """A batch has been launched; on a CPU it is done. Waits where more than BATCHES_AHEAD are in flight."""
         if self._device.type == "cpu":
             done()
             return
@@ -36,7 +36,7 @@ class InFlight:
         self.wait(BATCHES_AHEAD)
 
     def wait(self, left: int = 0) -> None:
-        """Until at most `left` batches are under way."""
+        """Wait until at most `left` batches are in flight."""
         while len(self._launched) > left:
             event, done = self._launched.popleft()
             event.synchronize()
@@ -44,9 +44,9 @@ class InFlight:
 
 
 class EmbeddingRows:
-    """(m, width) embeddings of one encoder, filled batch by batch where they are computed, then brought to the host.
+    """(m, width) embeddings of one encoder, filled batch by batch on the device, then copied to the host.
 
-    `stored` is their number format. On CUDA the copy runs on `stream`, beside whatever is computed next.
+    `stored` is their number format. On CUDA the copy runs on `stream`, while the next unit is computed.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class EmbeddingRows:
         self._rows_MD.index_copy_(0, index_B, rows_BD.to(self._rows_MD.device, self._rows_MD.dtype))
 
     def start_copy(self) -> None:
-        """All rows are there, or will be when the device has done what was launched: bring them to the host."""
+        """Copy the rows to the host, once the device has done what was launched."""
         if self._stream is None:
             return
         computed = torch.cuda.Event()
@@ -83,7 +83,7 @@ class EmbeddingRows:
         return self._copied is None or self._copied.query()
 
     def on_host(self) -> np.ndarray:
-        """The rows, once they have arrived."""
+        """The rows, once they are copied."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._rows_MD.numpy()

@@ -31,27 +31,21 @@ Report = Callable[..., None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitWork:
-    """All that computing a unit needs, the same for every unit of a run."""
+    """Everything that computing a unit takes, the same for every unit of a run."""
 
     plan: Plan
     shards: TokenShards
     encoders: Mapping[str, Encoder]
     """By kind."""
     float32_fallback: Callable[[str], Encoder]
-    """The encoder of a kind in float32, loaded when first asked for: for rows that overflow a narrower format."""
+    """The encoder of a kind in float32, loaded on first use: for rows that overflow a narrower format."""
     classifier: Classifier | None
     header: PartHeader
     token_budget: int
     stored: np.dtype
     """Number format of stored embeddings."""
     folder: Path
-    """Where parts go."""
-
-    def run(self, unit: int, report: Report) -> int:
-        """Embed, classify and write one unit; returns how many of its rows failed. Raises as `Pipeline.run`."""
-        with Pipeline(self, report) as pipeline:
-            pipeline.run(unit)
-        return pipeline.failures
+    """The folder of parts."""
 
 
 @dataclass(slots=True)
@@ -64,11 +58,10 @@ class _Embedded:
 
 
 class Pipeline:
-    """Units one after the other. On CUDA the embeddings of one travel to the host, are classified and written while
-    the next is computed; on a CPU, where that would gain nothing, each is written before the next begins.
+    """Computes units one after the other. On CUDA the embeddings of one are copied to the host, classified and written
+    while the next is computed; on a CPU, where that gains nothing, each is written before the next begins.
 
-    As a context manager: leaving waits for what is under way; leaving with an exception only for a part that is being
-    written.
+    Leaving the context waits for all units; with an exception only for a part that is being written.
     """
 
     def __init__(self, work: UnitWork, report: Report, *, overlap: bool | None = None) -> None:
@@ -91,8 +84,8 @@ class Pipeline:
         try:
             if kind is None:
                 self._in_flight.wait()
-                self._hand_over()
-                self._see_written()
+                self._start_writing()
+                self._finish_writing()
         finally:
             if self._writer is not None:
                 self._writer.shutdown()
@@ -106,19 +99,19 @@ class Pipeline:
         tokens = self._work.shards.unit(unit)
         self._report(load_us=_microseconds_since(started))
         rows = {kind: self._launch(encoder, tokens[kind]) for kind, encoder in self._work.encoders.items()}
-        self._hand_over()  # the unit before, should it still be here
+        self._start_writing()  # the unit before, unless that has happened during a batch
         self._embedded = _Embedded(unit, tokens, rows)
         if not self._overlaps:
-            self._hand_over()
-            self._see_written()
+            self._start_writing()
+            self._finish_writing()
 
     def _launch(self, encoder: Encoder, tokens: Ragged) -> EmbeddingRows:
-        """A unit's embeddings by one encoder, in the unit's order, as they are stored: on their way to the host."""
+        """Launch a unit's batches through one encoder; returns its embeddings, their copy to the host started."""
         lengths = tokens.lengths
         rows_MD = EmbeddingRows(len(lengths), encoder.width, self._work.stored, self._device, self._stream)
         started = time.perf_counter()
         for rows in batches(lengths, self._work.token_budget):
-            rows_MD.put(rows, self._computed(encoder, tokens, rows))
+            rows_MD.put(rows, self._embed(encoder, tokens, rows))
             n_tokens, padding = int(lengths[rows].sum()), encoder.padding(lengths[rows])
             spent_us, started = _microseconds_since(started), time.perf_counter()
 
@@ -127,14 +120,14 @@ class Pipeline:
                 self._report(batches=1, padded_tokens=padding, compute_us=spent_us, **counted)
 
             self._in_flight.launched(done)
-            if self._embedded is not None and all(there.copy_done for there in self._embedded.rows.values()):
-                self._hand_over()
+            if self._embedded is not None and all(each.copy_done for each in self._embedded.rows.values()):
+                self._start_writing()
         rows_MD.start_copy()
         return rows_MD
 
-    def _computed(self, encoder: Encoder, tokens: Ragged, rows: np.ndarray) -> Tensor:
-        """(B, width) float32 embeddings of some rows. Where they don't fit the device's memory, of each half by itself;
-        a single sequence that does not fit becomes NaN."""
+    def _embed(self, encoder: Encoder, tokens: Ragged, rows: np.ndarray) -> Tensor:
+        """(B, width) float32 embeddings of some rows; of each half by itself where they do not fit the device's memory.
+        A single sequence that does not fit becomes NaN."""
         batch = tokens.take(rows)
         try:
             return encoder.embed(batch)
@@ -146,24 +139,24 @@ class Pipeline:
         if len(rows) == 1:
             return torch.full((1, encoder.width), torch.nan, device=encoder.device)
         half = len(rows) // 2
-        return torch.cat([self._computed(encoder, tokens, part) for part in (rows[:half], rows[half:])])
+        return torch.cat([self._embed(encoder, tokens, part) for part in (rows[:half], rows[half:])])
 
-    def _hand_over(self) -> None:
-        """The unit before goes to be classified and written; rows that overflow are computed again first."""
+    def _start_writing(self) -> None:
+        """Start to classify and write the embedded unit, after rows that overflow are computed again."""
         if self._embedded is None:
             return
         embedded, self._embedded = self._embedded, None
-        arrived = {kind: rows.on_host() for kind, rows in embedded.rows.items()}
-        for kind, rows_MD in arrived.items():
+        on_host = {kind: rows.on_host() for kind, rows in embedded.rows.items()}
+        for kind, rows_MD in on_host.items():
             self._retry_in_float32(self._work.encoders[kind], embedded.tokens[kind], rows_MD)
-        self._see_written()
+        self._finish_writing()
         if self._writer is None:
             self._writing = Future()
-            self._writing.set_result(_written(self._work, embedded.unit, arrived))
+            self._writing.set_result(_written(self._work, embedded.unit, on_host))
         else:
-            self._writing = self._writer.submit(_written, self._work, embedded.unit, arrived)
+            self._writing = self._writer.submit(_written, self._work, embedded.unit, on_host)
 
-    def _see_written(self) -> None:
+    def _finish_writing(self) -> None:
         """Wait for the part that is being written, and count it. Raises what writing it raised."""
         if self._writing is not None:
             counted, self._writing = self._writing.result(), None
@@ -171,7 +164,7 @@ class Pipeline:
             self._report(**counted)
 
     def _retry_in_float32(self, encoder: Encoder, tokens: Ragged, rows_MD: np.ndarray) -> None:
-        """Compute rows with NaN or infinity again in float32, in place. What stays so has failed."""
+        """Compute rows with NaN or infinity again in float32, in place. Rows that keep them have failed."""
         overflowed = np.flatnonzero(~np.isfinite(rows_MD).all(axis=1))
         if len(overflowed) == 0 or encoder.dtype == torch.float32:
             return
@@ -183,12 +176,12 @@ class Pipeline:
             return
         for positions in batches(tokens.lengths[overflowed], self._work.token_budget):
             started = time.perf_counter()
-            rows_MD[overflowed[positions]] = self._computed(fallback, tokens, overflowed[positions]).cpu().numpy()
+            rows_MD[overflowed[positions]] = self._embed(fallback, tokens, overflowed[positions]).cpu().numpy()
             self._report(compute_us=_microseconds_since(started))
 
 
 def _written(work: UnitWork, unit: int, embedded: dict[str, np.ndarray]) -> dict[str, int]:
-    """Classify and write one unit; returns what there is to count. Raises StorageError."""
+    """Classify and write one unit; returns its counters. Raises StorageError."""
     started = time.perf_counter()
     failed = np.zeros(len(next(iter(embedded.values()))), dtype=bool)
     for rows in embedded.values():

@@ -1,9 +1,8 @@
-"""Which unit each process computes, on disk, so that a crash can be traced to a unit.
+"""A file per process that names the unit it computes, so that a crash can be traced to a unit.
 
-RUN/at_work holds a file per working process, removed when the process ends in order. Files found there when a run is
-resumed are counted per unit in run.json ("deaths"); a unit with too many crashes is computed in a process of its own,
-see isolated_encoder.py. Nothing is synced: what a process has written survives the process, and a power cut is no
-unit's fault.
+RUN/at_work holds these files; a process that ends normally removes its own. Those found when a run is resumed are
+counted per unit in run.json ("deaths"); a unit with too many crashes is computed by isolated_encoder.py. Nothing is
+synced: what a process has written survives its crash, and a power cut is not a crash in a unit.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import logging
 import os
 import re
 from collections import Counter, deque
-from types import TracebackType
 
 from vpdist.errors import VpdistError
 from vpdist.storage.atomic_files import read_json, read_limited, storage_error
@@ -30,10 +28,10 @@ WIDTH = 64
 class UnitsInProgress:
     """This process's file. Leaving the block removes it, unless a bug ends the block: that counts as a crash."""
 
-    def __init__(self, folder: RunFolder, rank: int, at_once: int = 1) -> None:
-        """`at_once`: how many units may be under way: a GPU still computes one while the next is launched. Raises
+    def __init__(self, folder: RunFolder, rank: int, most: int = 1) -> None:
+        """`most`: number of units in progress: a GPU still computes one while the next is launched. Raises
         StorageError."""
-        self._under_way: deque[int] = deque(maxlen=at_once)
+        self._units: deque[int] = deque(maxlen=most)
         self.path = folder.at_work / f"rank{rank:05d}.{os.getpid()}"
         try:
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -43,27 +41,25 @@ class UnitsInProgress:
     def __enter__(self) -> UnitsInProgress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         os.close(self._descriptor)
         if error is None or isinstance(error, VpdistError):
-            with contextlib.suppress(OSError):  # one crash too many is counted, which loses nothing
+            with contextlib.suppress(OSError):  # then a crash too many is counted, which is harmless
                 self.path.unlink(missing_ok=True)
 
     def begin(self, unit: int) -> None:
-        """This unit is under way now, and the ones before as far as several can be. Raises StorageError."""
-        self._under_way.append(unit)
+        """Record this unit, beside as many earlier ones as may still be in progress. Raises StorageError."""
+        self._units.append(unit)
         try:
-            os.pwrite(self._descriptor, " ".join(map(str, self._under_way)).ljust(WIDTH).encode(), 0)
+            os.pwrite(self._descriptor, " ".join(map(str, self._units)).ljust(WIDTH).encode(), 0)
         except OSError as error:
             raise storage_error(self.path, error) from error
 
 
 def count_crashes(folder: RunFolder) -> dict[int, int]:
-    """How often a process crashed during each unit, those in RUN/at_work included; clears that folder.
+    """Number of crashes per unit, those recorded in RUN/at_work included; empties that folder.
 
-    For rank 0, before any rank is at work. Raises StorageError.
+    For rank 0, before any rank computes. Raises StorageError.
     """
     recorded = (read_json(folder.run) or {}).get("deaths")
     crashes: Counter[int] = Counter()
@@ -74,7 +70,7 @@ def count_crashes(folder: RunFolder) -> dict[int, int]:
         files = sorted(folder.at_work.iterdir())
         for path in files:
             units = read_limited(path, 4 * WIDTH, cut=True).decode(errors="replace").split()
-            logger.warning("%s: its process died during unit(s) %s", path.name, " ".join(units) or "none")
+            logger.warning("%s: its process crashed during unit(s) %s", path.name, " ".join(units) or "none")
             crashes.update(int(unit) for unit in units if UNIT.fullmatch(unit))
         if files:
             folder.update_run(deaths={str(unit): times for unit, times in sorted(crashes.items())})

@@ -1,4 +1,4 @@
-"""A model built without memory, then filled tensor by tensor from what a checkpoint holds."""
+"""Fills a model that was built on the meta device with a checkpoint's tensors, one by one."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def filled(
     unused: re.Pattern[str],
     arrange: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor,
 ) -> nn.Module:
-    """`model`, each of its parameters a copy of the tensors of `state` that `wanted` names for it, one below the other,
-    their rows as `arrange` orders them.
+    """`model`, each parameter a copy of the tensors of `state` that `wanted` names for it, concatenated by rows, which
+    `arrange` orders. Raises WeightsError as `fitted` does.
 
-    Copied (and laid out for the processor) one by one, so that the host never holds a second set; copied at all,
-    because the tensors are mapped from files that someone may replace while the run goes on.
+    Copied (and reordered for the processor) one by one, so that the host never holds a second set; copied at all,
+    because the tensors are mapped from files that may be replaced during the run.
     """
     shapes = {name: tuple(each.shape) for name, each in model.named_parameters()}
     fit = fitted(

@@ -1,11 +1,11 @@
-"""What makes the encoders fast on a CPU: weights laid out once for oneDNN, and a heap that keeps freed pages.
+"""Two settings for encoders on a CPU: weights reordered once for oneDNN, and a heap that keeps freed pages.
 
-Linear layers: torch lays a bfloat16 weight out anew for every product; doing so once is 12 % faster at the encoders'
-shapes and gives the same bits. The operators are those that torch's own compiler emits for frozen weights.
+Linear layers: torch reorders a bfloat16 weight for every product; doing so once is 12 % faster at the encoders' shapes
+and gives the same bits. The operators are those that torch's own compiler emits for frozen weights.
 
-Heap: by itself glibc gives freed memory at the heap's end back to the system, and whether a layer's largest temporary
-lies there is luck: in every other process it was returned and faulted in again for every layer, 4 % of ESM-2's time.
-docs/design.md says how to measure both again.
+Heap: by default glibc returns free memory at the heap's end to the system. In every other process the largest temporary
+lay there, and was returned and faulted in again for every layer: 4 % of ESM-2's time. docs/design.md says how to
+measure both again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 ROWS = 1024
-"""Rows of a product that the layout is chosen for; others work as well, and as fast."""
+"""Rows of a product that the order is chosen for; other numbers work as well, and as fast."""
 
 
 class PackedLinear(nn.Module):
@@ -53,8 +53,7 @@ MAPPED_BYTES = 32 << 20
 
 
 def keep_freed_pages() -> bool:
-    """Keep freed memory in this process from now on; whether its C library has that setting (musl's and macOS's have
-    none, and are left as they are)."""
+    """Keep freed memory in this process from now on. Returns whether the C library has that setting (glibc only)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

@@ -25,7 +25,7 @@ from vpdist.encoders.packing import Packing
 from vpdist.errors import WeightsError
 
 UNUSED = re.compile(r"pooler\..*|cls\..*|embeddings\.position_ids")
-"""Published names that a mean over tokens does not need."""
+"""Published parameters that the mean over tokens does not need."""
 
 BIAS_STEP = 64
 """The cached bias grows by this many tokens at a time."""
@@ -66,7 +66,7 @@ def load(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The model in `folder`. Raises WeightsError where its weights do not fit its config.json."""
     config = read_config(shape.read_config(folder), folder)
     with torch.device("meta"):
-        model = DnabertS(config, with_pooler=False)
+        model = DnabertS(config)
     state = published_names(weights.load_state_dict(folder))
     wanted = {name: (name,) for name, _ in model.named_parameters()}
     return filled(model, state, wanted, dtype, device, folder, UNUSED)
@@ -158,24 +158,14 @@ class Layers(nn.Module):
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.layers))
 
 
-class Pooler(nn.Module):
-    """Part of the checkpoint, not of the embedding: the original takes the mean over tokens instead."""
+class DnabertS(nn.Module):
+    """The encoder, without pooler and heads. For inference only: some sums are made in place."""
 
     def __init__(self, config: DnabertSConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.width, config.width)
-
-
-class DnabertS(nn.Module):
-    """The encoder. For inference only: some sums are made in place. `with_pooler` adds the checkpoint's unused head."""
-
-    def __init__(self, config: DnabertSConfig, *, with_pooler: bool = True) -> None:
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
         self.encoder = Layers(config)
-        if with_pooler:
-            self.pooler = Pooler(config)
         self._bias_HLL: Tensor | None = None
 
     def forward(self, tokens_T: Tensor, packing: Packing) -> Tensor:
@@ -188,7 +178,7 @@ class DnabertS(nn.Module):
 
     def _bias(self, length: int, hidden_TD: Tensor) -> Tensor:
         """-slope * |i - j| for at least `length` positions. It depends on the distance only, so that the bias of every
-        shorter sequence is its corner; computed anew only when a longer sequence comes."""
+        shorter sequence is its corner; computed again only when a longer sequence comes."""
         dtype = hidden_TD.dtype if hidden_TD.is_cuda else torch.float32  # CPU kernels take a float32 bias, more exact
         cached = self._bias_HLL
         if cached is None or cached.shape[1] < length or cached.dtype != dtype or cached.device != hidden_TD.device:

@@ -1,8 +1,7 @@
 """From flat tokens to one embedding per fragment, as the original pools.
 
 Enters: a model folder; then batches of tokens, in any order. Leaves: (B, width) float32 on the device.
-A batch's result is a function of the batch, the weights and the dtype. Nothing is chosen quietly: dtype and device are
-the caller's.
+A batch's result is a function of the batch, the weights and the dtype. The caller chooses dtype and device.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ CUDA_LENGTH_BUCKET = 16
 
 
 class Encoder:
-    """A model ready to embed."""
+    """A loaded model that embeds batches of tokens."""
 
     def __init__(self, kind: str, model: nn.Module, width: int, vocabulary: int, folder: Path) -> None:
         weight = next(model.parameters())
@@ -47,9 +46,8 @@ class Encoder:
     def embed(self, tokens: Ragged) -> Tensor:
         """(B, width) float32 on the device: the mean vector of every sequence.
 
-        `tokens`: B sequences of any integer type. They are computed in order of length and returned in the order
-        given. Raises ValueError for a sequence without a token to pool, WeightsError for a token that the model does
-        not know (a tokenizer of another model).
+        `tokens`: B sequences of any integer type, computed in order of length, returned in the order given. Raises
+        ValueError for a sequence without a token to pool, WeightsError for a token outside the vocabulary.
         """
         lengths = tokens.lengths
         if len(lengths) == 0:
@@ -59,7 +57,8 @@ class Encoder:
             raise ValueError(f"a {self.kind} sequence of {lengths.min()} tokens has none to pool")
         if (largest := int(tokens.flat.max())) >= self.vocabulary:
             raise WeightsError(
-                f"{self.folder}: token {largest}, but the model knows {self.vocabulary}: another model's tokenizer?"
+                f"{self.folder}: token {largest} is not in the model's vocabulary of {self.vocabulary}; "
+                f"does its tokenizer belong to another model?"
             )
         order = np.argsort(lengths, kind="stable")
         in_order = bool((order[:-1] < order[1:]).all())
@@ -67,7 +66,7 @@ class Encoder:
             tokens, lengths = tokens.take(order), lengths[order]
         packing = Packing(lengths, self.device, self.length_bucket)
         hidden_TD = self.model(to_device(tokens.flat.astype(np.int32), self.device), packing)
-        # EncoderKind.pooling says in words what is done here, and is how runs tell embeddings apart
+        # EncoderKind.pooling describes this pooling; parts record that text, so that another pooling is recognised
         pooled_BD = packing.means(hidden_TD, first=not_pooled, last=not_pooled)
         if in_order:
             return pooled_BD
@@ -84,7 +83,7 @@ def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.devi
     bound_kernel_caches()
     keep_freed_pages()
     if device.type == "cuda":
-        # it plans anew, for tens of milliseconds, whenever a run of sequences has a size it has not seen
+        # cuDNN plans for tens of milliseconds whenever a length group has a new size
         torch.backends.cuda.enable_cudnn_sdp(False)
     shape = encoder_shape(folder)
     if shape.kind != kind:
@@ -93,20 +92,18 @@ def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.devi
     return Encoder(kind, model.eval().requires_grad_(False), shape.width, shape.vocabulary, folder)
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of weights and products: `name` is 'auto' or one of DTYPES.
+def choose_dtype(name: str, device: torch.device) -> str:
+    """The dtype of weights and products, one of DTYPES: `name`, unless that is 'auto'.
 
     'auto' is float16 on CUDA, bfloat16 on a CPU with bfloat16 products of its own (AVX512-BF16, AMX), else float32.
-    Raises UsageError for another name, and for float16 on a CPU (a third of float32's speed).
+    Raises UsageError for float16 on a CPU (a third of float32's speed).
     """
     if name == "auto":
         if device.type == "cuda":
-            return torch.float16
+            return "float16"
         capabilities = torch.cpu.get_capabilities()
         native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
-        return torch.bfloat16 if native else torch.float32
-    if name not in DTYPES:
-        raise UsageError(f"--dtype {name}: choose auto, {', '.join(DTYPES)}")
+        return "bfloat16" if native else "float32"
     if name == "float16" and device.type == "cpu":
-        raise UsageError("--dtype float16: slower than float32 on a CPU; choose auto, float32 or bfloat16")
-    return DTYPES[name]
+        raise UsageError("--dtype float16: is slower than float32 on a CPU; choose auto, float32 or bfloat16")
+    return name

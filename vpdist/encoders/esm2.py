@@ -1,8 +1,8 @@
 """ESM-2, the encoder of proteins, written from its published design (Lin et al. 2023).
 
 Enters: a packed batch of token ids. Leaves: one vector per token, after the final LayerNorm. Pre-norm transformer with
-rotary positions, which restart with every sequence; attention stays within it. Queries, keys and values are one
-product, GELU and rotation one pass each: the library's model runs GELU as five kernels and rotation as eight.
+rotary positions that restart with every sequence; attention stays within it. Queries, keys and values are one product,
+GELU and rotation one pass each: the transformers library runs GELU as five kernels and rotation as eight.
 
 Shapes: T tokens of all sequences, D width, H heads, E = D / H, I inner width of the feed-forward.
 """
@@ -28,13 +28,13 @@ from vpdist.errors import WeightsError
 UNUSED = re.compile(
     r"lm_head\..*|contact_head\..*|pooler\..*|embeddings\.position_ids|embeddings\.position_embeddings\.weight"
 )
-"""Published names that embeddings do not need: heads, and a position table that rotary attention replaces."""
+"""Published parameters that embeddings do not need: heads, and a position table that rotary attention replaces."""
 
 INV_FREQ = "rotary_embeddings.inv_freq"
 LAYER_INV_FREQ = re.compile(r"encoder\.layer\.[^.]+\.attention\.self\.rotary_embeddings\.inv_freq")
 
 UNMASKED_IN_TRAINING = 1 - 0.15 * 0.8
-"""Token dropout: embeddings are scaled by the share of tokens that training left unmasked; here none is masked."""
+"""Token dropout: embeddings are scaled by the share of tokens that training left unmasked; inference masks none."""
 
 
 def read_config(config: Mapping[str, Any], folder: Path) -> EsmConfig:
@@ -84,7 +84,7 @@ def published_names(state: Mapping[str, Tensor], folder: Path) -> dict[str, Tens
 
 
 def sources(name: str) -> tuple[str, ...]:
-    """The published tensors that, one below the other, make up a parameter: three of them make one product."""
+    """The published tensors whose rows make up a parameter, in order: query, key and value make one product."""
     if ".qkv." not in name:
         return (name,)
     return tuple(name.replace("qkv", part) for part in ("query", "key", "value"))
@@ -120,7 +120,7 @@ class SelfAttention(nn.Module):
 
 
 class Output(nn.Module):
-    """A product that returns to the residual stream."""
+    """A linear layer whose output is added to the residual stream."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class Esm2(nn.Module):
         self.inv_freq = frequencies(config)
 
     def set_frequencies(self, inv_freq: Tensor) -> None:
-        """Take the rotary frequencies (E / 2,) of the checkpoint. Raises WeightsError for another number of them."""
+        """Use the checkpoint's rotary frequencies (E / 2,). Raises WeightsError for another number of them."""
         if inv_freq.shape != self.inv_freq.shape:
             raise WeightsError(f"{INV_FREQ} is {tuple(inv_freq.shape)}, not {tuple(self.inv_freq.shape)}")
         self.inv_freq = inv_freq.to(torch.float32, copy=True)
@@ -194,7 +194,7 @@ class Esm2(nn.Module):
         return self.encoder.emb_layer_norm_after(hidden_TD)
 
     def _rotation(self, packing: Packing) -> Tensor:
-        """(T, 1, E / 2) complex64 of modulus 1: how far each token's position turns each pair of numbers."""
+        """(T, 1, E / 2) complex64 of modulus 1: the rotation of each pair of numbers at each token's position."""
         self.inv_freq = self.inv_freq.to(packing.device)
         angle_TE = packing.positions[:, None].float() * self.inv_freq
         return torch.polar(torch.ones_like(angle_TE), angle_TE)[:, None]
@@ -202,14 +202,14 @@ class Esm2(nn.Module):
 
 def rotated(states_THE: Tensor, rotation_T1E: Tensor) -> Tensor:
     """Rotary position embedding in float32, whatever the dtype: numbers i and i + E / 2 of every head are the
-    parts of a complex number, which is turned. They come interleaved (`interleaved`). May work in place."""
+    parts of a complex number, which is rotated. They are interleaved (see `interleaved`). May work in place."""
     exact_THE = states_THE.float()
     torch.view_as_complex(exact_THE.unflatten(2, (-1, 2))).mul_(rotation_T1E)
     return exact_THE.to(states_THE.dtype)
 
 
 def interleaved(name: str, tensor: Tensor, heads: int) -> Tensor:
-    """The rows of a published query or key tensor in the order that `rotated` wants: 0, E / 2, 1, E / 2 + 1, ... of
+    """The rows of a published query or key tensor in the order of `rotated`: 0, E / 2, 1, E / 2 + 1, ... of
     every head. Products of queries and keys don't change when both are reordered alike."""
     if not re.search(r"\.(query|key)\.", name):
         return tensor

@@ -11,7 +11,7 @@ from vpdist.encoders.weights import DESCRIPTION_FILES, PICKLES, SAFETENSORS, wei
 from vpdist.errors import WeightsError
 
 PINNED_REVISIONS = {name: commit for kind in KINDS.values() for name, commit in kind.pinned.items()}
-"""Commit of each public checkpoint that a run uses unless `owner/name@revision` names another."""
+"""Commit of each public checkpoint, used unless `owner/name@revision` names another."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
@@ -20,8 +20,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 def resolve_model(model: str, offline: bool = False) -> Path:
     """The local folder of `model`: the folder itself, or a download of the hub id `owner/name[@revision]`.
 
-    A known id without a revision is taken at its pinned one. With `offline` only the local cache is read. Raises
-    WeightsError that says what to do when the folder or the id is missing, unknown, or cannot be downloaded.
+    A known id without a revision means its pinned one. With `offline` only the local cache is read. Raises
+    WeightsError when the folder or the id is missing, unknown, or cannot be downloaded.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -29,14 +29,14 @@ def resolve_model(model: str, offline: bool = False) -> Path:
     if folder.exists():
         raise WeightsError(f"{model}: is a file; a model is a folder with config.json and weights, or a hub id")
     if not HUB_ID.fullmatch(model):
-        raise WeightsError(f"{model}: no such folder, and not a hub id of the form owner/name or owner/name@revision")
+        raise WeightsError(f"{model}: is neither a folder nor a hub id of the form owner/name or owner/name@revision")
     name, _, revision = model.partition("@")
     revision = revision or PINNED_REVISIONS.get(name, "")
     if not revision:
         known = ", ".join(PINNED_REVISIONS)
         raise WeightsError(
-            f"{model}: no such folder, and as a hub id it has no pinned revision here: give {name}@<commit>, so that "
-            f"every run uses the same weights (pinned: {known})"
+            f"{model}: there is no such folder, and as a hub id it has no pinned revision; name {name}@<commit>, so "
+            f"that every run uses the same weights (pinned: {known})"
         )
     return _snapshot(name, revision, offline)
 
@@ -45,13 +45,13 @@ def _snapshot(name: str, revision: str, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    transport_error = HfHubHTTPError.__bases__[0]  # of the HTTP library that this huggingface_hub is built on
+    transport_error = HfHubHTTPError.__bases__[0]  # of the HTTP library that huggingface_hub uses
 
     def fetch(patterns: Iterable[str], *, local: bool) -> Path:
         return Path(snapshot_download(name, revision=revision, local_files_only=local, allow_patterns=list(patterns)))
 
     try:
-        if offline or COMMIT.fullmatch(revision):  # a commit never changes: what is here needs no question to the hub
+        if offline or COMMIT.fullmatch(revision):  # a commit never changes: a local copy needs no request to the hub
             try:
                 folder = fetch(["*"], local=True)
                 if offline or _is_complete(folder):
@@ -63,8 +63,10 @@ def _snapshot(name: str, revision: str, offline: bool) -> Path:
         if not any((folder / file).is_file() for file in SAFETENSORS):
             folder = fetch([*PICKLES, "pytorch_model-*.bin"], local=False)
     except LocalEntryNotFoundError as error:
-        advice = "run once without --offline, or `vpdist download`" if offline else "check the network, or copy it here"
-        raise WeightsError(f"{name}@{revision}: not in the local cache and not downloaded: {advice}") from error
+        advice = (
+            "run once without --offline, or `vpdist download`" if offline else "check the network, or copy its folder"
+        )
+        raise WeightsError(f"{name}@{revision}: is not in the local cache and was not downloaded: {advice}") from error
     except (HfHubHTTPError, HFValidationError, transport_error, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"{name}@{revision}: cannot be downloaded: {reason}") from error
@@ -72,7 +74,7 @@ def _snapshot(name: str, revision: str, offline: bool) -> Path:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether a snapshot has all that vpdist reads; an interrupted download leaves some of it out."""
+    """Whether a snapshot has all files that vpdist reads; an interrupted download lacks some."""
     try:
         weight_files(folder)
     except WeightsError:

@@ -22,7 +22,7 @@ from vpdist.ragged import offsets_of
 
 @dataclass(frozen=True, slots=True)
 class LengthGroup:
-    """Neighbouring sequences that attention takes together."""
+    """Neighbouring sequences of about the same length, over which attention is computed at once."""
 
     start: int
     """First token, in the flat batch."""
@@ -33,11 +33,11 @@ class LengthGroup:
     length: int
     """Tokens per sequence, once padded."""
     scattered: torch.Tensor | None
-    """(stop - start,) int64: where each token stands in the padded (sequences * length) layout; None: no padding."""
+    """(stop - start,) int64: each token's position in the padded (sequences * length) layout; None: no padding."""
 
 
 class Packing:
-    """How B sequences lie in a flat batch.
+    """The layout of B sequences in a flat batch.
 
     `lengths` is (B,) int64. `length_bucket` is how far lengths may differ within a group: they are rounded
     up to its multiple. 1 pads nothing; more makes fewer, larger kernels.
@@ -51,7 +51,7 @@ class Packing:
 
     @cached_property
     def cu_seqlens(self) -> torch.Tensor:
-        """(B + 1,) int32 on the device, as variable-length kernels want it."""
+        """(B + 1,) int32 on the device: the offsets, for variable-length kernels."""
         return to_device(self.offsets.astype(np.int32), self.device)
 
     @cached_property
@@ -115,27 +115,23 @@ class Packing:
         Without one, in half precision on CUDA, through the variable-length kernel; else through SDPA, group by group.
         """
         if bias_HLL is None and has_varlen_kernel(query_THE.device, query_THE.dtype):
-            return _attend_varlen(query_THE, key_THE, value_THE, scale, self.cu_seqlens, self.longest)
-        outputs = [self._attend(group, query_THE, key_THE, value_THE, scale, bias_HLL) for group in self.groups]
+            from torch.nn.attention.varlen import varlen_attn
+
+            bounds = (self.cu_seqlens, self.cu_seqlens, self.longest, self.longest)
+            attended_THE = varlen_attn(query_THE, key_THE, value_THE, *bounds, scale=scale)
+            assert isinstance(attended_THE, torch.Tensor)  # a tuple only where auxiliary outputs are asked for
+            return attended_THE
+        outputs = []
+        for group in self.groups:
+            query_NHLE, key_NHLE, value_NHLE = (_padded(flat, group) for flat in (query_THE, key_THE, value_THE))
+            mask = self._mask(group, bias_HLL)
+            output_NHLE = scaled_dot_product_attention(query_NHLE, key_NHLE, value_NHLE, attn_mask=mask, scale=scale)
+            output_THE = output_NHLE.transpose(1, 2).reshape(-1, *query_THE.shape[1:])
+            outputs.append(output_THE if group.scattered is None else output_THE[group.scattered])
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def _attend(
-        self,
-        group: LengthGroup,
-        query_THE: torch.Tensor,
-        key_THE: torch.Tensor,
-        value_THE: torch.Tensor,
-        scale: float,
-        bias_HLL: torch.Tensor | None,
-    ) -> torch.Tensor:
-        query_NHLE, key_NHLE, value_NHLE = (_padded(flat, group) for flat in (query_THE, key_THE, value_THE))
-        mask = self._mask(group, bias_HLL)
-        output_NHLE = scaled_dot_product_attention(query_NHLE, key_NHLE, value_NHLE, attn_mask=mask, scale=scale)
-        output_THE = output_NHLE.transpose(1, 2).reshape(-1, *query_THE.shape[1:])
-        return output_THE if group.scattered is None else output_THE[group.scattered]
-
     def _mask(self, group: LengthGroup, bias_HLL: torch.Tensor | None) -> torch.Tensor | None:
-        """What attention over a group adds or leaves out; where it is padded, made once for all layers."""
+        """The group's attention mask, None without bias and padding; where it is padded, made once for all layers."""
         mask = None if bias_HLL is None else bias_HLL[None, :, : group.length, : group.length]
         if group.scattered is None:
             return mask
@@ -152,21 +148,6 @@ def has_varlen_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _attend_varlen(
-    query_THE: torch.Tensor,
-    key_THE: torch.Tensor,
-    value_THE: torch.Tensor,
-    scale: float,
-    cu_seqlens: torch.Tensor,
-    longest: int,
-) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    attended_THE = varlen_attn(query_THE, key_THE, value_THE, cu_seqlens, cu_seqlens, longest, longest, scale=scale)
-    assert isinstance(attended_THE, torch.Tensor)  # a tuple only where auxiliary outputs are asked for
-    return attended_THE
-
-
 def _padded(flat_THE: torch.Tensor, group: LengthGroup) -> torch.Tensor:
     """The group's tokens as (N, H, L, E), padded with zeros where its lengths differ."""
     part_THE = flat_THE[group.start : group.stop]
@@ -177,7 +158,7 @@ def _padded(flat_THE: torch.Tensor, group: LengthGroup) -> torch.Tensor:
 
 
 def _starts_of_groups(values: np.ndarray) -> list[int]:
-    """Where groups of equal neighbours begin."""
+    """The index at which each group of equal neighbours begins."""
     return [0, *(np.flatnonzero(np.diff(values)) + 1).tolist()] if len(values) else []
 
 

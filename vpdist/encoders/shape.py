@@ -17,7 +17,7 @@ LARGEST_SIZE, MOST_LAYERS = 1 << 20, 1 << 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderShape:
-    """The size of an encoder, which tells what a sequence costs before any weight is read."""
+    """The size of an encoder, from which a sequence's cost follows before any weight is read."""
 
     kind: str
     """Its name in encoder_kinds.KINDS."""
@@ -56,20 +56,20 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def encoder_shape(folder: Path) -> EncoderShape:
-    """The shape that config.json describes. Raises WeightsError for any other kind of model, or a nonsensical size."""
+    """The shape that config.json describes. Raises WeightsError for any other kind of model, or a size out of range."""
     path = folder / "config.json"
     config = read_config(folder)
     kind = next((kind for kind in KINDS.values() if kind.is_described_by(config)), None)
     if kind is None:
-        known = " nor ".join(f"{kind.model} ({kind.told_by_text})" for kind in KINDS.values())
-        raise WeightsError(f"{path}: neither {known}: model_type {config.get('model_type')!r}")
+        known = " nor ".join(f"{kind.model} ({kind.recognised_by_text})" for kind in KINDS.values())
+        raise WeightsError(f"{path}: describes neither {known}: model_type is {config.get('model_type')!r}")
 
     def size(name: str) -> int:
         value = config.get(name)
         if type(value) is not int or value < 1:
-            raise WeightsError(f"{path}: {name} must be a positive number, not {value!r}")
+            raise WeightsError(f"{path}: {name} must be a positive integer, not {value!r}")
         if value > LARGEST_SIZE:
-            raise WeightsError(f"{path}: {name} is larger than {LARGEST_SIZE:,}, which no encoder's is")
+            raise WeightsError(f"{path}: {name} is {value:,}, more than the limit of {LARGEST_SIZE:,}")
         return value
 
     shape = EncoderShape(
@@ -82,13 +82,14 @@ def encoder_shape(folder: Path) -> EncoderShape:
         vocabulary=size("vocab_size"),
     )
     if shape.layers > MOST_LAYERS:
-        raise WeightsError(f"{path}: {shape.layers} layers are more than any encoder has")
+        raise WeightsError(f"{path}: has {shape.layers:,} layers, more than the limit of {MOST_LAYERS:,}")
     if shape.width % shape.heads:
         raise WeightsError(f"{path}: hidden_size {shape.width} is not a multiple of {shape.heads} attention heads")
     return shape
 
 
 def read_model_json(path: Path) -> Any:
+    """The content of a JSON file of a model folder. Raises WeightsError."""
     try:
         return json.loads(read_limited(path, JSON_LIMIT, follow=True).decode())
     except FileNotFoundError as error:

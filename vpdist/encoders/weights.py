@@ -1,8 +1,8 @@
-"""Where encoders come from: a local folder in the Hugging Face layout, or a hub id at a pinned revision.
+"""The weights of a model folder in the Hugging Face layout.
 
-Enters: a folder or id. Leaves: its shape (for planning), its digest, its tensors by their published names. Only the
-tensors need torch. Weights are safetensors, or pickles that torch reads in its weights-only mode; nothing else is
-ever tried, and no code that comes with a model is run.
+Enters: a model folder. Leaves: its fingerprint, its tensors by their published names. Only the tensors need torch.
+Weights are safetensors, or pickles that torch reads in its weights-only mode; nothing else is tried, and no code that
+comes with a model is run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / single]
         if (folder / index).is_file():
             return [folder / index, *_shards(folder / index)]
-    raise WeightsError(f"{folder}: no weights: neither model.safetensors nor pytorch_model.bin (nor a shard index)")
+    raise WeightsError(
+        f"{folder}: has no weights: neither model.safetensors nor pytorch_model.bin, nor an index of shards"
+    )
 
 
 def _shards(index: Path) -> list[Path]:
@@ -76,8 +78,8 @@ def _blocks(path: Path, size: int = 1 << 22) -> Iterator[memoryview]:
 def load_state_dict(folder: Path) -> dict[str, Tensor]:
     """All tensors by their names in the file, mapped from disk: pages are read when a tensor is used.
 
-    Raises WeightsError for a damaged file, one that needs more than torch's weights-only unpickler allows (never
-    tried in another way), or a name that two shards give.
+    Raises WeightsError for a damaged file, one that needs more than torch's weights-only unpickler allows, or a name
+    that is in two shards.
     """
     state: dict[str, Tensor] = {}
     for path in weight_files(folder):
@@ -85,7 +87,7 @@ def load_state_dict(folder: Path) -> dict[str, Tensor]:
             continue
         part = _read_safetensors(path) if path.suffix == ".safetensors" else _read_weights_only(path)
         if twice := state.keys() & part.keys():
-            raise WeightsError(f"{path}: {_listed(twice)} also in another shard")
+            raise WeightsError(f"{path}: {_listed(twice)} is also in another shard")
         state |= part
     return state
 
@@ -115,7 +117,7 @@ def _read_weights_only(path: Path) -> dict[str, Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    """What torch's message says was wrong, without its advice to load unsafely."""
+    """The reason in torch's message, without its advice to load unsafely."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
     return (telling or lines or [type(error).__name__])[0]
@@ -126,15 +128,15 @@ def fitted(
 ) -> dict[str, Tensor]:
     """Those tensors of `state` that a model has parameters for, in the order of `wanted` (names and shapes).
 
-    Names that match `unused` may be there or not. Raises WeightsError listing every missing name, every surprising
-    one, and every tensor of another shape than config.json describes.
+    Names that match `unused` are optional. Raises WeightsError that lists every missing name, every unknown one, and
+    every tensor of another shape than config.json describes.
     """
     shapes = dict(wanted)
     wrong = []
     if missing := shapes.keys() - state.keys():
         wrong.append(f"missing: {_listed(missing)}")
-    if surprising := {name for name in state.keys() - shapes.keys() if not unused.fullmatch(name)}:
-        wrong.append(f"not known: {_listed(surprising)}")
+    if unknown := {name for name in state.keys() - shapes.keys() if not unused.fullmatch(name)}:
+        wrong.append(f"unknown: {_listed(unknown)}")
     different = [
         f"{name} is {tuple(state[name].shape)}, not {shape}"
         for name, shape in shapes.items()

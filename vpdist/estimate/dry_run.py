@@ -1,8 +1,7 @@
-"""`vpdist plan`: the stages of a run up to its plan in a temporary folder, a few timed batches, and what follows.
+"""`vpdist plan`: the stages of a run up to its plan in a temporary folder, and a few timed batches.
 
-Everything that can be counted is made as a run makes it, and counted: token store, plan, some of its parts, the tables
-(with scores that mean nothing). Time is that of a few batches of the real encoders, scaled by the plan's own cost
-model. Nothing stays, and no run folder is touched.
+What can be counted is made as a run makes it: token store, plan, some parts, the tables (with invented scores). Time is
+that of a few batches of the real encoders, scaled by the plan's cost model. Nothing stays, no run folder is touched.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from vpdist.environment import LaunchContext
 from vpdist.errors import Interrupted, VpdistError
 from vpdist.estimate import sample_files, timing_process
 from vpdist.estimate.forecast import Counts, Disk, Forecast, Memory, Rank, Time, Work
-from vpdist.estimate.sample_files import LaidOut, Written, total_bytes
+from vpdist.estimate.sample_files import SampledParts, SampledShards, total_bytes
 from vpdist.estimate.timing_process import Timing, TimingRequest
 from vpdist.estimate.workload import Workload
 from vpdist.monitoring.telemetry import most_memory_bytes
@@ -53,23 +52,16 @@ from vpdist.storage.atomic_files import storage_error
 from vpdist.storage.run_folder import TABLES, RunFolder
 
 STRETCHES = 16
-"""Stretches of the plan, spread evenly over its cost, that every process times."""
+"""Stretches of the plan, at equal steps of its cost, that every process times."""
 HIDDEN_WIDTH = 512
-"""Of a classifier that stands in for one that was not named."""
+"""Of the classifier that is assumed where none is named."""
 
 
 def forecast(settings: Settings, ranks: int, output: Path | None) -> Forecast:
-    """What a run with these settings on so many ranks would do.
+    """The forecast of a run with these settings (with `dry_run`; its output is not used) on so many ranks.
 
-    Args:
-        settings: of the run, with `dry_run`; its output is not used.
-        ranks: of the run.
-        output: where the run folder would be; None where that is not known.
-
-    Raises:
-        InputError, WeightsError, UsageError: as the run would.
-        StorageError: the temporary folder (TMPDIR) cannot be written.
-        Interrupted: a signal came.
+    `output`: where the run folder would be, if known. Raises InputError, WeightsError, UsageError as the run would,
+    StorageError where the temporary folder (TMPDIR) cannot be written, Interrupted by a signal.
     """
     try:
         temporary = Path(tempfile.mkdtemp(prefix="vpdist-plan-"))
@@ -91,18 +83,17 @@ def forecast(settings: Settings, ranks: int, output: Path | None) -> Forecast:
         control.progress = Progress(control.runtime, settings.progress, None, sys.stderr)
         try:
             session = Session(control, folder, control.progress)
-            found = _DryRun(settings, session, ranks, ranks_here(ranks, context, control.runtime.device)).forecast(
-                output
-            )
+            local_ranks = ranks_here(ranks, context, control.runtime.device)
+            result = _DryRun(settings, session, ranks, local_ranks).forecast(output)
             control.progress.close()
         except VpdistError as error:
             control.progress.abort(str(error))
             raise
-    return found
+    return result
 
 
 def ranks_here(ranks: int, context: LaunchContext, device: torch.device) -> int:
-    """How many of the ranks would share this machine: one per device, or on a CPU at most one per core."""
+    """The number of ranks that would share this machine: one per device, or on a CPU at most one per core."""
     if device.type == "cuda":
         return min(ranks, torch.cuda.device_count())
     return min(ranks, context.local_world_size if context.launched else environment.available_cores())
@@ -115,7 +106,7 @@ class _DryRun:
     settings: Settings
     session: Session
     ranks: int
-    here: int
+    local_ranks: int
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -134,7 +125,7 @@ class _DryRun:
         self.seconds[name] = time.monotonic() - started
 
     def forecast(self, output: Path | None) -> Forecast:
-        """The stages of a run, as far as they go without computing it."""
+        """The stages of a run that need no embeddings, and the timing of a few batches."""
         with self._stage("start"):
             inputs = self._gather()
         environment.limit_library_threads(inputs.resolved.threads)
@@ -155,49 +146,48 @@ class _DryRun:
         longest = work.longest(inputs.resolved.token_budget) if plan.n_units else stretches
         rows = np.concatenate((stretches, longest))[:, 0]
         with self._stage("layout"):
-            laid_out = sample_files.lay_out(self.folder, summary, plan, plan_id, rows, self.control.raise_if_ending)
+            shards = sample_files.write_shards(self.folder, summary, plan, plan_id, rows, self.control.raise_if_ending)
         with self._stage("check"):
             header = part_header(plan_id, inputs.resolved)
-            written = sample_files.write_parts(self.folder.parts, work, header, self.control.raise_if_ending)
-        counts, disk = _counts(summary, totals, plan.n_rows), self._disk(laid_out, written, output)
+            sampled = sample_files.write_parts(self.folder.parts, work, header, self.control.raise_if_ending)
+        counts, disk = _counts(summary, totals, plan.n_rows), self._disk(shards, sampled, output)
         if not plan.n_units:
             return Forecast(counts=counts, work=self._work(work, inputs.resolved, 0.0, 0.0), disk=disk)
         with self._stage("embed"):
-            request = TimingRequest(
-                folder=self.folder, inputs=inputs, stretches=stretches, costs=costs, longest=longest
-            )
-            timings = timing_process.measure(request, self.here, self.control.raise_if_ending)
+            batches = {"stretches": stretches, "costs": costs, "longest": longest}
+            request = TimingRequest(folder=self.folder, inputs=inputs, **batches)
+            timings = timing_process.measure(request, self.local_ranks, self.control.raise_if_ending)
         seconds_per_cost = sum(timing.seconds for timing in timings) / sum(timing.cost for timing in timings)
-        dealt = self._work(work, inputs.resolved, seconds_per_cost, written.write_s)
+        ranks = self._work(work, inputs.resolved, seconds_per_cost, sampled.write_s)
         return Forecast(
             counts=counts,
-            work=dealt,
+            work=ranks,
             disk=disk,
             memory=_memory(timings, planning_bytes),
-            time=self._time(dealt, timings, reading_s, laid_out, written),
+            time=self._time(ranks, timings, reading_s, shards, sampled),
         )
 
     def _gather(self) -> RunInputs:
-        """What the run would be made of; its threads divide this machine among the ranks that share it."""
-        here = LaunchContext(world_size=self.here, local_world_size=self.here)
-        threads = self.settings.threads or resolve_config.default_threads(here, self.control.runtime.device)
+        """The inputs of the run; its threads divide this machine among the ranks that share it."""
+        context = LaunchContext(world_size=self.local_ranks, local_world_size=self.local_ranks)
+        threads = self.settings.threads or resolve_config.default_threads(context, self.control.runtime.device)
         settings = replace(self.settings, threads=threads, output=self.folder.path)
         inputs = run_inputs.resolve_inputs(settings, self.session)
         if inputs.models.keys() >= set(CLASSIFIED) and inputs.classifier is None:
-            # for size and time any classifier is like another
+            # size and time do not depend on the classifier's weights
             width = sum(encoder_shape(inputs.models[kind]).width for kind in CLASSIFIED)
             resolved = replace(inputs.resolved, classifier="any")
             inputs = replace(inputs, classifier=Classifier(width, HIDDEN_WIDTH).eval(), resolved=resolved)
         return inputs
 
     def _reading_s(self, inputs: RunInputs, n_blocks: int) -> float:
-        """Seconds that reading alone takes, which one rank does for all: from the first few blocks, read again."""
+        """Seconds of reading, which one rank does for all; estimated by reading the first few blocks again."""
         resolved, started = inputs.resolved, time.monotonic()
         n = sum(1 for _ in islice(token_store.read_blocks(inputs.paths, resolved.chunk_length, resolved.min_length), 4))
         return (time.monotonic() - started) * n_blocks / max(1, n)
 
     def _tables(self, summary: StoreSummary, resolved: ResolvedConfig) -> Totals:
-        """The tables of the run, with scores as long as real ones."""
+        """The tables of the run, with invented scores of the usual length."""
         scores = Scores.empty(summary.n_fragments)
         if resolved.classifier:
             scores.virus[:], scores.nonvirus[:] = 0.493123, 0.506877
@@ -206,28 +196,24 @@ class _DryRun:
             self.folder, summary, scores, sources, consensus, self.control.raise_if_ending, legacy=False
         )
 
-    def _disk(self, laid_out: LaidOut, written: Written, output: Path | None) -> Disk:
+    def _disk(self, shards: SampledShards, sampled: SampledParts, output: Path | None) -> Disk:
         return Disk(
-            parts=written.part_bytes,
-            tokens=laid_out.token_bytes,
+            parts=sampled.part_bytes,
+            tokens=shards.token_bytes,
             tables=total_bytes(*(self.folder.path / name for name in TABLES)),
             where=str(output or ""),
             free=None if output is None else _free_bytes(output),
         )
 
     def _work(self, work: Workload, resolved: ResolvedConfig, seconds_per_cost: float, write_s: float) -> Work:
-        """Deal the units as the sampler does."""
-        plan, n_ranks = work.plan, self.ranks
+        """The work of each rank, units dealt as the sampler does."""
+        plan = work.plan
         unit_s = seconds_per_cost * plan.unit_cost + write_s
-        dealt = [
-            Rank(
-                units=len(units),
-                tokens=int(plan.unit_tokens[units].sum()),
-                cost=int(plan.unit_cost[units].sum()),
-                embed_s=round(float(unit_s[units].sum()), 3),
-            )
-            for units in (np.array(units, dtype=np.int64) for units in deal(plan.unit_cost, n_ranks))
-        ]
+
+        def rank(units: list[int]) -> Rank:
+            tokens, cost, embed_s = (column[units].sum() for column in (plan.unit_tokens, plan.unit_cost, unit_s))
+            return Rank(units=len(units), tokens=int(tokens), cost=int(cost), embed_s=round(float(embed_s), 3))
+
         return Work(
             tokens={kind: int(lengths.sum()) for kind, lengths in work.lengths.items()},
             units=plan.n_units,
@@ -235,10 +221,12 @@ class _DryRun:
             dtype=resolved.dtype,
             threads=resolved.threads,
             token_budget=resolved.token_budget,
-            ranks=dealt,
+            ranks=[rank(units) for units in deal(plan.unit_cost, self.ranks)],
         )
 
-    def _time(self, work: Work, timings: list[Timing], reading_s: float, laid_out: LaidOut, written: Written) -> Time:
+    def _time(
+        self, work: Work, timings: list[Timing], reading_s: float, shards: SampledShards, sampled: SampledParts
+    ) -> Time:
         launched = 2 if self.ranks > 1 else 1  # a launcher imports torch, then its workers do
         units = max(rank.units for rank in work.ranks)
         return Time(
@@ -246,9 +234,9 @@ class _DryRun:
             start=round(self.seconds["start"], 3),
             load=round(max(timing.load_s for timing in timings), 3),
             ingest=round(max(reading_s, self.seconds["ingest"] / self.ranks), 3),
-            plan=round(self.seconds["plan"] + laid_out.seconds / self.ranks, 3),
+            plan=round(self.seconds["plan"] + shards.seconds / self.ranks, 3),
             embed=round(max(rank.embed_s for rank in work.ranks), 3),
-            tables=round(self.seconds["tables"] + written.check_s * units, 3),
+            tables=round(self.seconds["tables"] + sampled.check_s * units, 3),
             timed_at_once=len(timings),
             timed_batches=sum(timing.batches for timing in timings),
         )
@@ -279,8 +267,8 @@ def _memory(timings: list[Timing], planning_bytes: int) -> Memory:
 
 def _free_bytes(folder: Path) -> int:
     """Free bytes where a folder is or would be made. Raises StorageError."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
-        return shutil.disk_usage(there).free
+        return shutil.disk_usage(existing).free
     except OSError as error:
-        raise storage_error(there, error, "read") from error
+        raise storage_error(existing, error, "read") from error

@@ -1,4 +1,4 @@
-"""What `vpdist plan` found out, and how it is told: aligned lines for people, JSON for programs."""
+"""The result of `vpdist plan`, as aligned text and as JSON."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from vpdist.encoder_kinds import CLASSIFIED, options
 from vpdist.text import bytes_text, span_text
 
 RANKS_LISTED = 16
-"""Of more ranks than this only the extremes are listed."""
+"""Of more ranks than this only the busiest and the least busy are listed."""
+Row = tuple[str, str]
+"""A label and a text."""
 STATUSES = {"ok": "to be scored", "no_open_frame": "no open frame", "too_short": "too short", "filtered": "filtered"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What the input holds."""
+    """Content of the input."""
 
     sequences: int
     statuses: dict[str, int]
@@ -26,7 +28,7 @@ class Counts:
     open_chunks: int
     fragments: int
     different_fragments: int
-    """What is embedded: equal fragments are embedded once."""
+    """Those to embed: equal fragments are embedded once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class Rank:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What the encoders have to do, and how it is dealt out."""
+    """The work of the encoders, and how it is dealt to ranks."""
 
     tokens: dict[str, int]
     """Per encoder, of the different fragments."""
@@ -63,7 +65,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
-    """Bytes of the finished run folder, logs aside."""
+    """Bytes of the finished run folder, without logs."""
 
     parts: int
     tokens: int
@@ -71,7 +73,7 @@ class Disk:
     where: str
     """The run folder, '' where none was named."""
     free: int | None
-    """Free bytes there."""
+    """Free bytes in the run folder."""
 
     @property
     def total(self) -> int:
@@ -100,24 +102,24 @@ class Time:
     launch: float
     """Launcher, process start, imports."""
     start: float
-    """Models, classifier and input looked up and compared."""
+    """Models, classifier and input resolved and compared."""
     load: float
     """Encoders loaded."""
     ingest: float
     """Sequences to tokens."""
     plan: float
-    """Plan, and tokens laid out in its order."""
+    """Plan, and tokens in plan order."""
     embed: float
     """Encoders and parts, on the busiest rank."""
     tables: float
     """Parts checked, tables written."""
     timed_at_once: int
-    """Processes that were timed side by side on this machine."""
+    """Processes timed side by side on this machine."""
     timed_batches: int
 
     @property
     def overhead(self) -> float:
-        """Start-up: before there is work, whatever its amount."""
+        """Start-up, which does not depend on the amount of work."""
         return self.launch + self.start + self.load
 
     @property
@@ -127,7 +129,7 @@ class Time:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """All of it. Without models there are counts only; without fragments neither memory nor time."""
+    """The whole forecast. Without models only counts; without fragments neither memory nor time."""
 
     counts: Counts
     work: Work | None = None
@@ -136,7 +138,7 @@ class Forecast:
     time: Time | None = None
 
     def to_json(self) -> str:
-        """One object: the fields, and what follows from them."""
+        """One object: the fields, and the totals that follow from them."""
         fields = asdict(self)
         if self.work is not None:
             fields["work"]["busiest_over_mean"] = round(self.work.busiest, 4)
@@ -146,89 +148,82 @@ class Forecast:
             fields["time"] |= {"overhead": round(self.time.overhead, 3), "total": round(self.time.total, 3)}
         return json.dumps(fields, indent=2, ensure_ascii=False)
 
-    def lines(self) -> Iterator[str]:
-        """Aligned lines for people."""
+    def lines(self) -> list[str]:
+        """The forecast as text: labels and what they say, aligned."""
+        return [f"{label:<11}{text}".rstrip() for label, text in self._rows()]
+
+    def _rows(self) -> Iterator[Row]:
         yield from _counts(self.counts)
         if self.work is None:
-            yield _line("", "without models nothing is known of tokens, units, balance, disk, memory and time:")
-            yield _line("", f"name {options(CLASSIFIED)}")
+            yield "", "tokens, units, balance, disk, memory and time depend on the models:"
+            yield "", f"name {options(CLASSIFIED)}"
             return
         yield from _work(self.work)
         if self.disk is not None:
             yield from _disk(self.disk)
         if self.memory is not None:
-            yield from _memory(self.memory, len(self.work.ranks))
+            yield from _memory(self.memory)
         if self.time is not None:
-            yield from _time(self.time, self.work)
+            yield from _time(self.time, len(self.work.ranks))
         elif not self.counts.fragments:
-            yield _line("time", "no chunk has an open frame: there is nothing to embed")
+            yield "time", "no chunk has an open frame: there is nothing to embed"
 
 
-def _line(label: str, text: str) -> str:
-    return f"{label:<11}{text}".rstrip()
-
-
-def _counts(counts: Counts) -> Iterator[str]:
-    yield _line("sequences", f"{counts.sequences:,} ({counts.bases:,} bases)")
+def _counts(counts: Counts) -> Iterator[Row]:
+    yield "sequences", f"{counts.sequences:,} ({counts.bases:,} bases)"
     for status, meaning in STATUSES.items():
         if counts.statuses.get(status):
-            yield _line("", f"{counts.statuses[status]:,} {meaning}")
-    yield _line("chunks", f"{counts.chunks:,}, of which {counts.open_chunks:,} have an open frame")
-    yield _line("fragments", f"{counts.fragments:,} ({counts.different_fragments:,} different)")
+            yield "", f"{counts.statuses[status]:,} {meaning}"
+    yield "chunks", f"{counts.chunks:,}, of which {counts.open_chunks:,} have an open frame"
+    yield "fragments", f"{counts.fragments:,} ({counts.different_fragments:,} different)"
 
 
-def _work(work: Work) -> Iterator[str]:
-    yield _line("tokens", ", ".join(f"{number:,} {kind}" for kind, number in work.tokens.items()))
-    yield _line(
-        "batches",
-        f"{work.token_budget:,} tokens, {work.dtype} on {work.device}, {work.threads} thread(s) per rank",
-    )
-    yield _line("units", f"{work.units:,} for {len(work.ranks):,} rank(s)")
+def _work(work: Work) -> Iterator[Row]:
+    yield "tokens", ", ".join(f"{number:,} {kind}" for kind, number in work.tokens.items())
+    per_rank = f"{work.dtype} on {work.device}, {work.threads} thread(s) per rank"
+    yield "batches", f"{work.token_budget:,} tokens, {per_rank}"
+    yield "units", f"{work.units:,} for {len(work.ranks):,} rank(s)"
     busy = [rank for rank in work.ranks if rank.units]
     if len(busy) < len(work.ranks):
-        yield _line("", f"{len(work.ranks) - len(busy):,} rank(s) stay idle")
+        yield "", f"{len(work.ranks) - len(busy):,} rank(s) stay idle"
     if len(work.ranks) > 1 and busy:
-        yield _line("balance", f"busiest rank {work.busiest:.3f} x mean")
+        yield "balance", f"busiest rank {work.busiest:.3f} x mean"
         mean = sum(rank.cost for rank in work.ranks) / len(work.ranks)
         for label, rank in _listed(work.ranks):
             share = f"{rank.cost / mean:.3f} x mean"
-            yield _line("", f"{label:<10} {rank.units:>7,} units {rank.tokens:>15,} tokens   {share}")
+            yield "", f"{label:<10} {rank.units:>7,} units {rank.tokens:>15,} tokens   {share}"
 
 
 def _listed(ranks: list[Rank]) -> list[tuple[str, Rank]]:
-    """The ranks that people read about: all, or of many the busiest and the least busy."""
+    """All ranks; of more than RANKS_LISTED the busiest and the least busy."""
     if len(ranks) <= RANKS_LISTED:
         return [(f"rank {number}", rank) for number, rank in enumerate(ranks)]
     in_order = sorted(ranks, key=lambda rank: rank.cost)
     return [("busiest", in_order[-1]), ("least busy", in_order[0])]
 
 
-def _disk(disk: Disk) -> Iterator[str]:
-    yield _line(
-        "disk",
-        f"{bytes_text(disk.total)}: parts {bytes_text(disk.parts)}, tokens {bytes_text(disk.tokens)}, "
-        f"tables {bytes_text(disk.tables)}",
-    )
+def _disk(disk: Disk) -> Iterator[Row]:
+    sizes = ", ".join(f"{name} {bytes_text(getattr(disk, name))}" for name in ("parts", "tokens", "tables"))
+    yield "disk", f"{bytes_text(disk.total)}: {sizes}"
     if disk.free is not None:
         fits = "enough" if disk.free > disk.total else "NOT ENOUGH"
-        yield _line("", f"{bytes_text(disk.free)} free at {disk.where}: {fits}")
+        yield "", f"{bytes_text(disk.free)} free at {disk.where}: {fits}"
 
 
-def _memory(memory: Memory, ranks: int) -> Iterator[str]:
+def _memory(memory: Memory) -> Iterator[Row]:
     on_device = memory.encoders + memory.batches
     parts = f"encoders {bytes_text(memory.encoders)}, batches {bytes_text(memory.batches)}"
     if memory.device:
-        yield _line("memory", f"{bytes_text(on_device)} of {bytes_text(memory.device)} on each device: {parts}")
-        yield _line("", f"{bytes_text(memory.program)} of the machine per rank")
+        yield "memory", f"{bytes_text(on_device)} of {bytes_text(memory.device)} on each device: {parts}"
+        yield "", f"{bytes_text(memory.program)} of the machine per rank"
     else:
-        yield _line("memory", f"{bytes_text(memory.program + on_device)} per rank: {parts}, rest the program")
-    yield _line(
-        "", f"{bytes_text(memory.planning)} on rank 0 while it plans; this machine has {bytes_text(memory.machine)}"
-    )
+        yield "memory", f"{bytes_text(memory.program + on_device)} per rank: {parts}, rest the program"
+    machine = f"this machine has {bytes_text(memory.machine)}"
+    yield "", f"{bytes_text(memory.planning)} on rank 0 while it plans; {machine}"
 
 
-def _time(time: Time, work: Work) -> Iterator[str]:
-    yield _line("time", f"about {span_text(time.total)} on {len(work.ranks):,} rank(s) like those of this machine")
+def _time(time: Time, ranks: int) -> Iterator[Row]:
+    yield "time", f"about {span_text(time.total)} on {ranks:,} rank(s) like those of this machine"
     steps = {
         "embedding": time.embed,
         "reading and tokenising": time.ingest,
@@ -236,10 +231,10 @@ def _time(time: Time, work: Work) -> Iterator[str]:
         "checks and tables": time.tables,
     }
     for step, seconds in steps.items():
-        yield _line("", f"{_seconds(seconds):>9}  {step}")
-    yield _line("", f"{_seconds(time.overhead):>9}  start-up (launcher and imports {_seconds(time.launch)}, ")
-    yield _line("", f"{'':>9}  looking models up {_seconds(time.start)}, loading them {_seconds(time.load)})")
-    yield _line("", f"from {time.timed_batches} batches, timed in {time.timed_at_once} process(es) at once")
+        yield "", f"{_seconds(seconds):>9}  {step}"
+    yield "", f"{_seconds(time.overhead):>9}  start-up (launcher and imports {_seconds(time.launch)}, "
+    yield "", f"{'':>9}  looking models up {_seconds(time.start)}, loading them {_seconds(time.load)})"
+    yield "", f"from {time.timed_batches} batches, timed in {time.timed_at_once} process(es) at once"
 
 
 def _seconds(seconds: float) -> str:

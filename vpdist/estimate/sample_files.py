@@ -1,4 +1,4 @@
-"""A few shards and parts of a plan, made for what they tell of all: bytes and seconds."""
+"""Writes a few shards and parts of a plan, to estimate bytes and seconds of all."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ PARTS_WRITTEN = 8
 
 
 @dataclass(frozen=True, slots=True)
-class LaidOut:
-    """The token store and the plan's shards: bytes of all of them, seconds to lay all shards out."""
+class SampledShards:
+    """Bytes of the token store with all shards, and seconds to write all shards."""
 
     token_bytes: int
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """Parts: bytes of all of them, seconds to write and to check one."""
+class SampledParts:
+    """Bytes of all parts, and seconds to write and to check one."""
 
     part_bytes: int
     write_s: float
     check_s: float
 
 
-def lay_out(
+def write_shards(
     folder: RunFolder,
     summary: StoreSummary,
     plan: Plan,
     plan_id: str,
     rows: np.ndarray,
     raise_if_ending: Callable[[], None],
-) -> LaidOut:
-    """Lay out the shards that hold `rows`; `raise_if_ending` is called between them. Raises StorageError."""
+) -> SampledShards:
+    """Write the shards that hold `rows`; `raise_if_ending` is called between them. Raises StorageError."""
     tokens = folder.tokens
     blocks, first_fragment = store_summary.block_paths(folder, summary), summary.first_fragment()
     store_bytes = total_bytes(*tokens.iterdir())
@@ -59,32 +59,29 @@ def lay_out(
     seconds = time.monotonic() - started
     share = (len(plan.shard_unit) - 1) / max(1, len(shards))
     size = total_bytes(*(token_shards.shard_path(tokens, shard) for shard in shards))
-    return LaidOut(round(store_bytes + share * size), share * seconds)
+    return SampledShards(round(store_bytes + share * size), share * seconds)
 
 
-def write_parts(folder: Path, work: Workload, header: PartHeader, raise_if_ending: Callable[[], None]) -> Written:
+def write_parts(folder: Path, work: Workload, header: PartHeader, raise_if_ending: Callable[[], None]) -> SampledParts:
     """Write, check and remove a few parts in `folder`, calling `raise_if_ending` between them. Raises StorageError."""
     plan, numbers = work.plan, sum(work.widths.values())
     n = min(PARTS_WRITTEN, plan.n_units)
     write_s = check_s = 0.0
-    beside = 0  # bytes of a file that are not its datasets'
+    overhead = 0  # bytes of files that are not of datasets
     for unit in np.linspace(0, plan.n_units - 1, n).round().astype(int).tolist():
         rows, fragments = len(plan.rows(unit)), len(plan.fragments(unit).flat)
-        columns = {name: (width, header.embedding_dtype) for name, width in work.widths.items()}
-        columns["logits"] = (2, "float32")
-        results = {
-            name: np.ones((rows, width), dtype) for name, (width, dtype) in columns.items() if name in header.datasets()
-        }
+        widths = {name: width for name, width in {**work.widths, "logits": 2}.items() if name in header.datasets()}
+        results = {name: np.ones((rows, width), header.column(name)[0]) for name, width in widths.items()}
         begun = time.monotonic()
         size = parts.write(folder, unit, plan, header, np.zeros(rows, dtype=bool), results)
         written = time.monotonic()
         parts.check(folder, unit, plan, header, full=True)
         write_s, check_s = write_s + written - begun, check_s + time.monotonic() - written
-        beside += size - header.data_bytes(rows, fragments, numbers)
+        overhead += size - header.data_bytes(rows, fragments, numbers)
         parts.discard(folder, unit)
         raise_if_ending()
-    return Written(
-        header.data_bytes(plan.n_rows, len(plan.fragment), numbers) + beside * plan.n_units // max(1, n),
+    return SampledParts(
+        header.data_bytes(plan.n_rows, len(plan.fragment), numbers) + overhead * plan.n_units // max(1, n),
         write_s / max(1, n),
         check_s / max(1, n),
     )

@@ -1,4 +1,4 @@
-"""A plan seen per encoder: the lengths of its rows, and which rows stand for all."""
+"""A plan's work per encoder: lengths of its rows, and stretches of rows that represent all of them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vpdist.encoders.shape import encoder_shape
 from vpdist.planning.plan import EncoderCost, FragmentKeys, Plan, greedy_ends
 
 GOLDEN = (5**0.5 - 1) / 2
-"""Steps of this size, modulo 1, spread evenly from the first few on (Weyl's sequence)."""
+"""Multiples of this, modulo 1, are spread evenly, however few are taken (Weyl's sequence)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What each encoder has to do."""
+    """The work of each encoder."""
 
     plan: Plan
     lengths: dict[str, np.ndarray]
@@ -29,7 +29,7 @@ class Workload:
 
     @classmethod
     def of(cls, plan: Plan, keys: FragmentKeys, models: Mapping[str, Path]) -> Workload:
-        """The workload of a plan that was made of `keys` for these encoders (folder by kind)."""
+        """The workload of a plan made from `keys` for these encoders (folder by kind)."""
         first = plan.fragment[plan.row_start[:-1]]
         shapes = {kind: encoder_shape(folder) for kind, folder in models.items()}
         return cls(
@@ -40,16 +40,17 @@ class Workload:
         )
 
     def stretches(self, n: int, token_budget: int) -> tuple[np.ndarray, np.ndarray]:
-        """(m, 2) first and last row + 1 of stretches at n equal steps of cost, m <= n; and what each costs (m,).
+        """(m, 2) first and last row + 1 of stretches at n equal steps of cost, m <= n; and their costs (m,).
 
-        Every beginning of the list is spread over the plan, so that it can be cut short. Without rows, none.
+        Every prefix of the list is spread over the plan, so that timing may stop early. Without rows, none.
         """
         costs = sum(self.costs[kind].of(lengths) for kind, lengths in self.lengths.items())
         end = np.cumsum(costs)
-        places = (np.arange(n) * GOLDEN + 0.5) % 1 if len(end) else np.zeros(0)
-        rows = np.searchsorted(end, places * end[-1:], side="right").tolist()
-        found = np.array(list(dict.fromkeys(self._around(row, token_budget) for row in rows)), np.int64).reshape(-1, 2)
-        return found, end[found[:, 1] - 1] - (end - costs)[found[:, 0]]
+        positions = (np.arange(n) * GOLDEN + 0.5) % 1 if len(end) else np.zeros(0)
+        rows = np.searchsorted(end, positions * end[-1:], side="right").tolist()
+        distinct = list(dict.fromkeys(self._around(row, token_budget) for row in rows))
+        stretches = np.array(distinct, np.int64).reshape(-1, 2)
+        return stretches, end[stretches[:, 1] - 1] - (end - costs)[stretches[:, 0]]
 
     def longest(self, token_budget: int) -> np.ndarray:
         """(encoders, 2) the stretch with the longest sequence of each encoder."""
@@ -66,18 +67,13 @@ class Workload:
 
 
 def cut_out(plan: Plan, stretches: np.ndarray) -> tuple[Plan, list[int]]:
-    """The plan with its units cut anew, so that each stretch (n, 2) of rows is one; and the number of each.
+    """The plan with other units, so that each stretch (n, 2) of rows is one; and the unit of each stretch.
 
-    Its shards remain as they are on disk. What the new units cost is not told.
+    Shards remain as they are on disk. Cost and tokens of the new units are 0.
     """
     shard_row = plan.unit_row[plan.shard_unit]
     unit_row = np.unique(np.concatenate((shard_row, stretches.ravel())))
-    untold = np.zeros(len(unit_row) - 1, np.int64)
-    cut = replace(
-        plan,
-        unit_row=unit_row,
-        unit_cost=untold,
-        unit_tokens=untold,
-        shard_unit=np.searchsorted(unit_row, shard_row),
-    )
+    zeros = np.zeros(len(unit_row) - 1, np.int64)
+    shard_unit = np.searchsorted(unit_row, shard_row)
+    cut = replace(plan, unit_row=unit_row, unit_cost=zeros, unit_tokens=zeros, shard_unit=shard_unit)
     return cut, np.searchsorted(unit_row, stretches[:, 0]).tolist()

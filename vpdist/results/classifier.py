@@ -1,8 +1,8 @@
 """The classifier on top of both embeddings: virus or not.
 
-Enter: the embeddings of every fragment, of each kind in encoder_kinds.CLASSIFIED. Leave: two logits each (class 1 is
-virus). Files are safetensors of this project or the original's pickled modules, told by content; a pickle is read,
-never run.
+Enters: the embeddings of every fragment, of each kind in encoder_kinds.CLASSIFIED. Leaves: two logits each (class 1 is
+virus). Files are safetensors of this project or the original's pickled modules, recognised by content. A pickle is
+read, never run.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from vpdist.storage.atomic_files import read_limited, write_file
 FORMAT = "vpdist-classifier-1"
 CLASSES = 2
 FILE_LIMIT = 1 << 28
-"""Bytes of a classifier's file; the public ones have 7 MB."""
+"""Most bytes of a classifier's file; the public ones have 7 MB."""
 PARAMETERS = (
     *("hidden_layer.weight", "hidden_layer.bias"),
     *("bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"),
     *("output_layer.weight", "output_layer.bias"),
 )
-"""What a classifier's answer depends on, by the original's names."""
+"""All that the logits depend on besides eps, by the original's names."""
 
 
 class Classifier(nn.Module):
@@ -67,7 +67,7 @@ class Classifier(nn.Module):
         return self.hidden_layer.out_features
 
     def forward(self, embeddings_BD: Tensor) -> Tensor:
-        """(B, 2) logits of (B, input_width) embeddings, one kind behind the other."""
+        """(B, 2) logits of (B, input_width) embeddings, concatenated."""
         hidden_BH = self.bn1(self.hidden_layer(embeddings_BD)).relu()
         return self.output_layer(self.dropout(hidden_BH))
 
@@ -75,15 +75,15 @@ class Classifier(nn.Module):
         """(m, 2) float32 of embeddings (m, d) of any float type, one array per kind in the order of CLASSIFIED:
         computed in float32, on the CPU, without dropout.
 
-        A function of the arrays as a whole (a row alone may come out with other last bits) and the thread count.
-        Raises WeightsError when the widths are not those the classifier was trained on.
+        The bits depend on the arrays as a whole and on the thread count. Raises WeightsError for other widths than the
+        classifier was trained on.
         """
         joined = np.concatenate([embedding.astype(np.float32) for embedding in embeddings], axis=1)
         if joined.shape[1] != self.input_width:
             widths = " + ".join(str(embedding.shape[1]) for embedding in embeddings)
             raise WeightsError(
-                f"the classifier takes {self.input_width} numbers, the encoders give {widths} = {joined.shape[1]}: "
-                f"trained with other encoders?"
+                f"the classifier takes {self.input_width} numbers, the encoders give {widths} = {joined.shape[1]}; "
+                f"was it trained with other encoders?"
             )
         self.eval()
         with torch.inference_mode():
@@ -96,7 +96,7 @@ class Classifier(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """xxh3_128 (hex) over what the answer depends on; the same for a .pth and its conversion."""
+        """xxh3_128 (hex) over eps and PARAMETERS; the same for a .pth and its conversion."""
         digest = xxhash.xxh3_128(f"eps={self.bn1.eps!r}".encode())
         for name, tensor in self.parameters_by_name().items():
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -130,7 +130,7 @@ def load_classifier(path: Path) -> Classifier:
     if content[8:9] == b"{":
         return _from_safetensors(path, content)
     raise WeightsError(
-        f"{path}: neither safetensors nor a PyTorch zip file; a .pth of PyTorch before 1.6 must be saved anew"
+        f"{path}: is neither safetensors nor a PyTorch zip file; a .pth of PyTorch before 1.6 must be saved again"
     )
 
 
@@ -140,7 +140,7 @@ def _from_safetensors(path: Path, content: bytes) -> Classifier:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         described = header.get("__metadata__", {})
         if described.get("format") != FORMAT:
-            raise WeightsError(f"{path}: safetensors, but not a classifier of vpdist (format {FORMAT})")
+            raise WeightsError(f"{path}: is safetensors, but not a classifier of vpdist (format {FORMAT})")
         eps, dropout = float(described["eps"]), float(described["dropout"])
         metadata = {str(key): str(value) for key, value in json.loads(described["metadata"]).items()}
     except (SafetensorError, ValueError, KeyError, AttributeError) as error:
@@ -152,7 +152,7 @@ def _build(
     path: Path, parameters: Mapping[str, np.ndarray], eps: float, dropout: float, metadata: Mapping[str, str]
 ) -> Classifier:
     if parameters.keys() != set(PARAMETERS):
-        raise WeightsError(f"{path}: holds {sorted(parameters)}, a classifier has {sorted(PARAMETERS)}")
+        raise WeightsError(f"{path}: has parameters {sorted(parameters)}, but a classifier has {sorted(PARAMETERS)}")
     weight = parameters["hidden_layer.weight"]
     if weight.ndim != 2 or 0 in weight.shape:
         raise WeightsError(f"{path}: hidden_layer.weight is {weight.shape}, not (hidden width, input width)")

@@ -23,20 +23,20 @@ from vpdist.storage.atomic_files import storage_error
 from vpdist.storage.hdf5_files import DamagedFile
 
 FRAGMENT_BYTES = 16
-"""What each fragment takes in a part: its numbers in `fragment` and `row`."""
+"""Bytes of a fragment in a part: its numbers in `fragment` and `row`."""
 
 
 def row_bytes(width: int, embedding_dtype: str, *, classified: bool) -> int:
-    """Bytes of a row in a part's other datasets: embeddings of `width` numbers, logits where classified, `failed`."""
+    """Bytes of a row in the other datasets: embeddings of `width` numbers, logits where classified, `failed`."""
     return width * np.dtype(embedding_dtype).itemsize + (8 if classified else 0) + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartHeader:
-    """What a part says of itself, the same for all parts of a run but for `unit`."""
+    """The attributes of a part, the same for all parts of a run except `unit`."""
 
     plan: str
-    """Identity of the plan and of the input it was made for."""
+    """Identity of the plan and of the input it was made from."""
     dtype: str
     """Number format of the encoders."""
     embedding_dtype: str
@@ -48,7 +48,7 @@ class PartHeader:
     classifier: str
     """Fingerprint, or '' where nothing was classified."""
     embeddings: bool
-    """Whether embeddings are kept."""
+    """Whether embeddings are stored."""
 
     def attributes(self, unit: int) -> dict[str, str | int]:
         return {
@@ -74,12 +74,12 @@ class PartHeader:
 
     def data_bytes(self, rows: int, fragments: int, width: int) -> int:
         """Bytes of all datasets of parts with so many rows and fragments; `width`: numbers in a row's embeddings."""
-        kept = width if self.embeddings else 0
-        row = row_bytes(kept, self.embedding_dtype, classified=bool(self.classifier))
+        stored = width if self.embeddings else 0
+        row = row_bytes(stored, self.embedding_dtype, classified=bool(self.classifier))
         return rows * row + fragments * FRAGMENT_BYTES
 
     def column(self, name: str) -> tuple[str, tuple[int, ...] | None]:
-        """Number format of a dataset, and the shape of its rows: None for embeddings, whose width is the encoder's."""
+        """Number format of a dataset, and the shape of its rows (None for embeddings, whose width is not checked)."""
         if name in KINDS:
             return self.embedding_dtype, None
         return {"logits": ("float32", (2,)), "failed": ("uint8", ())}.get(name, ("int64", ()))
@@ -99,7 +99,7 @@ def discard(folder: Path, unit: int) -> None:
 
 
 def fragment_rows(plan: Plan, unit: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) fragment numbers of a unit in plan order, and (n,) the unit's row that each one shares."""
+    """(n,) fragment numbers of a unit in plan order, and (n,) the row of each in the unit."""
     fragments = plan.fragments(unit)
     return fragments.flat, np.repeat(np.arange(len(fragments)), fragments.lengths)
 
@@ -114,16 +114,15 @@ def write(
     """
     fragment, row = fragment_rows(plan, unit)
     datasets = {"fragment": fragment, "row": row, "failed": failed.astype(np.uint8), **results}
-    missing = set(header.datasets()) ^ set(datasets)
-    if missing:
-        raise ValueError(f"unit {unit}: datasets {sorted(missing)} are not as the header says")
+    if different := set(header.datasets()) ^ set(datasets):
+        raise ValueError(f"unit {unit}: the header and the datasets differ in {sorted(different)}")
     return hdf5_files.write_atomic(part_path(folder, unit), datasets, header.attributes(unit))
 
 
 def check(folder: Path, unit: int, plan: Plan, header: PartHeader, *, full: bool) -> None:
     """Raises DamagedFile unless the part of `unit` belongs to this run and is whole.
 
-    `full` compares the digest of every dataset, else only attributes, names and shapes are looked at.
+    `full` also compares the digest of every dataset; otherwise only attributes, names and shapes are checked.
     """
     path = part_path(folder, unit)
     with hdf5_files.opened(path) as file:
@@ -136,16 +135,15 @@ def check(folder: Path, unit: int, plan: Plan, header: PartHeader, *, full: bool
             dtype, row_shape = header.column(name)
             dataset = hdf5_files.dataset(file, name)
             rows = len(fragments.flat if name in ("fragment", "row") else fragments)
-            as_it_should = dataset.ndim == 2 if row_shape is None else dataset.shape[1:] == row_shape
-            if dataset.dtype != dtype or dataset.shape[:1] != (rows,) or not as_it_should:
+            row_shape_fits = dataset.ndim == 2 if row_shape is None else dataset.shape[1:] == row_shape
+            if dataset.dtype != dtype or dataset.shape[:1] != (rows,) or not row_shape_fits:
                 raise DamagedFile(f"{path}: {name} is {dataset.dtype} {dataset.shape}, not {dtype} in {rows} rows")
             if full:
                 hdf5_files.read(file, name)
         if full:
-            fragment, row = fragment_rows(plan, unit)
-            for name, expected_map in (("fragment", fragment), ("row", row)):
-                if not np.array_equal(hdf5_files.read(file, name, verify=False), expected_map):
-                    raise DamagedFile(f"{path}: {name} is not what the plan says")
+            for name, expected in zip(("fragment", "row"), fragment_rows(plan, unit), strict=True):
+                if not np.array_equal(hdf5_files.read(file, name, verify=False), expected):
+                    raise DamagedFile(f"{path}: {name} differs from the plan")
 
 
 def damaged(folder: Path, units: Iterable[int], plan: Plan, header: PartHeader, *, full: bool) -> dict[int, str]:
@@ -166,24 +164,22 @@ def remaining(folder: Path, plan: Plan, header: PartHeader) -> list[int]:
         present = {entry.name for entry in folder.iterdir()}
     except OSError as error:
         raise storage_error(folder, error, "read") from error
-    there = [unit for unit in range(plan.n_units) if part_path(folder, unit).name in present]
-    bad = damaged(folder, there, plan, header, full=False)
-    good = set(there) - set(bad)
-    return [unit for unit in range(plan.n_units) if unit not in good]
+    existing = {unit for unit in range(plan.n_units) if part_path(folder, unit).name in present}
+    valid = existing - damaged(folder, sorted(existing), plan, header, full=False).keys()
+    return [unit for unit in range(plan.n_units) if unit not in valid]
 
 
 def check_room(folder: Path, plan: Plan, header: PartHeader, width: int) -> None:
-    """Raises StorageError when the parts that are left to write cannot fit on the disk. `width`: numbers per row."""
+    """Raises StorageError when the missing parts do not fit on the disk. `width`: numbers in a row's embeddings."""
     needed = header.data_bytes(plan.n_rows, len(plan.fragment), width)
     try:
-        there = sum(entry.stat().st_size for entry in folder.iterdir() if entry.name.startswith("unit-"))
+        written = sum(entry.stat().st_size for entry in folder.iterdir() if entry.name.startswith("unit-"))
         disk = shutil.disk_usage(folder)
     except OSError as error:
         raise storage_error(folder, error, "read") from error
-    if disk.total and needed - there > disk.free:
-        raise StorageError(
-            f"{folder}: {(needed - there) / 1e9:.3g} GB of parts are to be written, {disk.free / 1e9:.3g} GB are free"
-        )
+    missing = needed - written
+    if disk.total and missing > disk.free:
+        raise StorageError(f"{folder}: {missing / 1e9:.3g} GB of parts do not fit: {disk.free / 1e9:.3g} GB are free")
 
 
 def read(folder: Path, unit: int, names: Iterable[str]) -> dict[str, np.ndarray]:
@@ -193,7 +189,7 @@ def read(folder: Path, unit: int, names: Iterable[str]) -> dict[str, np.ndarray]
 
 
 def part_header(plan_id: str, resolved: ResolvedConfig) -> PartHeader:
-    """What the parts of a run say of themselves."""
+    """The header of a run's parts."""
     return PartHeader(
         plan=plan_id,
         dtype=resolved.dtype,

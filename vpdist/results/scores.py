@@ -12,7 +12,7 @@ class Scores:
     """Scores of all n fragments in input order."""
 
     virus: np.ndarray
-    """(n,) float32, NaN where there is none."""
+    """(n,) float32, NaN without a score."""
     nonvirus: np.ndarray
     """(n,) float32."""
     failed: np.ndarray
@@ -24,7 +24,7 @@ class Scores:
         return cls(nan, nan.copy(), np.zeros(n, dtype=bool))
 
     def set_unit(self, fragment: np.ndarray, row: np.ndarray, failed: np.ndarray, logits: np.ndarray | None) -> None:
-        """Enter a unit: its fragments, the row each one shares, rows' failures and logits (m, 2)."""
+        """Set a unit's scores: numbers of its fragments, the row of each, failures (m,) and logits (m, 2) of rows."""
         self.failed[fragment] = failed[row].astype(bool)
         if logits is not None:
             nonvirus, virus = softmax(logits)
@@ -35,7 +35,7 @@ class Scores:
 
 def softmax(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scores for class 0 (others) and class 1 (virus), each (m,) float32, from logits (m, 2)."""
-    wide = logits.astype(np.float64)
-    exponential = np.exp(wide - wide.max(axis=1, keepdims=True))
+    exact = logits.astype(np.float64)
+    exponential = np.exp(exact - exact.max(axis=1, keepdims=True))
     scores = (exponential / exponential.sum(axis=1, keepdims=True)).astype(np.float32)
     return scores[:, 0], scores[:, 1]

@@ -1,7 +1,7 @@
 """From parts to tables: sequences.tsv, chunks.tsv, fragments.tsv, in input order, whole or absent.
 
-Rows depend on the input and the scores only. Every input record is in sequences.tsv, every chunk in chunks.tsv; chunks
-without an open frame carry NA.
+Rows depend on the input and the scores only. Every input record is in sequences.tsv, every chunk in chunks.tsv; the
+scores of chunks without an open frame are NA.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -32,7 +32,7 @@ NA = "NA"
 
 @dataclass(slots=True)
 class Totals:
-    """What the tables hold."""
+    """Counts of what the tables hold."""
 
     records: int = 0
     chunks: int = 0
@@ -45,7 +45,7 @@ class Totals:
 
 @dataclass(slots=True)
 class _Sums:
-    """What the chunks of some sequences add up to, so far: n sequences."""
+    """Sums over the chunks read so far of each of n sequences: arrays (n,)."""
 
     chunks: np.ndarray
     scored: np.ndarray
@@ -60,6 +60,10 @@ class _Sums:
     """(n,) the largest score of a scored chunk; -inf where there is none."""
     most_nonvirus: np.ndarray
 
+    def rows(self, which: slice) -> _Sums:
+        """The sums of some of the sequences."""
+        return _Sums(*(getattr(self, field.name)[which] for field in fields(self)))
+
     def consensus(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Each sequence's virus and non-virus score from its scored chunks': their mean, their maximum, or the
         fraction of chunks called virus and its complement; NaN where no chunk is scored."""
@@ -72,21 +76,17 @@ class _Sums:
 
 
 @dataclass(frozen=True, slots=True)
-class _Open:
-    """A sequence of which chunks are still to come: it spans blocks."""
+class _Carried:
+    """The sequence whose chunks continue in the next block: columns of one row, or of none."""
 
-    name: str
-    description: str
-    source: int
-    length: int
-    n_chunks: int
-    status: int
+    columns: list[list[Any]]
+    """name, source, length, n_chunks, status, description."""
     sums: _Sums
 
 
 @dataclass(frozen=True, slots=True)
 class _Chunks:
-    """What the n chunks of a block come to."""
+    """Scores and counts of the n chunks of a block."""
 
     virus: np.ndarray
     """(n,) float64, the largest of the fragments' scores; NaN where there is none."""
@@ -94,34 +94,33 @@ class _Chunks:
     n_fragments: np.ndarray
     n_failed: np.ndarray
 
-    def per_sequence(self, owner: np.ndarray, n: int, before: _Sums | None) -> _Sums:
-        """Sums over the chunks of each of n sequences; `before` is what the first one comes with."""
+    def per_sequence(self, owner: np.ndarray, n: int, carried: _Sums) -> _Sums:
+        """Sums over the chunks of each of n sequences; `carried` has those of the first one from earlier blocks."""
         scored = ~np.isnan(self.virus)
-        of = owner[scored]
-        virus, nonvirus = self.virus[scored], self.nonvirus[scored]
+        of, virus, nonvirus = owner[scored], self.virus[scored], self.nonvirus[scored]
         sums = _Sums(
             chunks=np.bincount(owner, minlength=n),
             scored=np.bincount(of, minlength=n),
             fragments=np.bincount(owner, self.n_fragments, n).astype(np.int64),
             failed=np.bincount(owner, self.n_failed, n).astype(np.int64),
             called_virus=np.bincount(of, virus >= nonvirus, n).astype(np.int64),
-            virus=_running_sums(of, virus, n, before.virus[0] if before is not None else 0.0),
-            nonvirus=_running_sums(of, nonvirus, n, before.nonvirus[0] if before is not None else 0.0),
+            virus=_running_sums(of, virus, n, carried.virus),
+            nonvirus=_running_sums(of, nonvirus, n, carried.nonvirus),
             most_virus=_largest(of, virus, n, -np.inf),
             most_nonvirus=_largest(of, nonvirus, n, -np.inf),
         )
-        if before is not None:
-            for name in ("chunks", "scored", "fragments", "failed", "called_virus"):
-                getattr(sums, name)[0] += getattr(before, name)[0]
-            for name in ("most_virus", "most_nonvirus"):
-                getattr(sums, name)[0] = max(getattr(sums, name)[0], getattr(before, name)[0])
+        for name in ("chunks", "scored", "fragments", "failed", "called_virus", "most_virus", "most_nonvirus"):
+            combine = np.maximum if name.startswith("most") else np.add
+            before = getattr(carried, name)
+            first = getattr(sums, name)[: len(before)]
+            combine(first, before, out=first)
         return sums
 
 
-def _running_sums(of: np.ndarray, values: np.ndarray, n: int, before: float) -> np.ndarray:
-    """(n,) sums of the values of each sequence, added one after the other from `before` for the first: where blocks end
-    must not change a bit."""
-    return np.bincount(np.concatenate(([0], of)), np.concatenate(([before], values)), n)[:n]
+def _running_sums(of: np.ndarray, values: np.ndarray, n: int, carried: np.ndarray) -> np.ndarray:
+    """(n,) sums of the values of each sequence, added one after the other to what the first one carries: where blocks
+    end must not change a bit."""
+    return np.bincount(np.concatenate((np.arange(len(carried)), of)), np.concatenate((carried, values)), n)
 
 
 def _largest(of: np.ndarray, values: np.ndarray, n: int, none: float) -> np.ndarray:
@@ -153,7 +152,7 @@ class TableWriter:
     ) -> None:
         self.files, self.sources, self.new_names, self.consensus = files, sources, new_names, consensus
         self.totals = Totals()
-        self._open: _Open | None = None
+        self._carried = _Carried([[] for _ in range(6)], _Sums(*(np.zeros(0, np.int64) for _ in fields(_Sums))))
         self._next_record = 0
 
     def block(self, table: BlockTable, scores: Scores, first_fragment: int) -> None:
@@ -167,10 +166,9 @@ class TableWriter:
             n_fragments=np.bincount(chunk, minlength=n_chunks),
             n_failed=np.bincount(chunk, failed, n_chunks).astype(np.int64),
         )
-        names = [self.new_names.get(self._next_record + i, name) for i, name in enumerate(table.names)]
-        first = self._next_record - (self._open is not None)
-        if self._open is not None:
-            names.insert(0, self._open.name)
+        names = [*self._carried.columns[0]]
+        first = self._next_record - len(names)
+        names += [self.new_names.get(self._next_record + i, name) for i, name in enumerate(table.names)]
         owner = table.chunk_record - first
         outside = n_chunks and not 0 <= int(owner[0]) <= int(owner[-1]) < len(names)
         if outside or (owner[1:] < owner[:-1]).any() or fragments.stop > len(scores.virus):
@@ -179,7 +177,7 @@ class TableWriter:
             raise StorageError("token store: a record comes from a file that the run did not read")
         self._next_record += len(table.names)
         self._write_fragments_and_chunks(table, [names[i] for i in owner.tolist()], virus, nonvirus, chunks)
-        self._write_sequences(table, names, owner, chunks)
+        self._write_sequences(*self._complete_sequences(table, names, owner, chunks))
 
     def _write_fragments_and_chunks(
         self, table: BlockTable, names: list[str], virus: np.ndarray, nonvirus: np.ndarray, chunks: _Chunks
@@ -194,10 +192,7 @@ class TableWriter:
         rows = [
             f"{identifiers[c]}{FRAMES[f]}{heads[c]}{s}\t{e}{strands[f]}{columns}\n"
             for c, f, s, e, columns in zip(
-                chunk.tolist(),
-                frame.tolist(),
-                start.tolist(),
-                end.tolist(),
+                *(column.tolist() for column in (chunk, frame, start, end)),
                 _score_columns(virus, nonvirus),
                 strict=True,
             )
@@ -221,59 +216,56 @@ class TableWriter:
         self.totals.chunks += len(names)
         self.totals.open_chunks += int((chunks.n_fragments > 0).sum())
 
-    def _write_sequences(self, table: BlockTable, names: list[str], owner: np.ndarray, chunks: _Chunks) -> None:
-        """The rows of sequences.tsv that are complete; the last sequence may stay open. `owner`: each chunk's place in
-        `names`."""
-        before = self._open
-        sums = chunks.per_sequence(owner, len(names), before.sums if before is not None else None)
-        columns = [table.sources, table.lengths, table.n_chunks, table.statuses]
-        descriptions = list(table.descriptions)
-        if before is not None:
-            first = (before.source, before.length, before.n_chunks, before.status)
-            columns = [np.concatenate(([value], column)) for value, column in zip(first, columns, strict=True)]
-            descriptions.insert(0, before.description)
-        source, length, n_chunks, status = (column.tolist() for column in columns)
-        self._open = None
-        wrong = np.flatnonzero(sums.chunks != columns[2])
-        last = len(names) - 1
-        if wrong.tolist() == [last] and sums.chunks[last] < n_chunks[last]:
-            self._open = _Open(
-                *(names[last], descriptions[last], source[last], length[last], n_chunks[last], status[last]),
-                _Sums(*(getattr(sums, field.name)[last:] for field in fields(_Sums))),
-            )
+    def _complete_sequences(
+        self, table: BlockTable, names: list[str], owner: np.ndarray, chunks: _Chunks
+    ) -> tuple[list[list[Any]], _Sums]:
+        """Columns (as in `_Carried`) and sums of the sequences that end in this block; the last one may be carried.
+
+        `owner` is each chunk's index in `names`. Raises StorageError.
+        """
+        sums = chunks.per_sequence(owner, len(names), self._carried.sums)
+        numbers = (table.sources, table.lengths, table.n_chunks, table.statuses)
+        read = (*(column.tolist() for column in numbers), table.descriptions)
+        columns = [names, *([*carried, *c] for carried, c in zip(self._carried.columns[1:], read, strict=True))]
+        n_chunks = np.array(columns[3], np.int64)
+        wrong = np.flatnonzero(sums.chunks != n_chunks)
+        complete = len(names)
+        if wrong.tolist() == [complete - 1] and sums.chunks[-1] < n_chunks[-1]:
+            complete -= 1
         elif len(wrong):
             i = int(wrong[0])
             raise StorageError(f"token store: {names[i]} has {n_chunks[i]} chunks, {sums.chunks[i]} were found")
-        complete = last if self._open is not None else len(names)
-        virus, nonvirus = (scores[:complete] for scores in sums.consensus(self.consensus))
-        ok = columns[3][:complete] == STATUS_NAMES.index("ok")
-        failed, none = ok & (sums.failed[:complete] > 0), ok & (sums.fragments[:complete] == 0)
-        texts = np.array(STATUS_NAMES, dtype=object)[columns[3][:complete]]
-        texts[none], texts[failed] = "no_open_frame", "failed"
+        self._carried = _Carried([column[complete:] for column in columns], sums.rows(slice(complete, None)))
+        return [column[:complete] for column in columns], sums.rows(slice(complete))
+
+    def _write_sequences(self, columns: list[list[Any]], sums: _Sums) -> None:
+        """Rows of sequences.tsv; `columns` as in `_Carried`."""
+        *read, statuses, descriptions = columns
+        status = np.array(statuses, np.int64)
+        virus, nonvirus = sums.consensus(self.consensus)
+        ok = status == STATUS_NAMES.index("ok")
+        texts = np.array(STATUS_NAMES, dtype=object)[status]
+        texts[ok & (sums.fragments == 0)] = "no_open_frame"
+        texts[ok & (sums.failed > 0)] = "failed"
         rows = [
             f"{name}\t{self.sources[s]}\t{bases}\t{n}\t{scored}\t{n_fragments}\t{n_virus}{scores}\t{state}\t{text}\n"
             for name, s, bases, n, scored, n_fragments, n_virus, scores, state, text in zip(
-                names[:complete],
-                source[:complete],
-                length[:complete],
-                n_chunks[:complete],
-                sums.scored[:complete].tolist(),
-                sums.fragments[:complete].tolist(),
-                sums.called_virus[:complete].tolist(),
+                *read,
+                *(column.tolist() for column in (sums.scored, sums.fragments, sums.called_virus)),
                 _score_columns(virus, nonvirus),
                 texts,
-                descriptions[:complete],
+                descriptions,
                 strict=True,
             )
         ]
         self.files["sequences"].write("".join(rows).encode())
-        self.totals.records += complete
+        self.totals.records += len(texts)
         self.totals.statuses.update(texts.tolist())
         self.totals.virus_sequences += int((virus >= nonvirus).sum())
 
     def finish(self, n_records: int) -> Totals:
         """Check that every record read has its row. Raises StorageError."""
-        if self._open is not None or self.totals.records != n_records:
+        if self._carried.columns[0] or self.totals.records != n_records:
             raise StorageError(f"token store: {n_records} records were read, {self.totals.records} have a row")
         return self.totals
 

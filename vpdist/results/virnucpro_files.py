@@ -1,4 +1,4 @@
-"""The original method's two result files, from fragments.tsv and the scores."""
+"""The two result files of the original method (VirNucPro)."""
 
 from __future__ import annotations
 

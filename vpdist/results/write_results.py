@@ -1,4 +1,4 @@
-"""From a run's parts to its tables, and what people are told about them: shared by `predict` and `classify`."""
+"""From a run's parts to its tables, and the summary of them: shared by `predict` and `classify`."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def part_scores(
 
 
 def checked_scores(scores: Scores) -> Scores:
-    """`scores`, if every fragment that has not failed has one. Raises StorageError."""
-    without = np.flatnonzero(np.isnan(scores.virus) & ~scores.failed)
-    if len(without):
-        raise StorageError(f"{len(without)} fragments have no score, the first is number {without[0] + 1}")
+    """`scores`. Raises StorageError unless every fragment that has not failed has one."""
+    missing = np.flatnonzero(np.isnan(scores.virus) & ~scores.failed)
+    if len(missing):
+        raise StorageError(f"{len(missing)} fragments have no score, the first is number {missing[0] + 1}")
     return scores
 
 
@@ -51,8 +51,8 @@ def write_tables(
     *,
     legacy: bool,
 ) -> Totals:
-    """The three tables from the token store and the scores, and the original's two files where `legacy`; otherwise
-    such files of an earlier command are removed. `raise_if_ending` is called between blocks. Raises StorageError."""
+    """Write the three tables from the token store and the scores, with `legacy` also the original's two files, which
+    are removed otherwise. `raise_if_ending` is called between blocks. Raises StorageError."""
 
     def blocks() -> Iterator[BlockTable]:
         for path in store_summary.block_paths(folder, summary):
@@ -70,8 +70,8 @@ def write_tables(
     )
     if (totals.chunks, totals.fragments) != (summary.n_chunks, summary.n_fragments):
         raise StorageError(
-            f"the tables have {totals.chunks} chunks and {totals.fragments} fragments, "
-            f"the token store {summary.n_chunks} and {summary.n_fragments}"
+            f"the tables have {totals.chunks} chunks and {totals.fragments} fragments, but the token store has "
+            f"{summary.n_chunks} and {summary.n_fragments}"
         )
     for name in LEGACY:
         (folder.path / name).unlink(missing_ok=True)
@@ -80,8 +80,8 @@ def write_tables(
     return totals
 
 
-def summary_for_people(folder: RunFolder, totals: Totals, seconds: float, *, called: bool) -> str:
-    """What people read at the end."""
+def summary_text(folder: RunFolder, totals: Totals, seconds: float, *, called: bool) -> str:
+    """The lines that the user reads at the end."""
     statuses = ", ".join(f"{count:,} {status}" for status, count in sorted(totals.statuses.items())) or "none"
     lines = [f"{totals.records:,} sequences ({statuses}) in {seconds:.1f} s"]
     lines.append(f"{totals.open_chunks:,} of {totals.chunks:,} chunks have an open frame")
