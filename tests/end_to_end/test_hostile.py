@@ -581,9 +581,8 @@ def test_the_watch_would_notice_code(audit: Watch, tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 def test_the_coverage_guided_fuzzer_finds_nothing(tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="needs atheris: pip install -c constraints.txt -e '.[fuzz]'")
-    script = Path(__file__).parents[2] / "scripts" / "fuzz.py"
-    command = [sys.executable, str(script), "--seconds", "60", "--keep", str(tmp_path / "found")]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "scripts.checks.fuzz", "--seconds", "60", "--keep", str(tmp_path / "findings")]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout
 
 
