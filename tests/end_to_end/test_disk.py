@@ -48,8 +48,8 @@ def contigs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain(models: TinyModels, contigs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run."""
     run = tmp_path_factory.mktemp("plain") / "run"
-    code, told = ended(start((), models, contigs, run))
-    assert code == 0, told
+    code, stderr = ended(start((), models, contigs, run))
+    assert code == 0, stderr
     return run
 
 
@@ -100,14 +100,14 @@ def start(
 
 
 def ended(run: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and what was told. Whatever hangs is killed, and the test fails."""
+    """Exit code and what was stderr. Whatever hangs is killed, and the test fails."""
     try:
-        told = run.communicate(timeout=PATIENCE_S)[1]
+        stderr = run.communicate(timeout=PATIENCE_S)[1]
     except subprocess.TimeoutExpired:
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
         raise
-    return run.returncode, told
+    return run.returncode, stderr
 
 
 def fill(folder: Path, leave: int = 0) -> Path:
@@ -130,7 +130,7 @@ def gate(tmp_path: Path) -> Gate:
 
 def held(gate: Gate, **faults: object) -> dict[str, str]:
     """The environment of a run whose ranks are held after some parts."""
-    return bad_records.sabotage(hold=gate.rule(free_batches=15), **faults)
+    return bad_records.fault_environment(hold=gate.rule(free_batches=15), **faults)
 
 
 def wait_for_ranks(run: subprocess.Popen[str], gate: Gate, ranks: int) -> None:
@@ -154,10 +154,10 @@ def test_a_disk_that_fills_up_ends_the_run_with_code_6_and_it_resumes(
     wait_for_ranks(run, gate, 2)
     filler = fill(small)
     gate.open()
-    _, told = ended(run)
+    _, stderr = ended(run)
     written = {path.name: path.stat().st_mtime_ns for path in (small / "run" / "parts").glob("unit-*")}
-    assert "No space left on device" in told
-    assert str(small / "run" / "parts" / "unit-") in told
+    assert "No space left on device" in stderr
+    assert str(small / "run" / "parts" / "unit-") in stderr
     assert (status(small / "run")["state"], status(small / "run")["exit_code"]) == ("failed", 6)
     assert 3 <= len(written) < len(list((plain / "parts").iterdir()))
     assert not list((small / "run").rglob(".*.tmp"))
@@ -176,10 +176,10 @@ def test_a_disk_too_small_for_the_tables_ends_with_code_6_and_no_table_is_half_w
         (small / "run" / name).unlink()
     largest = max(map(len, tables(plain)))
     fill(small, leave=SHARED_MARK_BYTES + (16 << 10) + largest // 2)
-    code, told = ended(start((), models, contigs, small / "run"))
+    code, stderr = ended(start((), models, contigs, small / "run"))
     assert code == 6
-    assert "No space left on device" in told
-    assert ".tsv" in told
+    assert "No space left on device" in stderr
+    assert ".tsv" in stderr
     assert status(small / "run")["exit_code"] == 6
     assert not any((small / "run" / name).exists() for name in TABLES)
     assert not list((small / "run").glob(".*.tmp"))
@@ -193,9 +193,9 @@ def test_parts_that_cannot_fit_are_refused_before_a_model_is_loaded(
     (small / "run" / "logs" / "rank00000.log").unlink()
     embeddings = plan_file.map_plan(plain / "tokens" / "plan.h5")[0].n_rows * (NUCLEOTIDE_WIDTH + PROTEIN_WIDTH) * 4
     fill(small, leave=SHARED_MARK_BYTES + (16 << 10) + embeddings // 2)
-    code, told = ended(start((), models, contigs, small / "run"))
+    code, stderr = ended(start((), models, contigs, small / "run"))
     assert code == 6
-    assert "of parts are to be written" in told
+    assert "of parts are to be written" in stderr
     assert status(small / "run")["exit_code"] == 6
     assert not list((small / "run" / "parts").iterdir())
     assert "stage load" not in (small / "run" / "logs" / "rank00000.log").read_text()
@@ -221,8 +221,8 @@ def test_logs_that_cannot_be_written_leave_the_results_alone_and_hard_links_are_
     with pytest.raises(UsageError, match="is in use"):
         Lock(RunFolder(run)).take()
     gate.open()
-    code, told = ended(first)
-    assert code == 0, told
+    code, stderr = ended(first)
+    assert code == 0, stderr
     assert lock["pid"] != os.getpid()
     assert tables(run) == tables(plain)
     assert {path.stat().st_size for path in (small / "logs").iterdir()} == {0}
@@ -236,10 +236,10 @@ def test_a_folder_that_cannot_be_written_is_refused_by_name(
     shutil.copytree(plain, small / "run")
     mount(small, "-o", "remount,ro")
     for launcher, options in (((), ("--nproc", "2")), ((), ()), (STANDALONE, ())):
-        code, told = ended(start(launcher, models, contigs, small / "run", *options))
+        code, stderr = ended(start(launcher, models, contigs, small / "run", *options))
         assert code == (1 if launcher else 6)  # torchrun's own
-        assert f"{small / 'run'}: cannot be written: Read-only file system" in told
-        assert told.count("vpdist: ") == 1
+        assert f"{small / 'run'}: cannot be written: Read-only file system" in stderr
+        assert stderr.count("vpdist: ") == 1
     assert status(small / "run")["state"] == "done"  # that of the run it holds
 
 
@@ -251,10 +251,10 @@ def test_a_folder_that_is_removed_while_it_is_worked_in_ends_the_run_with_code_6
     (tmp_path / "run").rename(tmp_path / "gone")
     shutil.rmtree(tmp_path / "gone")
     gate.open()
-    code, told = ended(run)
+    code, stderr = ended(run)
     assert code == 6
-    assert f"{tmp_path / 'run'}" in told
-    assert "No such file or directory" in told
+    assert f"{tmp_path / 'run'}" in stderr
+    assert "No such file or directory" in stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--nproc", "2")], ids=["one rank", "two ranks"])
@@ -274,9 +274,9 @@ def test_a_run_that_finds_its_folder_taken_over_ends_with_code_6_and_leaves_it_t
         (tmp_path / name).write_text(content)
         os.replace(tmp_path / name, folder / name)
     rank.resume()
-    code, told = ended(run)
-    assert code == 6, told
-    assert told.count(f"vpdist: {folder} was taken over by process 7 on elsewhere") == 1
+    code, stderr = ended(run)
+    assert code == 6, stderr
+    assert stderr.count(f"vpdist: {folder} was taken over by process 7 on elsewhere") == 1
     assert {name: (folder / name).read_text() for name in theirs} == theirs
     assert not list(folder.glob("*.tsv"))
 
@@ -296,9 +296,9 @@ def test_a_folder_that_another_node_cannot_see_is_refused(
     hidden = f'mount --bind {other} {shared} && exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", hidden, "sh", *map(str, first.args)]  # type: ignore[union-attr]
     second = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    told = [ended(run)[1] for run in (first, second)]
-    assert sum(text.count("vpdist: ") for text in told) == 1, told
-    assert "is not visible on" in told[0]
+    stderr = [ended(run)[1] for run in (first, second)]
+    assert sum(text.count("vpdist: ") for text in stderr) == 1, stderr
+    assert "is not visible on" in stderr[0]
     assert not (shared / "run" / "tokens" / "store.json").exists()
 
 

@@ -22,7 +22,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.checks.fuzz_targets import CodeRun, Seeds, Target, Watch, targets
+from scripts.checks.fuzz_targets import AuditHook, CodeExecuted, Seeds, Target, targets
 from tests.results.test_pickled_classifier import MLPClassifier, Payload
 from tests.sample import write_contigs
 from tests.tiny_models import tiny_classifier, write_models
@@ -85,8 +85,8 @@ def readers(seeds: Seeds) -> dict[str, Target]:
 
 
 @pytest.fixture(scope="module")
-def audit() -> Watch:
-    return Watch()
+def audit() -> AuditHook:
+    return AuditHook()
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_sound_files_are_read(readers: dict[str, Target], name: str, tmp_path: P
 
 @pytest.mark.parametrize("name", NAMES)
 def test_changed_files_end_as_documented(
-    readers: dict[str, Target], audit: Watch, name: str, tmp_path_factory: pytest.TempPathFactory
+    readers: dict[str, Target], audit: AuditHook, name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     target, folder = readers[name], tmp_path_factory.mktemp(name)
 
@@ -181,7 +181,7 @@ def replaced(content: object, path: list[int], value: object) -> object:
 
 @pytest.mark.parametrize("name", ["config", "run_json", "store_json", "progress", "tokenizer"])
 def test_json_of_other_values_ends_as_documented(
-    readers: dict[str, Target], audit: Watch, name: str, tmp_path_factory: pytest.TempPathFactory
+    readers: dict[str, Target], audit: AuditHook, name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     target, folder = readers[name], tmp_path_factory.mktemp(name)
     sound = json.loads(target.seeds[0])
@@ -196,7 +196,7 @@ def test_json_of_other_values_ends_as_documented(
 
 @pytest.mark.parametrize("name", ["config", "run_json", "store_json", "progress", "tokenizer"])
 def test_json_of_great_depth_ends_as_documented(
-    readers: dict[str, Target], audit: Watch, name: str, tmp_path: Path
+    readers: dict[str, Target], audit: AuditHook, name: str, tmp_path: Path
 ) -> None:
     for content in (b"[" * 200_000, b'{"a":' * 200_000, b"9" * 100_000, b'{"a":1e999}'):
         readers[name](content, tmp_path, audit)
@@ -560,16 +560,16 @@ def test_a_zst_header_that_asks_for_gigabytes_is_refused(tmp_path: Path) -> None
 
 
 def test_a_pickle_nested_deeper_than_the_stack_is_refused(
-    readers: dict[str, Target], audit: Watch, tmp_path: Path
+    readers: dict[str, Target], audit: AuditHook, tmp_path: Path
 ) -> None:
     nested = b"\x80\x02})" + b"\x85" * 600_000 + b"K\x01s."  # a tuple in a tuple in ... as a key: hashing it recurses
     readers["pickle"](nested, tmp_path, audit)
     readers["pickle"](b"\x80\x02})" + b"\x85" * 32_000 + b"K\x01s.", tmp_path, audit)
 
 
-def test_the_watch_would_notice_code(audit: Watch, tmp_path: Path) -> None:
+def test_the_watch_would_notice_code(audit: AuditHook, tmp_path: Path) -> None:
     target = Target(lambda content, folder: pickle.loads(content), (Exception,), ())
-    with pytest.raises(CodeRun):
+    with pytest.raises(CodeExecuted):
         target(pickle.dumps(Payload(os.mkdir, str(tmp_path / "made"))), tmp_path, audit)
     assert not (tmp_path / "made").exists()
 

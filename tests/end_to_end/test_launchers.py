@@ -1,4 +1,4 @@
-"""The program under its real launchers: the same bytes on any number of ranks, failures told once, live bars."""
+"""The program under its real launchers: the same bytes on any number of ranks, failures stderr once, live bars."""
 
 import json
 import os
@@ -97,18 +97,18 @@ def plain(models: TinyModels, contigs: Path, tmp_path_factory: pytest.TempPathFa
 def test_tables_are_the_same_bytes_under_every_launcher_and_world_size(
     plain: Path, models: TinyModels, contigs: Path, tmp_path: Path, launcher: list[str], options: list[str]
 ) -> None:
-    told = run(command(launcher, models, contigs, tmp_path / "run", *options))
+    stderr = run(command(launcher, models, contigs, tmp_path / "run", *options))
     assert tables(tmp_path / "run") == tables(plain)
     world_size = json.loads((tmp_path / "run" / "run.json").read_text())["world_size"]
     assert world_size > 1
     assert len(list((tmp_path / "run" / "logs").iterdir())) == world_size
-    assert told.count("sequences called virus") == 1
+    assert stderr.count("sequences called virus") == 1
     last = json.loads((tmp_path / "run" / "progress.jsonl").read_text().splitlines()[-1])
     assert last["totals"]["fragments"] == len((plain / "fragments.tsv").read_text().splitlines()) - 1
     assert last["totals"]["units"] == len(list((tmp_path / "run" / "parts").iterdir()))
     if "log" in options:
-        assert re.search(r"rank=1 ", told)
-        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", told)
+        assert re.search(r"rank=1 ", stderr)
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", stderr)
 
 
 @pytest.mark.parametrize("rendezvous", ["c10d", "static"])
@@ -127,8 +127,8 @@ def test_two_agents_on_loopback_are_one_run(
         agents.append(
             subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         )
-    told = [agent.communicate(timeout=PATIENCE_S)[1] for agent in agents]
-    assert [agent.returncode for agent in agents] == [0, 0], told
+    stderr = [agent.communicate(timeout=PATIENCE_S)[1] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], stderr
     assert tables(tmp_path / "run") == tables(plain)
 
 
@@ -140,20 +140,20 @@ def test_standard_input_that_only_one_worker_is_given_is_read_whole(
         subprocess.run(arguments, stdin=source, env=environment(), check=True, timeout=PATIENCE_S, capture_output=True)
     assert tables(tmp_path / "run")[1:] == tables(plain)[1:]
     again = command(PLAIN, models, "-", tmp_path / "run")
-    for sent, code, told in ((b"", 0, "standard input is empty"), (b">x\nACGTACGT\n", 2, "standard input differs")):
+    for sent, code, stderr in ((b"", 0, "standard input is empty"), (b">x\nACGTACGT\n", 2, "standard input differs")):
         ended = subprocess.run(
             again, input=sent, env=environment(), check=False, timeout=PATIENCE_S, capture_output=True
         )
-        assert (ended.returncode, told in ended.stderr.decode()) == (code, True), ended.stderr
+        assert (ended.returncode, stderr in ended.stderr.decode()) == (code, True), ended.stderr
     assert tables(tmp_path / "run")[1:] == tables(plain)[1:]
 
 
 def test_a_failure_is_told_once_with_its_code_in_the_status(models: TinyModels, contigs: Path, tmp_path: Path) -> None:
     source = tmp_path / "broken.fa"
     source.write_text(contigs.read_text() + ">prot\nMKLVEFPQ\n")
-    told = run(command(standalone(2), models, source, tmp_path / "run"), code=1)
-    assert told.count("vpdist: ") == 1
-    assert re.search(r"vpdist: .*broken\.fa.*record prot", told)
+    stderr = run(command(standalone(2), models, source, tmp_path / "run"), code=1)
+    assert stderr.count("vpdist: ") == 1
+    assert re.search(r"vpdist: .*broken\.fa.*record prot", stderr)
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert (status["state"], status["exit_code"], status["failing_rank"]) == ("failed", 3, 0)
 
@@ -209,7 +209,7 @@ def shares(lines: Sequence[str]) -> dict[str, float]:
 def start_on_terminal(models: TinyModels, contigs: Path, folder: Path, gate: Gate) -> Terminal:
     """Two ranks with bars on a terminal, held among their batches."""
     arguments = command(standalone(2), models, contigs, folder, "--token-budget", "400")
-    return Terminal(arguments, bad_records.sabotage(hold=gate.rule()))
+    return Terminal(arguments, bad_records.fault_environment(hold=gate.rule()))
 
 
 def test_bars_of_both_ranks_move_on_a_terminal_and_leave_it_clean(

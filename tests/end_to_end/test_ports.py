@@ -45,7 +45,7 @@ atexit.register(tell)
 ALSO_HELD = f"""
 import importlib.util
 
-spec = importlib.util.spec_from_file_location("faulty", {str(bad_records.SABOTAGE / "sitecustomize.py")!r})
+spec = importlib.util.spec_from_file_location("faulty", {str(bad_records.FAULTY / "sitecustomize.py")!r})
 spec.loader.exec_module(importlib.util.module_from_spec(spec))
 """
 """For the same file: ranks are held at a gate as well."""
@@ -88,7 +88,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory, other_interface: str) -> Seen
     told.mkdir()
     (hook / "sitecustomize.py").write_text(WATCH_PICKLES + ALSO_HELD)
     gate = Gate(folder / "gate")
-    variables = bad_records.sabotage(hold=gate.rule()) | {
+    variables = bad_records.fault_environment(hold=gate.rule()) | {
         "PYTHONPATH": str(hook),
         "TOLD_IN": str(told),
         "GLOO_SOCKET_IFNAME": other_interface,

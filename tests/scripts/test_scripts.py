@@ -249,8 +249,8 @@ def test_the_summary_counts_calls_by_truth_and_leaves_uncalled_sequences_out_of_
         {"seq_name": "contig_3", "prediction": "non-virus", "virus_score": "0.2", "nonvirus_score": "0.8"},
         {"seq_name": "contig_4", "prediction": "NA", "virus_score": "NA", "nonvirus_score": "NA"},
     ]
-    assert show.fit(rows, truth) == "3 of 4 called, accuracy 0.667, AUROC 1.000"
-    assert show.fit(rows[3:], truth) == "no calls"
+    assert show.agreement(rows, truth) == "3 of 4 called, accuracy 0.667, AUROC 1.000"
+    assert show.agreement(rows[3:], truth) == "no calls"
     console = Console(width=100, force_terminal=False)
     with console.capture() as capture:
         console.print(show.confusion(rows, truth))

@@ -50,7 +50,7 @@ def test_padded_batches_hold_neighbours_up_to_the_budget_and_every_sequence_once
 def test_contigs_are_taken_from_the_files_in_turn_until_there_are_enough_fragments(tmp_path: Path) -> None:
     sources = [write_contigs(tmp_path / f"{seed}.fa", n=20, seed=seed) for seed in (1, 2)]
     first, second = (source.read_text().split(">")[1:] for source in sources)
-    chosen = whole_runs.some_contigs(sources, tmp_path / "few.fa", 12).read_text().split(">")[1:]
+    chosen = whole_runs.take_contigs(sources, tmp_path / "few.fa", 12).read_text().split(">")[1:]
     names = [record.split()[0] for record in chosen]
     assert names == [record.split()[0] for pair in zip(first, second, strict=True) for record in pair][: len(names)]
     counts = [whole_runs.n_fragments(record.split("\n")[1]) for record in chosen]
@@ -65,7 +65,7 @@ def test_an_estimate_is_off_either_way(expected_s: float) -> None:
         launch_to_end_s=100.0,
         run_s=90.0,
         embed_s=80.0,
-        beside_share=0.1,
+        overhead_share=0.1,
         expected_s=expected_s,
     )
     row = whole_runs._estimate("estimate", run)
