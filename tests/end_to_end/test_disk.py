@@ -1,13 +1,12 @@
-"""Disks that fail, under the real launchers: refused at once, or exit 6 with path and reason, parts intact, resumable.
+"""Failing disks, under the real launchers: refused at once, or exit code 6 with path and reason, and resumable.
 
-Small file systems are mounted for it, which takes root; elsewhere these tests skip and say so.
+These tests mount small file systems, which needs root, and skip elsewhere.
 """
 
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +17,11 @@ import pytest
 
 from scripts.faults import bad_records
 from scripts.faults.gate import Gate
+from scripts.faults.launched_runs import TABLES, Job, status, tables
+from scripts.faults.two_nodes import free_port
 from tests.launched import PATIENCE_S, wait_until
 from tests.sample import write_contigs
-from tests.tiny_models import NUCLEOTIDE_WIDTH, PROTEIN_WIDTH, TinyModels, write_models
+from tests.tiny_models import NUCLEOTIDE_WIDTH, PROTEIN_WIDTH, TinyModels
 from vpdist.errors import UsageError
 from vpdist.planning import plan_file
 from vpdist.session.run_session import SHARED_MARK_BYTES
@@ -29,14 +30,8 @@ from vpdist.storage.run_lock import Lock
 
 pytestmark = pytest.mark.launcher
 
-TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 STANDALONE = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 Mount = Callable[..., None]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +79,10 @@ def small(tmp_path: Path, mount: Mount) -> Path:
 def start(
     launcher: Sequence[str], models: TinyModels, source: Path, output: Path, *options: str, **environment: str
 ) -> subprocess.Popen[str]:
+    job = Job(source, models.nucleotide, models.protein, models.classifier)
     kept = {name: value for name, value in os.environ.items() if name not in ("CI", "OMP_NUM_THREADS")}
     return subprocess.Popen(
-        [
-            *(sys.executable, *launcher, "-m", "vpdist", "predict", str(source), "-o", str(output)),
-            *("--nucleotide-model", str(models.nucleotide), "--protein-model", str(models.protein)),
-            *("--classifier", str(models.classifier), "--threads", "1", "--dtype", "float32"),
-            *("--token-budget", "400", "--progress", "none", *options),
-        ],
+        [sys.executable, *launcher, *job.arguments(output), *options],
         env=kept | environment,
         stderr=subprocess.PIPE,
         text=True,
@@ -100,7 +91,7 @@ def start(
 
 
 def ended(run: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and what was stderr. Whatever hangs is killed, and the test fails."""
+    """Exit code and standard error. A run that hangs is killed, and the test fails."""
     try:
         stderr = run.communicate(timeout=PATIENCE_S)[1]
     except subprocess.TimeoutExpired:
@@ -111,7 +102,7 @@ def ended(run: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def fill(folder: Path, leave: int = 0) -> Path:
-    """Fill a disk but for `leave` bytes; returns the file that does."""
+    """Fill a disk except `leave` bytes; returns the file that fills it."""
     filler = folder / "filler"
     with open(filler, "wb", buffering=0) as file:
         try:
@@ -124,27 +115,19 @@ def fill(folder: Path, leave: int = 0) -> Path:
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Gate:
-    """Holds the ranks of runs in their middle."""
+    """Holds the ranks of a run between batches."""
     return Gate(tmp_path / "gate")
 
 
 def held(gate: Gate, **faults: object) -> dict[str, str]:
-    """The environment of a run whose ranks are held after some parts."""
+    """Environment variables of a run whose ranks are held after some parts."""
     return bad_records.fault_environment(hold=gate.rule(free_batches=15), **faults)
 
 
 def wait_for_ranks(run: subprocess.Popen[str], gate: Gate, ranks: int) -> None:
-    """Until all ranks are in the middle of the run."""
+    """Wait until all ranks are held."""
     wait_until(lambda: len(gate.held()) == ranks or run.poll() is not None, "all ranks in the middle of the run")
     assert run.poll() is None, ended(run)
-
-
-def tables(folder: Path) -> list[bytes]:
-    return [(folder / name).read_bytes() for name in TABLES]
-
-
-def status(folder: Path) -> dict[str, object]:
-    return dict(json.loads((folder / "status.json").read_text()))
 
 
 def test_a_disk_that_fills_up_ends_the_run_with_code_6_and_it_resumes(
@@ -204,7 +187,7 @@ def test_parts_that_cannot_fit_are_refused_before_a_model_is_loaded(
 def test_logs_that_cannot_be_written_leave_the_results_alone_and_hard_links_are_not_needed(
     small: Path, mount: Mount, models: TinyModels, contigs: Path, plain: Path, tmp_path: Path, gate: Gate
 ) -> None:
-    """Logs and progress.jsonl lie on a full disk of their own; the file system refuses hard links."""
+    """Logs and progress.jsonl are on another disk, which is full; the file system refuses hard links."""
     run = tmp_path / "run"
     (run / "logs").mkdir(parents=True)
     (run / "progress.jsonl").touch()
@@ -237,10 +220,10 @@ def test_a_folder_that_cannot_be_written_is_refused_by_name(
     mount(small, "-o", "remount,ro")
     for launcher, options in (((), ("--nproc", "2")), ((), ()), (STANDALONE, ())):
         code, stderr = ended(start(launcher, models, contigs, small / "run", *options))
-        assert code == (1 if launcher else 6)  # torchrun's own
+        assert code == (1 if launcher else 6)  # torchrun's
         assert f"{small / 'run'}: cannot be written: Read-only file system" in stderr
         assert stderr.count("vpdist: ") == 1
-    assert status(small / "run")["state"] == "done"  # that of the run it holds
+    assert status(small / "run")["state"] == "done"  # of the earlier run
 
 
 def test_a_folder_that_is_removed_while_it_is_worked_in_ends_the_run_with_code_6(
@@ -284,11 +267,11 @@ def test_a_run_that_finds_its_folder_taken_over_ends_with_code_6_and_leaves_it_t
 def test_a_folder_that_another_node_cannot_see_is_refused(
     mount: Mount, models: TinyModels, contigs: Path, tmp_path: Path
 ) -> None:
-    """The second agent lives in a mount namespace of its own, where another disk hides the folder."""
+    """The second agent has a mount namespace, in which another disk hides the folder."""
     shared, other = tmp_path / "scratch", tmp_path / "other"
     shared.mkdir()
     other.mkdir()
-    mount(other, "-t", "tmpfs", "tmpfs")  # skips where that is not allowed
+    mount(other, "-t", "tmpfs", "tmpfs")  # skips if that is not allowed
     port = free_port()
     agent = ("-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d")
     agent += ("--rdzv-id=disk", f"--rdzv-endpoint=127.0.0.1:{port}")
@@ -300,9 +283,3 @@ def test_a_folder_that_another_node_cannot_see_is_refused(
     assert sum(text.count("vpdist: ") for text in stderr) == 1, stderr
     assert "is not visible on" in stderr[0]
     assert not (shared / "run" / "tokens" / "store.json").exists()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -19,7 +19,7 @@ from scripts.faults.gate import Gate
 from scripts.faults.kills_and_signals import KILLS, RESUMES, SIGNALS, DisturbedRuns
 from scripts.faults.launched_runs import Job, Launch, part_paths, standalone, status, tables
 from tests.sample import write_contigs
-from tests.tiny_models import write_models
+from tests.tiny_models import TinyModels
 from vpdist.session.signals import SECOND_AFTER_S
 
 pytestmark = pytest.mark.launcher
@@ -29,9 +29,8 @@ NAMES = {each.name: each for each in (*KILLS, *SIGNALS)}
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+def job(models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("job")
-    models = write_models(folder / "models")
     source = bad_records.write_marked(write_contigs(folder / "contigs.fa", n=100), folder / "marked.fa", "WMH")
     return Job(source, models.nucleotide, models.protein, models.classifier)
 

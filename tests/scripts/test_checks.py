@@ -1,4 +1,4 @@
-"""The pinned packages: every one has hashes, and an audit that could not look is not taken for a clean one."""
+"""The pinned packages: all have hashes, and packages that could not be looked up are not reported as audited."""
 
 import json
 import re
@@ -17,8 +17,8 @@ def canonical(name: str) -> str:
 
 def pins(path: Path) -> dict[str, str]:
     """Versions by name."""
-    found = re.findall(r"^([\w.-]+)==([\w.]+)", path.read_text(), re.MULTILINE)
-    return {canonical(name): version for name, version in found}
+    matches = re.findall(r"^([\w.-]+)==([\w.]+)", path.read_text(), re.MULTILINE)
+    return {canonical(name): version for name, version in matches}
 
 
 def test_every_package_has_hashes_and_its_pinned_version() -> None:
@@ -34,7 +34,7 @@ def test_every_package_has_hashes_and_its_pinned_version() -> None:
     assert len(entries) == len(hashed)
     for entry in entries:
         assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry), entry
-        assert "@" not in entry  # nothing from a place of one machine
+        assert "@" not in entry  # no path of a file
         assert "://" not in entry
 
 

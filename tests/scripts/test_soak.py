@@ -1,4 +1,4 @@
-"""The script that watches a long run, on a short one."""
+"""The script that observes a long run, on a short one."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ def test_a_run_is_watched_while_it_embeds_and_stopped(
     )
     options = "--fragments 2000 --ranks 1 --nucleotide 2x48 --protein 2x32"
     monkeypatch.setattr(sys, "argv", ["soak.py", "--work", str(tmp_path / "soak"), *options.split()])
-    with pytest.raises(SystemExit):  # its code judges what says nothing after so short a time
+    with pytest.raises(SystemExit):  # goals mean nothing after so short a time
         soak.main()
     lines = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert GOALS | {"tokens/s, last tenth / first"} <= set(lines)

@@ -1,37 +1,24 @@
-"""The plain loop that `predict` is compared with computes the same scores; contigs for both are chosen alike."""
+"""The plain loop with which `predict` is compared: the same scores, and contigs selected as intended."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from scripts.bench import plain_loop, whole_runs
 from scripts.demo import make_models
 from tests.sample import write_contigs
+from tests.tiny_models import TinyModels
 from vpdist.commands.predict import predict
-from vpdist.config import Settings
-from vpdist.results.classifier import Classifier, save_classifier
 
 
 def test_the_plain_loop_gives_the_scores_of_predict(tmp_path: Path) -> None:
     make_models.main(tmp_path, nucleotide="2x48", protein="2x32")
-    torch.manual_seed(0)
-    classifier = tmp_path / "classifier.safetensors"
-    save_classifier(Classifier(80, 16).eval(), classifier, {"chunk_length": "500"})
+    classifier = make_models.make_classifier(tmp_path / "classifier.safetensors", tmp_path, hidden=16)
     contigs = write_contigs(tmp_path / "contigs.fa", n=30)
     outcome = plain_loop.run([contigs], tmp_path, classifier, tmp_path / "plain.tsv")
-    settings = Settings(
-        inputs=(str(contigs),),
-        output=tmp_path / "run",
-        nucleotide_model=str(tmp_path / "dnabert-s"),
-        protein_model=str(tmp_path / "esm-2"),
-        classifier=classifier,
-        dtype="float32",
-        threads=1,
-        progress="none",
-    )
-    assert predict(settings) == 0
+    models = TinyModels(tmp_path / "dnabert-s", tmp_path / "esm-2", classifier)
+    assert predict(models.settings(contigs, tmp_path / "run")) == 0
     plain = np.loadtxt(tmp_path / "plain.tsv", skiprows=1)
     ours = np.loadtxt(tmp_path / "run" / "fragments.tsv", skiprows=1, usecols=(8, 7))
     assert outcome.fragments == len(plain) == len(ours) > 20
@@ -41,9 +28,9 @@ def test_the_plain_loop_gives_the_scores_of_predict(tmp_path: Path) -> None:
 
 def test_padded_batches_hold_neighbours_up_to_the_budget_and_every_sequence_once() -> None:
     lengths = [5, 9, 3, 30, 2, 2, 2, 12]
-    found = [list(batch) for batch in plain_loop.padded_batches(lengths, 20)]
-    assert [number for batch in found for number in batch] == list(range(len(lengths)))
-    assert found == [[0, 1], [2], [3], [4, 5, 6], [7]]
+    batches = [list(batch) for batch in plain_loop.padded_batches(lengths, 20)]
+    assert [number for batch in batches for number in batch] == list(range(len(lengths)))
+    assert batches == [[0, 1], [2], [3], [4, 5, 6], [7]]
     assert list(plain_loop.padded_batches([], 20)) == []
 
 
