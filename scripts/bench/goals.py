@@ -22,7 +22,7 @@ import vpdist
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure and its goal: `at_least`, `at_most`, both, or neither where there is none."""
+    """One figure and its goal: `at_least`, `at_most`, both, or neither if there is none."""
 
     what: str
     figure: float | None
@@ -65,11 +65,17 @@ def conditions() -> str:
     lines = [
         f"{processor()}, {memory_gb:.0f} GB",
         f"vpdist {vpdist.__version__} ({commit()}), torch {torch.__version__}, Python {platform.python_version()}",
-        f"command: {shlex.join(['python', *sys.argv])}",
+        f"command: {shlex.join(['python', *_program(), *sys.argv[1:]])}",
     ]
     if torch.cuda.is_available():
         lines.insert(1, f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}")
     return "\n".join(lines)
+
+
+def _program() -> list[str]:
+    """How the running program was started: as a module, or from a file."""
+    spec = sys.modules["__main__"].__spec__
+    return ["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
 
 
 def processor() -> str:

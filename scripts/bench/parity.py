@@ -70,8 +70,8 @@ def main() -> None:
     for chunk_length in (300, 500):
         expected = [tuple(line.split("\t")) for line in (parity / f"fragments.{chunk_length}.tsv").open()][1:]
         expected = [(name, bases, protein.rstrip("\n")) for name, bases, protein in expected]
-        made = fragments(parity, chunk_length)
-        equal = sum(mine == theirs for mine, theirs in zip(made, expected, strict=True))
+        computed = fragments(parity, chunk_length)
+        equal = sum(ours == theirs for ours, theirs in zip(computed, expected, strict=True))
         print(f"fragments at {chunk_length} bp: {equal} of {len(expected)} are identical")
     (raw,) = read_blocks([parity / "input.fa"], 500)
     block = tokenise_block(raw, {kind: load_tokenizer(kind, parity / name) for kind, name in ENCODERS.items()})

@@ -101,7 +101,7 @@ def by_sequence(data: Labelled, scores: np.ndarray) -> tuple[np.ndarray, np.ndar
 def main(
     virus: Annotated[Path, typer.Argument(help="Run folder of viral sequences.")],
     other: Annotated[Path, typer.Argument(help="Run folder of other sequences.")],
-    output: Annotated[Path, typer.Argument(help="Where the classifier goes (safetensors).")],
+    output: Annotated[Path, typer.Argument(help="File to write (safetensors).")],
     hidden: Annotated[int, typer.Option(help="Width of the hidden layer.")] = 256,
     seed: Annotated[int, typer.Option(help="The same seed gives the same classifier.")] = 2026,
 ) -> None:

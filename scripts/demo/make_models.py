@@ -222,7 +222,7 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Gets the folders dnabert-s and esm-2.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write dnabert-s and esm-2 to.")],
     nucleotide: Annotated[str, typer.Option(help="LAYERSxWIDTH of DNABERT-S; the published one has 12x768.")] = "3x96",
     protein: Annotated[str, typer.Option(help="LAYERSxWIDTH of ESM-2; published: 6x320 ... 36x2560.")] = "4x64",
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 2026,

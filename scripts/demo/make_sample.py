@@ -96,7 +96,7 @@ def grow_organisms(rng: np.random.Generator, per_kind: int) -> list[Organism]:
 
 
 def cut(rng: np.random.Generator, organism: Organism, name: str, length: int) -> Piece:
-    """A random stretch of `length` bases (the whole genome where it is shorter), from a random strand."""
+    """A random stretch of `length` bases (the whole genome if it is shorter), from a random strand."""
     length = min(length, len(organism.genome))
     start = int(rng.integers(0, len(organism.genome) - length + 1))
     sequence = organism.genome[start : start + length]
@@ -146,7 +146,7 @@ def truth_table(pieces: list[Piece]) -> str:
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Where the files go.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write to.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 2026,
     training: Annotated[int, typer.Option(help="Labelled contigs of each kind.")] = 500,
     contigs: Annotated[int, typer.Option(help="Contigs in the mixed sample.")] = 1000,

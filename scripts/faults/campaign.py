@@ -57,7 +57,7 @@ def elastic(job: Job, folder: Path, undisturbed: list[bytes], rng: random.Random
     held = with_faults(job, hold=gate.rule(free_batches=rng.randint(3, 10)))
     with Launch(held, folder, standalone(3, "--max-restarts=3")) as launch:
         for _ in range(kills):
-            if not launch.wait_until(partial(gate.holds, launch, 3), "three ranks in the middle of their work"):
+            if not launch.wait_until(partial(gate.holds, launch, 3), "three ranks between batches"):
                 problems.append("the run ended before a rank was killed")
                 break
             victims = set(launch.ranks().values())

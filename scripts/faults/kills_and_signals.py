@@ -164,7 +164,7 @@ class DisturbedRuns:
         kind = self.rng.random()
         if kind < 0.6:
             return f"{free_batches} batches each", lambda launch: self._gate.holds(launch, ranks)
-        if kind < 0.9:  # wherever they are, not further than there
+        if kind < 0.9:  # at any stage up to the gate
             return (
                 f"{moment_s:.2f} s",
                 lambda launch: time.monotonic() - launch.started > moment_s and len(launch.ranks()) == ranks,
@@ -188,14 +188,14 @@ class DisturbedRuns:
             running = launch.ranks()
             recorded = status(folder)
             began = bool(running) and recorded.get("state") == "running" and recorded.get("updated") != earlier
-            done = time.monotonic()
+            disturbed_at = time.monotonic()
             disturbance.do(launch, self.rng)
             launch.end()
-            stop_s = time.monotonic() - done
+            stop_s = time.monotonic() - disturbed_at
             if status(folder).get("state") == "done":
                 self._write("  the run was done already")
                 return False
-            faults = self._after(folder, disturbance, launch.console_text(), began and ranks > 1)
+            faults = self._faults_of_stop(folder, disturbance, launch.console_text(), began and ranks > 1)
         self.stopped.append(StoppedLaunch(disturbance, ranks, stop_s, tuple(faults)))
         self._write(f"  stopped in {stop_s:.2f} s with {len(part_paths(folder))} parts {faults or ''}")
         return True
@@ -205,12 +205,12 @@ class DisturbedRuns:
         if launch.agent.returncode != 0:
             raise RuntimeError(f"ended by itself with {launch.agent.returncode}:\n{launch.console_text()[-4000:]}")
 
-    def _after(self, folder: Path, disturbance: Disturbance, console: str, witnesses: bool) -> list[str]:
+    def _faults_of_stop(self, folder: Path, disturbance: Disturbance, console: str, survivors: bool) -> list[str]:
         faults = [f"unreadable: {reason}" for reason in unreadable(folder)]
         recorded = status(folder)
-        if witnesses and recorded.get("exit_code") != disturbance.exit_code:
+        if survivors and recorded.get("exit_code") != disturbance.exit_code:
             faults.append(f"status.json holds {recorded}")
-        if witnesses and (console.count(disturbance.message), console.count(RESUMES)) != (1, 1):
+        if survivors and (console.count(disturbance.message), console.count(RESUMES)) != (1, 1):
             faults.append(f"{disturbance.message!r} is not once on the console: {console[-2000:]}")
         return faults
 

@@ -176,7 +176,7 @@ def tables(folder: Path) -> list[bytes]:
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """status.json, empty where there is none."""
+    """Content of status.json, empty if there is none."""
     path = folder / "status.json"
     return dict(json.loads(path.read_text())) if path.exists() else {}
 

@@ -37,7 +37,7 @@ def second_run(job: Job, finished: Path, folder: Path) -> Problems:
     """The folder is in use: the second run is refused, the first is not affected."""
     gate = Gate(folder.with_name(f"{folder.name}.gate"))
     with Launch(with_faults(job, hold=gate.rule(free_batches=FREE_BATCHES)), folder, standalone(2)) as first:
-        if not first.wait_until(lambda: gate.holds(first, 2), "two ranks in the middle of their work"):
+        if not first.wait_until(lambda: gate.holds(first, 2), "two ranks between batches"):
             return ["the first run ended too early"]
         with Launch(job, folder, standalone(2)) as second:
             problems = ended(second, 2, "is in use: process")
@@ -101,7 +101,7 @@ def stopped_rank(job: Job, finished: Path, folder: Path) -> Problems:
     gate = Gate(folder.with_name(f"{folder.name}.gate"))
     held = with_faults(replace(job, options=options), hold=gate.rule(free_batches=FREE_BATCHES))
     with Launch(held, folder, standalone(3)) as launch:
-        if not launch.wait_until(lambda: gate.holds(launch, 3), "three ranks in the middle of their work"):
+        if not launch.wait_until(lambda: gate.holds(launch, 3), "three ranks between batches"):
             return ["the run ended too early"]
         rank = launch.ranks()[1]
         before = len(part_paths(folder))

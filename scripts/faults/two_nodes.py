@@ -183,6 +183,6 @@ def _gated(job: Job, folder: Path) -> tuple[Gate, Job]:
 def _wait_for_ranks(agents: list[Launch], gate: Gate, folder: Path) -> list[str]:
     """Wait until both nodes' ranks are held at the gate; returns the problems, if any."""
     for each in agents:
-        if not each.wait_until(partial(gate.holds, each, 1), "a rank in the middle of its work"):
+        if not each.wait_until(partial(gate.holds, each, 1), "a rank between batches"):
             return [f"the run did not begin: {each.console_text()[-2000:]}"]
     return [] if part_paths(folder) else ["no part was written before the loss"]
