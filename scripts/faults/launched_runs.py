@@ -207,8 +207,8 @@ def lost_and_twice(folder: Path) -> tuple[int, int]:
     return n_fragments - len(held), sum(times > 1 for times in held.values())
 
 
-BEGIN = re.compile(r"^(\S+ \S+) INFO vpdist\.logfile: rank (\d+) of \d+, process (\d+),")
-UNIT = re.compile(r"^(\S+ \S+) INFO vpdist\.run: unit (\d+)$")
+BEGIN = re.compile(r"^(\S+ \S+) INFO [\w.]+: rank (\d+) of \d+, process (\d+),")
+UNIT = re.compile(r"^(\S+ \S+) INFO [\w.]+: unit (\d+)$")
 
 
 def repeated(folder: Path) -> Counter[int]:
