@@ -1,14 +1,14 @@
 # demo    try vpdist: sample, models, classifier, prediction on two ranks, summary (everything under demo/)
 # test    the whole test suite, on CPU; ends with its ten slowest tests
 # test-quick  what starts no ranks and computes nothing for long, for daily work (under 2 minutes on two cores)
-# test-faults  the long form of the fault tests: many launches that are killed, signalled, poisoned (half an hour)
+# test-faults  the long form of the fault tests: many launches with injected faults (half an hour)
 # check   ruff (rules and format), mypy, known vulnerabilities of the pinned versions (where the network allows it)
 # format  let ruff rewrite what it can
-# bench   figures beside their goals, on the CPU, in under 10 minutes; left in bench/figures.md
+# bench   benchmark figures beside their goals, on the CPU, in under 10 minutes; written to bench/figures.md
 # bench-large   the same for runs with a million fragments and more
-# clean   remove what the other verbs made, but for the environment (.venv)
+# clean   remove what the other verbs made, except the environment (.venv)
 #
-# Each verb creates the environment first where it is missing or older than its lists. pip's own settings
+# Each verb creates the environment first if it is missing or older than pyproject.toml or constraints.txt. pip's own settings
 # (PIP_INDEX_URL, PIP_FIND_LINKS, ...) say where packages come from. PYTHON=... names the interpreter to build it from.
 # CONTIGS="virus.fa.gz host.fa.gz" makes `bench` and `bench-large` take their contigs from these files instead of a
 # synthetic sample.
@@ -48,7 +48,7 @@ bench-large: $(ENVIRONMENT)
 	$(BIN)/python -m scripts.bench.all --large $(CONTIGS)
 
 clean:
-	rm -rf demo bench fuzz-findings build dist vpdist.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo bench build vpdist.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find vpdist tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
 $(ENVIRONMENT): pyproject.toml constraints.txt

@@ -1,9 +1,15 @@
-"""Fixtures every test may use."""
+"""Fixtures for all tests."""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from tests.tiny_models import TinyModels
 
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -15,7 +21,15 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with the parity set and the labelled contigs, which lies beside some checkouts."""
+    """The folder with the parity set and the labelled contigs, beside some checkouts."""
     if not (SHARED / "parity" / "README.md").is_file():
-        pytest.skip("the parity set and labelled contigs (../shared) do not lie beside this checkout")
+        pytest.skip("there is no folder ../shared with the parity set and labelled contigs")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    """Tiny encoders and their classifier. No test changes them."""
+    from tests.tiny_models import write_models  # imports torch, which other tests do without
+
+    return write_models(tmp_path_factory.mktemp("models"))

@@ -16,16 +16,11 @@ from safetensors.numpy import load_file
 
 from tests.codon_encoder import WIDTH, write_codon_vectors
 from tests.sample import write_contigs
-from tests.tiny_models import TinyModels, write_models
+from tests.tiny_models import TinyModels
 from vpdist.commands.predict import predict
 from vpdist.config import Settings
 from vpdist.encoder_kinds import KINDS, in_files, pooling_text
 from vpdist.storage import hdf5_files
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +29,7 @@ def contigs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings_for(models: TinyModels, contigs: Path, output: Path) -> Settings:
-    return Settings(
-        inputs=(str(contigs),),
-        output=output,
-        nucleotide_model=str(models.nucleotide),
-        protein_model=str(models.protein),
-        threads=1,
-        progress="none",
-        dtype="float32",
-    )
+    return models.settings(contigs, output, classifier=None)
 
 
 def parts(run: Path) -> dict[str, bytes]:

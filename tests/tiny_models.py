@@ -1,20 +1,22 @@
 """Tiny seeded models in the published layouts, for every test that needs weights.
 
-Weights come from PCG64's raw bits, a stream that numpy keeps as it is, so that figures computed from these models
-hold on any machine and version. They know no biology.
+Weights come from PCG64's raw bits, a stream that numpy keeps as it is, so that values computed from these models
+hold on any machine and version. They are not trained.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from vpdist.config import Settings
 from vpdist.results.classifier import Classifier, save_classifier
 
 NUCLEOTIDE_WIDTH, PROTEIN_WIDTH = 48, 32
@@ -30,11 +32,25 @@ ESM2_VOCABULARY = [
 
 @dataclass(frozen=True, slots=True)
 class TinyModels:
-    """A set that fits together."""
+    """Encoders and a classifier for their embeddings."""
 
     nucleotide: Path
     protein: Path
     classifier: Path
+
+    def settings(self, source: Path, output: Path, **changes: Any) -> Settings:
+        """Of a run with these models: one thread, float32, no display."""
+        settings = Settings(
+            inputs=(str(source),),
+            output=output,
+            nucleotide_model=str(self.nucleotide),
+            protein_model=str(self.protein),
+            classifier=self.classifier,
+            threads=1,
+            dtype="float32",
+            progress="none",
+        )
+        return replace(settings, **changes)
 
 
 def write_models(folder: Path) -> TinyModels:
@@ -47,7 +63,7 @@ def write_models(folder: Path) -> TinyModels:
 
 
 class Draw:
-    """Uniform numbers from raw bits: `draw(shape, spread)` lies in [-spread, spread)."""
+    """Uniform random tensors from raw bits: `draw(*shape, spread)` lies in [-spread, spread)."""
 
     def __init__(self, seed: int) -> None:
         self.bits = np.random.PCG64(seed)
@@ -77,7 +93,7 @@ def write_dnabert_s(
     safetensors: bool = False,
 ) -> Path:
     """A DNABERT-S folder: config.json, tokenizer.json, pytorch_model.bin (or model.safetensors). 6 heads are no power
-    of two, as the public checkpoint's 12 are not. With `prefix='bert.'` as checkpoints with a head name it."""
+    of two, as the public checkpoint's 12 are not. `prefix='bert.'` names weights as in checkpoints with a head."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = nucleotide_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -126,8 +142,8 @@ def dnabert_s_state(width: int, layers: int, intermediate: int, vocabulary: int,
 
 
 def nucleotide_tokenizer() -> Tokenizer:
-    """A BPE tokenizer in DNABERT-S's layout, its merges by a rule: all pairs of bases, half of the pairs' pairs.
-    Letters other than A, C, G, T, N become [UNK]."""
+    """A BPE tokenizer in DNABERT-S's layout: it merges all pairs of bases, and half of the pairs of pairs. Letters other
+    than A, C, G, T, N become [UNK]."""
     bases = "ACGT"
     pairs = [a + b for a in bases for b in bases]
     merges = [(pair[0], pair[1]) for pair in pairs]
@@ -225,7 +241,7 @@ def tiny_classifier(
     hidden_width: int = 16,
     seed: int = 3,
 ) -> Classifier:
-    """A classifier whose scores differ between fragments: about half of random fragments come out as virus."""
+    """A classifier whose scores differ between fragments: about half of random fragments are called virus."""
     draw = Draw(seed)
     width = nucleotide_width + protein_width
     classifier = Classifier(width, hidden_width)
@@ -242,6 +258,6 @@ def tiny_classifier(
 
 
 def write_classifier(path: Path, **sizes: int) -> Path:
-    """A classifier file of this project; `sizes` as for `tiny_classifier`."""
+    """A safetensors file of `tiny_classifier(**sizes)`."""
     save_classifier(tiny_classifier(**sizes), path, {"chunk_length": "500"})
     return path

@@ -1,10 +1,8 @@
-"""All figures beside their goals: one table, printed and left in bench/figures.md.
+"""`python -m scripts.bench.all [CONTIGS...] [--large] [--work bench]`: all figures beside their goals.
 
-    python -m scripts.bench.all [CONTIGS...] [--work bench]     # the CPU table, under 10 minutes on two cores
-    python -m scripts.bench.all --large [--work bench]          # the runs with a million fragments and more
-
-Without files the contigs are synthetic ones with genes in them (make_sample.py). Encoders are of full size with random
-weights (make_models.py). Sample and models are made where they are missing.
+Prints one table and writes it to WORK/figures.md: the CPU figures, in under 10 minutes on two cores, or with --large
+the runs with a million fragments and more. Without files, contigs are synthetic (make_sample.py); encoders are of full
+size with random weights (make_models.py). Sample and models are made if they are missing.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ LONG, PAIRS = 600, 3
 
 
 def sample(work: Path) -> Path:
-    """The synthetic sample, made where it is missing."""
+    """The synthetic sample, made if it is missing."""
     path = work / "sample" / "sample.fa.gz"
     if not path.exists():
         make_sample.main(path.parent)
@@ -33,7 +31,7 @@ def sample(work: Path) -> Path:
 
 
 def models(work: Path) -> Path:
-    """Full-size encoders with random weights, made where they are missing."""
+    """Full-size encoders with random weights, made if they are missing."""
     folder = work / "models"
     if not (folder / "esm-2" / "config.json").exists():
         make_models.main(folder, nucleotide=NUCLEOTIDE, protein=PROTEIN)
@@ -41,14 +39,14 @@ def models(work: Path) -> Path:
 
 
 def cpu_rows(contigs: list[Path], work: Path) -> Iterator[Row]:
-    """The CPU table: the program as a whole, its encoders, its other stages."""
+    """The CPU figures: the whole program, its encoders, its other stages."""
     yield from whole_runs.rows(contigs or [sample(work)], models(work), work / "runs")
     yield from encoders.rows(work / "encoders")
     yield from scale.rows(large=False, work=work / "scale")
 
 
 def large_rows(contigs: list[Path], work: Path) -> Iterator[Row]:
-    """`predict` on so much that loading hardly counts, and the runs with a million fragments and more."""
+    """`predict` on an input so large that loading is negligible, and runs with a million fragments and more."""
     dtype = "bfloat16" if whole_runs.native_bfloat16() else "float32"
     runs = work / "long-runs"
     inputs, encoders = contigs or [sample(work)], models(work)
@@ -56,8 +54,8 @@ def large_rows(contigs: list[Path], work: Path) -> Iterator[Row]:
     yield from scale.rows(large=True, work=work / "scale")
 
 
-def told(rows: Iterator[Row]) -> Iterator[Row]:
-    """The rows, each also said on standard error as soon as it is there."""
+def printed(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows, each also printed to standard error as soon as it is measured."""
     for row in rows:
         figure = "" if row.figure is None else f"{row.figure:.4g} {row.unit}"
         print(f"{row.what}: {figure} {row.verdict}".rstrip(), file=sys.stderr, flush=True)
@@ -71,13 +69,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("bench"), help="folder for sample, models, runs and figures")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
+    started = time.monotonic()
     rows = (
         large_rows(arguments.contigs, arguments.work)
         if arguments.large
         else cpu_rows(arguments.contigs, arguments.work)
     )
-    text = f"{conditions()}\n\n{table(told(rows))}\n\nin {time.monotonic() - began:.0f} s"
+    text = f"{conditions()}\n\n{table(printed(rows))}\n\nin {time.monotonic() - started:.0f} s"
     print(text)
     name = "figures-large.md" if arguments.large else "figures.md"
     (arguments.work / name).write_text(text + "\n", encoding="utf-8")

@@ -1,19 +1,20 @@
-"""Balance of token cost over ranks: vpdist's plan and sampler against dealing sequences out by count.
+"""`python -m scripts.bench.balance [--ranks 8] [--sequences 200] [--seed 3]`: balance of token cost over ranks.
 
-    python -m scripts.bench.balance [--ranks 8] [--sequences 200] [--seed 3]
-
-Sequences have log-normal lengths (sigma 1, median 3,000 bases); a third of the frames of their 500-base chunks are
-open. Costs are those of DNABERT-S and ESM-2 3B. Prints the cost of the busiest rank over the mean, both ways.
+Compares vpdist's plan and sampler with dealing sequences by count. Sequences have log-normal lengths (sigma 1, median
+3,000 bases); a third of the frames of their 500-base chunks are open. Costs are those of DNABERT-S and ESM-2 3B. Prints
+the cost of the busiest rank over the mean, for both.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
+from dataclasses import replace
 
 import numpy as np
 
 from scripts.bench.goals import Row
+from scripts.bench.large_inputs import fragment_keys
 from vpdist.commands.resolve_config import CPU_TOKEN_BUDGET, CUDA_TOKEN_BUDGET, UNIT_OPERATIONS, cost_of
 from vpdist.encoders.shape import EncoderShape
 from vpdist.planning.plan import COST_SCALE, FragmentKeys, Limits, Plan, build, longest_first
@@ -25,11 +26,13 @@ DNABERT_S = EncoderShape(
 )
 ESM2_3B = EncoderShape(kind="protein", layers=36, width=2560, heads=40, intermediate=10240, gated=False, vocabulary=33)
 COSTS = {shape.kind: cost_of(shape) for shape in (DNABERT_S, ESM2_3B)}
+GPU_LIMITS = Limits(token_budget=CUDA_TOKEN_BUDGET, unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
+"""As `vpdist predict` plans for GPUs."""
 OPEN_FRAMES = 1 / 3
 
 
 def sample(n_sequences: int, seed: int) -> tuple[FragmentKeys, np.ndarray]:
-    """Keys of all fragments, and the sequence each belongs to."""
+    """Keys of all fragments, and the index of each one's sequence."""
     rng = np.random.default_rng(seed)
     lengths = np.maximum(3, rng.lognormal(np.log(3000), 1.0, n_sequences)).astype(np.int64)
     bases, owner = [], []
@@ -53,33 +56,12 @@ def sample(n_sequences: int, seed: int) -> tuple[FragmentKeys, np.ndarray]:
 
 
 def balance(n_ranks: int, n_sequences: int, seed: int) -> tuple[float, float, int, int]:
-    """Cost of the busiest rank over the mean, sequences dealt by count and units dealt by cost; fragments; units."""
+    """Cost of the busiest rank over the mean, by count and by cost; numbers of fragments and units."""
     keys, owner = sample(n_sequences, seed)
     cost = np.sum([COSTS[kind].of(tokens) for kind, tokens in keys.tokens.items()], axis=0)
     by_count = np.bincount(owner % n_ranks, weights=cost, minlength=n_ranks)
-    limits = Limits(token_budget=CPU_TOKEN_BUDGET, unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
-    plan = build(keys, limits, COSTS)
-    units, costs = list(range(plan.n_units)), plan.unit_cost.tolist()
-    samplers = [TokenWeightedDistributedSampler(units, costs, n_ranks, rank) for rank in range(n_ranks)]
-    by_cost = np.array([sum(costs[unit] for unit in sampler) for sampler in samplers])
-    return by_count.max() / by_count.mean(), by_cost.max() / by_cost.mean(), len(cost), plan.n_units
-
-
-def large_plan(n_fragments: int, seed: int = 1) -> Plan:
-    """The plan of fragments of 500 bp chunks, nine in ten of 166 residues as on real contigs, for GPUs."""
-    rng = np.random.default_rng(seed)
-    residues = np.where(rng.random(n_fragments) < 0.9, 166, rng.integers(30, 167, n_fragments)).astype(np.int32)
-    keys = FragmentKeys(
-        residues=residues,
-        tokens={
-            "nucleotide": (rng.normal(105, 6, n_fragments) * residues / 166).astype(np.int32) + 2,
-            "protein": residues + np.int32(2),
-        },
-        nucleotide_hash=rng.integers(0, 2**63, n_fragments, dtype=np.uint64),
-        protein_hash=rng.integers(0, 2**63, n_fragments, dtype=np.uint64),
-    )
-    limits = Limits(token_budget=CUDA_TOKEN_BUDGET, unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
-    return build(keys, limits, COSTS)
+    plan = build(keys, replace(GPU_LIMITS, token_budget=CPU_TOKEN_BUDGET), COSTS)
+    return by_count.max() / by_count.mean(), busiest_over_mean(plan, n_ranks), len(cost), plan.n_units
 
 
 def busiest_over_mean(plan: Plan, n_ranks: int) -> float:
@@ -93,8 +75,8 @@ def busiest_over_mean(plan: Plan, n_ranks: int) -> float:
 
 
 def end_over_ideal(plan: Plan, speeds: np.ndarray) -> float:
-    """When the last rank ends over total work / total speed, each rank drawing the longest unit left when it is free
-    (`--schedule dynamic`)."""
+    """Time of the last rank over total work / total speed; each free rank takes the longest unit left (`--schedule
+    dynamic`)."""
     free_at = [(0.0, rank) for rank in range(len(speeds))]
     end = 0.0
     for unit in longest_first(plan.unit_cost).tolist():
@@ -106,8 +88,8 @@ def end_over_ideal(plan: Plan, speeds: np.ndarray) -> float:
 
 
 def rows(n_ranks: int = 1024, n_fragments: int = 10_000_000) -> list[Row]:
-    """Balance at scale, simulated with the real plan, the real sampler and the real order of drawing."""
-    plan = large_plan(n_fragments)
+    """Balance at scale, simulated with the real plan and sampler, and the order in which `--schedule dynamic` deals."""
+    plan = build(fragment_keys(n_fragments, np.random.default_rng(1)), GPU_LIMITS, COSTS)
     speeds = np.ones(n_ranks)
     speeds[np.random.default_rng(0).permutation(n_ranks)[: round(0.3 * n_ranks)]] = 0.5
     of = f"{n_fragments / 1e6:g} million fragments on {n_ranks:,} ranks (simulated)"

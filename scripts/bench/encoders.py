@@ -1,14 +1,13 @@
-"""Speed of both encoders against the machine's matrix products, measured in the same run.
+"""`python -m scripts.bench.encoders`: speed of both encoders, as a share of the machine's plain matrix products.
 
-    python -m scripts.bench.encoders [--protein 12x480 30x640 33x1280] [--dtype bfloat16 float32] [--work bench/models]
     python -m scripts.bench.encoders --device cuda --protein 33x1280 36x2560 --dtype float16
-    python -m scripts.bench.encoders --budgets 512 1024 2048 4096        # the token budget, instead of the goals
+    python -m scripts.bench.encoders --budgets 512 1024 2048 4096        # compare token budgets instead
 
-On a CPU one thread per process; `--processes 2` (the default) measures two at once, as two ranks run. The ceiling is
-the rate of plain matrix products of the layers' own shapes (tokens of one batch by the layer's inputs and outputs,
-weighted by how often a layer multiplies them), measured between the encoder's passes. The encoder's rate counts the
-operations that useful tokens need, linear layers and attention. Fragments are those of 500-base chunks: proteins of
-166 residues, a twelfth of them shorter; 91 to 128 nucleotide tokens. Weights are random, of full size.
+On a CPU each process has one thread; `--processes 2` (the default) measures two at the same time, like two ranks. The
+ceiling is the rate of plain matrix products of the layers' own shapes (tokens of one batch by the layer's inputs and
+outputs, weighted by how often a layer multiplies them), measured between the encoder's passes. The encoder's rate
+counts the operations that useful tokens need, linear layers and attention. Fragments are those of 500-base chunks:
+proteins of 166 residues, a twelfth of them shorter; 91 to 128 nucleotide tokens. Weights are random, of full size.
 """
 
 from __future__ import annotations
@@ -46,9 +45,9 @@ PASSES = 3
 PASS_OPERATIONS = {"cpu": 4e11, "cuda": 2e14}
 """About how many operations one pass over the fragments takes."""
 PRODUCTS_AT_ONCE = {"cpu": 1, "cuda": 20}
-"""A product is launched so often before the device is waited for."""
+"""Products that are launched before the device is synchronised."""
 LEAST_FRAGMENTS = 7
-"""One full batch on a CPU, and one that is not."""
+"""A full batch and an incomplete one on a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class Speed:
     """Useful tokens over rows that went through the linear layers."""
     seconds_per_fragment: float
     idle: float
-    """Share of the time in which the device had nothing to do; 0 on a CPU, which does the launching itself."""
+    """Share of the time in which a GPU waited; 0 on a CPU."""
     mixed: float
     """Tokens per second at lengths from 10 to 1,022 over those at equal lengths; NaN for DNABERT-S and on a CPU."""
 
@@ -96,12 +95,12 @@ def seconds_of(action: Callable[[], object], device: torch.device) -> float:
 
 
 def median_seconds(action: Callable[[], object], device: torch.device, times: int = 5) -> float:
-    """After one run that does not count."""
+    """Median time of an action after one warm-up."""
     return statistics.median([seconds_of(action, device) for _ in range(times + 1)][1:])
 
 
 def products_rate(shape: EncoderShape, tokens: int, dtype: torch.dtype, device: torch.device) -> float:
-    """Operations per second of the products that a layer makes, by themselves."""
+    """Operations per second of the matrix products of one layer alone."""
     width, inner = shape.width, shape.intermediate
     up = 2 * inner if shape.gated else inner
     done = seconds = 0.0
@@ -119,16 +118,16 @@ def products_rate(shape: EncoderShape, tokens: int, dtype: torch.dtype, device: 
     return done / seconds
 
 
-class RowsSeen:
-    """Counts rows through the first linear layer."""
+class RowCounter:
+    """Counts the rows that pass the first linear layer."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.rows = 0
         layers = (module for module in encoder.model.modules() if isinstance(module, nn.Linear | PackedLinear))
         self._hook = next(layers).register_forward_pre_hook(self._count)
 
-    def _count(self, module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-        self.rows += len(given[0])
+    def _count(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self.rows += len(inputs[0])
 
     def close(self) -> int:
         self._hook.remove()
@@ -162,9 +161,9 @@ def measure(folder: Path, dtype_name: str, device_name: str, budget: int | None)
     n = max(LEAST_FRAGMENTS, round(wanted / operations(shape, fragment_lengths(shape.kind, 1000, rng)) * 1000))
     lengths = fragment_lengths(shape.kind, n, rng)
     tokens = rng.integers(5, 24, lengths.sum()).astype(np.uint16)
-    seen = RowsSeen(encoder)
+    counter = RowCounter(encoder)
     one_pass(encoder, tokens, lengths, budget)
-    useful = lengths.sum() / seen.close()
+    useful = lengths.sum() / counter.close()
     ceilings, seconds = [], []
     for _ in range(PASSES):
         ceilings.append(products_rate(shape, budget, dtype, device))
@@ -197,14 +196,14 @@ def _mixed(encoder: Encoder, rng: np.random.Generator, budget: int) -> float:
     return float(rates[1] / rates[0])
 
 
-def together(processes: int, *arguments: object) -> Speed:
-    """`measure` in several processes at once, as ranks run; the slowest one's figures."""
+def measure_in_parallel(processes: int, *arguments: object) -> Speed:
+    """`measure` in several processes at the same time, like ranks; returns the slowest one's figures."""
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         return min(pool.starmap(measure, [arguments] * processes), key=lambda speed: speed.rate / speed.ceiling)
 
 
 def models(work: Path, protein: list[str]) -> dict[str, Path]:
-    """Folders of DNABERT-S and the ESM-2 sizes, full-size, with random weights; made where they are absent."""
+    """Folders of DNABERT-S and the ESM-2 sizes, full-size, with random weights; made if they are missing."""
     folders = {"dnabert-s": work / "dnabert-s"} | {size: work / f"esm-2-{size}" for size in protein}
     for name, folder in folders.items():
         if not (folder / "config.json").exists():
@@ -223,39 +222,39 @@ def rows(
     processes: int = 2,
 ) -> list[Row]:
     """A row per encoder and dtype, and the share of useful tokens."""
-    found: list[Row] = []
+    figures: list[Row] = []
     useful: list[float] = []
     seconds: dict[str, float] = {}
     for name, folder in models(work, list(protein)).items():
         label = "DNABERT-S" if name == "dnabert-s" else f"ESM-2 {name}"
         for dtype in dtypes:
-            speed = together(processes if device == "cpu" else 1, folder, dtype, device, None)
+            speed = measure_in_parallel(processes if device == "cpu" else 1, folder, dtype, device, None)
             goal = FLOAT32_GOAL if dtype == "float32" else (CPU_GOALS if device == "cpu" else CUDA_GOALS).get(name)
             note = f"{speed.rate / 1e9:,.0f} of {speed.ceiling / 1e9:,.0f} GFLOP/s"
-            found.append(
+            figures.append(
                 Row(f"{label}, {dtype}, share of the ceiling", speed.rate / speed.ceiling, "", goal, note=note)
             )
             useful.append(speed.useful)
             seconds[f"{name} {dtype}"] = speed.seconds_per_fragment
             if device == "cuda":
-                found.append(Row(f"{label}, {dtype}, GPU waiting", speed.idle, "", at_most=0.02))
+                figures.append(Row(f"{label}, {dtype}, GPU waiting", speed.idle, "", at_most=0.02))
                 if speed.mixed == speed.mixed:
-                    found.append(Row(f"{label}, {dtype}, mixed over equal lengths", speed.mixed, "", MIXED_GOAL))
-    found.append(Row("useful tokens in linear layers", min(useful), "", USEFUL_GOAL, 1.0))
+                    figures.append(Row(f"{label}, {dtype}, mixed over equal lengths", speed.mixed, "", MIXED_GOAL))
+    figures.append(Row("useful tokens in linear layers", min(useful), "", USEFUL_GOAL, 1.0))
     if (whole := seconds.get("36x2560 float16")) and device == "cuda":
         share = seconds["dnabert-s float16"] / (seconds["dnabert-s float16"] + whole)
-        found.append(Row("DNABERT-S, share of the GPU time beside ESM-2 3B", share, "", at_most=0.1))
-    return found
+        figures.append(Row("DNABERT-S, share of the GPU time beside ESM-2 3B", share, "", at_most=0.1))
+    return figures
 
 
 def budget_rows(work: Path, protein: list[str], dtypes: list[str], device: str, budgets: list[int]) -> list[Row]:
-    """The share of the ceiling by token budget."""
+    """The rate of each encoder by token budget."""
     return [
         Row(f"{name}, {dtype}, {budget} tokens", speed.rate / 1e9, "GFLOP/s", note=f"of {speed.ceiling / 1e9:,.0f}")
         for name, folder in models(work, protein).items()
         for dtype in dtypes
         for budget in budgets
-        for speed in [together(2 if device == "cpu" else 1, folder, dtype, device, budget)]
+        for speed in [measure_in_parallel(2 if device == "cpu" else 1, folder, dtype, device, budget)]
     ]
 
 
@@ -264,15 +263,27 @@ def main() -> None:
     parser.add_argument("--protein", nargs="*", default=["12x480", "30x640", "33x1280"], help="LAYERSxWIDTH of ESM-2")
     parser.add_argument("--dtype", nargs="+", default=["bfloat16", "float32"], choices=list(DTYPES))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--processes", type=int, default=2, help="on a CPU: at once")
+    parser.add_argument("--processes", type=int, default=2, help="on a CPU: measured at the same time")
     parser.add_argument("--budgets", type=int, nargs="*", help="compare token budgets instead")
     parser.add_argument("--work", type=Path, default=Path("bench/models"))
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     print(conditions(), flush=True)
-    if given.budgets:
-        print(table(budget_rows(given.work, given.protein, given.dtype, given.device, given.budgets)))
+    if arguments.budgets:
+        print(
+            table(budget_rows(arguments.work, arguments.protein, arguments.dtype, arguments.device, arguments.budgets))
+        )
     else:
-        print(table(rows(given.work, tuple(given.protein), tuple(given.dtype), given.device, given.processes)))
+        print(
+            table(
+                rows(
+                    arguments.work,
+                    tuple(arguments.protein),
+                    tuple(arguments.dtype),
+                    arguments.device,
+                    arguments.processes,
+                )
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Figures beside their goals: what every benchmark prints, so that a row tells goal, figure and verdict.
+"""The output of every benchmark: a table of figures, their goals and verdicts, and the conditions of measurement.
 
 row = Row("plan for 10 million fragments", 6.1, "s", at_most=15)
 print(conditions()); print(table([row]))
@@ -22,11 +22,11 @@ import vpdist
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure and its goal: `at_least`, `at_most`, both, or neither where there is none."""
+    """One figure and its goal: `at_least`, `at_most`, both, or neither if there is none."""
 
     what: str
     figure: float | None
-    """None: not measured; `note` says why."""
+    """None if it was not measured; `note` has the reason."""
     unit: str
     at_least: float | None = None
     at_most: float | None = None
@@ -39,7 +39,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """reached, missed, '' where there is no goal, or 'not measured'."""
+        """'reached', 'missed', '' without a goal, or 'not measured'."""
         if self.figure is None:
             return "not measured"
         if self.at_least is None and self.at_most is None:
@@ -60,20 +60,26 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def conditions() -> str:
-    """Hardware, versions, commit and command: what a figure means nothing without."""
+    """Hardware, versions, commit and command of a measurement."""
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     lines = [
         f"{processor()}, {memory_gb:.0f} GB",
         f"vpdist {vpdist.__version__} ({commit()}), torch {torch.__version__}, Python {platform.python_version()}",
-        f"command: {shlex.join(['python', *sys.argv])}",
+        f"command: {shlex.join(['python', *_program(), *sys.argv[1:]])}",
     ]
     if torch.cuda.is_available():
         lines.insert(1, f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}")
     return "\n".join(lines)
 
 
+def _program() -> list[str]:
+    """How the running program was started: as a module, or from a file."""
+    spec = sys.modules["__main__"].__spec__
+    return ["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
+
+
 def processor() -> str:
-    """The processor's name and what of its vector units matters here."""
+    """The processor's name, its number of cores, and those of its vector units that affect the figures."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     flags = next((line.split(":")[1].split() for line in lines if line.startswith("flags")), [])
@@ -82,11 +88,14 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """The commit of this checkout, with a + where files differ from it."""
-    here = Path(__file__).parent
+    """The commit of this checkout, with a + if files differ from it."""
     try:
         described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+"], cwd=here, capture_output=True, text=True, check=True
+            ["git", "describe", "--always", "--dirty=+"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return "no git checkout"

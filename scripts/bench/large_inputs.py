@@ -1,23 +1,72 @@
-"""Large inputs for benchmarks, made quickly: contigs cut from synthetic genomes, a few bases changed, and random reads.
+"""Large inputs for benchmarks: contigs cut from synthetic genomes, random reads, the keys of fragments, a token store.
 
-The genomes are those of `make_sample.py`: genes on both strands, so chunks have about as many open frames as those of
-real contigs. The same arguments give the same bytes.
+The genomes are those of `make_sample.py`, with genes on both strands, so chunks have about as many open frames as those
+of real contigs. The same arguments give the same bytes.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from scripts.demo.make_sample import contig_lengths, grow_organisms
+from vpdist.planning.plan import FragmentKeys
+from vpdist.ragged import offsets_of
+from vpdist.sequences import token_store
 from vpdist.sequences.six_frames import chunk_bounds
+from vpdist.sequences.store_summary import StoreSummary
+from vpdist.storage import hdf5_files
+from vpdist.storage.atomic_files import write_json
+from vpdist.storage.run_folder import RunFolder
 
 CHUNK_LENGTH = 500
 LINE = 80
 CHANGED = 0.005
 """Share of a contig's bases that differ from the genome it is cut from, so that few fragments are equal."""
 CONTIGS_AT_ONCE = 2000
+
+
+def fragment_keys(n: int, rng: np.random.Generator) -> FragmentKeys:
+    """Random keys of n fragments of 500-base chunks, nine in ten of 166 residues as on real contigs."""
+    residues = np.where(rng.random(n) < 0.9, 166, rng.integers(30, 167, n)).astype(np.int32)
+    return FragmentKeys(
+        residues=residues,
+        tokens={
+            "nucleotide": (rng.normal(105, 6, n) * residues / 166).astype(np.int32) + 2,
+            "protein": residues + np.int32(2),
+        },
+        nucleotide_hash=rng.integers(0, 2**63, n, dtype=np.uint64),
+        protein_hash=rng.integers(0, 2**63, n, dtype=np.uint64),
+    )
+
+
+def write_store(run: RunFolder, n_fragments: int, n_blocks: int) -> StoreSummary:
+    """A token store with those datasets that a plan needs."""
+    rng = np.random.default_rng(1)
+    n = n_fragments // n_blocks
+    for index in range(n_blocks):
+        keys = fragment_keys(n, rng)
+        datasets: dict[str, np.ndarray] = {
+            "fragment_residues": keys.residues,
+            "nucleotide_hash": keys.nucleotide_hash,
+            "protein_hash": keys.protein_hash,
+        }
+        datasets |= {f"{kind}_token_offsets": offsets_of(tokens) for kind, tokens in keys.tokens.items()}
+        hdf5_files.write_atomic(token_store.block_path(run.tokens, index), datasets, {})
+    summary = StoreSummary(
+        basis="benchmark",
+        digest="",
+        n_records=0,
+        n_chunks=0,
+        n_bases=0,
+        fragments_per_block=(n,) * n_blocks,
+        n_renamed=0,
+        example_renamed="",
+    )
+    write_json(run.store, asdict(summary))
+    return summary
 
 
 def write_contigs(path: Path, n_chunks: int, seed: int = 2026) -> Path:
@@ -41,8 +90,8 @@ def write_contigs(path: Path, n_chunks: int, seed: int = 2026) -> Path:
 
 def _changed(rng: np.random.Generator, ring: np.ndarray, start: int, length: int) -> bytes:
     bases = ring[start : start + length].copy()
-    where = rng.integers(0, length, int(CHANGED * length))
-    bases[where] = np.frombuffer(b"ACGT", np.uint8)[rng.integers(0, 4, len(where))]
+    changed = rng.integers(0, length, int(CHANGED * length))
+    bases[changed] = np.frombuffer(b"ACGT", np.uint8)[rng.integers(0, 4, len(changed))]
     return bases.tobytes()
 
 

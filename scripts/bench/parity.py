@@ -1,10 +1,8 @@
-"""How far vpdist's answers lie from the original method's, on a parity set.
+"""`python -m scripts.bench.parity PARITY [--device cuda]`: deviation of vpdist's results from the original method's.
 
-    python -m scripts.bench.parity PARITY [--device cuda]
-
-PARITY holds `fragments.300.tsv`, `fragments.500.tsv`, `input.fa`, `embeddings.500.h5`, the encoders' folders
+PARITY is a folder with `fragments.300.tsv`, `fragments.500.tsv`, `input.fa`, `embeddings.500.h5`, the encoders' folders
 `dnabert_s_tiny` and `esm2_tiny`, `classifier_original_format.pth` and `prediction_results.500.txt`, all made by the
-original. Prints a line per check: the largest deviation, or how many of how many are equal.
+original. Prints a line per check: the largest deviation, or how many results are equal.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ from vpdist.sequences.token_store import read_blocks, tokenise_block
 from vpdist.sequences.tokenizers import load_tokenizer
 
 ALLOWED = {torch.bfloat16: 0.05, torch.float16: 0.02}
-"""How far a score may be off in half precision; labels count where the original's is further than that from 0.5."""
+"""Allowed deviation of a score in half precision; labels are compared if the original's score is further from 0.5."""
 ENCODERS = {"nucleotide": "dnabert_s_tiny", "protein": "esm2_tiny"}
 
 
@@ -35,13 +33,13 @@ def fragments(parity: Path, chunk_length: int) -> Iterator[tuple[str, str, str]]
     """(id, nucleotides, protein) of every fragment of the input, as vpdist makes them."""
     for raw in read_blocks([parity / "input.fa"], chunk_length):
         names = dict(enumerate(raw.names, start=raw.first_record))
-        found = six_frames(raw.bases.flat, raw.bases.offsets[:-1], raw.bases.offsets[1:])
-        for i, (chunk, frame) in enumerate(zip(found.chunk.tolist(), found.frame.tolist(), strict=True)):
+        frames = six_frames(raw.bases.flat, raw.bases.offsets[:-1], raw.bases.offsets[1:])
+        for i, (chunk, frame) in enumerate(zip(frames.chunk.tolist(), frames.frame.tolist(), strict=True)):
             name, number = names[int(raw.chunk_record[chunk])], int(raw.chunk_number[chunk]) + 1
             yield (
                 f"{name}_chunk_{number}{FRAMES[frame]}",
-                found.nucleotide[i].tobytes().decode(),
-                found.protein[i].tobytes().decode(),
+                frames.nucleotide[i].tobytes().decode(),
+                frames.protein[i].tobytes().decode(),
             )
 
 
@@ -72,9 +70,9 @@ def main() -> None:
     for chunk_length in (300, 500):
         expected = [tuple(line.split("\t")) for line in (parity / f"fragments.{chunk_length}.tsv").open()][1:]
         expected = [(name, bases, protein.rstrip("\n")) for name, bases, protein in expected]
-        found = list(fragments(parity, chunk_length))
-        equal = sum(mine == theirs for mine, theirs in zip(found, expected, strict=True))
-        print(f"fragments at {chunk_length} bp: {equal} of {len(expected)} equal to the letter")
+        computed = fragments(parity, chunk_length)
+        equal = sum(ours == theirs for ours, theirs in zip(computed, expected, strict=True))
+        print(f"fragments at {chunk_length} bp: {equal} of {len(expected)} are identical")
     (raw,) = read_blocks([parity / "input.fa"], 500)
     block = tokenise_block(raw, {kind: load_tokenizer(kind, parity / name) for kind, name in ENCODERS.items()})
     with h5py.File(parity / "embeddings.500.h5") as file:
@@ -86,13 +84,13 @@ def main() -> None:
             encoder = load_encoder(parity / name, kind, dtype, device)
             embeddings[dtype, kind] = embed(encoder, tokens, 1024)
             if dtype == torch.float32:
-                for how, rows in (
+                for batching, rows in (
                     ("packed", embeddings[dtype, kind]),
                     ("packed in one batch", embed(encoder, tokens, 10**9)),
                     ("one at a time", embed(encoder, tokens, 1)),
                 ):
                     deviation = np.abs(rows - expected_embeddings[kind]).max()
-                    print(f"{kind} embeddings, float32, {how}: {deviation:.1e} at most")
+                    print(f"{kind} embeddings, float32, {batching}: {deviation:.1e} at most")
             else:
                 least = cosine(embeddings[dtype, kind], expected_embeddings[kind]).min()
                 print(f"{kind} embeddings, {_name(half)}: cosine {least:.5f} at least")

@@ -1,10 +1,9 @@
-"""The method as a plain loop runs it, for comparison: one process, one encoder after the other, results at the end.
+"""`python -m scripts.bench.plain_loop CONTIGS... --models MODELS --classifier C -o TSV`: the method as a plain loop.
 
-    python -m scripts.bench.plain_loop contigs.fa --models MODELS --classifier C -o predictions.tsv [--threads N]
-
-float32, torch's default threads. DNABERT-S takes one sequence per call; ESM-2 (the library's own model and attention)
-padded batches of up to 2,048 tokens in the order in which sequences come; then the classifier; then one file is
-written. Fragments are made by vpdist's own code, which costs next to nothing. MODELS and C as for bench_predict.py.
+For comparison with `predict`: one process, one encoder after the other, results at the end. float32, torch's
+default threads. DNABERT-S takes one sequence per call; ESM-2 (the library's own model and attention) takes padded
+batches of up to 2,048 tokens in input order; then the classifier runs and one file is written. Fragments are made by
+vpdist's own code, in negligible time. MODELS and C as for scripts.bench.whole_runs.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ PAD = 1
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run of the loop took."""
+    """Time of one run of the loop."""
 
     fragments: int
     nucleotide_s: float
     protein_s: float
     seconds: float
-    """All of it, loading included, imports not."""
+    """In all, with loading, without imports."""
 
 
 def padded_batches(lengths: list[int], tokens: int) -> Iterator[range]:
-    """Neighbours in arrival order, as many as fit when padded to the longest."""
+    """Consecutive sequences, as many as fit into `tokens` when padded to the longest."""
     start = longest = 0
     for number, length in enumerate(lengths):
         wider = max(longest, length)
@@ -77,33 +76,38 @@ def protein_embeddings(folder: Path, blocks: list[TokenBlock]) -> np.ndarray:
     model = EsmModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32).eval()
     proteins: list[torch.Tensor] = []
     for block in blocks:
-        found = block.tokens["protein"]
-        proteins += [torch.from_numpy(found[i].astype(np.int64)) for i in range(len(found))]
+        tokens = block.tokens["protein"]
+        proteins += [torch.from_numpy(tokens[i].astype(np.int64)) for i in range(len(tokens))]
     rows = []
     for batch in padded_batches([len(protein) for protein in proteins], TOKENS_PER_BATCH):
-        tokens = torch.nn.utils.rnn.pad_sequence([proteins[i] for i in batch], batch_first=True, padding_value=PAD)
-        hidden = model(input_ids=tokens, attention_mask=(tokens != PAD).long()).last_hidden_state
+        padded = torch.nn.utils.rnn.pad_sequence([proteins[i] for i in batch], batch_first=True, padding_value=PAD)
+        hidden = model(input_ids=padded, attention_mask=(padded != PAD).long()).last_hidden_state
         rows += [hidden[row, 1 : len(proteins[i]) - 1].mean(0).numpy() for row, i in enumerate(batch)]
     return np.stack(rows)
 
 
 def run(inputs: list[Path], models: Path, classifier: Path, target: Path) -> Outcome:
-    """The whole loop; leaves a row per fragment in `target`."""
+    """Run the whole loop; writes a row per fragment to `target`."""
     started = time.perf_counter()
     folders = {"nucleotide": models / "dnabert-s", "protein": models / "esm-2"}
     tokenizers = {kind: load_tokenizer(kind, folder) for kind, folder in folders.items()}
     blocks = [tokenise_block(raw, tokenizers) for raw in read_blocks(inputs, CHUNK_LENGTH)]
-    begun = time.perf_counter()
+    tokenised = time.perf_counter()
     nucleotide = nucleotide_embeddings(models / "dnabert-s", blocks)
-    half = time.perf_counter()
+    nucleotide_done = time.perf_counter()
     protein = protein_embeddings(models / "esm-2", blocks)
-    embedded = time.perf_counter()
+    protein_done = time.perf_counter()
     nonvirus, virus = softmax(load_classifier(classifier).logits(nucleotide, protein))
     with open(target, "w", encoding="utf-8") as file:
         file.write("fragment\tnonvirus_score\tvirus_score\n")
         for number, scores in enumerate(zip(nonvirus.tolist(), virus.tolist(), strict=True)):
             file.write("{}\t{:.6g}\t{:.6g}\n".format(number, *scores))
-    return Outcome(len(virus), half - begun, embedded - half, time.perf_counter() - started)
+    return Outcome(
+        fragments=len(virus),
+        nucleotide_s=nucleotide_done - tokenised,
+        protein_s=protein_done - nucleotide_done,
+        seconds=time.perf_counter() - started,
+    )
 
 
 def main() -> None:
@@ -112,9 +116,9 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--classifier", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--threads", type=int, help="by default torch's own choice")
+    parser.add_argument("--threads", type=int, help="by default as torch chooses")
     arguments = parser.parse_args()
-    logging.set_verbosity_error()  # of the language-model head that is not used
+    logging.set_verbosity_error()  # no warning of the unused language-model head
     logging.disable_progress_bar()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

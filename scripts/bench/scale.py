@@ -1,9 +1,8 @@
-"""Everything around the encoders: reading, planning, balance, tables, memory, start of work. Goal, figure, verdict.
+"""`python -m scripts.bench.scale [--large] [--only NAME] [--work DIR]`: all stages of a run but the encoders.
 
-    python -m scripts.bench.scale [--large] [--only WORDS] [--work DIR]
-
-Inputs are made (`large_inputs.py`), encoders are random. The short form takes about two minutes on two cores, some rows
-at a reduced size that their names give; --large adds plan, balance, tables, memory at full size.
+Measures reading, planning, balance, tables, memory and start of work. Inputs are synthetic (`large_inputs.py`),
+encoders random. The short form takes about two minutes on two cores, with some sizes reduced as the rows say; --large
+adds plan, balance, tables and memory at full size.
 """
 
 from __future__ import annotations
@@ -14,37 +13,28 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import psutil
-import torch
 
 from scripts.bench import balance, large_inputs
 from scripts.bench.goals import Row, conditions, table
-from scripts.bench.scale_worker import anonymous_bytes
+from scripts.bench.memory import peak_of_ranks
 from scripts.demo import make_models
-from vpdist.commands.resolve_config import CUDA_TOKEN_BUDGET, UNIT_OPERATIONS
 from vpdist.distributed.runtime import start
 from vpdist.environment import LaunchContext
 from vpdist.planning import fragment_keys, plan_file
-from vpdist.planning.plan import COST_SCALE, Limits, build
-from vpdist.ragged import offsets_of
+from vpdist.planning.plan import build
 from vpdist.results import parts, write_results
-from vpdist.results.classifier import Classifier, save_classifier
 from vpdist.results.parts import PartHeader
 from vpdist.sequences import ingest, store_summary, token_store
 from vpdist.sequences.six_frames import six_frames
 from vpdist.sequences.tokenizers import load_tokenizer
 from vpdist.session.coordination import Control
 from vpdist.session.signals import StopRequest
-from vpdist.storage import hdf5_files
-from vpdist.storage.atomic_files import write_json
 from vpdist.storage.run_folder import RunFolder
 
 WORKER = ("-m", "scripts.bench.scale_worker")
@@ -52,22 +42,21 @@ MB = 1e6
 
 
 def rows(large: bool, work: Path = Path("bench/scale"), only: str = "") -> list[Row]:
-    """The rows of the short form, or of the long one; those whose function's name contains `only`."""
-    measures = [*SHORT, *LARGE] if large else SHORT
+    """The rows of the short form or the long one, of functions whose name contains `only`."""
     work.mkdir(parents=True, exist_ok=True)
-    found: list[Row] = []
-    for measure in measures:
+    all_rows: list[Row] = []
+    for measure in [*SHORT, *LARGE] if large else SHORT:
         if only in measure.__name__:
             with _folder(work / measure.__name__) as folder:
-                made = measure(folder)
-            print(table(made), file=sys.stderr, flush=True)
-            found += made
-    return found
+                measured = measure(folder)
+            print(table(measured), file=sys.stderr, flush=True)
+            all_rows += measured
+    return all_rows
 
 
 @contextmanager
 def _folder(path: Path) -> Iterator[Path]:
-    """An empty folder, removed in the end."""
+    """An empty folder, removed at the end."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
     yield path
@@ -75,16 +64,11 @@ def _folder(path: Path) -> Iterator[Path]:
 
 
 def small_models(folder: Path) -> Path:
-    """Encoders next to nothing in size, with a tokenizer like DNABERT-S's, and a classifier for them."""
+    """Tiny encoders, with a tokenizer like DNABERT-S's, and a classifier for them."""
     make_models.make_dnabert_s(folder / "dnabert-s", 1, 12, 1, safetensors=False)
     make_models.make_esm2(folder / "esm-2", 1, 32, 2)
-    _write_classifier(folder, 12 + 32)
+    make_models.make_classifier(folder / "classifier.safetensors", folder, hidden=64)
     return folder
-
-
-def _write_classifier(folder: Path, width: int) -> None:
-    torch.manual_seed(0)
-    save_classifier(Classifier(width, 64).eval(), folder / "classifier.safetensors", {"chunk_length": "500"})
 
 
 def torchrun(ranks: int, *command: str) -> list[str]:
@@ -92,11 +76,10 @@ def torchrun(ranks: int, *command: str) -> list[str]:
 
 
 def worker(folder: Path, ranks: int, job: str, *arguments: str | Path) -> list[dict[str, float]]:
-    """What each rank of `scale_worker.py` tells."""
-    subprocess.run(
-        torchrun(ranks, *WORKER, job, str(folder / "told"), *map(str, arguments)), check=True, capture_output=True
-    )
-    return [json.loads((folder / f"told.{rank}.json").read_text()) for rank in range(ranks)]
+    """Run a job of `scale_worker.py`; returns the result of each rank."""
+    command = torchrun(ranks, *WORKER, job, str(folder / "result"), *map(str, arguments))
+    subprocess.run(command, check=True, capture_output=True)
+    return [json.loads((folder / f"result.{rank}.json").read_text()) for rank in range(ranks)]
 
 
 def fragments_without_tokens(folder: Path) -> list[Row]:
@@ -115,10 +98,10 @@ def fragments_without_tokens(folder: Path) -> list[Row]:
 
 def fragments_with_tokens(folder: Path) -> list[Row]:
     source = large_inputs.write_contigs(folder / "contigs.fa", 400_000)
-    os.sync()  # or the disk would still be busy with the input
-    told = worker(folder, 2, "ingest", source, small_models(folder), folder / "run")
-    rate = told[0]["fragments"] / max(rank["seconds"] for rank in told)
-    note = f"{told[0]['fragments']:,} fragments; torchrun, token store written"
+    os.sync()  # otherwise the input is still being written
+    results = worker(folder, 2, "ingest", source, small_models(folder), folder / "run")
+    rate = results[0]["fragments"] / max(rank["seconds"] for rank in results)
+    note = f"{results[0]['fragments']:,} fragments; torchrun, token store written"
     what = "sequences to fragments, with tokenisation, 2 ranks on 2 cores"
     return [Row(what, rate, "fragments/s", at_least=18_000, note=note)]
 
@@ -127,13 +110,13 @@ def start_of_work(folder: Path) -> list[Row]:
     models = folder / "models"
     make_models.make_dnabert_s(models / "dnabert-s", 12, 768, 1, safetensors=False)
     make_models.make_esm2(models / "esm-2", 12, 480, 2)
-    _write_classifier(models, 768 + 480)
+    classifier = make_models.make_classifier(models / "classifier.safetensors", models, hidden=64)
     source = large_inputs.write_contigs(folder / "contigs.fa", 30)
     seconds = []
     for attempt in range(3):  # the first brings the models into the page cache
         run = folder / f"run-{attempt}"
-        told = worker(folder, 2, "start", source, models, models / "classifier.safetensors", run)
-        seconds.append(max(rank["seconds"] for rank in told))
+        results = worker(folder, 2, "start", source, models, classifier, run)
+        seconds.append(max(rank["seconds"] for rank in results))
     stages = json.loads((run / "run.json").read_text())["stage_seconds"]
     note = "to the slower rank's first batch, better of two; 12x768 + 12x480; stages of the last: " + ", ".join(
         f"{name} {stages[name]:.2f}" for name in ("start", "ingest", "plan", "layout", "load")
@@ -151,7 +134,7 @@ def tables_of_1_million(folder: Path) -> list[Row]:
 
 
 def _tables(path: Path, n_chunks: int, row: Row) -> list[Row]:
-    """Tables from parts with random logits: parts read, scores, rows, files; a plan for GPUs (DNABERT-S, ESM-2 3B)."""
+    """Time the tables of a run whose parts have random logits; the plan is one for GPUs (DNABERT-S, ESM-2 3B)."""
     folder = RunFolder(path / "run")
     folder.prepare(restart=False)
     make_models.make_esm2(path / "esm-2", 1, 32, 2)
@@ -165,8 +148,8 @@ def _tables(path: Path, n_chunks: int, row: Row) -> list[Row]:
         min_length=0,
         tokenizers={"protein": load_tokenizer("protein", path / "esm-2")},
     )
-    limits = Limits(token_budget=CUDA_TOKEN_BUDGET, unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
-    plan = build(fragment_keys.fragment_keys(folder, summary), limits, {"protein": balance.COSTS["protein"]})
+    costs = {"protein": balance.COSTS["protein"]}
+    plan = build(fragment_keys.fragment_keys(folder, summary), balance.GPU_LIMITS, costs)
     plan_file.write_plan(folder.plan, plan, "benchmark")
     plan, plan_id = plan_file.map_plan(folder.plan)
     header = PartHeader(
@@ -198,46 +181,16 @@ def _tables(path: Path, n_chunks: int, row: Row) -> list[Row]:
 
 
 def plan_of_10_million(folder: Path) -> list[Row]:
-    n, n_blocks = 10_000_000, 2000
     run = RunFolder(folder / "run")
     run.prepare(restart=False)
-    summary = _made_up_store(run, n, n_blocks)
-    told = worker(folder, 1, "plan", run.path, small_models(folder))[0]
-    note = f"{told['units']:,} units; from {summary.n_blocks:,} blocks to the plan on disk, in a process of its own"
+    summary = large_inputs.write_store(run, 10_000_000, n_blocks=2000)
+    result = worker(folder, 1, "plan", run.path, small_models(folder))[0]
+    note = f"{result['units']:,} units; from {summary.n_blocks:,} blocks to the plan on disk, in a process of its own"
     what = "plan for 10 million fragments"
     return [
-        Row(f"{what}, time", told["seconds"], "s", at_most=15, note=note),
-        Row(f"{what}, anonymous memory beyond imports", told["bytes"] / MB, "MB", at_most=1000),
+        Row(f"{what}, time", result["seconds"], "s", at_most=15, note=note),
+        Row(f"{what}, anonymous memory beyond imports", result["bytes"] / MB, "MB", at_most=1000),
     ]
-
-
-def _made_up_store(run: RunFolder, n: int, n_blocks: int) -> store_summary.StoreSummary:
-    """A token store with what a plan needs of n fragments of 500 bp chunks."""
-    rng = np.random.default_rng(1)
-    n //= n_blocks
-    for index in range(n_blocks):
-        residues = np.where(rng.random(n) < 0.9, 166, rng.integers(30, 167, n)).astype(np.int32)
-        nucleotide_tokens = (rng.normal(105, 6, n) * residues / 166).astype(np.int64) + 2
-        datasets: dict[str, np.ndarray] = {
-            "fragment_residues": residues,
-            "nucleotide_hash": rng.integers(0, 2**63, n, dtype=np.uint64),
-            "protein_hash": rng.integers(0, 2**63, n, dtype=np.uint64),
-            "nucleotide_token_offsets": offsets_of(nucleotide_tokens),
-            "protein_token_offsets": offsets_of(residues.astype(np.int64) + 2),
-        }
-        hdf5_files.write_atomic(token_store.block_path(run.tokens, index), datasets, {})
-    summary = store_summary.StoreSummary(
-        basis="benchmark",
-        digest="",
-        n_records=0,
-        n_chunks=0,
-        n_bases=0,
-        fragments_per_block=(n,) * n_blocks,
-        n_renamed=0,
-        example_renamed="",
-    )
-    write_json(run.store, asdict(summary))
-    return summary
 
 
 def balance_of_10_million(folder: Path) -> list[Row]:
@@ -255,9 +208,8 @@ def memory_of_a_rank(folder: Path) -> list[Row]:
         peak = peak_of_ranks(
             torchrun(
                 *(2, "-m", "vpdist", "predict", str(source), "-o", str(run), "--threads", "1", "--device", "cpu"),
-                *("--nucleotide-model", str(models / "dnabert-s"), "--protein-model", str(models / "esm-2")),
-                *("--classifier", str(models / "classifier.safetensors"), "--token-budget", "16384"),
-                *("--progress", "log"),
+                *make_models.model_options(models, models / "classifier.safetensors"),
+                *("--token-budget", "16384", "--progress", "log"),
             )
         )
         summary = store_summary.load_summary(RunFolder(run))
@@ -269,49 +221,21 @@ def memory_of_a_rank(folder: Path) -> list[Row]:
     return [Row(what, (peaks[1] - peaks[0]) / MB, "MB", at_most=200, note=", ".join(notes))]
 
 
-def peak_of_ranks(command: list[str]) -> int:
-    """The largest anonymous memory that any process below a launcher has while it runs. Raises CalledProcessError."""
-    peaks: list[int] = [0]
-    done = threading.Event()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as launcher:
-
-        def watch() -> None:
-            while not done.wait(0.02):
-                try:
-                    ranks = psutil.Process(launcher.pid).children(recursive=True)
-                except psutil.NoSuchProcess:
-                    return  # the launcher has just ended
-                for process in ranks:
-                    try:
-                        peaks.append(max(peaks.pop(), anonymous_bytes(process.pid)))
-                    except OSError:
-                        continue  # it has just ended
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        code = launcher.wait()
-        done.set()
-        watcher.join()
-    if code:
-        raise subprocess.CalledProcessError(code, command)
-    return peaks[0]
-
-
 def memory_of_a_chromosome(folder: Path) -> list[Row]:
     source = large_inputs.write_chromosome(folder / "chromosome.fa", 250_000_000)
-    told = worker(folder, 2, "ingest", source, small_models(folder), folder / "run")
-    note = f"{told[0]['fragments']:,} fragments; 2 ranks, {max(rank['seconds'] for rank in told):.0f} s"
-    peak = max(rank["bytes"] for rank in told)
+    results = worker(folder, 2, "ingest", source, small_models(folder), folder / "run")
+    note = f"{results[0]['fragments']:,} fragments; 2 ranks, {max(rank['seconds'] for rank in results):.0f} s"
+    peak = max(rank["bytes"] for rank in results)
     return [Row("memory for one contig of 250 Mbp, ingest and plan", peak / MB, "MB", at_most=1000, note=note)]
 
 
 def memory_of_short_reads(folder: Path) -> list[Row]:
     source = large_inputs.write_reads(folder / "reads.fq", 10_000_000)
-    told = worker(folder, 2, "ingest", source, small_models(folder), folder / "run")
-    peak = max(rank["bytes"] for rank in told)
+    results = worker(folder, 2, "ingest", source, small_models(folder), folder / "run")
+    peak = max(rank["bytes"] for rank in results)
     note = (
-        f"{told[0]['fragments']:,} fragments; 2 ranks, {max(rank['seconds'] for rank in told):.0f} s; "
-        f"ingest alone {max(rank['ingest_bytes'] for rank in told) / MB:.0f} MB"
+        f"{results[0]['fragments']:,} fragments; 2 ranks, {max(rank['seconds'] for rank in results):.0f} s; "
+        f"ingest alone {max(rank['ingest_bytes'] for rank in results) / MB:.0f} MB"
     )
     what = "memory for 10 million reads of 150 bp, ingest and plan"
     return [Row(what, peak / MB, "MB", at_most=1000, note=note)]
@@ -331,8 +255,10 @@ LARGE: list[Measure] = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--large", action="store_true")
-    parser.add_argument("--only", default="", help="measures whose name contains these letters")
+    parser.add_argument("--large", action="store_true", help="also the measurements at full size")
+    parser.add_argument(
+        "--only", default="", help="only measurements whose function has NAME in its name", metavar="NAME"
+    )
     parser.add_argument("--work", type=Path, default=Path("bench/scale"))
     arguments = parser.parse_args()
     print(conditions(), flush=True)

@@ -1,32 +1,30 @@
-"""What `bench_scale.py` measures inside a process of its own: a job, as one rank or several under torchrun.
+"""`python -m scripts.bench.scale_worker plan|ingest|start RESULT ARGUMENT...`: a job of scale.py in its own process.
 
-    python -m scripts.bench.scale_worker plan|ingest|start RESULT ARGUMENT...
-
-plan STORE: gathers the keys of a token store, plans, writes the plan. ingest INPUT MODELS RUN: fills a token store,
-rank 0 plans. start INPUT MODELS CLASSIFIER RUN: `predict`, timed from the end of the imports to the first batch.
-Every rank writes seconds, counts and memory (anonymous bytes at their peak, beyond those after the imports) to
-RESULT.rank.json.
+plan RUN MODELS: gathers the keys of a token store, plans, writes the plan. ingest INPUT MODELS RUN: fills a token
+store; rank 0 plans. start INPUT MODELS CLASSIFIER RUN: `predict`, timed from the end of the imports to the first batch.
+Every rank, alone or under torchrun, writes seconds, counts and memory (peak of anonymous bytes beyond those after the
+imports) to RESULT.rank.json.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import vpdist.commands.predict
+from scripts.bench.balance import GPU_LIMITS
+from scripts.bench.memory import Peak
 from vpdist import environment
-from vpdist.commands.resolve_config import CUDA_TOKEN_BUDGET, UNIT_OPERATIONS, cost_of
+from vpdist.commands.resolve_config import cost_of
 from vpdist.config import Settings
 from vpdist.distributed import runtime
 from vpdist.encoders.shape import encoder_shape
 from vpdist.planning import fragment_keys, plan_file
-from vpdist.planning.plan import COST_SCALE, Limits, build
+from vpdist.planning.plan import build
 from vpdist.sequences import ingest, store_summary
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.sequences.tokenizers import load_tokenizer
@@ -36,38 +34,12 @@ from vpdist.session.signals import StopRequest
 from vpdist.storage.run_folder import RunFolder  # every import that a run makes
 
 
-def anonymous_bytes(process: int | str = "self") -> int:
-    """Memory of a process that no file backs. Raises OSError when it has ended."""
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) << 10
-    return 0  # a zombie
-
-
-class Peak(AbstractContextManager["Peak"]):
-    """The largest anonymous memory of this process while it is open, beyond what there was before."""
-
-    def __enter__(self) -> Peak:
-        self.bytes, self._before, self._done = 0, anonymous_bytes(), threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.05):
-            self.bytes = max(self.bytes, anonymous_bytes() - self._before)
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-
 def make_plan(folder: RunFolder, summary: StoreSummary, models: Path) -> int:
     """Gather, plan and write as `predict` does; returns the number of units."""
     shapes = [encoder_shape(models / name) for name in ("dnabert-s", "esm-2")]
     costs = {shape.kind: cost_of(shape) for shape in shapes}
-    limits = Limits(token_budget=CUDA_TOKEN_BUDGET, unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
-    plan_file.write_plan(folder.plan, build(fragment_keys.fragment_keys(folder, summary), limits, costs), "benchmark")
+    plan = build(fragment_keys.fragment_keys(folder, summary), GPU_LIMITS, costs)
+    plan_file.write_plan(folder.plan, plan, "benchmark")
     return plan_file.map_plan(folder.plan, "benchmark")[0].n_units
 
 
@@ -153,8 +125,8 @@ JOBS: dict[str, Callable[..., dict[str, Any]]] = {"plan": plan_job, "ingest": in
 
 def main() -> None:
     job, result, *arguments = sys.argv[1:]
-    told = JOBS[job](*arguments)
-    Path(f"{result}.{environment.launch_context().rank}.json").write_text(json.dumps(told))
+    measured = JOBS[job](*arguments)
+    Path(f"{result}.{environment.launch_context().rank}.json").write_text(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,8 @@
-"""Fuzz what reads strangers' files, guided by the coverage of vpdist's own code.
+"""`python -m scripts.checks.fuzz --seconds 60 [records pickle ...]`: fuzz the readers of untrusted files.
 
-    pip install -c constraints.txt -e '.[fuzz]'
-    python -m scripts.checks.fuzz --seconds 60                    # each target for a minute, one after the other
-    python -m scripts.checks.fuzz --seconds 600 records pickle
-
-Each target runs in a process of its own, so that a crash is a finding too. Findings are kept in --keep, with the input.
-Exits with 0 if there are none, with 2 where atheris is not installed.
+Needs atheris: pip install -c constraints.txt -e '.[fuzz]'. Inputs are chosen by the coverage of vpdist's own code. Each
+target runs for so many seconds in a process of its own, so that a crash is a finding too. Inputs of findings are kept
+in --keep. Exits with 0 if there are none, with 2 if atheris is not installed.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from pathlib import Path
 
 MEMORY_MIB = 2048
 LONGEST_S = 10
-"""A target that takes longer hangs, and one that takes more memory grows with what the input claims."""
+"""Limits of a target for one input; beyond them it is a finding."""
 
 
 def make_seeds(folder: Path) -> dict[str, str]:
@@ -42,7 +39,7 @@ def make_seeds(folder: Path) -> dict[str, str]:
     save_classifier(Classifier(56, 4), Path(seeds["classifier"]), {"chunk_length": "500"})
 
     class MLPClassifier(nn.Module):
-        """As the original defines it, in its script."""
+        """As the original script defines it."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -64,22 +61,22 @@ def make_seeds(folder: Path) -> dict[str, str]:
         progress="none",
     )
     if predict(settings) != 0:
-        raise SystemExit("the run that seeds come from failed")
+        raise SystemExit("the run from which the fuzzer starts has failed")
     return seeds
 
 
 def fuzz_one(name: str, seeds: Path, seconds: int, keep: Path) -> None:
-    """Fuzz one target in this process, which ends with it."""
+    """Fuzz one target in this process, which atheris ends."""
     import atheris
 
     with atheris.instrument_imports(include=["vpdist"]):
-        from scripts.checks.fuzz_targets import Seeds, Watch, targets
+        from scripts.checks.fuzz_targets import AuditHook, Seeds, targets
     described = {field: Path(path) for field, path in json.loads(seeds.read_text()).items()}
-    target, watch = targets(Seeds(**described))[name], Watch()
+    target, hook = targets(Seeds(**described))[name], AuditHook()
     corpus, scratch = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp(dir="/dev/shm"))
     for number, seed in enumerate(target.seeds):
         (corpus / str(number)).write_bytes(seed)
-        target(seed, scratch, watch)  # also imports what is imported late
+        target(seed, scratch, hook)  # also completes late imports
     options = [
         f"-max_total_time={seconds}",
         f"-timeout={LONGEST_S}",
@@ -88,15 +85,15 @@ def fuzz_one(name: str, seeds: Path, seconds: int, keep: Path) -> None:
     ]
     longest = max(map(len, target.seeds))
     options += [f"-artifact_prefix={keep}/{name}-", f"-max_len={2 * longest + 4096}", str(corpus)]
-    atheris.Setup([sys.argv[0], *options], lambda content: target(content, scratch, watch))
+    atheris.Setup([sys.argv[0], *options], lambda content: target(content, scratch, hook))
     atheris.Fuzz()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("targets", nargs="*", help="by default all")
-    parser.add_argument("--seconds", type=int, default=60, help="per target")
-    parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", help="records, pickle, classifier, ...; by default all")
+    parser.add_argument("--seconds", type=int, default=60, help="for each target")
+    parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"), help="folder for inputs of findings")
     parser.add_argument("--seeds", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if importlib.util.find_spec("atheris") is None:
@@ -109,7 +106,7 @@ def main() -> int:
     from scripts.checks.fuzz_targets import Seeds, targets
 
     print(f"Python {platform.python_version()}, {platform.machine()}; {' '.join(sys.argv)}")
-    found = 0
+    n_findings = 0
     with tempfile.TemporaryDirectory() as temporary:
         seeds = make_seeds(Path(temporary))
         path = Path(temporary) / "seeds.json"
@@ -127,13 +124,13 @@ def main() -> int:
             )
             tries = re.search(r"number_of_executed_units: (\d+)", ended.stdout)
             coverage = re.findall(r"cov: (\d+)", ended.stdout)
-            verdict = "no finding" if ended.returncode == 0 else f"FOUND (exit {ended.returncode})"
+            result = "no finding" if ended.returncode == 0 else f"FINDING (exit code {ended.returncode})"
             n_tries, n_branches = int(tries[1]) if tries else 0, coverage[-1] if coverage else 0
-            print(f"{name:<12} {n_tries:>9,} inputs, {n_branches:>5} branches, {verdict}", flush=True)
+            print(f"{name:<12} {n_tries:>9,} inputs, {n_branches:>5} branches, {result}", flush=True)
             if ended.returncode:
-                found += 1
+                n_findings += 1
                 print(ended.stdout[-3000:])
-    return int(found > 0)
+    return int(n_findings > 0)
 
 
 if __name__ == "__main__":

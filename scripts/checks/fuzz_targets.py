@@ -1,7 +1,7 @@
-"""What reads files that strangers may have made, each as a function of bytes, for the fuzzers.
+"""Readers of untrusted files, each as a function of bytes, for the fuzzers.
 
-A target returns quietly, or raises what its module documents; anything else that it raises is a finding. `Watch` makes
-findings of code that would be run, too.
+A target returns, or raises what its module documents; any other exception is a finding. So is an attempt to execute
+code, which `AuditHook` detects.
 """
 
 from __future__ import annotations
@@ -40,48 +40,48 @@ from vpdist.storage.run_folder import RunFolder
 FASTA = b">a first\nACGTNNRY\nacgu\n\n>b\r\nTTAATTAG\r\n# note\n>\n"
 FASTQ = b"@a first\nACGTN\n+\nIIIII\n@b\nTT\n+b\n#I\n"
 FORBIDDEN = frozenset(("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class"))
-"""Audit events of code that is run, or looked up to be run."""
+"""Audit events of code that is executed, or looked up to be executed."""
 
 
-class CodeRun(BaseException):
-    """A target ran code that its input brought along. Not an Exception, so that no handler takes it for damage."""
+class CodeExecuted(BaseException):
+    """A target executed code of its input. Not an Exception, so that no handler takes it for damage."""
 
 
-class Watch:
-    """Python's audit events while a target runs."""
+class AuditHook:
+    """Raises CodeExecuted on forbidden audit events while `active`. Python cannot remove an audit hook."""
 
     def __init__(self) -> None:
-        self.on = False
-        sys.addaudithook(self._hear)
+        self.active = False
+        sys.addaudithook(self._check)
 
-    def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
-        if self.on and event in FORBIDDEN:
-            raise CodeRun(f"{event} {arguments!r}"[:200])
+    def _check(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.active and event in FORBIDDEN:
+            raise CodeExecuted(f"{event} {arguments!r}"[:200])
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One reader."""
+    """A reader, the errors it documents, and valid files to start from."""
 
     run: Callable[[bytes, Path], None]
-    """Reads the content, by way of files in a folder."""
+    """Reads the content from a file in a folder."""
     documented: tuple[type[Exception], ...]
     seeds: tuple[bytes, ...]
 
-    def __call__(self, content: bytes, folder: Path, watch: Watch) -> None:
-        """Run, and let only findings through."""
-        watch.on = True
+    def __call__(self, content: bytes, folder: Path, hook: AuditHook) -> None:
+        """Run the reader; raises findings only."""
+        hook.active = True
         try:
             self.run(content, folder)
         except self.documented:
             return
         finally:
-            watch.on = False
+            hook.active = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seeds:
-    """Sound files, which the fuzzers change."""
+    """Valid files, which the fuzzers change."""
 
     nucleotide: Path
     """Folder of a DNABERT-S."""
@@ -148,11 +148,11 @@ def _written(folder: Path, name: str, content: bytes) -> Path:
 def _records(content: bytes, folder: Path) -> None:
     for record in read_records([_written(folder, "input", content)]):
         if any(unicodedata.category(letter) == "Cc" for letter in record.name + record.description):
-            raise AssertionError(f"a name that a terminal would obey: {record.name!r}")
+            raise AssertionError(f"a control character in the name {record.name!r}")
 
 
 def _pickle(content: bytes, folder: Path, original: Path) -> None:
-    """`content` as the pickle of an otherwise sound file."""
+    """`content` as the pickle of an otherwise valid file."""
     path = folder / "classifier.pth"
     with zipfile.ZipFile(original) as source, zipfile.ZipFile(path, "w") as target:
         for name in source.namelist():
@@ -198,7 +198,7 @@ def _block(content: bytes, folder: Path) -> None:
     block = token_store.read_block(_written(folder, "block.h5", content))
     for text in (*block.names, *block.descriptions):
         if "\x1b" in text:
-            raise AssertionError(f"a name that a terminal would obey: {text!r}")
+            raise AssertionError(f"a control character in the name {text!r}")
 
 
 def _plan(content: bytes, folder: Path) -> None:
@@ -218,13 +218,13 @@ def _store_json(content: bytes, folder: Path) -> None:
 
 def _progress(content: bytes, folder: Path) -> None:
     snapshot = Snapshot.from_json(content.decode())
-    told = io.StringIO()
+    stream = io.StringIO()
     try:
-        LogLines(told, first_s=0.0).show(snapshot)
+        LogLines(stream, first_s=0.0).show(snapshot)
     except ValueError as error:
         raise AssertionError(f"a snapshot that cannot be shown: {error}") from error
-    if "\x1b" in told.getvalue():
-        raise AssertionError("a snapshot that a terminal would obey")
+    if "\x1b" in stream.getvalue():
+        raise AssertionError("a control character in a log line")
 
 
 def _snapshot() -> Snapshot:

@@ -1,10 +1,8 @@
-"""Write constraints-hashes.txt: every pinned package, and what torch needs beside it, with the hashes of its files.
+"""`python -m scripts.checks.pin_hashes`: write constraints-hashes.txt, all pinned packages with hashes of their files.
 
-    pip install -c constraints.txt -e '.[pins]'
-    python -m scripts.checks.pin_hashes
-
-The hashes are those that the package index lists for the pinned versions: all platforms and Python versions that there
-are files for. Run it after constraints.txt has changed. pip's settings do not enter; uv's do (UV_INDEX_URL, ...).
+Needs uv: pip install -c constraints.txt -e '.[pins]'. Packages that torch needs are included. The hashes are those that
+the package index lists for the pinned versions, for all platforms and Python versions. Run it after constraints.txt has
+changed. uv's settings say where the index is (UV_INDEX_URL, ...), not pip's.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ PINS, HASHES = ROOT / "constraints.txt", ROOT / "constraints-hashes.txt"
 EXTRAS = ("gpu", "test", "check")
 HEAD = """\
 # Everything that vpdist is tested with, with the hashes of the files that the package index publishes. Made from
-# constraints.txt and pyproject.toml by scripts/checks/pin_hashes.py.
+# constraints.txt and pyproject.toml by python -m scripts.checks.pin_hashes.
 #
 #     pip install --require-hashes -r constraints-hashes.txt
 #     pip install --no-deps --no-build-isolation -e .
@@ -31,7 +29,7 @@ HEAD = """\
 
 
 def compiled() -> str:
-    """The list, as uv resolves it for Linux, macOS and Windows and for every Python version that vpdist supports."""
+    """The list as uv resolves it, for all platforms and for every Python version that vpdist supports."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "hashes.txt"
         command = [sys.executable, "-m", "uv", "pip", "compile", "--universal", "--generate-hashes", "--quiet"]

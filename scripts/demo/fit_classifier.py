@@ -1,10 +1,7 @@
-"""Fit the small classifier on the embeddings of two labelled runs.
+"""`python -m scripts.demo.fit_classifier VIRUS_RUN OTHER_RUN classifier.safetensors`: fit a small classifier.
 
-    vpdist embed virus.fa -o demo/virus ...
-    vpdist embed other.fa -o demo/other ...
-    python -m scripts.demo.fit_classifier demo/virus demo/other demo/classifier.safetensors
-
-A fifth of the sequences is held out; the figures printed are theirs. The same runs and seed give the same classifier.
+The runs are those of `vpdist embed` on sequences of viruses and on others. A fifth of the sequences is held out, and
+accuracy and AUROC on them are printed. The same runs and seed give the same classifier.
 """
 
 from __future__ import annotations
@@ -62,7 +59,7 @@ def read_run(run: Path, *, virus: bool) -> Labelled:
             for name in ("nucleotide", "protein"):
                 parts[name].append(hdf5_files.read(file, name)[row[usable]])
     if not parts["fragment"]:
-        raise typer.BadParameter(f"{run}/parts holds no parts")
+        raise typer.BadParameter(f"{run}/parts has no parts")
     fragment = np.concatenate(parts["fragment"])
     order = np.argsort(fragment)
     nucleotide, protein = (np.concatenate(parts[name])[order] for name in ("nucleotide", "protein"))
@@ -78,7 +75,7 @@ def split(data: Labelled, rng: np.random.Generator) -> tuple[Labelled, Labelled]
 
 
 def fit(training: Labelled, hidden: int, rng: np.random.Generator) -> Classifier:
-    """Cross-entropy, AdamW, learning rate falling to 0 along a cosine."""
+    """Minimise cross-entropy with AdamW and cosine annealing of the learning rate."""
     inputs, labels = training.inputs, torch.from_numpy(training.virus.astype(np.int64))
     classifier = Classifier(inputs.shape[1], hidden)
     batches = -(-len(labels) // BATCH)
@@ -104,11 +101,11 @@ def by_sequence(data: Labelled, scores: np.ndarray) -> tuple[np.ndarray, np.ndar
 def main(
     virus: Annotated[Path, typer.Argument(help="Run folder of viral sequences.")],
     other: Annotated[Path, typer.Argument(help="Run folder of other sequences.")],
-    output: Annotated[Path, typer.Argument(help="Where the classifier goes (safetensors).")],
+    output: Annotated[Path, typer.Argument(help="File to write (safetensors).")],
     hidden: Annotated[int, typer.Option(help="Width of the hidden layer.")] = 256,
     seed: Annotated[int, typer.Option(help="The same seed gives the same classifier.")] = 2026,
 ) -> None:
-    """Fit the small classifier on the embeddings of two labelled runs."""
+    """Fit a small classifier on the embeddings of two labelled runs."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # sums depend on the number of threads
     rng = np.random.default_rng(seed)
@@ -123,12 +120,12 @@ def main(
     sequence_virus, sequence_margins = by_sequence(held_out, margins)
     save_classifier(classifier, output, {"trained_on": "synthetic organisms; for trying out only", "seed": str(seed)})
     print(f"{output}: fitted on {len(training.virus):,} fragments")
-    for what, labels, scores in (
+    for name, labels, scores in (
         ("fragments", held_out.virus, margins),
         ("sequences", sequence_virus, sequence_margins),
     ):
         print(
-            f"held out: {len(labels):,} {what}, accuracy {accuracy(labels, scores):.3f}, "
+            f"held out: {len(labels):,} {name}, accuracy {accuracy(labels, scores):.3f}, "
             f"AUROC {auroc(labels, scores):.3f}"
         )
 

@@ -1,10 +1,9 @@
-"""Make encoders with random weights, in the layouts in which DNABERT-S and ESM-2 are published.
+"""`python -m scripts.demo.make_models FOLDER`: make encoders with random weights, in the published layouts.
 
-    python -m scripts.demo.make_models demo/models                                        # small ones, for trying out
     python -m scripts.demo.make_models models --nucleotide 12x768 --protein 12x480        # full size, for benchmarks
 
-Leaves FOLDER/dnabert-s and FOLDER/esm-2. They have learnt nothing: their embeddings are random projections of
-composition and order. Weights come from numpy's generator, so the same seed gives the same bytes.
+Writes FOLDER/dnabert-s and FOLDER/esm-2. They are not trained: their embeddings are random projections of composition
+and order. Weights come from numpy's generator, so the same seed gives the same bytes.
 """
 
 from __future__ import annotations
@@ -24,6 +23,9 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
+
+from vpdist.encoders.shape import encoder_shape
+from vpdist.results.classifier import Classifier, save_classifier
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
@@ -107,7 +109,7 @@ def random_weights(rng: np.random.Generator, shapes: Shapes) -> dict[str, torch.
 
 
 def nucleotide_tokenizer(rng: np.random.Generator) -> Tokenizer:
-    """Byte-pair encoding as DNABERT-S's, learnt from random bases: pieces of about five bases."""
+    """Byte-pair encoding like DNABERT-S's, trained on random bases: tokens of about five bases."""
     strings = ["".join(bases) for bases in rng.choice(list("ACGT"), size=(1500, 300), p=(0.3, 0.2, 0.2, 0.3))]
     tokenizer = Tokenizer(BPE(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
@@ -201,24 +203,38 @@ def make_esm2(folder: Path, layers: int, width: int, seed: int) -> int:
     return sum(weight.numel() for weight in weights.values())
 
 
+def make_classifier(path: Path, models: Path, hidden: int) -> Path:
+    """Write a classifier with random weights for the encoders in `models`."""
+    torch.manual_seed(0)
+    width = sum(encoder_shape(models / name).width for name in ("dnabert-s", "esm-2"))
+    save_classifier(Classifier(width, hidden).eval(), path, {"chunk_length": "500"})
+    return path
+
+
+def model_options(models: Path, classifier: Path) -> list[str]:
+    """Options of `vpdist predict` for the encoders in `models` and a classifier."""
+    encoders = ["--nucleotide-model", str(models / "dnabert-s"), "--protein-model", str(models / "esm-2")]
+    return [*encoders, "--classifier", str(classifier)]
+
+
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Where the folders dnabert-s and esm-2 go.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write dnabert-s and esm-2 to.")],
     nucleotide: Annotated[str, typer.Option(help="LAYERSxWIDTH of DNABERT-S; the published one has 12x768.")] = "3x96",
     protein: Annotated[str, typer.Option(help="LAYERSxWIDTH of ESM-2; published: 6x320 ... 36x2560.")] = "4x64",
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 2026,
     safetensors: Annotated[bool, typer.Option(help="DNABERT-S in safetensors too; published: .bin.")] = False,
 ) -> None:
-    """Make encoders with random weights, in the layouts in which DNABERT-S and ESM-2 are published."""
+    """Make encoders with random weights, in the published layouts of DNABERT-S and ESM-2."""
     nucleotide_size, protein_size = layers_and_width(nucleotide), layers_and_width(protein)
-    made = {
+    sizes = {
         folder / "dnabert-s": make_dnabert_s(folder / "dnabert-s", *nucleotide_size, seed, safetensors=safetensors),
         folder / "esm-2": make_esm2(folder / "esm-2", *protein_size, seed + 1),
     }
-    for path, parameters in made.items():
+    for path, parameters in sizes.items():
         print(f"{path}: {parameters:,} parameters, all random")
 
 

@@ -1,8 +1,6 @@
-"""Make a synthetic sample of two kinds of organisms, with the truth beside it.
+"""`python -m scripts.demo.make_sample demo/sample`: make a synthetic sample of two kinds of organisms, and the truth.
 
-    python -m scripts.demo.make_sample demo/sample
-
-The organisms exist nowhere. Each has genes on both strands, written with its own codon usage, and spacers between them;
+The organisms are invented. Each has genes on both strands, written with its own codon usage, and spacers between them;
 organisms of a kind differ from one another less than from those of the other kind. Training and sample come from
 different organisms. Leaves virus.fa and other.fa (labelled), sample.fa.gz (mixed contigs and reads) and truth.tsv.
 The same seed gives the same bytes.
@@ -28,9 +26,9 @@ STOP_CODONS = np.array(["TAA", "TAG", "TGA"])
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 KIND_SPREAD = 0.26
-"""How far apart the kinds' codon usages lie: standard deviation of log frequency."""
+"""Between the kinds' codon usages: standard deviation of log frequency."""
 ORGANISM_SPREAD = 0.30
-"""How far organisms of one kind scatter around it."""
+"""Between organisms of one kind, likewise."""
 GENE_CODONS = 260
 """Median gene length; lengths are log-normal with sigma 0.6."""
 GENOME_BASES = 40_000
@@ -98,7 +96,7 @@ def grow_organisms(rng: np.random.Generator, per_kind: int) -> list[Organism]:
 
 
 def cut(rng: np.random.Generator, organism: Organism, name: str, length: int) -> Piece:
-    """A random stretch of `length` bases (the whole genome where it is shorter), from a random strand."""
+    """A random stretch of `length` bases (the whole genome if it is shorter), from a random strand."""
     length = min(length, len(organism.genome))
     start = int(rng.integers(0, len(organism.genome) - length + 1))
     sequence = organism.genome[start : start + length]
@@ -108,8 +106,8 @@ def cut(rng: np.random.Generator, organism: Organism, name: str, length: int) ->
     )
 
 
-def misread(rng: np.random.Generator, sequence: str) -> str:
-    """`sequence` with the sequencer's substitutions."""
+def with_read_errors(rng: np.random.Generator, sequence: str) -> str:
+    """`sequence` with random substitutions."""
     bases = np.array(list(sequence))
     wrong = rng.random(len(bases)) < READ_ERRORS
     bases[wrong] = rng.choice(list("ACGT"), size=int(wrong.sum()))
@@ -130,7 +128,9 @@ def cut_contigs(rng: np.random.Generator, organisms: list[Organism], count: int,
 def cut_reads(rng: np.random.Generator, organisms: list[Organism], count: int) -> Iterator[Piece]:
     for number, index in enumerate(rng.integers(0, len(organisms), count), start=1):
         piece = cut(rng, organisms[index], f"read_{number:06d}", READ_BASES)
-        yield Piece(piece.name, *(piece.organism, piece.start, piece.end, piece.strand), misread(rng, piece.sequence))
+        yield Piece(
+            piece.name, *(piece.organism, piece.start, piece.end, piece.strand), with_read_errors(rng, piece.sequence)
+        )
 
 
 def fasta(pieces: list[Piece]) -> str:
@@ -146,13 +146,13 @@ def truth_table(pieces: list[Piece]) -> str:
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Where the files go.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write to.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 2026,
     training: Annotated[int, typer.Option(help="Labelled contigs of each kind.")] = 500,
     contigs: Annotated[int, typer.Option(help="Contigs in the mixed sample.")] = 1000,
     reads: Annotated[int, typer.Option(help="Reads in the mixed sample.")] = 2500,
 ) -> None:
-    """Make a synthetic sample of two kinds of organisms, with the truth beside it."""
+    """Make a synthetic sample of two kinds of organisms, and a table of the truth."""
     rng = np.random.default_rng(seed)
     organisms = grow_organisms(rng, TRAINING_ORGANISMS + SAMPLE_ORGANISMS)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How well scores and calls fit the truth."""
+"""Accuracy and AUROC of scores, given the truth."""
 
 from __future__ import annotations
 

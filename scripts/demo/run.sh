@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Try vpdist on synthetic organisms, from nothing to calls. Everything goes to demo/, which is made anew.
+# `make demo`: try vpdist on a synthetic sample. Everything is written to demo/, which is removed first.
 # The encoders are random and the classifier has seen synthetic organisms only: for trying out, not for real sequences.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -11,7 +11,7 @@ run() {
 }
 
 models=(--nucleotide-model demo/models/dnabert-s --protein-model demo/models/esm-2)
-export OMP_NUM_THREADS=1 # vpdist sets its threads itself; this keeps torchrun from remarking on it
+export OMP_NUM_THREADS=1 # vpdist sets its threads itself; this suppresses a warning of torchrun
 
 rm -rf demo
 run python -m scripts.demo.make_sample demo/sample

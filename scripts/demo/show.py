@@ -1,6 +1,6 @@
-"""Show what a run on the synthetic sample found, and how well it fits the truth.
+"""`python -m scripts.demo.show demo/run demo/sample/truth.tsv`: show results of a run on the synthetic sample.
 
-python -m scripts.demo.show demo/run demo/sample/truth.tsv
+Prints the first rows of each table, and how well the calls agree with the truth.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def first_rows(path: Path) -> Table:
         is_text = column in ("seq_name", "fragment_id", "prediction", "status", "frame")
         table.add_column(column, justify="left" if is_text else "right", overflow="fold")
     for row in rows[:ROWS]:
-        table.add_row(*(shown(column, row[column]) for column in columns))
+        table.add_row(*(formatted(column, row[column]) for column in columns))
     return table
 
 
-def shown(column: str, value: str) -> str:
+def formatted(column: str, value: str) -> str:
     return f"{float(value):.3f}" if column.endswith("_score") and value != "NA" else value
 
 
@@ -68,7 +68,7 @@ def confusion(rows: Rows, truth: dict[str, str]) -> Table:
     return table
 
 
-def fit(rows: Rows, truth: dict[str, str]) -> str:
+def agreement(rows: Rows, truth: dict[str, str]) -> str:
     """Accuracy and AUROC over the sequences that were called."""
     called = [row for row in rows if row["prediction"] != "NA"]
     if not called:
@@ -83,9 +83,9 @@ def fit(rows: Rows, truth: dict[str, str]) -> str:
 
 def main(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
-    truth_table: Annotated[Path, typer.Argument(help="truth.tsv of scripts/demo/make_sample.py.")],
+    truth_table: Annotated[Path, typer.Argument(help="truth.tsv of scripts.demo.make_sample.")],
 ) -> None:
-    """Show what a run on the synthetic sample found, and how well it fits the truth."""
+    """Show results of a run on the synthetic sample, and how well they agree with the truth."""
     console = Console()
     truth = {row["seq_name"]: row["truth"] for row in read_table(truth_table)}
     sequences = read_table(run / "sequences.tsv")
@@ -93,7 +93,7 @@ def main(
         console.print(first_rows(run / name), "")
     console.print(confusion(sequences, truth), "")
     for kind in ("contig", "read"):
-        console.print(f"{kind}s: {fit([row for row in sequences if row['seq_name'].startswith(kind)], truth)}")
+        console.print(f"{kind}s: {agreement([row for row in sequences if row['seq_name'].startswith(kind)], truth)}")
     statuses = Counter(row["status"] for row in sequences)
     console.print("status: " + ", ".join(f"{status} {count:,}" for status, count in statuses.most_common()))
     console.print(
@@ -104,8 +104,8 @@ def main(
             f"[bold]{run}/parts/[/]         embeddings and logits (HDF5)\n"
             f"[bold]{run}/logs/[/]          a log per rank\n"
             f"[bold]{run}/run.json[/]       command, settings, versions, times\n"
-            f"[bold]{truth_table}[/]   what the sample is made of",
-            title="Where everything lies",
+            f"[bold]{truth_table}[/]   kind and organism of each sequence",
+            title="Files",
             title_align="left",
             expand=False,
         )

@@ -1,6 +1,7 @@
-"""Records that crash the process, yield NaN or fit nowhere, in the real program: its encoders are made to misbehave.
+"""Records that crash the process, hang it, yield NaN or do not fit into memory, in the real program.
 
-See faulty/sitecustomize.py for how. All else must come out as in an undisturbed run.
+faulty/sitecustomize.py injects these faults into the encoders. All other records must have the results of an
+undisturbed run.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from pathlib import Path
 from scripts.faults.launched_runs import Job, Launch, lost_and_twice, repeated, standalone, status
 from scripts.faults.report import Row
 
-SABOTAGE = Path(__file__).with_name("faulty")
+FAULTY = Path(__file__).with_name("faulty")
 MARKS = {"W": "TGG", "M": "ATG", "H": "CAT"}
-"""Codon of each residue that marks a record."""
+"""Codon of each residue by which a record is marked."""
 
 
 def write_marked(source: Path, target: Path, marks: str) -> Path:
-    """`source` and behind it, for each residue of `marks`, a record whose protein holds eight of it in a row."""
+    """`source`, followed by a record for each residue of `marks`, with eight of it in a row in its protein."""
     rng = random.Random(0)
     codons = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in ("TAA", "TAG", "TGA")]
     with open(target, "w", encoding="utf-8") as file:
@@ -33,14 +34,14 @@ def write_marked(source: Path, target: Path, marks: str) -> Path:
     return target
 
 
-def sabotage(**faults: object) -> dict[str, str]:
-    """The environment in which encoders misbehave."""
-    return {"PYTHONPATH": str(SABOTAGE), "VPDIST_FAULTS": json.dumps(faults)}
+def fault_environment(**faults: object) -> dict[str, str]:
+    """Environment variables that inject faults; see faulty/sitecustomize.py for their names."""
+    return {"PYTHONPATH": str(FAULTY), "VPDIST_FAULTS": json.dumps(faults)}
 
 
-def sabotaged(job: Job, **faults: object) -> Job:
-    """The job with misbehaving encoders."""
-    return replace(job, environment=sabotage(**faults))
+def with_faults(job: Job, **faults: object) -> Job:
+    """The job with injected faults."""
+    return replace(job, environment=fault_environment(**faults))
 
 
 def fragment_rows(folder: Path) -> dict[str, dict[str, str]]:
@@ -49,16 +50,16 @@ def fragment_rows(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def differences(folder: Path, reference: Path, failed: str, tolerance: float = 0.0) -> list[str]:
-    """What is wrong with scores, when exactly the records marked by a residue of `failed` should have none."""
+    """Differences from the reference; exactly the records marked by a residue of `failed` should have no score."""
     problems = []
-    found, expected = fragment_rows(folder), fragment_rows(reference)
-    if found.keys() != expected.keys():
+    rows, expected = fragment_rows(folder), fragment_rows(reference)
+    if rows.keys() != expected.keys():
         problems.append("other fragments")
-    bad = {row["seq_name"] for row in found.values() if row["virus_score"] == "NA"}
+    bad = {row["seq_name"] for row in rows.values() if row["virus_score"] == "NA"}
     if bad != {f"marked_{mark}" for mark in failed}:
         problems.append(f"failed: {sorted(bad)}")
-    for name in found.keys() & expected.keys():
-        mine, other = found[name], expected[name]
+    for name in rows.keys() & expected.keys():
+        mine, other = rows[name], expected[name]
         if mine["virus_score"] == "NA":
             continue
         scores = [abs(float(mine[each]) - float(other[each])) for each in ("virus_score", "nonvirus_score")]
@@ -67,51 +68,51 @@ def differences(folder: Path, reference: Path, failed: str, tolerance: float = 0
     return problems
 
 
-def poisoned(job: Job, folder: Path, reference: Path, attempts: int = 3) -> Row:
-    """A record that crashes the process and one that yields NaN; torchrun starts the ranks again. All else has the
-    bits of an undisturbed run."""
+def crash_and_nan(job: Job, folder: Path, reference: Path, attempts: int = 3) -> Row:
+    """A record that crashes the process and one that yields NaN; torchrun restarts the ranks. All other scores are
+    bit-identical to those of an undisturbed run."""
     launcher = standalone(2, f"--max-restarts={attempts - 1}")
     started = time.monotonic()
-    with Launch(sabotaged(job, crash="W", nan="M"), folder, launcher) as launch:
+    with Launch(with_faults(job, crash="W", nan="M"), folder, launcher) as launch:
         launch.end()
-        told = launch.told()
+        console = launch.console_text()
     dtype = job.options[job.options.index("--dtype") + 1]
     name = f"a record that crashes the process, one that yields NaN ({dtype})"
-    row = _listed(name, folder, reference, "WM", told, started)
+    row = _listed(name, folder, reference, "WM", console, started)
     logs = "".join(path.read_text() for path in (folder / "logs").iterdir())
     if ("retried in float32" in logs) == (dtype == "float32"):
-        row = replace(row, problems=(*row.problems, "not retried in float32, or in vain"))
+        row = replace(row, problems=(*row.problems, "a retry in float32 was missing, or not needed"))
     return row
 
 
-def hangs(job: Job, folder: Path, reference: Path, patience_s: int = 15, attempts: int = 3) -> Row:
-    """A record at which a process hangs for ever: given up twice, then set aside by the child process."""
-    job = sabotaged(replace(job, options=(*job.options, "--stall-timeout", str(patience_s))), hang="H")
+def hanging(job: Job, folder: Path, reference: Path, timeout_s: int = 15, attempts: int = 3) -> Row:
+    """A record that hangs the process: `--stall-timeout` ends it twice, then the child process excludes the record."""
+    job = with_faults(replace(job, options=(*job.options, "--stall-timeout", str(timeout_s))), hang="H")
     started = time.monotonic()
     with Launch(job, folder, standalone(2, f"--max-restarts={attempts - 1}")) as launch:
         launch.end()
-        told = launch.told()
-    name = f"a record at which the process hangs, `--stall-timeout {patience_s}`"
-    return _listed(name, folder, reference, "H", told, started)
+        console = launch.console_text()
+    name = f"a record at which the process hangs, `--stall-timeout {timeout_s}`"
+    return _listed(name, folder, reference, "H", console, started)
 
 
-def does_not_fit(job: Job, folder: Path, reference: Path) -> Row:
-    """The memory holds three sequences at a time, and one record not even alone."""
+def out_of_memory(job: Job, folder: Path, reference: Path) -> Row:
+    """Three sequences fit into memory at a time; one record does not even fit alone."""
     started = time.monotonic()
-    with Launch(sabotaged(job, too_large="H", most_rows=3), folder, standalone(2)) as launch:
+    with Launch(with_faults(job, too_large="H", most_rows=3), folder, standalone(2)) as launch:
         launch.end()
-        told = launch.told()
+        console = launch.console_text()
     name = "out of memory beyond three sequences; a record that does not fit"
-    return _listed(name, folder, reference, "H", told, started, tolerance=1e-5)
+    return _listed(name, folder, reference, "H", console, started, tolerance=1e-5)
 
 
 def _listed(
-    name: str, folder: Path, reference: Path, failed: str, told: str, started: float, tolerance: float = 0.0
+    name: str, folder: Path, reference: Path, failed: str, console: str, started: float, tolerance: float = 0.0
 ) -> Row:
-    """Judge a run that should have ended with exit code 5."""
+    """The report on a run that should have ended with exit code 5."""
     seconds = time.monotonic() - started
-    found = status(folder)
-    if (found.get("state"), found.get("exit_code")) != ("done_with_failures", 5):
-        return Row(name, 1, 0, "-", (), (), (f"{name}: status.json says {found}; {told[-3000:]}",))
+    recorded = status(folder)
+    if (recorded.get("state"), recorded.get("exit_code")) != ("done_with_failures", 5):
+        return Row(name, 1, 0, "-", (), (), (f"{name}: status.json holds {recorded}; {console[-3000:]}",))
     problems = differences(folder, reference, failed, tolerance)
     return Row(name, 1, sum(lost_and_twice(folder)), str(repeated(folder).total()), (), (seconds,), tuple(problems))

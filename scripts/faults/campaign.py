@@ -1,10 +1,8 @@
-"""Inject every fault into the real program under the real launchers, and print what it cost.
+"""`python -m scripts.faults.campaign virus.fa.gz host.fa.gz --work faults [--into docs/faults.md]`: inject every fault.
 
-    python -m scripts.faults.campaign virus.fa.gz host.fa.gz --contigs 40 --work faults [--kills 50] [--tries 3]
-        [--seed 0] [--into docs/faults.md]
-
-Encoders are small ones with random weights unless --models names a folder with dnabert-s and esm-2. `--into` puts the
-table between the marks in a Markdown file. Ends with 1 and a list where anything was not as it should be.
+Runs the real program under the real launchers and prints what each fault costs. Encoders are small ones with random
+weights unless --models names a folder with dnabert-s and esm-2. `--into` replaces the table between the marks of a
+Markdown file. Exits with 1 and a list if any expectation is not met.
 """
 
 from __future__ import annotations
@@ -22,48 +20,45 @@ from pathlib import Path
 from typing import TextIO
 
 import dnaio
-import torch
 
 from scripts.bench.goals import conditions
-from scripts.demo.make_models import make_dnabert_s, make_esm2
-from scripts.faults.bad_records import does_not_fit, hangs, poisoned, sabotaged, write_marked
+from scripts.demo.make_models import make_classifier, make_dnabert_s, make_esm2
+from scripts.faults.bad_records import crash_and_nan, hanging, out_of_memory, with_faults, write_marked
 from scripts.faults.gate import Gate
-from scripts.faults.kills_and_signals import KILLS, SIGNALS, Chase, signal_rank
+from scripts.faults.kills_and_signals import KILLS, SIGNALS, DisturbedRuns, signal_rank
 from scripts.faults.launched_runs import Job, Launch, standalone, tables
-from scripts.faults.non_fatal import MISHAPS
-from scripts.faults.report import Row, as_markdown, judged, together
+from scripts.faults.non_fatal import NON_FATAL
+from scripts.faults.report import Row, as_markdown, judged, merged
 from scripts.faults.two_nodes import node_lost, node_silent, rendezvous_lost
-from vpdist.encoders.shape import encoder_shape
-from vpdist.results.classifier import Classifier, save_classifier
 
 BEGIN, END = "<!-- begin of the table -->", "<!-- end of the table -->"
 
 
-def chased(name: str, chase: Chase) -> Row:
-    """A chase's line."""
+def disturbed_row(name: str, disturbed: DisturbedRuns) -> Row:
+    """The row of all launches and runs of `disturbed`."""
     return Row(
         name,
-        len(chase.trials),
-        sum(finish.lost + finish.twice for finish in chase.finishes),
-        f"{sum(finish.repeated for finish in chase.finishes)}",
-        tuple(trial.stop_s for trial in chase.trials),
-        tuple(finish.finish_s for finish in chase.finishes),
-        tuple(chase.faults()),
-        tuple(chase.late()),
+        len(disturbed.stopped),
+        sum(run.lost + run.twice for run in disturbed.finished),
+        f"{sum(run.repeated for run in disturbed.finished)}",
+        tuple(stop.stop_s for stop in disturbed.stopped),
+        tuple(run.finish_s for run in disturbed.finished),
+        tuple(disturbed.faults()),
+        tuple(disturbed.late()),
     )
 
 
 def elastic(job: Job, folder: Path, undisturbed: list[bytes], rng: random.Random, kills: int = 2) -> Row:
-    """torchrun --max-restarts=3: random ranks are killed, and nobody gives the command again. All are held in the
-    middle of their work until the last kill."""
+    """torchrun --max-restarts=3: random ranks are killed and restarted by torchrun, held between batches until the last
+    kill."""
     problems = []
     killed_at = 0.0
     gate = Gate(folder.with_name(f"{folder.name}.gate"))
-    held = sabotaged(job, hold=gate.rule(free_batches=rng.randint(3, 10)))
+    held = with_faults(job, hold=gate.rule(free_batches=rng.randint(3, 10)))
     with Launch(held, folder, standalone(3, "--max-restarts=3")) as launch:
         for _ in range(kills):
-            if not launch.wait_until(partial(gate.holds, launch, 3), "three ranks in the middle of their work"):
-                problems.append("ended before it was killed")
+            if not launch.wait_until(partial(gate.holds, launch, 3), "three ranks between batches"):
+                problems.append("the run ended before a rank was killed")
                 break
             victims = set(launch.ranks().values())
             killed_at = time.monotonic()
@@ -72,10 +67,10 @@ def elastic(job: Job, folder: Path, undisturbed: list[bytes], rng: random.Random
         gate.open()
         launch.end()
         if launch.agent.returncode != 0:
-            problems.append(f"torchrun ended with {launch.agent.returncode}: {launch.told()[-3000:]}")
+            problems.append(f"torchrun ended with {launch.agent.returncode}: {launch.console_text()[-3000:]}")
     seconds = time.monotonic() - killed_at
     if not problems and json.loads((folder / "run.json").read_text())["launcher_restarts"] != kills:
-        problems.append("run.json counts other restarts")
+        problems.append("run.json counts another number of restarts")
     return judged("a rank killed twice, `--max-restarts=3`", folder, undisturbed, (), (seconds,), problems)
 
 
@@ -83,36 +78,36 @@ def _all_gone(launch: Launch, processes: set[int]) -> bool:
     return processes.isdisjoint(launch.processes())
 
 
-def undisturbed(job: Job, folder: Path, ranks: int = 1) -> float:
-    """Run the job, and return the seconds that took."""
+def run_undisturbed(job: Job, folder: Path, ranks: int = 1) -> float:
+    """Run the job; returns the seconds that took."""
     started = time.monotonic()
     with Launch(job, folder, standalone(ranks)) as launch:
         launch.end()
         if launch.agent.returncode != 0:
-            raise RuntimeError(f"the undisturbed run failed: {launch.told()}")
+            raise RuntimeError(f"the undisturbed run failed: {launch.console_text()}")
     return time.monotonic() - started
 
 
 def campaign(job: Job, work: Path, kills: int, tries: int, seed: int, log: TextIO) -> list[Row]:
-    """Every fault, and its line."""
+    """Inject every fault; returns a row for each."""
     rng = random.Random(seed)
-    undisturbed(job, work / "undisturbed")
+    run_undisturbed(job, work / "undisturbed")
     expected = tables(work / "undisturbed")
-    seconds = undisturbed(job, work / "undisturbed3", ranks=3)
+    seconds = run_undisturbed(job, work / "undisturbed3", ranks=3)
 
-    def chase(name: str) -> Chase:
+    def new_runs(name: str) -> DisturbedRuns:
         folder = work / name
         folder.mkdir(parents=True)
-        return Chase(job, folder, work / "undisturbed", seconds, rng, log)
+        return DisturbedRuns(job, folder, work / "undisturbed", seconds, rng, log)
 
     rows = []
-    killing = chase("kills")
+    killing = new_runs("kills")
     killing.disturb_all([rng.choice(KILLS) for _ in range(kills)])
-    rows.append(chased("a random rank or the agent killed, resumed on 1 to 5 ranks", killing))
+    rows.append(disturbed_row("a random rank or the agent killed, resumed on 1 to 5 ranks", killing))
     for number, disturbance in enumerate((*KILLS, *SIGNALS)):
-        each = chase(f"disturbance{number}")
+        each = new_runs(f"disturbance{number}")
         each.disturb_all([disturbance] * tries, always_finish=True)
-        rows.append(chased(disturbance.name, each))
+        rows.append(disturbed_row(disturbance.name, each))
     by_itself: dict[str, Callable[[Path], Row]] = {
         "elastic": lambda folder: elastic(job, folder, expected, rng),
         "node1": lambda folder: node_lost(job, folder, expected, killed=1),
@@ -122,28 +117,28 @@ def campaign(job: Job, work: Path, kills: int, tries: int, seed: int, log: TextI
     }
     for name, attempt in by_itself.items():
         n = max(tries, 5) if name == "elastic" else tries
-        rows.append(together([attempt(work / f"{name}-{number}") for number in range(n)]))
+        rows.append(merged([attempt(work / f"{name}-{number}") for number in range(n)]))
     marked = replace(job, source=write_marked(job.source, work / "marked.fa", "WMH"))
     half = replace(marked, options=tuple(each.replace("float32", "bfloat16") for each in job.options))
-    undisturbed(marked, work / "marked")
-    undisturbed(half, work / "marked16")
-    rows.append(poisoned(marked, work / "poisoned", work / "marked"))
-    rows.append(poisoned(half, work / "poisoned16", work / "marked16"))
-    rows.append(hangs(marked, work / "hung", work / "marked"))
-    rows.append(does_not_fit(marked, work / "memory", work / "marked"))
-    rows += [mishap(name, job, work, number) for number, name in enumerate(MISHAPS)]
+    run_undisturbed(marked, work / "marked")
+    run_undisturbed(half, work / "marked16")
+    rows.append(crash_and_nan(marked, work / "crash", work / "marked"))
+    rows.append(crash_and_nan(half, work / "crash16", work / "marked16"))
+    rows.append(hanging(marked, work / "hanging", work / "marked"))
+    rows.append(out_of_memory(marked, work / "memory", work / "marked"))
+    rows += [non_fatal_row(name, job, work, number) for number, name in enumerate(NON_FATAL)]
     return rows
 
 
-def mishap(name: str, job: Job, work: Path, number: int) -> Row:
-    """The line of a fault that ends no process; needs `work`/undisturbed."""
+def non_fatal_row(name: str, job: Job, work: Path, number: int) -> Row:
+    """The row of a fault that ends no process; needs `work`/undisturbed."""
     started = time.monotonic()
-    problems = MISHAPS[name](job, work / "undisturbed", work / f"mishap{number}")
+    problems = NON_FATAL[name](job, work / "undisturbed", work / f"non_fatal{number}")
     return Row(name, 1, 0, "-", (), (time.monotonic() - started,), tuple(problems))
 
 
 def small_job(sources: list[Path], contigs: int, work: Path, models: Path | None) -> Job:
-    """The first contigs of each source, small encoders unless there are others, a random classifier."""
+    """The first contigs of each source, with `models` or small random encoders, and a random classifier."""
     work.mkdir(parents=True)
     with open(work / "contigs.fa", "w", encoding="utf-8") as file:
         for source in sources:
@@ -154,14 +149,11 @@ def small_job(sources: list[Path], contigs: int, work: Path, models: Path | None
         models = work / "models"
         make_dnabert_s(models / "dnabert-s", 2, 48, 0, safetensors=True)
         make_esm2(models / "esm-2", 2, 32, 1)
-    torch.manual_seed(0)
-    width = sum(encoder_shape(models / name).width for name in ("dnabert-s", "esm-2"))
-    save_classifier(Classifier(width, 16).eval(), work / "classifier.safetensors", {"chunk_length": "500"})
-    return Job(work / "contigs.fa", models / "dnabert-s", models / "esm-2", work / "classifier.safetensors")
+    return Job.of(work / "contigs.fa", models, make_classifier(work / "classifier.safetensors", models, hidden=16))
 
 
 def put_into(path: Path, table: str) -> None:
-    """Replace what stands between the marks."""
+    """Replace the text between the marks."""
     before, _, rest = path.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     path.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
@@ -180,10 +172,10 @@ def main() -> None:
     arguments = parser.parse_args()
     job = small_job(arguments.sources, arguments.contigs, arguments.work, arguments.models)
     rows = campaign(job, arguments.work, arguments.kills, arguments.tries, arguments.seed, sys.stderr)
-    told = f"{as_markdown(rows)}\n\n```\n{conditions()}\n```"
-    print(told)
+    report = f"{as_markdown(rows)}\n\n```\n{conditions()}\n```"
+    print(report)
     if arguments.into:
-        put_into(arguments.into, told)
+        put_into(arguments.into, report)
     problems = [f"{row.fault}: {problem}" for row in rows for problem in row.missed]
     sys.exit("\n".join(problems) or 0)
 

@@ -1,6 +1,6 @@
-"""`vpdist predict` under its launchers, seen from outside: its processes, its parts, what was lost or repeated.
+"""`vpdist predict` under its launchers, observed from outside: its processes, parts, and lost or repeated units.
 
-Every process of a launch carries a mark in its environment, so that none is overlooked, whatever its session or parent.
+Every process of a launch carries a mark in its environment, so that all are found, whatever their session or parent.
 """
 
 from __future__ import annotations
@@ -29,23 +29,30 @@ from vpdist.storage import hdf5_files
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 MARK = "VPDIST_LAUNCH_MARK"
+OPTIONS = ("--threads", "1", "--dtype", "float32", "--token-budget", "400", "--progress", "none")
 POLL_S = 0.02
-PATIENCE_S = 900.0
-"""No machine needs so long for anything that is waited for here, however busy it is."""
+TIMEOUT_S = 900.0
+"""Far longer than any wait takes, however busy the machine is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is predicted, always by the same command."""
+    """Input, models and options of a `vpdist predict` command."""
 
     source: Path
     nucleotide: Path
     protein: Path
     classifier: Path
-    options: tuple[str, ...] = ("--threads", "1", "--dtype", "float32", "--token-budget", "400", "--progress", "none")
+    options: tuple[str, ...] = OPTIONS
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, source: Path, models: Path, classifier: Path, *options: str) -> Job:
+        """With the encoders in `models`, a folder made by scripts.demo.make_models; by default with OPTIONS."""
+        return cls(source, models / "dnabert-s", models / "esm-2", classifier, options or OPTIONS)
+
     def arguments(self, output: Path) -> list[str]:
+        """The arguments of Python that write the run to `output`."""
         return [
             *("-m", "vpdist", "predict", str(self.source), "-o", str(output)),
             *("--nucleotide-model", str(self.nucleotide), "--protein-model", str(self.protein)),
@@ -61,7 +68,7 @@ def standalone(ranks: int, *options: str) -> tuple[str, ...]:
 
 
 class Launch:
-    """A launch under way. Leaving the block kills whatever is left of it."""
+    """A running launch. Leaving the block kills all of its processes."""
 
     def __init__(self, job: Job, output: Path, launcher: Sequence[str], environment: Mapping[str, str] | None = None):
         self.output = output
@@ -70,7 +77,7 @@ class Launch:
         name, value = self._mark.split("=")
         self._console = output.with_name(f"{output.name}.console")
         with open(self._console, "ab") as console:
-            self._told_from = console.tell()
+            self._console_start = console.tell()
             self.agent = subprocess.Popen(
                 [*launcher, *job.arguments(output)],
                 env={**kept, **job.environment, **(environment or {}), name: value},
@@ -93,54 +100,51 @@ class Launch:
             self.agent.poll()
         self.agent.wait()
 
-    def told(self) -> str:
-        """What this launch has written to its console."""
-        return self._console.read_bytes()[self._told_from :].decode(errors="replace")
+    def console_text(self) -> str:
+        """Standard output and error of this launch so far."""
+        return self._console.read_bytes()[self._console_start :].decode(errors="replace")
 
     def processes(self) -> list[int]:
         """Ids of all processes of this launch that have not ended."""
-        found = []
-        for entry in os.scandir("/proc"):
-            if entry.name.isdigit() and self._mark in _environment(entry.name):
-                found.append(int(entry.name))
-        return found
+        ids = (entry.name for entry in os.scandir("/proc") if entry.name.isdigit())
+        return [int(pid) for pid in ids if self._mark in _environment(pid)]
 
     def ranks(self) -> dict[int, int]:
-        """Process id of each rank that lives: the agent's children, or the plain process itself."""
-        found = {}
+        """Process id of each running rank: the agent's children, or the only process."""
+        ranks = {}
         for pid in self.processes():
             rank = [entry.removeprefix("RANK=") for entry in _environment(str(pid)) if entry.startswith("RANK=")]
             if rank and _parent(pid) == self.agent.pid:
-                found[int(rank[0])] = pid
-        if not found and self.agent.poll() is None and "torch.distributed.run" not in self.agent.args:  # type: ignore[operator]
-            found[0] = self.agent.pid
-        return found
+                ranks[int(rank[0])] = pid
+        if not ranks and self.agent.poll() is None and "torch.distributed.run" not in self.agent.args:  # type: ignore[operator]
+            ranks[0] = self.agent.pid
+        return ranks
 
     def signal(self, pid: int, number: int) -> None:
-        """Send a signal to a process of this launch, if it still is one."""
+        """Send a signal to a process of this launch; nothing happens once it has ended."""
         if self._mark in _environment(str(pid)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def wait_until(self, ready: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> bool:
-        """Wait until `ready` or the end of the agent; whether it was ready first. Raises TimeoutError that says `what`
-        did not come."""
-        until = time.monotonic() + patience_s
+    def wait_until(self, ready: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> bool:
+        """Wait for `ready` or the end of the agent; returns whether `ready` came first. Raises TimeoutError with `what`
+        was awaited."""
+        until = time.monotonic() + timeout_s
         while self.agent.poll() is None:
             if ready():
                 return True
             if time.monotonic() > until:
-                raise TimeoutError(f"{what}: not within {patience_s:.0f} s\n{self.told()}")
+                raise TimeoutError(f"{what} did not come within {timeout_s:.0f} s\n{self.console_text()}")
             time.sleep(POLL_S)
         return False
 
-    def end(self, patience_s: float = PATIENCE_S) -> float:
-        """Wait until no process is left; returns the seconds that took. Raises TimeoutError."""
+    def end(self, timeout_s: float = TIMEOUT_S) -> float:
+        """Wait until all processes have ended; returns the seconds that took. Raises TimeoutError."""
         started = time.monotonic()
         while self.agent.poll() is None or self.processes():
-            if time.monotonic() - started > patience_s:
+            if time.monotonic() - started > timeout_s:
                 raise TimeoutError(
-                    f"processes {self.processes()} have not ended within {patience_s:.0f} s\n{self.told()}"
+                    f"processes {self.processes()} have not ended within {timeout_s:.0f} s\n{self.console_text()}"
                 )
             time.sleep(POLL_S)
         return time.monotonic() - started
@@ -160,7 +164,7 @@ def _parent(pid: int) -> int:
         return 0
 
 
-# What a run has left
+# Files of a run
 
 
 def part_paths(folder: Path) -> list[Path]:
@@ -172,27 +176,27 @@ def tables(folder: Path) -> list[bytes]:
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """status.json, empty where there is none."""
+    """Content of status.json, empty if there is none."""
     path = folder / "status.json"
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def unreadable(folder: Path) -> list[str]:
-    """Parts that cannot be read to the last digest, each with the reason."""
-    found = []
+    """The reason for each part that cannot be read completely."""
+    reasons = []
     for path in part_paths(folder):
         try:
             with hdf5_files.opened(path) as file:
                 for name in file:
                     hdf5_files.read(file, name)
         except hdf5_files.DamagedFile as error:
-            found.append(str(error))
-    return found
+            reasons.append(str(error))
+    return reasons
 
 
 def lost_and_twice(folder: Path) -> tuple[int, int]:
-    """Fragments that no part holds, and those that several hold, of a finished run. Raises ValueError unless every
-    digest and count of the run holds."""
+    """Numbers of fragments of a finished run that no part holds, and that several hold. Raises ValueError unless
+    `vpdist verify` finds nothing wrong."""
     if problems := verify(folder):
         raise ValueError("; ".join(problems))
     held: Counter[int] = Counter()
@@ -203,19 +207,19 @@ def lost_and_twice(folder: Path) -> tuple[int, int]:
     return n_fragments - len(held), sum(times > 1 for times in held.values())
 
 
-BEGIN = re.compile(r"^(\S+ \S+) INFO vpdist\.\S+: rank (\d+) of \d+, process (\d+),")
-UNIT = re.compile(r"^(\S+ \S+) INFO vpdist\.\S+: unit (\d+)$")
+BEGIN = re.compile(r"^(\S+ \S+) INFO [\w.]+: rank (\d+) of \d+, process (\d+),")
+UNIT = re.compile(r"^(\S+ \S+) INFO [\w.]+: unit (\d+)$")
 
 
 def repeated(folder: Path) -> Counter[int]:
-    """How many units of each process (by its id) were begun again by a later one, from the log files of all ranks."""
+    """By process id, how many of its units a later process began again; read from the log files of all ranks."""
     begun: list[tuple[str, int, int]] = []
     for path in sorted((folder / "logs").glob("rank*.log")):
         process = 0
         for line in path.read_text(errors="replace").splitlines():
-            if found := BEGIN.match(line):
-                process = int(found[3])
-            elif found := UNIT.match(line):
-                begun.append((found[1], process, int(found[2])))
+            if match := BEGIN.match(line):
+                process = int(match[3])
+            elif match := UNIT.match(line):
+                begun.append((match[1], process, int(match[2])))
     last = {unit: (when, process) for when, process, unit in sorted(begun)}
     return Counter(process for when, process, unit in begun if last[unit] != (when, process))

@@ -1,4 +1,4 @@
-"""What faults cost: one line of the table in docs/faults.md per fault."""
+"""The cost of each fault: a row of the table in docs/faults.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scripts.faults.launched_runs import lost_and_twice, repeated, tables
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table."""
+    """A row of the table."""
 
     fault: str
     tries: int
@@ -23,7 +23,7 @@ class Row:
     finish_s: tuple[float, ...]
     problems: tuple[str, ...] = ()
     late: tuple[str, ...] = ()
-    """What took longer than promised: for a measurement to judge, since a busy machine may be the reason."""
+    """What took longer than promised. Tests ignore it, since a busy machine may be the reason."""
 
     @property
     def missed(self) -> tuple[str, ...]:
@@ -35,19 +35,17 @@ def late(stop_s: Iterable[float], within_s: float) -> tuple[str, ...]:
     return tuple(f"stopped after {each:.1f} s, {within_s:.0f} s are promised" for each in stop_s if each > within_s)
 
 
-def figures(seconds: Iterable[float]) -> str:
-    """Median and worst."""
-    found = list(seconds)
-    return f"{statistics.median(found):.1f} / {max(found):.1f}" if found else "-"
+def median_and_worst(seconds: Iterable[float]) -> str:
+    times = list(seconds)
+    return f"{statistics.median(times):.1f} / {max(times):.1f}" if times else "-"
 
 
 def as_markdown(rows: Iterable[Row]) -> str:
-    """The table."""
+    """The rows as a Markdown table."""
     lines = ["| fault | tries | lost | repeated | s to stop | s to finish |", "| --- | --- | --- | --- | --- | --- |"]
-    lines += [
-        f"| {row.fault} | {row.tries} | {row.lost} | {row.repeated} | {figures(row.stop_s)} | {figures(row.finish_s)} |"
-        for row in rows
-    ]
+    for row in rows:
+        times = f"{median_and_worst(row.stop_s)} | {median_and_worst(row.finish_s)}"
+        lines.append(f"| {row.fault} | {row.tries} | {row.lost} | {row.repeated} | {times} |")
     return "\n".join(lines)
 
 
@@ -60,7 +58,7 @@ def judged(
     problems: list[str],
     within_s: float = math.inf,
 ) -> Row:
-    """The line of a run that must have come to its end with the tables of an undisturbed one."""
+    """The row of a run that must have ended with the tables of an undisturbed one."""
     lost = 0
     if not problems:
         lost = sum(lost_and_twice(folder))
@@ -69,8 +67,8 @@ def judged(
     return Row(name, 1, lost, str(repeated(folder).total()), stop_s, finish_s, tuple(problems), late(stop_s, within_s))
 
 
-def together(rows: list[Row]) -> Row:
-    """Several tries of one fault as one line."""
+def merged(rows: list[Row]) -> Row:
+    """Several tries of one fault as one row."""
     return Row(
         rows[0].fault,
         sum(row.tries for row in rows),

@@ -1,10 +1,8 @@
-"""A long run, watched: memory, files and descriptors stay flat, and the rate at the end is that of the beginning.
+"""`python -m scripts.faults.soak --work soak [--fragments 1000000] [--minutes 30] [--ranks 2]`: observe a long run.
 
-    python -m scripts.faults.soak --work soak [--fragments 1000000] [--minutes 30] [--ranks 2] [--nucleotide 2x96]
-        [--protein 4x128]
-
-Makes random coding reads and small random encoders, runs `predict` on them, and stops it with SIGTERM when it has
-embedded for that long; it need not be done by then. Ends with 1 where a goal is missed.
+Memory, files and descriptors must stay flat, and the rate at the end must be that of the beginning. Makes random coding
+reads and small random encoders, runs `predict` on them, and stops it with SIGTERM after so many minutes of embedding,
+done or not. Exits with 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -19,14 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import torch
 
 from scripts.bench.goals import Row, conditions, table
-from scripts.demo.make_models import layers_and_width, make_dnabert_s, make_esm2
+from scripts.demo.make_models import layers_and_width, make_classifier, make_dnabert_s, make_esm2
 from scripts.faults.launched_runs import Job, Launch, standalone
-from vpdist.encoders.shape import encoder_shape
 from vpdist.monitoring.counters import Snapshot
-from vpdist.results.classifier import Classifier, save_classifier
 
 READ_BASES = 150
 FRAGMENTS_PER_READ = 1.4
@@ -35,8 +30,8 @@ SECONDS_BETWEEN = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """The processes and the folder of a run at one moment."""
+class Measurement:
+    """Resources that the processes and the folder of a run use at one moment."""
 
     time: float
     memory_bytes: int
@@ -60,11 +55,11 @@ def write_reads(path: Path, n_reads: int, seed: int = 0) -> Path:
     return path
 
 
-def sample(launch: Launch) -> Sample | None:
-    """The present state, None while ranks come and go."""
+def measure(launch: Launch) -> Measurement | None:
+    """The present use, or None while ranks start and end."""
     try:
         ranks = [psutil.Process(pid) for pid in launch.ranks().values()]
-        return Sample(
+        return Measurement(
             time.time(),
             sum(rank.memory_info().rss for rank in ranks),
             sum(rank.num_fds() for rank in ranks),
@@ -87,31 +82,31 @@ def embedding(folder: Path) -> list[tuple[float, int]]:
     ]
 
 
-def long_enough(samples: list[Sample], minutes: float) -> bool:
-    """Whether the run has been watched for as long as was asked."""
-    return samples[-1].time - samples[0].time > 60 * minutes
+def long_enough(measurements: list[Measurement], minutes: float) -> bool:
+    """Whether measurements span more than `minutes`."""
+    return measurements[-1].time - measurements[0].time > 60 * minutes
 
 
-def watch(job: Job, folder: Path, ranks: int, minutes: float) -> list[Sample]:
-    """Run the job and sample it while all ranks embed; stop it after so many minutes of that."""
-    samples: list[Sample] = []
+def watch(job: Job, folder: Path, ranks: int, minutes: float) -> list[Measurement]:
+    """Run the job and measure it while all ranks embed; stop it after so many minutes."""
+    measurements: list[Measurement] = []
     stopped = False
     with Launch(job, folder, standalone(ranks)) as launch:
         while launch.agent.poll() is None:
             if len(list((folder / "at_work").glob("rank*"))) == ranks:
-                if (found := sample(launch)) is not None:
-                    samples.append(found)
-            elif samples:
-                break  # a rank is done: from here on there is less of everything
-            if samples and long_enough(samples, minutes):
+                if (measurement := measure(launch)) is not None:
+                    measurements.append(measurement)
+            elif measurements:
+                break  # a rank is done, and uses less from now on
+            if measurements and long_enough(measurements, minutes):
                 launch.signal(launch.agent.pid, signal.SIGTERM)
                 stopped = True
                 break
             time.sleep(SECONDS_BETWEEN)
         launch.end(3600)
-        if launch.agent.returncode and not (stopped and "stopped by SIGTERM" in launch.told()):
-            raise RuntimeError(launch.told())
-    return samples
+        if launch.agent.returncode and not (stopped and "stopped by SIGTERM" in launch.console_text()):
+            raise RuntimeError(launch.console_text())
+    return measurements
 
 
 def rate(progress: list[tuple[float, int]], begin: float, end: float) -> float:
@@ -122,24 +117,24 @@ def rate(progress: list[tuple[float, int]], begin: float, end: float) -> float:
     return (within[-1][1] - within[0][1]) / (within[-1][0] - within[0][0])
 
 
-def judge(samples: list[Sample], progress: list[tuple[float, int]]) -> list[Row]:
-    """Figures of the last tenth beside those of the first (rate) or second (the rest: by then everything is loaded)."""
-    begin, end = samples[0].time, samples[-1].time
+def judge(measurements: list[Measurement], progress: list[tuple[float, int]]) -> list[Row]:
+    """Compare the last tenth of the run with the first (rate) or the second (the rest, when everything is loaded)."""
+    begin, end = measurements[0].time, measurements[-1].time
     tenth = (end - begin) / 10
 
-    def usual(name: str, number: int) -> float:
-        """Median, since a part that is just being written is an open file more."""
+    def median(name: str, number: int) -> float:
+        """Of one tenth; the median ignores a file that is open for a moment."""
         first = begin + (number - 1) * tenth
-        return float(np.median([getattr(each, name) for each in samples if first <= each.time <= first + tenth]))
+        return float(np.median([getattr(each, name) for each in measurements if first <= each.time <= first + tenth]))
 
     rows = [Row("embedding watched", end - begin, "s"), Row("tokens", progress[-1][1], "")]
     first, last = rate(progress, begin, begin + tenth), rate(progress, end - tenth, end)
     rows.append(Row("tokens/s, first tenth", first, ""))
-    ratio = last / first if first else float("nan")  # nothing was done at first
+    ratio = last / first if first else float("nan")
     rows.append(Row("tokens/s, last tenth / first", ratio, "", at_least=0.95, at_most=1.05))
-    rows.append(Row("memory, second tenth", usual("memory_bytes", 2) / 2**20, "MiB"))
+    rows.append(Row("memory, second tenth", median("memory_bytes", 2) / 2**20, "MiB"))
     for name, at_most in (("memory_bytes", 1.05), ("descriptors", 1.0), ("threads", 1.0), ("files", 1.0)):
-        ratio = usual(name, 10) / usual(name, 2)
+        ratio = median(name, 10) / median(name, 2)
         rows.append(Row(f"{name.removesuffix('_bytes')}, last tenth / second", ratio, "", at_most=at_most))
     return rows
 
@@ -156,16 +151,13 @@ def main() -> None:
     work = arguments.work
     work.mkdir(parents=True)
     reads = write_reads(work / "reads.fa", max(1, round(arguments.fragments / FRAGMENTS_PER_READ)))
-    nucleotide, protein = work / "models" / "dnabert-s", work / "models" / "esm-2"
-    make_dnabert_s(nucleotide, *layers_and_width(arguments.nucleotide), 0, safetensors=True)
-    make_esm2(protein, *layers_and_width(arguments.protein), 1)
-    torch.manual_seed(0)
-    width = sum(encoder_shape(folder).width for folder in (nucleotide, protein))
-    save_classifier(Classifier(width, 16).eval(), work / "classifier.safetensors", {"chunk_length": "500"})
-    options = ("--threads", "1", "--dtype", "float32", "--progress", "none")
-    job = Job(reads, nucleotide, protein, work / "classifier.safetensors", options)
-    samples = watch(job, work / "run", arguments.ranks, arguments.minutes)
-    rows = judge(samples, embedding(work / "run"))
+    models = work / "models"
+    make_dnabert_s(models / "dnabert-s", *layers_and_width(arguments.nucleotide), 0, safetensors=True)
+    make_esm2(models / "esm-2", *layers_and_width(arguments.protein), 1)
+    classifier = make_classifier(work / "classifier.safetensors", models, hidden=16)
+    job = Job.of(reads, models, classifier, "--threads", "1", "--dtype", "float32", "--progress", "none")
+    measurements = watch(job, work / "run", arguments.ranks, arguments.minutes)
+    rows = judge(measurements, embedding(work / "run"))
     print(f"{table(rows)}\n\n{conditions()}")
     sys.exit(1 if any(row.verdict == "missed" for row in rows) else 0)
 

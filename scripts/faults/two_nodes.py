@@ -1,6 +1,6 @@
-"""Two nodes on one machine: two agents that meet by c10d, each in a network of its own where that is allowed.
+"""Two nodes on one machine, of which one is lost: two torchrun agents with a c10d rendezvous.
 
-Network namespaces need root; elsewhere both agents use the loopback. One of the agents is killed.
+Each agent has a network namespace, which needs root; elsewhere both use the loopback interface.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from scripts.faults.bad_records import sabotaged
+from scripts.faults.bad_records import with_faults
 from scripts.faults.gate import Gate
 from scripts.faults.launched_runs import TORCHRUN, Job, Launch, part_paths, standalone
 from scripts.faults.report import Row, judged
 
 ACROSS_NODES_S = 30.0
-"""What is promised: all processes are gone by then."""
+"""Seconds within which all processes must have ended."""
 FREE_BATCHES = 10
-"""What each rank may compute before it is held: some parts are there by then."""
+"""Batches of each rank before it is held: enough for some parts."""
 FIRST, SECOND = "10.213.77.1", "10.213.77.2"
 
 
@@ -33,16 +33,15 @@ class Nodes:
     """How to start each node's agent."""
 
     prefixes: tuple[tuple[str, ...], tuple[str, ...]]
-    """What precedes the command."""
+    """Of each node's command: enters its namespace."""
     addresses: tuple[str, str]
     port: int
     namespaces: bool
 
     def launcher(self, node: int, *options: str, host: int) -> tuple[str, ...]:
-        """The agent of a node; the rendezvous lives on node `host`, and takes a node for dead after 15 s without a sign
-        of life."""
+        """The agent of a node. The rendezvous is on node `host`, and drops a node after 15 s without keep-alive."""
         conf = "keep_alive_interval=5,keep_alive_max_attempt=3"
-        if self.namespaces:  # torch knows its host by the machine's name, which means another address here
+        if self.namespaces:  # torch would look the host up by the machine's name, which is another address
             conf += f",is_host={int(node == host)}"
         return (
             *self.prefixes[node],
@@ -52,13 +51,13 @@ class Nodes:
         )
 
     def environment(self, node: int) -> dict[str, str]:
-        """gloo takes the address of the machine's name unless told; in a namespace that one leads nowhere."""
+        """By default gloo uses the address of the machine's name, which a namespace cannot reach."""
         return {"GLOO_SOCKET_IFNAME": f"vpdist{node}"} if self.namespaces else {}
 
 
 @contextlib.contextmanager
 def nodes() -> Iterator[Nodes]:
-    """Two namespaces joined by a cable, removed at the end; or the loopback."""
+    """Two namespaces joined by a virtual cable, removed at the end; or the loopback."""
     names = (f"vpdist-{free_port()}-0", f"vpdist-{free_port()}-1")
     try:
         _ip(f"netns add {names[0]}")
@@ -80,8 +79,8 @@ def nodes() -> Iterator[Nodes]:
                 _ip(f"netns del {name}")
 
 
-def cut(two: Nodes, node: int) -> None:
-    """Unplug a node's cable."""
+def disconnect(two: Nodes, node: int) -> None:
+    """Cut a node's network connection."""
     _ip(f"-n {two.prefixes[node][-1]} link set vpdist{node} down")
 
 
@@ -96,12 +95,10 @@ def _ip(arguments: str) -> None:
 
 
 def node_lost(job: Job, folder: Path, undisturbed: list[bytes], *, killed: int = 1, restarts: int = 3) -> Row:
-    """Two nodes; the agent that does not hold the rendezvous is killed and started again; the run finishes by itself.
+    """Two nodes; the agent without the rendezvous is killed and started again, and the run finishes by itself.
 
-    Both ranks are held among their batches until all of them have ended.
-
-    torch 2.13 must be told not to share its store with the ranks: it announces a shared one in the first round only, so
-    that an agent which comes later waits for it in vain.
+    Both ranks are held between batches until both have ended. torch 2.13 must not share its store with the ranks: it
+    announces a shared store in the first round only, so that a later agent would wait for it in vain.
     """
     unshared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     gate, job = _gated(job, folder)
@@ -114,59 +111,59 @@ def node_lost(job: Job, folder: Path, undisturbed: list[bytes], *, killed: int =
         agents = [start(0), start(1)]
         with agents[0], agents[1]:
             survivor = agents[1 - killed]
-            problems = _began(agents, gate, folder)
+            problems = _wait_for_ranks(agents, gate, folder)
             held = set(survivor.ranks().values())
             lost_at = time.monotonic()
             agents[killed].agent.kill()
             stop_s = agents[killed].end()
             if not survivor.wait_until(lambda: held.isdisjoint(survivor.processes()), "the end of the other rank"):
-                problems.append(f"the other agent ended: {survivor.told()[-2000:]}")
+                problems.append(f"the other agent ended: {survivor.console_text()[-2000:]}")
             gate.open()
             with start(killed) as again:
                 for each in (survivor, again):
                     each.end()
                     if each.agent.returncode != 0:
-                        problems.append(f"an agent ended with {each.agent.returncode}: {each.told()[-3000:]}")
+                        problems.append(f"an agent ended with {each.agent.returncode}: {each.console_text()[-3000:]}")
         seconds = time.monotonic() - lost_at
-        where = "own networks" if two.namespaces else "loopback"
-    name = f"one of two agents killed, comes back (rank {killed}; {where})"
+        network = "own networks" if two.namespaces else "loopback"
+    name = f"one of two agents killed, comes back (rank {killed}; {network})"
     return judged(name, folder, undisturbed, (stop_s,), (seconds,), problems)
 
 
 def node_silent(job: Job, folder: Path, undisturbed: list[bytes]) -> Row:
-    """Two nodes; one falls silent, as when it loses power: no connection is closed. The other stops; the command again
-    finishes. Needs network namespaces."""
+    """Two nodes; one falls silent as without power: no connection is closed. The other stops, and the same command
+    finishes the run. Needs network namespaces."""
 
-    def lose(two: Nodes, agents: list[Launch]) -> None:
+    def fail(two: Nodes, agents: list[Launch]) -> None:
         if not two.namespaces:
-            raise RuntimeError("no network namespaces here, and the loopback has no cable")
-        cut(two, 1)
+            raise RuntimeError("a silent node needs network namespaces, which need root")
+        disconnect(two, 1)
         for process in agents[1].processes():
             os.kill(process, signal.SIGKILL)
 
-    return _stopped("one of two nodes falls silent", job, folder, undisturbed, lose)
+    return _stop_and_resume("one of two nodes falls silent", job, folder, undisturbed, fail)
 
 
 def rendezvous_lost(job: Job, folder: Path, undisturbed: list[bytes]) -> Row:
-    """Two nodes; the agent that holds the rendezvous is killed. The other stops too; the command again finishes."""
+    """Two nodes; the agent with the rendezvous is killed, the other stops, and the same command finishes the run."""
 
-    def lose(two: Nodes, agents: list[Launch]) -> None:
+    def fail(two: Nodes, agents: list[Launch]) -> None:
         agents[0].agent.kill()
 
-    return _stopped("the agent of two killed that holds the rendezvous", job, folder, undisturbed, lose)
+    return _stop_and_resume("the agent of two killed that holds the rendezvous", job, folder, undisturbed, fail)
 
 
-def _stopped(
-    name: str, job: Job, folder: Path, undisturbed: list[bytes], lose: Callable[[Nodes, list[Launch]], None]
+def _stop_and_resume(
+    name: str, job: Job, folder: Path, undisturbed: list[bytes], fail: Callable[[Nodes, list[Launch]], None]
 ) -> Row:
-    """Two nodes, of which `lose` loses one: both stop, and the command again finishes."""
+    """Two nodes, of which `fail` ends one: both stop, and the same command finishes the run."""
     gate, gated = _gated(job, folder)
     with nodes() as two:
         agents = [Launch(gated, folder, two.launcher(node, host=0), two.environment(node)) for node in range(2)]
         with agents[0], agents[1]:
-            problems = _began(agents, gate, folder)
+            problems = _wait_for_ranks(agents, gate, folder)
             lost_at = time.monotonic()
-            lose(two, agents)
+            fail(two, agents)
             for each in agents:
                 each.end()
             stop_s = time.monotonic() - lost_at
@@ -178,14 +175,14 @@ def _stopped(
 
 
 def _gated(job: Job, folder: Path) -> tuple[Gate, Job]:
-    """The job, each of its ranks held after some batches, and the gate that holds them."""
+    """A gate, and the job with each rank held at it after some batches."""
     gate = Gate(folder.with_name(f"{folder.name}.gate"))
-    return gate, sabotaged(job, hold=gate.rule(free_batches=FREE_BATCHES))
+    return gate, with_faults(job, hold=gate.rule(free_batches=FREE_BATCHES))
 
 
-def _began(agents: list[Launch], gate: Gate, folder: Path) -> list[str]:
-    """Wait until both nodes' ranks are in the middle of the run; what is wrong if they don't come there."""
+def _wait_for_ranks(agents: list[Launch], gate: Gate, folder: Path) -> list[str]:
+    """Wait until both nodes' ranks are held at the gate; returns the problems, if any."""
     for each in agents:
-        if not each.wait_until(partial(gate.holds, each, 1), "a rank in the middle of its work"):
-            return [f"did not begin: {each.told()[-2000:]}"]
+        if not each.wait_until(partial(gate.holds, each, 1), "a rank between batches"):
+            return [f"the run did not begin: {each.console_text()[-2000:]}"]
     return [] if part_paths(folder) else ["no part was written before the loss"]

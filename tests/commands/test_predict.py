@@ -28,29 +28,12 @@ TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    return write_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
 def contigs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_contigs(tmp_path_factory.mktemp("input") / "contigs.fa")
 
 
 def settings_for(models: TinyModels, output: Path, *inputs: Path, **options: object) -> Settings:
-    return Settings(
-        **{
-            "inputs": tuple(map(str, inputs)),
-            "output": output,
-            "nucleotide_model": str(models.nucleotide),
-            "protein_model": str(models.protein),
-            "classifier": models.classifier,
-            "threads": 1,
-            "progress": "none",
-            "dtype": "float32",
-            **options,
-        }
-    )
+    return models.settings(inputs[0], output, **{"inputs": tuple(map(str, inputs)), **options})
 
 
 @pytest.fixture(scope="module")

@@ -9,28 +9,17 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.sample import write_contigs
-from tests.tiny_models import write_models
+from tests.tiny_models import TinyModels
 from vpdist.cli import app
 from vpdist.commands.predict import predict
 from vpdist.commands.verify import verify
-from vpdist.config import Settings
 from vpdist.errors import UsageError
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verify")
-    models = write_models(folder / "models")
-    settings = Settings(
-        inputs=(str(write_contigs(folder / "contigs.fa", n=12)),),
-        output=folder / "run",
-        nucleotide_model=str(models.nucleotide),
-        protein_model=str(models.protein),
-        classifier=models.classifier,
-        threads=1,
-        progress="none",
-    )
-    assert predict(settings) == 0
+    assert predict(models.settings(write_contigs(folder / "contigs.fa", n=12), folder / "run")) == 0
     return folder / "run"
 
 

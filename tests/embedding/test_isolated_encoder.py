@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from tests.sample import write_contigs
-from tests.tiny_models import write_models
+from tests.tiny_models import TinyModels
 from vpdist.commands.predict import predict
-from vpdist.config import Settings
 from vpdist.embedding.encoder_process import ChildDied, ChildHung
 from vpdist.embedding.isolated_encoder import IsolatedEncoder
 from vpdist.ragged import Ragged
@@ -111,18 +110,8 @@ def test_a_sequence_at_which_the_child_hangs_alone_is_set_aside_at_once() -> Non
 
 
 @pytest.mark.launcher
-def test_a_unit_that_was_merely_unlucky_comes_out_the_same_to_the_bit(tmp_path: Path) -> None:
-    models, source = write_models(tmp_path / "models"), write_contigs(tmp_path / "contigs.fa", n=20)
-    settings = Settings(
-        inputs=(str(source),),
-        output=tmp_path / "run",
-        nucleotide_model=str(models.nucleotide),
-        protein_model=str(models.protein),
-        classifier=models.classifier,
-        threads=1,
-        dtype="float32",
-        progress="none",
-    )
+def test_a_unit_that_was_merely_unlucky_comes_out_the_same_to_the_bit(models: TinyModels, tmp_path: Path) -> None:
+    settings = models.settings(write_contigs(tmp_path / "contigs.fa", n=20), tmp_path / "run")
     assert predict(settings) == 0
     names = ("nucleotide", "protein", "logits", "failed", "fragment", "row")
     before = parts.read(tmp_path / "run" / "parts", 1, names)

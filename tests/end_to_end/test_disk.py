@@ -1,13 +1,12 @@
-"""Disks that fail, under the real launchers: refused at once, or exit 6 with path and reason, parts intact, resumable.
+"""Failing disks, under the real launchers: refused at once, or exit code 6 with path and reason, and resumable.
 
-Small file systems are mounted for it, which takes root; elsewhere these tests skip and say so.
+These tests mount small file systems, which needs root, and skip elsewhere.
 """
 
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +17,11 @@ import pytest
 
 from scripts.faults import bad_records
 from scripts.faults.gate import Gate
+from scripts.faults.launched_runs import TABLES, Job, status, tables
+from scripts.faults.two_nodes import free_port
 from tests.launched import PATIENCE_S, wait_until
 from tests.sample import write_contigs
-from tests.tiny_models import NUCLEOTIDE_WIDTH, PROTEIN_WIDTH, TinyModels, write_models
+from tests.tiny_models import NUCLEOTIDE_WIDTH, PROTEIN_WIDTH, TinyModels
 from vpdist.errors import UsageError
 from vpdist.planning import plan_file
 from vpdist.session.run_session import SHARED_MARK_BYTES
@@ -29,14 +30,8 @@ from vpdist.storage.run_lock import Lock
 
 pytestmark = pytest.mark.launcher
 
-TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 STANDALONE = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 Mount = Callable[..., None]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +43,8 @@ def contigs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain(models: TinyModels, contigs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run."""
     run = tmp_path_factory.mktemp("plain") / "run"
-    code, told = ended(start((), models, contigs, run))
-    assert code == 0, told
+    code, stderr = ended(start((), models, contigs, run))
+    assert code == 0, stderr
     return run
 
 
@@ -84,14 +79,10 @@ def small(tmp_path: Path, mount: Mount) -> Path:
 def start(
     launcher: Sequence[str], models: TinyModels, source: Path, output: Path, *options: str, **environment: str
 ) -> subprocess.Popen[str]:
+    job = Job(source, models.nucleotide, models.protein, models.classifier)
     kept = {name: value for name, value in os.environ.items() if name not in ("CI", "OMP_NUM_THREADS")}
     return subprocess.Popen(
-        [
-            *(sys.executable, *launcher, "-m", "vpdist", "predict", str(source), "-o", str(output)),
-            *("--nucleotide-model", str(models.nucleotide), "--protein-model", str(models.protein)),
-            *("--classifier", str(models.classifier), "--threads", "1", "--dtype", "float32"),
-            *("--token-budget", "400", "--progress", "none", *options),
-        ],
+        [sys.executable, *launcher, *job.arguments(output), *options],
         env=kept | environment,
         stderr=subprocess.PIPE,
         text=True,
@@ -100,18 +91,18 @@ def start(
 
 
 def ended(run: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and what was told. Whatever hangs is killed, and the test fails."""
+    """Exit code and standard error. A run that hangs is killed, and the test fails."""
     try:
-        told = run.communicate(timeout=PATIENCE_S)[1]
+        stderr = run.communicate(timeout=PATIENCE_S)[1]
     except subprocess.TimeoutExpired:
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
         raise
-    return run.returncode, told
+    return run.returncode, stderr
 
 
 def fill(folder: Path, leave: int = 0) -> Path:
-    """Fill a disk but for `leave` bytes; returns the file that does."""
+    """Fill a disk except `leave` bytes; returns the file that fills it."""
     filler = folder / "filler"
     with open(filler, "wb", buffering=0) as file:
         try:
@@ -124,27 +115,19 @@ def fill(folder: Path, leave: int = 0) -> Path:
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Gate:
-    """Holds the ranks of runs in their middle."""
+    """Holds the ranks of a run between batches."""
     return Gate(tmp_path / "gate")
 
 
 def held(gate: Gate, **faults: object) -> dict[str, str]:
-    """The environment of a run whose ranks are held after some parts."""
-    return bad_records.sabotage(hold=gate.rule(free_batches=15), **faults)
+    """Environment variables of a run whose ranks are held after some parts."""
+    return bad_records.fault_environment(hold=gate.rule(free_batches=15), **faults)
 
 
 def wait_for_ranks(run: subprocess.Popen[str], gate: Gate, ranks: int) -> None:
-    """Until all ranks are in the middle of the run."""
+    """Wait until all ranks are held."""
     wait_until(lambda: len(gate.held()) == ranks or run.poll() is not None, "all ranks in the middle of the run")
     assert run.poll() is None, ended(run)
-
-
-def tables(folder: Path) -> list[bytes]:
-    return [(folder / name).read_bytes() for name in TABLES]
-
-
-def status(folder: Path) -> dict[str, object]:
-    return dict(json.loads((folder / "status.json").read_text()))
 
 
 def test_a_disk_that_fills_up_ends_the_run_with_code_6_and_it_resumes(
@@ -154,10 +137,10 @@ def test_a_disk_that_fills_up_ends_the_run_with_code_6_and_it_resumes(
     wait_for_ranks(run, gate, 2)
     filler = fill(small)
     gate.open()
-    _, told = ended(run)
+    _, stderr = ended(run)
     written = {path.name: path.stat().st_mtime_ns for path in (small / "run" / "parts").glob("unit-*")}
-    assert "No space left on device" in told
-    assert str(small / "run" / "parts" / "unit-") in told
+    assert "No space left on device" in stderr
+    assert str(small / "run" / "parts" / "unit-") in stderr
     assert (status(small / "run")["state"], status(small / "run")["exit_code"]) == ("failed", 6)
     assert 3 <= len(written) < len(list((plain / "parts").iterdir()))
     assert not list((small / "run").rglob(".*.tmp"))
@@ -176,10 +159,10 @@ def test_a_disk_too_small_for_the_tables_ends_with_code_6_and_no_table_is_half_w
         (small / "run" / name).unlink()
     largest = max(map(len, tables(plain)))
     fill(small, leave=SHARED_MARK_BYTES + (16 << 10) + largest // 2)
-    code, told = ended(start((), models, contigs, small / "run"))
+    code, stderr = ended(start((), models, contigs, small / "run"))
     assert code == 6
-    assert "No space left on device" in told
-    assert ".tsv" in told
+    assert "No space left on device" in stderr
+    assert ".tsv" in stderr
     assert status(small / "run")["exit_code"] == 6
     assert not any((small / "run" / name).exists() for name in TABLES)
     assert not list((small / "run").glob(".*.tmp"))
@@ -193,9 +176,9 @@ def test_parts_that_cannot_fit_are_refused_before_a_model_is_loaded(
     (small / "run" / "logs" / "rank00000.log").unlink()
     embeddings = plan_file.map_plan(plain / "tokens" / "plan.h5")[0].n_rows * (NUCLEOTIDE_WIDTH + PROTEIN_WIDTH) * 4
     fill(small, leave=SHARED_MARK_BYTES + (16 << 10) + embeddings // 2)
-    code, told = ended(start((), models, contigs, small / "run"))
+    code, stderr = ended(start((), models, contigs, small / "run"))
     assert code == 6
-    assert "of parts do not fit" in told
+    assert "of parts do not fit" in stderr
     assert status(small / "run")["exit_code"] == 6
     assert not list((small / "run" / "parts").iterdir())
     assert "stage load" not in (small / "run" / "logs" / "rank00000.log").read_text()
@@ -204,7 +187,7 @@ def test_parts_that_cannot_fit_are_refused_before_a_model_is_loaded(
 def test_logs_that_cannot_be_written_leave_the_results_alone_and_hard_links_are_not_needed(
     small: Path, mount: Mount, models: TinyModels, contigs: Path, plain: Path, tmp_path: Path, gate: Gate
 ) -> None:
-    """Logs and progress.jsonl lie on a full disk of their own; the file system refuses hard links."""
+    """Logs and progress.jsonl are on another disk, which is full; the file system refuses hard links."""
     run = tmp_path / "run"
     (run / "logs").mkdir(parents=True)
     (run / "progress.jsonl").touch()
@@ -221,8 +204,8 @@ def test_logs_that_cannot_be_written_leave_the_results_alone_and_hard_links_are_
     with pytest.raises(UsageError, match="is in use"):
         Lock(RunFolder(run)).take()
     gate.open()
-    code, told = ended(first)
-    assert code == 0, told
+    code, stderr = ended(first)
+    assert code == 0, stderr
     assert lock["pid"] != os.getpid()
     assert tables(run) == tables(plain)
     assert {path.stat().st_size for path in (small / "logs").iterdir()} == {0}
@@ -236,11 +219,11 @@ def test_a_folder_that_cannot_be_written_is_refused_by_name(
     shutil.copytree(plain, small / "run")
     mount(small, "-o", "remount,ro")
     for launcher, options in (((), ("--nproc", "2")), ((), ()), (STANDALONE, ())):
-        code, told = ended(start(launcher, models, contigs, small / "run", *options))
-        assert code == (1 if launcher else 6)  # torchrun's own
-        assert f"{small / 'run'}: cannot be written: Read-only file system" in told
-        assert told.count("vpdist: ") == 1
-    assert status(small / "run")["state"] == "done"  # that of the run it holds
+        code, stderr = ended(start(launcher, models, contigs, small / "run", *options))
+        assert code == (1 if launcher else 6)  # torchrun's
+        assert f"{small / 'run'}: cannot be written: Read-only file system" in stderr
+        assert stderr.count("vpdist: ") == 1
+    assert status(small / "run")["state"] == "done"  # of the earlier run
 
 
 def test_a_folder_that_is_removed_while_it_is_worked_in_ends_the_run_with_code_6(
@@ -251,10 +234,10 @@ def test_a_folder_that_is_removed_while_it_is_worked_in_ends_the_run_with_code_6
     (tmp_path / "run").rename(tmp_path / "gone")
     shutil.rmtree(tmp_path / "gone")
     gate.open()
-    code, told = ended(run)
+    code, stderr = ended(run)
     assert code == 6
-    assert f"{tmp_path / 'run'}" in told
-    assert "No such file or directory" in told
+    assert f"{tmp_path / 'run'}" in stderr
+    assert "No such file or directory" in stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--nproc", "2")], ids=["one rank", "two ranks"])
@@ -274,9 +257,9 @@ def test_a_run_that_finds_its_folder_taken_over_ends_with_code_6_and_leaves_it_t
         (tmp_path / name).write_text(content)
         os.replace(tmp_path / name, folder / name)
     rank.resume()
-    code, told = ended(run)
-    assert code == 6, told
-    assert told.count(f"vpdist: {folder} was taken over by process 7 on elsewhere") == 1
+    code, stderr = ended(run)
+    assert code == 6, stderr
+    assert stderr.count(f"vpdist: {folder} was taken over by process 7 on elsewhere") == 1
     assert {name: (folder / name).read_text() for name in theirs} == theirs
     assert not list(folder.glob("*.tsv"))
 
@@ -284,11 +267,11 @@ def test_a_run_that_finds_its_folder_taken_over_ends_with_code_6_and_leaves_it_t
 def test_a_folder_that_another_node_cannot_see_is_refused(
     mount: Mount, models: TinyModels, contigs: Path, tmp_path: Path
 ) -> None:
-    """The second agent lives in a mount namespace of its own, where another disk hides the folder."""
+    """The second agent has a mount namespace, in which another disk hides the folder."""
     shared, other = tmp_path / "scratch", tmp_path / "other"
     shared.mkdir()
     other.mkdir()
-    mount(other, "-t", "tmpfs", "tmpfs")  # skips where that is not allowed
+    mount(other, "-t", "tmpfs", "tmpfs")  # skips if that is not allowed
     port = free_port()
     agent = ("-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d")
     agent += ("--rdzv-id=disk", f"--rdzv-endpoint=127.0.0.1:{port}")
@@ -296,13 +279,7 @@ def test_a_folder_that_another_node_cannot_see_is_refused(
     hidden = f'mount --bind {other} {shared} && exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", hidden, "sh", *map(str, first.args)]  # type: ignore[union-attr]
     second = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    told = [ended(run)[1] for run in (first, second)]
-    assert sum(text.count("vpdist: ") for text in told) == 1, told
-    assert "is not visible on" in told[0]
+    stderr = [ended(run)[1] for run in (first, second)]
+    assert sum(text.count("vpdist: ") for text in stderr) == 1, stderr
+    assert "is not visible on" in stderr[0]
     assert not (shared / "run" / "tokens" / "store.json").exists()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

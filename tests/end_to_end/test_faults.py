@@ -1,6 +1,6 @@
-"""Nothing is lost: the real program under the real launchers, killed, signalled, poisoned, short of memory.
+"""Nothing is lost: the real program under the real launchers, killed, signalled, with bad records, out of memory.
 
-The long form, `make test-faults`, does all of this many times, on real contigs where they lie beside the checkout.
+The long form, `make test-faults`, repeats all of this, with real contigs if they are beside the checkout.
 """
 
 import random
@@ -16,11 +16,11 @@ import pytest
 
 from scripts.faults import bad_records, campaign, report, two_nodes
 from scripts.faults.gate import Gate
-from scripts.faults.kills_and_signals import KILLS, RESUMES, SIGNALS, Chase
+from scripts.faults.kills_and_signals import KILLS, RESUMES, SIGNALS, DisturbedRuns
 from scripts.faults.launched_runs import Job, Launch, part_paths, standalone, status, tables
 from tests.sample import write_contigs
-from tests.tiny_models import write_models
-from vpdist.session.signals import SECOND_AFTER_S
+from tests.tiny_models import TinyModels
+from vpdist.session.signals import SECOND_SIGNAL_AFTER_S
 
 pytestmark = pytest.mark.launcher
 
@@ -29,18 +29,17 @@ NAMES = {each.name: each for each in (*KILLS, *SIGNALS)}
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+def job(models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("job")
-    models = write_models(folder / "models")
     source = bad_records.write_marked(write_contigs(folder / "contigs.fa", n=100), folder / "marked.fa", "WMH")
     return Job(source, models.nucleotide, models.protein, models.classifier)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(job: Job, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """A run that is left alone, and the seconds it took."""
+    """The folder of an undisturbed run, and the seconds it took."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    return folder, campaign.undisturbed(job, folder)
+    return folder, campaign.run_undisturbed(job, folder)
 
 
 def test_nothing_is_lost_or_done_twice_whenever_a_run_is_killed_or_stopped(
@@ -48,11 +47,11 @@ def test_nothing_is_lost_or_done_twice_whenever_a_run_is_killed_or_stopped(
 ) -> None:
     disturbances = [*KILLS, *(NAMES[name] for name in ("SIGTERM to the agent", "SIGUSR1 to a rank"))]
     reference, seconds = undisturbed
-    chase = Chase(job, tmp_path, reference, 2 * seconds, random.Random(SEED), sys.stderr)
-    chase.disturb_all(disturbances)
-    assert chase.faults() == []
-    assert len(chase.trials) == len(disturbances)
-    assert sum(finish.repeated for finish in chase.finishes) > 0  # at least one was hit in the middle of its work
+    disturbed = DisturbedRuns(job, tmp_path, reference, 2 * seconds, random.Random(SEED), sys.stderr)
+    disturbed.disturb_all(disturbances)
+    assert disturbed.faults() == []
+    assert len(disturbed.stopped) == len(disturbances)
+    assert sum(run.repeated for run in disturbed.finished) > 0  # at least one was stopped within a unit
 
 
 def test_torchrun_finishes_by_itself_though_a_rank_is_killed_twice(
@@ -83,7 +82,7 @@ def test_a_node_that_falls_silent_is_noticed(job: Job, undisturbed: tuple[Path, 
 def test_what_crashes_or_yields_nan_is_listed_and_all_else_keeps_its_bits(
     job: Job, undisturbed: tuple[Path, float], tmp_path: Path
 ) -> None:
-    row = bad_records.poisoned(job, tmp_path / "run", undisturbed[0])
+    row = bad_records.crash_and_nan(job, tmp_path / "run", undisturbed[0])
     assert row.problems == ()
     assert row.lost == 0
     logs = "".join(path.read_text() for path in (tmp_path / "run" / "logs").iterdir())
@@ -93,7 +92,7 @@ def test_what_crashes_or_yields_nan_is_listed_and_all_else_keeps_its_bits(
 def test_short_of_memory_batches_are_halved_and_only_what_fits_nowhere_fails(
     job: Job, undisturbed: tuple[Path, float], tmp_path: Path
 ) -> None:
-    row = bad_records.does_not_fit(job, tmp_path / "run", undisturbed[0])
+    row = bad_records.out_of_memory(job, tmp_path / "run", undisturbed[0])
     assert row.problems == ()
     logs = "".join(path.read_text() for path in (tmp_path / "run" / "logs").iterdir())
     assert "out of memory" in logs
@@ -101,20 +100,24 @@ def test_short_of_memory_batches_are_halved_and_only_what_fits_nowhere_fails(
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Gate:
-    """Holds ranks. Whatever ends while it is closed does not wait for its batch."""
+    """Holds ranks. A process that ends while it is closed does not wait for its batch."""
     return Gate(tmp_path / "gate")
 
 
 def wait_for_batches(launch: Launch, gate: Gate, ranks: int) -> None:
-    """Until all ranks are in the middle of a batch."""
-    assert launch.wait_until(lambda: gate.holds(launch, ranks), "all ranks in the middle of a batch"), launch.told()
+    """Wait until all ranks are in the middle of a batch."""
+    assert launch.wait_until(lambda: gate.holds(launch, ranks), "all ranks in the middle of a batch"), (
+        launch.console_text()
+    )
 
 
 def wait_for_signal(launch: Launch, gate: Gate, processes: Iterable[int], n: int = 1) -> None:
-    """Until so many signals have reached each of these, and one more would count as a request of its own."""
+    """Wait until each process has received `n` signals, and one more would count as another request."""
     for pid in processes:
-        assert launch.wait_until(partial(_reached, launch, gate, pid, n), f"signal {n} in process {pid}"), launch.told()
-    time.sleep(SECOND_AFTER_S)
+        assert launch.wait_until(partial(_reached, launch, gate, pid, n), f"signal {n} in process {pid}"), (
+            launch.console_text()
+        )
+    time.sleep(SECOND_SIGNAL_AFTER_S)
 
 
 def _reached(launch: Launch, gate: Gate, pid: int, n: int) -> bool:
@@ -125,7 +128,7 @@ def test_a_second_signal_stops_a_rank_at_once_that_is_in_the_middle_of_a_batch(
     job: Job, gate: Gate, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    with Launch(bad_records.sabotaged(job, hold=gate.rule("batch")), folder, standalone(1)) as launch:
+    with Launch(bad_records.with_faults(job, hold=gate.rule("batch")), folder, standalone(1)) as launch:
         wait_for_batches(launch, gate, 1)
         launch.signal(launch.agent.pid, signal.SIGTERM)
         wait_for_signal(launch, gate, [launch.agent.pid])
@@ -133,7 +136,10 @@ def test_a_second_signal_stops_a_rank_at_once_that_is_in_the_middle_of_a_batch(
         launch.signal(launch.agent.pid, signal.SIGTERM)
         launch.end()
         assert launch.agent.returncode == 143
-        assert launch.told().count("stopped by a second signal, SIGTERM; run the same command again to resume") == 1
+        assert (
+            launch.console_text().count("stopped by a second signal, SIGTERM; run the same command again to resume")
+            == 1
+        )
     assert part_paths(folder) == []
     assert (status(folder)["state"], status(folder)["exit_code"]) == ("interrupted", 143)
 
@@ -142,7 +148,7 @@ def test_a_second_signal_to_all_ends_ranks_under_torchrun_in_the_middle_of_a_bat
     job: Job, gate: Gate, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    with Launch(bad_records.sabotaged(job, hold=gate.rule("batch")), folder, standalone(2)) as launch:
+    with Launch(bad_records.with_faults(job, hold=gate.rule("batch")), folder, standalone(2)) as launch:
         wait_for_batches(launch, gate, 2)
         ranks = launch.ranks().values()
         for pid in launch.processes():
@@ -151,7 +157,7 @@ def test_a_second_signal_to_all_ends_ranks_under_torchrun_in_the_middle_of_a_bat
         for pid in ranks:
             launch.signal(pid, signal.SIGTERM)
         launch.end()
-        told = launch.told()
+        told = launch.console_text()
     assert (
         told.count("stopped by a second signal, SIGTERM; run the same command again to resume")
         == told.count(RESUMES)
@@ -163,16 +169,16 @@ def test_a_second_signal_to_all_ends_ranks_under_torchrun_in_the_middle_of_a_bat
 
 def test_a_rank_that_gets_a_second_signal_alone_is_named_by_the_others(job: Job, gate: Gate, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with Launch(bad_records.sabotaged(job, hold=gate.rule("batch")), folder, standalone(2)) as launch:
+    with Launch(bad_records.with_faults(job, hold=gate.rule("batch")), folder, standalone(2)) as launch:
         wait_for_batches(launch, gate, 2)
         rank = launch.ranks()[1]
         launch.signal(rank, signal.SIGTERM)
         wait_for_signal(launch, gate, [rank])
         launch.signal(rank, signal.SIGTERM)
-        assert launch.wait_until(lambda: rank not in launch.processes(), "the end of the rank"), launch.told()
-        gate.open()  # what the rank has left undone keeps the other from coming to an end
+        assert launch.wait_until(lambda: rank not in launch.processes(), "the end of the rank"), launch.console_text()
+        gate.open()  # the other rank cannot end before the units of this one are done
         launch.end()
-        told = launch.told()
+        told = launch.console_text()
     assert told.count("rank 1 stopped: stopped by a second signal, SIGTERM; run the same command again to resume") == 1
     assert told.count(RESUMES) == 1
     found = status(folder)
@@ -181,12 +187,12 @@ def test_a_rank_that_gets_a_second_signal_alone_is_named_by_the_others(job: Job,
 
 def test_ranks_that_are_still_importing_end_with_their_launcher(job: Job, gate: Gate, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with Launch(bad_records.sabotaged(job, hold=gate.rule("imports")), folder, standalone(3)) as launch:
+    with Launch(bad_records.with_faults(job, hold=gate.rule("imports")), folder, standalone(3)) as launch:
         assert launch.wait_until(lambda: gate.holds(launch, 3), "three ranks in the middle of their imports")
         launch.signal(launch.agent.pid, signal.SIGKILL)
         launch.end()
-        assert launch.told().count(RESUMES) == 1
-    assert not folder.exists(), "they went on without their launcher"
+        assert launch.console_text().count(RESUMES) == 1
+    assert not folder.exists(), "the ranks continued without their launcher"
 
 
 @pytest.mark.faults

@@ -1,4 +1,4 @@
-"""Files from strangers: whatever they hold, no crash, no hang, no code run, and one of the documented exits."""
+"""Untrusted files: whatever they hold, no crash, no hang, no code executed, and a documented exit code."""
 
 import bz2
 import gzip
@@ -22,10 +22,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.checks.fuzz_targets import CodeRun, Seeds, Target, Watch, targets
+from scripts.checks.fuzz_targets import AuditHook, CodeExecuted, Seeds, Target, targets
 from tests.results.test_pickled_classifier import MLPClassifier, Payload
 from tests.sample import write_contigs
-from tests.tiny_models import tiny_classifier, write_models
+from tests.tiny_models import TinyModels, tiny_classifier
 from vpdist import cli
 from vpdist.commands.predict import predict
 from vpdist.config import Settings
@@ -40,14 +40,13 @@ from vpdist.storage import hdf5_files
 from vpdist.storage.hdf5_files import DamagedFile
 
 DOCUMENTED = {0, 2, 3, 4, 5, 6}
-"""Exit codes but for 1, a bug, and the signals'."""
+"""Exit codes except 1, a bug, and those of signals."""
 ESCAPE = "\x1b]0;owned\x07\x9b2J"
 
 
 @pytest.fixture(scope="module")
-def seeds(tmp_path_factory: pytest.TempPathFactory) -> Seeds:
+def seeds(models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Seeds:
     folder = tmp_path_factory.mktemp("seeds")
-    models = write_models(folder)
     tiny = tiny_classifier()
     original = MLPClassifier(tiny.input_width, tiny.hidden_width)
     original.load_state_dict(tiny.state_dict())
@@ -59,17 +58,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Seeds:
     finally:
         MLPClassifier.__module__ = module
         del sys.modules["__main__"].MLPClassifier  # type: ignore[attr-defined]
-    run_settings = Settings(
-        inputs=(str(write_contigs(folder / "contigs.fa", n=12)),),
-        output=folder / "run",
-        nucleotide_model=str(models.nucleotide),
-        protein_model=str(models.protein),
-        classifier=models.classifier,
-        threads=1,
-        dtype="float32",
-        progress="none",
-    )
-    assert predict(run_settings) == 0
+    assert predict(models.settings(write_contigs(folder / "contigs.fa", n=12), folder / "run")) == 0
     return Seeds(
         nucleotide=models.nucleotide,
         protein=models.protein,
@@ -85,8 +74,8 @@ def readers(seeds: Seeds) -> dict[str, Target]:
 
 
 @pytest.fixture(scope="module")
-def audit() -> Watch:
-    return Watch()
+def audit() -> AuditHook:
+    return AuditHook()
 
 
 @pytest.fixture
@@ -95,7 +84,7 @@ def copy(seeds: Seeds, tmp_path: Path) -> Path:
 
 
 def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Of a command line, run in this process."""
+    """Run a command line in this process; returns its exit code."""
     monkeypatch.setattr(sys, "argv", ["vpdist", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -113,8 +102,8 @@ edits = st.lists(
 
 
 def edited(content: bytes, changes: list[tuple[str, float, bytes]]) -> bytes:
-    for kind, place, text in changes:
-        at = int(place * len(content))
+    for kind, position, text in changes:
+        at = int(position * len(content))
         if kind == "flip":
             content = content[:at] + text + content[at + len(text) :]
         elif kind == "cut":
@@ -133,7 +122,7 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_sound_files_are_read(readers: dict[str, Target], name: str, tmp_path: Path) -> None:
+def test_valid_files_are_read(readers: dict[str, Target], name: str, tmp_path: Path) -> None:
     assert readers.keys() == set(NAMES)
     for seed in readers[name].seeds:
         readers[name].run(seed, tmp_path)
@@ -141,7 +130,7 @@ def test_sound_files_are_read(readers: dict[str, Target], name: str, tmp_path: P
 
 @pytest.mark.parametrize("name", NAMES)
 def test_changed_files_end_as_documented(
-    readers: dict[str, Target], audit: Watch, name: str, tmp_path_factory: pytest.TempPathFactory
+    readers: dict[str, Target], audit: AuditHook, name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     target, folder = readers[name], tmp_path_factory.mktemp(name)
 
@@ -154,7 +143,7 @@ def test_changed_files_end_as_documented(
 
 
 def values() -> st.SearchStrategy[object]:
-    """Any JSON, with numbers and texts that hurt."""
+    """Any JSON, with numbers and texts at the limits."""
     leaves = st.one_of(
         st.none(),
         st.booleans(),
@@ -181,28 +170,28 @@ def replaced(content: object, path: list[int], value: object) -> object:
 
 @pytest.mark.parametrize("name", ["config", "run_json", "store_json", "progress", "tokenizer"])
 def test_json_of_other_values_ends_as_documented(
-    readers: dict[str, Target], audit: Watch, name: str, tmp_path_factory: pytest.TempPathFactory
+    readers: dict[str, Target], audit: AuditHook, name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     target, folder = readers[name], tmp_path_factory.mktemp(name)
-    sound = json.loads(target.seeds[0])
+    valid = json.loads(target.seeds[0])
 
     @given(st.lists(st.integers(0, 50), min_size=1, max_size=4), values())
     @settings(max_examples=150, derandomize=True)
     def each(path: list[int], value: object) -> None:
-        target(json.dumps(replaced(sound, path, value)).encode(), folder, audit)
+        target(json.dumps(replaced(valid, path, value)).encode(), folder, audit)
 
     each()
 
 
 @pytest.mark.parametrize("name", ["config", "run_json", "store_json", "progress", "tokenizer"])
 def test_json_of_great_depth_ends_as_documented(
-    readers: dict[str, Target], audit: Watch, name: str, tmp_path: Path
+    readers: dict[str, Target], audit: AuditHook, name: str, tmp_path: Path
 ) -> None:
     for content in (b"[" * 200_000, b'{"a":' * 200_000, b"9" * 100_000, b'{"a":1e999}'):
         readers[name](content, tmp_path, audit)
 
 
-# Run folders from elsewhere
+# Untrusted run folders
 
 
 def test_a_file_of_a_run_that_holds_anything_gives_a_documented_code(
@@ -231,7 +220,7 @@ def test_a_file_of_a_run_that_holds_anything_gives_a_documented_code(
 
 @pytest.fixture(scope="module")
 def classified(seeds: Seeds) -> Callable[[Path], int]:
-    """`vpdist verify`, then `classify`: the larger code."""
+    """Run `vpdist verify`, then `classify`; returns the larger exit code."""
 
     def run(folder: Path) -> int:
         with pytest.MonkeyPatch.context() as patch:
@@ -246,7 +235,7 @@ def classified(seeds: Seeds) -> Callable[[Path], int]:
 
 
 def rewritten(path: Path, **changes: np.ndarray) -> None:
-    """Some datasets replaced and their digests made anew, as somebody would who wants to be believed."""
+    """Replace some datasets, with digests that agree."""
     with hdf5_files.opened(path) as file:
         datasets = {name: hdf5_files.read(file, name) for name in file} | changes
         described = {key: value for key, value in hdf5_files.attributes(file).items() if key != "format_version"}
@@ -254,7 +243,7 @@ def rewritten(path: Path, **changes: np.ndarray) -> None:
 
 
 def hostile_plan(run: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None:
-    """A plan whose own digest agrees with what it holds."""
+    """Change a plan, with a digest that agrees."""
     plan, _ = plan_file.map_plan(run / "tokens" / "plan.h5")
     arrays = {name: np.array(getattr(plan, name)) for name in plan.__dataclass_fields__}
     change(arrays)
@@ -391,22 +380,22 @@ def test_nothing_that_a_terminal_obeys_reaches_it(
     shutil.copytree(copy, named)
     (parts.part_path(named / "parts", 0)).write_bytes(b"nothing")
     assert exit_code(monkeypatch, "verify", named) == 6
-    told = shown.getvalue() + capfd.readouterr().err + (tmp_path / "new" / "logs" / "rank00000.log").read_text()
-    assert told.count("owned") >= 4
-    assert not [letter for letter in told if letter in "\x1b\x07\x9b"]
+    output = shown.getvalue() + capfd.readouterr().err + (tmp_path / "new" / "logs" / "rank00000.log").read_text()
+    assert output.count("owned") >= 4
+    assert not [letter for letter in output if letter in "\x1b\x07\x9b"]
 
 
 def test_a_name_that_is_no_utf_8_does_no_harm(seeds: Seeds, tmp_path: Path) -> None:
     source = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.fa")
     shutil.copy(seeds.run.parent / "contigs.fa", source)
-    settings_here = Settings(
+    embed_settings = Settings(
         inputs=(source,), output=tmp_path / "run", nucleotide_model=str(seeds.nucleotide), threads=1, progress="none"
     )
-    assert predict(settings_here) == 0
-    assert predict(settings_here) == 0
+    assert predict(embed_settings) == 0
+    assert predict(embed_settings) == 0
 
 
-# HDF5 that claims, links and packs
+# HDF5 with false sizes, links and filters
 
 
 def test_claims_of_terabytes_are_refused_without_allocating(tmp_path: Path) -> None:
@@ -461,7 +450,7 @@ def test_a_link_to_another_file_is_not_opened_to_see_whether_it_is_there(tmp_pat
         assert not hdf5_files.has(file, "a")
 
 
-# Input that unfolds
+# Input that decompresses to much more
 
 
 def endless(path: Path, start: bytes, letters: bytes, total: int, pack: Callable[[bytes], bytes]) -> Path:
@@ -533,12 +522,12 @@ def test_headers_alone_end_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_an_xz_header_that_asks_for_gigabytes_is_refused(tmp_path: Path) -> None:
     packed = bytearray(lzma.compress(b">x\nACGT\n", lzma.FORMAT_XZ))
     size = (packed[12] + 1) * 4  # of the block's header, which ends with its checksum
-    place = packed.index(b"\x21\x01", 12, 12 + size) + 2  # LZMA2, one byte of properties: the dictionary's size
-    packed[place] = 40  # 4 GiB
+    position = packed.index(b"\x21\x01", 12, 12 + size) + 2  # LZMA2, one byte of properties: the dictionary's size
+    packed[position] = 40  # 4 GiB
     packed[12 + size - 4 : 12 + size] = zlib.crc32(packed[12 : 12 + size - 4]).to_bytes(4, "little")
     path = tmp_path / "x.fa.xz"
     path.write_bytes(packed)
-    assert lzma.decompress(packed) == b">x\nACGT\n"  # as far as xz is concerned, it is sound
+    assert lzma.decompress(packed) == b">x\nACGT\n"  # xz itself accepts it
     assert WINDOW_BITS < 32
     with pytest.raises(InputError, match="takes too much memory"):
         list(read_records([path]))
@@ -560,16 +549,16 @@ def test_a_zst_header_that_asks_for_gigabytes_is_refused(tmp_path: Path) -> None
 
 
 def test_a_pickle_nested_deeper_than_the_stack_is_refused(
-    readers: dict[str, Target], audit: Watch, tmp_path: Path
+    readers: dict[str, Target], audit: AuditHook, tmp_path: Path
 ) -> None:
     nested = b"\x80\x02})" + b"\x85" * 600_000 + b"K\x01s."  # a tuple in a tuple in ... as a key: hashing it recurses
     readers["pickle"](nested, tmp_path, audit)
     readers["pickle"](b"\x80\x02})" + b"\x85" * 32_000 + b"K\x01s.", tmp_path, audit)
 
 
-def test_the_watch_would_notice_code(audit: Watch, tmp_path: Path) -> None:
+def test_the_watch_would_notice_code(audit: AuditHook, tmp_path: Path) -> None:
     target = Target(lambda content, folder: pickle.loads(content), (Exception,), ())
-    with pytest.raises(CodeRun):
+    with pytest.raises(CodeExecuted):
         target(pickle.dumps(Payload(os.mkdir, str(tmp_path / "made"))), tmp_path, audit)
     assert not (tmp_path / "made").exists()
 
@@ -581,9 +570,8 @@ def test_the_watch_would_notice_code(audit: Watch, tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 def test_the_coverage_guided_fuzzer_finds_nothing(tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="needs atheris: pip install -c constraints.txt -e '.[fuzz]'")
-    script = Path(__file__).parents[2] / "scripts" / "fuzz.py"
-    command = [sys.executable, str(script), "--seconds", "60", "--keep", str(tmp_path / "found")]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "scripts.checks.fuzz", "--seconds", "60", "--keep", str(tmp_path / "findings")]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout
 
 

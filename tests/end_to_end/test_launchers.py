@@ -1,9 +1,8 @@
-"""The program under its real launchers: the same bytes on any number of ranks, failures told once, live bars."""
+"""The program under its real launchers: the same bytes on any number of ranks, failures reported once, live bars."""
 
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,14 +14,15 @@ import pytest
 
 from scripts.faults import bad_records
 from scripts.faults.gate import Gate
+from scripts.faults.launched_runs import TORCHRUN, Job, standalone, tables
+from scripts.faults.two_nodes import free_port
 from tests.launched import PATIENCE_S
 from tests.sample import write_contigs
-from tests.tiny_models import TinyModels, write_models
+from tests.tiny_models import TinyModels
 
 pytestmark = pytest.mark.launcher
 
-TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+OPTIONS = ("--threads", "1", "--dtype", "float32")
 ACCELERATE = [
     *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2"),
     *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
@@ -31,26 +31,13 @@ PLAIN = [sys.executable]
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    return write_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
 def contigs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_contigs(tmp_path_factory.mktemp("input") / "contigs.fa", n=60)
 
 
-def standalone(n: int) -> list[str]:
-    return [*TORCHRUN, "--standalone", f"--nproc-per-node={n}"]
-
-
-def command(launcher: Sequence[str], models: TinyModels, source: Path | str, output: Path, *options: str) -> list[str]:
-    return [
-        *launcher,
-        *("-m", "vpdist", "predict", str(source), "-o", str(output)),
-        *("--nucleotide-model", str(models.nucleotide), "--protein-model", str(models.protein)),
-        *("--classifier", str(models.classifier), "--threads", "1", "--dtype", "float32", *options),
-    ]
+def command(launcher: Sequence[str], models: TinyModels, source: Path, output: Path, *options: str) -> list[str]:
+    job = Job(source, models.nucleotide, models.protein, models.classifier, (*OPTIONS, *options))
+    return [*launcher, *job.arguments(output)]
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -64,16 +51,6 @@ def run(arguments: Sequence[str], code: int = 0) -> str:
     )
     assert ended.returncode == code, ended.stderr
     return ended.stderr
-
-
-def tables(folder: Path) -> list[bytes]:
-    return [(folder / name).read_bytes() for name in TABLES]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -95,20 +72,20 @@ def plain(models: TinyModels, contigs: Path, tmp_path_factory: pytest.TempPathFa
     ids=["torchrun-2", "accelerate-2-dynamic", "torchrun-3-dynamic", "torchrun-5", "built-in-2"],
 )
 def test_tables_are_the_same_bytes_under_every_launcher_and_world_size(
-    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path, launcher: list[str], options: list[str]
+    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path, launcher: Sequence[str], options: list[str]
 ) -> None:
-    told = run(command(launcher, models, contigs, tmp_path / "run", *options))
+    stderr = run(command(launcher, models, contigs, tmp_path / "run", *options))
     assert tables(tmp_path / "run") == tables(plain)
     world_size = json.loads((tmp_path / "run" / "run.json").read_text())["world_size"]
     assert world_size > 1
     assert len(list((tmp_path / "run" / "logs").iterdir())) == world_size
-    assert told.count("sequences called virus") == 1
+    assert stderr.count("sequences called virus") == 1
     last = json.loads((tmp_path / "run" / "progress.jsonl").read_text().splitlines()[-1])
     assert last["totals"]["fragments"] == len((plain / "fragments.tsv").read_text().splitlines()) - 1
     assert last["totals"]["units"] == len(list((tmp_path / "run" / "parts").iterdir()))
     if "log" in options:
-        assert re.search(r"rank=1 ", told)
-        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", told)
+        assert re.search(r"rank=1 ", stderr)
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", stderr)
 
 
 @pytest.mark.parametrize("rendezvous", ["c10d", "static"])
@@ -127,33 +104,33 @@ def test_two_agents_on_loopback_are_one_run(
         agents.append(
             subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         )
-    told = [agent.communicate(timeout=PATIENCE_S)[1] for agent in agents]
-    assert [agent.returncode for agent in agents] == [0, 0], told
+    stderr = [agent.communicate(timeout=PATIENCE_S)[1] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], stderr
     assert tables(tmp_path / "run") == tables(plain)
 
 
 def test_standard_input_that_only_one_worker_is_given_is_read_whole(
     plain: Path, models: TinyModels, contigs: Path, tmp_path: Path
 ) -> None:
-    arguments = command(standalone(2), models, "-", tmp_path / "run")
+    arguments = command(standalone(2), models, Path("-"), tmp_path / "run")
     with open(contigs, "rb") as source:
         subprocess.run(arguments, stdin=source, env=environment(), check=True, timeout=PATIENCE_S, capture_output=True)
     assert tables(tmp_path / "run")[1:] == tables(plain)[1:]
-    again = command(PLAIN, models, "-", tmp_path / "run")
-    for sent, code, told in ((b"", 0, "standard input is empty"), (b">x\nACGTACGT\n", 2, "standard input differs")):
+    again = command(PLAIN, models, Path("-"), tmp_path / "run")
+    for sent, code, message in ((b"", 0, "standard input is empty"), (b">x\nACGTACGT\n", 2, "standard input differs")):
         ended = subprocess.run(
             again, input=sent, env=environment(), check=False, timeout=PATIENCE_S, capture_output=True
         )
-        assert (ended.returncode, told in ended.stderr.decode()) == (code, True), ended.stderr
+        assert (ended.returncode, message in ended.stderr.decode()) == (code, True), ended.stderr
     assert tables(tmp_path / "run")[1:] == tables(plain)[1:]
 
 
 def test_a_failure_is_told_once_with_its_code_in_the_status(models: TinyModels, contigs: Path, tmp_path: Path) -> None:
     source = tmp_path / "broken.fa"
     source.write_text(contigs.read_text() + ">prot\nMKLVEFPQ\n")
-    told = run(command(standalone(2), models, source, tmp_path / "run"), code=1)
-    assert told.count("vpdist: ") == 1
-    assert re.search(r"vpdist: .*broken\.fa.*record prot", told)
+    stderr = run(command(standalone(2), models, source, tmp_path / "run"), code=1)
+    assert stderr.count("vpdist: ") == 1
+    assert re.search(r"vpdist: .*broken\.fa.*record prot", stderr)
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert (status["state"], status["exit_code"], status["failing_rank"]) == ("failed", 3, 0)
 
@@ -165,7 +142,7 @@ def test_the_built_in_launch_returns_the_true_code(models: TinyModels, tmp_path:
 
 
 class Terminal:
-    """A real pseudo-terminal whose screen a terminal emulator keeps."""
+    """A pseudo-terminal with a terminal emulator for its screen."""
 
     def __init__(
         self, arguments: Sequence[str], variables: Mapping[str, str], columns: int = 100, lines: int = 30
@@ -179,7 +156,7 @@ class Terminal:
         )  # fmt: skip
 
     def read(self) -> bool:
-        """Feed what comes next to the emulator; False once the program has ended."""
+        """Feed the next output to the emulator; returns False once the program has ended."""
         try:
             text = self.child.read_nonblocking(65536, timeout=PATIENCE_S)
         except pexpect.EOF:
@@ -198,18 +175,18 @@ class Terminal:
 
 
 def shares(lines: Sequence[str]) -> dict[str, float]:
-    """Percent done by bar, of the bars on the screen."""
-    found = {}
+    """Percent done of each bar on the screen."""
+    percent = {}
     for line in lines:
         if bar := re.match(r"(rank 0|rank 1|all   ) .* (\d+\.\d)%", line):
-            found[bar[1].strip()] = float(bar[2])
-    return found
+            percent[bar[1].strip()] = float(bar[2])
+    return percent
 
 
 def start_on_terminal(models: TinyModels, contigs: Path, folder: Path, gate: Gate) -> Terminal:
-    """Two ranks with bars on a terminal, held among their batches."""
+    """Start two ranks with bars on a terminal, held between batches."""
     arguments = command(standalone(2), models, contigs, folder, "--token-budget", "400")
-    return Terminal(arguments, bad_records.sabotage(hold=gate.rule()))
+    return Terminal(arguments, bad_records.fault_environment(hold=gate.rule()))
 
 
 def test_bars_of_both_ranks_move_on_a_terminal_and_leave_it_clean(

@@ -1,4 +1,4 @@
-"""Who listens where while the built-in launch runs, and what passes between its ranks."""
+"""The built-in launch: addresses on which its processes listen, and pickles that its ranks read."""
 
 import ipaddress
 import json
@@ -12,9 +12,10 @@ import pytest
 
 from scripts.faults import bad_records
 from scripts.faults.gate import Gate
+from scripts.faults.launched_runs import Job
 from tests.launched import PATIENCE_S, wait_until
 from tests.sample import write_contigs
-from tests.tiny_models import write_models
+from tests.tiny_models import TinyModels
 
 pytestmark = pytest.mark.launcher
 WATCH_PICKLES = """
@@ -35,25 +36,25 @@ def loads(content, **options):
 pickle.Unpickler, pickle.loads, pickle.load = Counted, loads, lambda file, **options: Counted(file, **options).load()
 ADDED = len(pickle.loads(pickle.dumps([1, 2])))
 
-def tell():
-    with open(os.path.join(os.environ["TOLD_IN"], str(os.getpid())), "w") as file:
+def report():
+    with open(os.path.join(os.environ["COUNTS"], str(os.getpid())), "w") as file:
         json.dump({"rank": os.environ.get("RANK"), "loads": n_loads}, file)
 
-atexit.register(tell)
+atexit.register(report)
 """
-"""A sitecustomize.py: every Python process of a launch tells at its end how often it has unpickled anything."""
+"""A sitecustomize.py: each Python process of a launch writes at its end how many pickles it has read."""
 ALSO_HELD = f"""
 import importlib.util
 
-spec = importlib.util.spec_from_file_location("faulty", {str(bad_records.SABOTAGE / "sitecustomize.py")!r})
+spec = importlib.util.spec_from_file_location("faulty", {str(bad_records.FAULTY / "sitecustomize.py")!r})
 spec.loader.exec_module(importlib.util.module_from_spec(spec))
 """
-"""For the same file: ranks are held at a gate as well."""
+"""For the same file: ranks are held at a gate, too."""
 
 
 @dataclass
-class Seen:
-    """What a launch did."""
+class Observed:
+    """Observations of a launch."""
 
     code: int
     listening: dict[str, set[str]] = field(default_factory=dict)
@@ -79,57 +80,55 @@ def other_interface() -> str:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory, other_interface: str) -> Seen:
+def observed(models: TinyModels, tmp_path_factory: pytest.TempPathFactory, other_interface: str) -> Observed:
     """The built-in launch on two ranks, in a shell whose profile sends gloo to another interface."""
     folder = tmp_path_factory.mktemp("ports")
-    models, source = write_models(folder / "models"), write_contigs(folder / "contigs.fa", n=60)
-    hook, told = folder / "hook", folder / "told"
+    source = write_contigs(folder / "contigs.fa", n=60)
+    options = ("--threads", "1", "--dtype", "float32", "--nproc", "2")
+    job = Job(source, models.nucleotide, models.protein, models.classifier, options)
+    hook, counts = folder / "hook", folder / "counts"
     hook.mkdir()
-    told.mkdir()
+    counts.mkdir()
     (hook / "sitecustomize.py").write_text(WATCH_PICKLES + ALSO_HELD)
     gate = Gate(folder / "gate")
-    variables = bad_records.sabotage(hold=gate.rule()) | {
+    variables = bad_records.fault_environment(hold=gate.rule()) | {
         "PYTHONPATH": str(hook),
-        "TOLD_IN": str(told),
+        "COUNTS": str(counts),
         "GLOO_SOCKET_IFNAME": other_interface,
     }
     agent = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "vpdist", "predict", str(source), "-o", str(folder / "run"), "--nproc", "2"),
-            *("--nucleotide-model", str(models.nucleotide), "--protein-model", str(models.protein)),
-            *("--classifier", str(models.classifier), "--threads", "1", "--dtype", "float32"),
-        ],
+        [sys.executable, *job.arguments(folder / "run")],
         env=os.environ | variables,
         stderr=subprocess.DEVNULL,
     )
-    found: dict[str, set[str]] = {"agent": set(), "rank": set()}
+    addresses: dict[str, set[str]] = {"agent": set(), "rank": set()}
     try:
         tree = psutil.Process(agent.pid)
 
         def look() -> bool:
-            """Whether both ranks are at work; looks once more when they are."""
-            at_work = len(gate.held()) == 2
-            found["agent"] |= listening(tree)
+            """Collect addresses; returns whether both ranks were held before."""
+            held = len(gate.held()) == 2
+            addresses["agent"] |= listening(tree)
             for child in tree.children(recursive=True):
-                found["rank"] |= listening(child)
-            return at_work or agent.poll() is not None
+                addresses["rank"] |= listening(child)
+            return held or agent.poll() is not None
 
-        wait_until(look, "both ranks at work")
+        wait_until(look, "both ranks between batches")
         gate.open()
         agent.wait(PATIENCE_S)
     finally:
         agent.kill()
         code = agent.wait()
-    ranks = [json.loads(path.read_text()) for path in told.iterdir()]
-    return Seen(code, found, {each["rank"]: each["loads"] for each in ranks if each["rank"] is not None})
+    ranks = [json.loads(path.read_text()) for path in counts.iterdir()]
+    return Observed(code, addresses, {each["rank"]: each["loads"] for each in ranks if each["rank"] is not None})
 
 
-def test_nothing_listens_but_on_loopback(seen: Seen) -> None:
-    assert seen.code == 0
-    assert all(seen.listening.values())  # the store of the agent, the connections of the ranks
-    addresses = set.union(*seen.listening.values())
-    assert all(ipaddress.ip_address(address).is_loopback for address in addresses), seen.listening
+def test_nothing_listens_but_on_loopback(observed: Observed) -> None:
+    assert observed.code == 0
+    assert all(observed.listening.values())  # the store of the agent, the connections of the ranks
+    addresses = set.union(*observed.listening.values())
+    assert all(ipaddress.ip_address(address).is_loopback for address in addresses), observed.listening
 
 
-def test_ranks_unpickle_nothing(seen: Seen) -> None:
-    assert seen.loads == {"0": 1, "1": 1}  # the one that shows that the hook counts
+def test_ranks_unpickle_nothing(observed: Observed) -> None:
+    assert observed.loads == {"0": 1, "1": 1}  # by the hook itself, to show that it counts

@@ -20,7 +20,7 @@ import torch
 
 from tests.launched import PATIENCE_S, environment, wait_until
 from tests.sample import write_contigs
-from tests.tiny_models import NUCLEOTIDE_WIDTH, PROTEIN_WIDTH, TinyModels, write_classifier, write_models
+from tests.tiny_models import NUCLEOTIDE_WIDTH, PROTEIN_WIDTH, TinyModels, write_classifier
 from vpdist.commands.predict import predict
 from vpdist.config import Settings
 from vpdist.environment import LaunchContext
@@ -36,11 +36,6 @@ VPDIST = [sys.executable, "-m", "vpdist"]
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    return write_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
 def contigs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = write_contigs(tmp_path_factory.mktemp("input") / "contigs.fa", n=60)
     path.write_text(path.read_text() + ">short\nAC\n>empty\n")
@@ -49,18 +44,7 @@ def contigs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def settings(models: TinyModels, contigs: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return Settings(
-        inputs=(str(contigs),),
-        output=tmp_path_factory.mktemp("done") / "run",
-        nucleotide_model=str(models.nucleotide),
-        protein_model=str(models.protein),
-        classifier=models.classifier,
-        min_length=150,
-        token_budget=300,
-        threads=1,
-        dtype="float32",
-        progress="none",
-    )
+    return models.settings(contigs, tmp_path_factory.mktemp("done") / "run", min_length=150, token_budget=300)
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tiny_models import TinyModels, write_models
+from tests.tiny_models import TinyModels
 from vpdist.commands.resolve_config import cost_of
 from vpdist.encoders.shape import encoder_shape
 from vpdist.estimate.workload import Workload, cut_out
 from vpdist.planning.plan import EncoderCost, FragmentKeys, Limits, build
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

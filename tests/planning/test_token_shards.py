@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tiny_models import TinyModels, write_models
+from tests.tiny_models import TinyModels
 from vpdist.encoder_kinds import KINDS
 from vpdist.planning import plan_file, token_shards
 from vpdist.planning.plan import EncoderCost, FragmentKeys, Limits, Plan, build
@@ -16,11 +16,6 @@ from vpdist.sequences.tokenizers import load_tokenizer
 from vpdist.storage.hdf5_files import DamagedFile
 
 COST = EncoderCost(linear=10**6, attention=10**3)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

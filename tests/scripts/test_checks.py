@@ -1,4 +1,4 @@
-"""The pinned packages: every one has hashes, and an audit that could not look is not taken for a clean one."""
+"""The pinned packages: all have hashes, and packages that could not be looked up are not reported as audited."""
 
 import json
 import re
@@ -17,8 +17,8 @@ def canonical(name: str) -> str:
 
 def pins(path: Path) -> dict[str, str]:
     """Versions by name."""
-    found = re.findall(r"^([\w.-]+)==([\w.]+)", path.read_text(), re.MULTILINE)
-    return {canonical(name): version for name, version in found}
+    matches = re.findall(r"^([\w.-]+)==([\w.]+)", path.read_text(), re.MULTILINE)
+    return {canonical(name): version for name, version in matches}
 
 
 def test_every_package_has_hashes_and_its_pinned_version() -> None:
@@ -34,7 +34,7 @@ def test_every_package_has_hashes_and_its_pinned_version() -> None:
     assert len(entries) == len(hashed)
     for entry in entries:
         assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry), entry
-        assert "@" not in entry  # nothing from a place of one machine
+        assert "@" not in entry  # no path of a file
         assert "://" not in entry
 
 
@@ -46,26 +46,26 @@ KNOWN = {"id": "PYSEC-1", "fix_versions": ["2.0"]}
 
 
 def test_packages_that_were_skipped_are_not_called_audited() -> None:
-    verdict = audit_versions.Verdict(2)
-    verdict.add(audit_versions.answers_of(report(a={"version": "1", "vulns": []}, b={"skip_reason": "not found"})))
-    assert verdict.lines() == [
+    audit = audit_versions.Audit(2)
+    audit.add(audit_versions.parse_report(report(a={"version": "1", "vulns": []}, b={"skip_reason": "not found"})))
+    assert audit.lines() == [
         "audited 1 of 2 pinned packages: no known vulnerability",
         "NOT AUDITED: 1 packages that no service answered for",
     ]
 
 
 def test_a_known_vulnerability_is_named_with_its_remedy() -> None:
-    verdict = audit_versions.Verdict(1)
+    audit = audit_versions.Audit(1)
     for _ in range(2):
-        verdict.add(audit_versions.answers_of(report(a={"version": "1", "vulns": [KNOWN]})))
-    assert verdict.lines()[1:] == ["a 1: PYSEC-1, fixed in 2.0"]
+        audit.add(audit_versions.parse_report(report(a={"version": "1", "vulns": [KNOWN]})))
+    assert audit.lines()[1:] == ["a 1: PYSEC-1, fixed in 2.0"]
 
 
 def test_no_answer_is_said_and_is_no_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        audit_versions, "ask", lambda service: audit_versions.Answers(reason=f"{service} cannot be reached")
+        audit_versions, "query", lambda service: audit_versions.Answers(reason=f"{service} cannot be reached")
     )
     assert audit_versions.main() == 0
     assert capsys.readouterr().out.startswith("NOT AUDITED: none of")
@@ -73,6 +73,8 @@ def test_no_answer_is_said_and_is_no_failure(
 
 def test_a_vulnerability_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        audit_versions, "ask", lambda service: audit_versions.answers_of(report(a={"version": "1", "vulns": [KNOWN]}))
+        audit_versions,
+        "query",
+        lambda service: audit_versions.parse_report(report(a={"version": "1", "vulns": [KNOWN]})),
     )
     assert audit_versions.main() == 1

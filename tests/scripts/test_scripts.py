@@ -1,4 +1,4 @@
-"""Scripts around the program: sample, models, classifier, summary; and the pinned versions."""
+"""Scripts of the demonstration: sample, models, classifier, summary; and the pinned versions."""
 
 import gzip
 import re
@@ -116,9 +116,9 @@ def test_esm_2_has_the_names_and_shapes_that_transformers_gives_it(models: Path)
     expected = {name: tuple(parameter.shape) for name, parameter in reference.named_parameters()}
     expected.pop("lm_head.decoder.weight", None)  # the same tensor as the word embeddings
     saved = safetensors.torch.load_file(models / "esm-2" / "model.safetensors")
-    found = {name: tuple(tensor.shape) for name, tensor in saved.items() if "inv_freq" not in name}
-    assert found.pop("esm.embeddings.position_embeddings.weight") == (1026, 64)  # published, and unused
-    assert found == expected
+    shapes = {name: tuple(tensor.shape) for name, tensor in saved.items() if "inv_freq" not in name}
+    assert shapes.pop("esm.embeddings.position_embeddings.weight") == (1026, 64)  # published, and unused
+    assert shapes == expected
 
 
 @pytest.mark.parametrize(("kind", "folder", "width"), [("nucleotide", "dnabert-s", 96), ("protein", "esm-2", 64)])
@@ -173,7 +173,7 @@ def test_a_score_of_zero_is_a_virus_call() -> None:
 
 
 def write_run(run: Path, rng: np.random.Generator, centre: float) -> None:
-    """A run folder as `vpdist embed` leaves it: 40 sequences with 10 fragments each, in two parts, some shared rows."""
+    """A run folder as `vpdist embed` writes it: 40 sequences with 10 fragments each, in two parts, with shared rows."""
     (run / "parts").mkdir(parents=True)
     names = [f"s{number // 10}" for number in range(400)]
     (run / "fragments.tsv").write_text("fragment_id\tseq_name\n" + "".join(f"f\t{name}\n" for name in names))
@@ -221,8 +221,8 @@ def test_fragments_keep_their_own_embedding_and_failed_ones_are_left_out(labelle
     assert np.isfinite(data.nucleotide).all()
     with hdf5_files.opened(labelled_runs[0] / "parts" / "unit-000001.h5") as file:
         fragment, row, protein = (hdf5_files.read(file, name) for name in ("fragment", "row", "protein"))
-    there = np.flatnonzero((data.protein == protein[row[7]]).all(axis=1))
-    assert f"{labelled_runs[0]}: s{fragment[7] // 10}" in data.sequence[there]
+    same = np.flatnonzero((data.protein == protein[row[7]]).all(axis=1))
+    assert f"{labelled_runs[0]}: s{fragment[7] // 10}" in data.sequence[same]
 
 
 def test_a_sequence_is_never_in_both_training_and_held_out_data(labelled_runs: tuple[Path, Path]) -> None:
@@ -249,8 +249,8 @@ def test_the_summary_counts_calls_by_truth_and_leaves_uncalled_sequences_out_of_
         {"seq_name": "contig_3", "prediction": "non-virus", "virus_score": "0.2", "nonvirus_score": "0.8"},
         {"seq_name": "contig_4", "prediction": "NA", "virus_score": "NA", "nonvirus_score": "NA"},
     ]
-    assert show.fit(rows, truth) == "3 of 4 called, accuracy 0.667, AUROC 1.000"
-    assert show.fit(rows[3:], truth) == "no calls"
+    assert show.agreement(rows, truth) == "3 of 4 called, accuracy 0.667, AUROC 1.000"
+    assert show.agreement(rows[3:], truth) == "no calls"
     console = Console(width=100, force_terminal=False)
     with console.capture() as capture:
         console.print(show.confusion(rows, truth))

@@ -1,9 +1,9 @@
-"""Faults for the real program: with this folder on PYTHONPATH, encoders misbehave as the JSON in VPDIST_FAULTS says.
+"""Fault injection: with this folder on PYTHONPATH, encoders fail as the JSON in VPDIST_FAULTS describes.
 
-`crash`, `hang`, `nan`, `too_large`: a protein that holds eight of this residue in a row kills the process, keeps it
-busy for ever, comes out as NaN, does not fit the memory. `most_rows`: larger batches don't fit the memory. `hold`: a
+`crash`, `hang`, `nan`, `too_large`: a protein with eight of this residue in a row kills the process, keeps it busy for
+ever, has an embedding of NaN, does not fit into memory. `most_rows`: larger batches do not fit into memory. `hold`: a
 gate, see ../gate.py, at which ranks wait until it is opened. `no_hard_links`: link(2) is refused, as FAT does.
-Python imports this module by its name when it starts; vpdist itself knows nothing of it.
+Python imports this module by its name when it starts; vpdist itself is unchanged.
 """
 
 import contextlib
@@ -23,70 +23,69 @@ from typing import Any
 
 FAULTS = json.loads(os.environ.get("VPDIST_FAULTS", "{}"))
 RESIDUES = "<cls> <pad> <eos> <unk> L A G V S E R T I D P K Q N F Y M H W C".split()
-LOOK_S, PATIENCE_S = 0.02, 1800.0
+POLL_S, TIMEOUT_S = 0.02, 1800.0
 
 
 class Hold:
-    """This process's way through a gate: whoever comes to where it stands waits until the gate's folder holds `open`,
-    a file that may say up to how many batches.
+    """Holds this process at a gate until its folder has a file `open`, which may give a number of batches to compute.
 
-    Meanwhile the file held.PID lies there, with a byte for every signal that has come since the process started.
+    Meanwhile the folder has a file held.PID, with a byte for every signal since the process started.
     """
 
     def __init__(self, folder: str, at: str, free_batches: int) -> None:
         self._at, self._free_batches, self._n_batches = at, str(free_batches), 0
         self._open, self._note = Path(folder, "open"), Path(folder, f"held.{os.getpid()}")
-        self._came, self._comes = os.pipe()
-        os.set_blocking(self._came, False)
-        os.set_blocking(self._comes, False)
-        signal.set_wakeup_fd(self._comes, warn_on_full_buffer=False)
+        self._signals, signals_in = os.pipe()
+        os.set_blocking(self._signals, False)
+        os.set_blocking(signals_in, False)
+        signal.set_wakeup_fd(signals_in, warn_on_full_buffer=False)
 
     def _closed(self) -> bool:
         with contextlib.suppress(FileNotFoundError):
             self._free_batches = self._open.read_text()
         return self._free_batches != "" and self._n_batches >= int(self._free_batches)
 
-    def _wait(self, look: Callable[[], None] = lambda: None) -> None:
+    def _wait(self, react: Callable[[], None] = lambda: None) -> None:
         if not self._closed():
             return
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + TIMEOUT_S
         with open(self._note, "ab", buffering=0) as note:
             while self._closed():
                 if time.monotonic() > until:
-                    raise TimeoutError(f"{self._open} was not made within {PATIENCE_S:.0f} s: is the test gone?")
-                time.sleep(LOOK_S)  # a signal's handler runs in here, before the note tells of the signal
+                    raise TimeoutError(f"{self._open} was not created within {TIMEOUT_S:.0f} s: has the test ended?")
+                time.sleep(POLL_S)  # a signal's handler runs here, before its byte is written
                 with contextlib.suppress(BlockingIOError):
-                    note.write(os.read(self._came, 100))
-                look()
+                    note.write(os.read(self._signals, 100))
+                react()
 
     def during_imports(self) -> None:
         if self._at == "imports":
             self._wait()
 
     def in_batch(self) -> None:
-        """The batch lasts, and its process looks at nothing."""
+        """Hold a process in a batch, where it reacts to nothing."""
         if self._at == "batch":
             self._wait()
         self._n_batches += 1
 
     def after_batch(self, report: Callable[..., None]) -> None:
-        """Batches come to their end all the time without a unit being done: the process looks at what it is told."""
+        """Hold a process between batches, where it reacts to signals and messages."""
         if self._at == "batches":
             self._wait(report)
 
 
-class Saboteur(importlib.abc.MetaPathFinder):
-    """Lets modules be loaded as usual, and changes them afterwards."""
+class FaultInjector(importlib.abc.MetaPathFinder):
+    """Changes modules after they have been loaded as usual."""
 
     def __init__(self) -> None:
         self._hold: Hold | None = None
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        sabotage = {
-            "vpdist.encoders.encoder": self._sabotage_encoders,
-            "vpdist.embedding.unit_pipeline": self._sabotage_pipeline,
+        patch = {
+            "vpdist.encoders.encoder": self._patch_encoders,
+            "vpdist.embedding.unit_pipeline": self._patch_pipeline,
         }.get(name)
-        if sabotage is None:
+        if patch is None:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -96,26 +95,26 @@ class Saboteur(importlib.abc.MetaPathFinder):
         loader: Any = spec.loader
         load = loader.exec_module
 
-        def load_and_sabotage(module: Any) -> None:
+        def load_and_patch(module: Any) -> None:
             load(module)
-            sabotage(module)
+            patch(module)
 
-        loader.exec_module = load_and_sabotage
+        loader.exec_module = load_and_patch
         return spec
 
-    def _sabotage_encoders(self, encoders: Any) -> None:
-        """What loads encoders is a rank, and may be held; the child processes that it may start are not."""
+    def _patch_encoders(self, encoders: Any) -> None:
+        """A process that loads encoders is a rank, and may be held; the child processes that it starts are not."""
         if rule := FAULTS.get("hold"):
             self._hold = Hold(**rule)
             self._hold.during_imports()
             os.environ["VPDIST_FAULTS"] = json.dumps({name: FAULTS[name] for name in FAULTS if name != "hold"})
-        sabotage(encoders, self._hold)
+        patch_embed(encoders, self._hold)
 
-    def _sabotage_pipeline(self, embed: Any) -> None:
-        """Have `Pipeline` report through the hold."""
+    def _patch_pipeline(self, module: Any) -> None:
+        """Make `Pipeline` pass its counters through the hold."""
         if (hold := self._hold) is None:
             return
-        begin = embed.Pipeline.__init__
+        begin = module.Pipeline.__init__
 
         def held(self: Any, work: Any, report: Callable[..., None], **options: Any) -> None:
             def report_and_wait(**counters: int) -> None:
@@ -125,11 +124,11 @@ class Saboteur(importlib.abc.MetaPathFinder):
 
             begin(self, work, report_and_wait, **options)
 
-        embed.Pipeline.__init__ = held
+        module.Pipeline.__init__ = held
 
 
-def sabotage(encoders: Any, hold: Hold | None) -> None:
-    """Replace `Encoder.embed` by one that misbehaves."""
+def patch_embed(encoders: Any, hold: Hold | None) -> None:
+    """Replace `Encoder.embed` by a function that fails as FAULTS describes."""
     import numpy as np
     import torch
 
@@ -171,4 +170,4 @@ def refuse(*_: object, **__: object) -> None:
 if FAULTS.get("no_hard_links"):
     os.link = refuse
 if FAULTS:
-    sys.meta_path.insert(0, Saboteur())
+    sys.meta_path.insert(0, FaultInjector())
