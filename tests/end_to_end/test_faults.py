@@ -111,17 +111,17 @@ def wait_for_batches(launch: Launch, gate: Gate, ranks: int) -> None:
     )
 
 
-def wait_for_signal(launch: Launch, gate: Gate, processes: Iterable[int], n: int = 1) -> None:
-    """Wait until each process has received `n` signals, and one more would count as another request."""
+def wait_for_signal(launch: Launch, gate: Gate, processes: Iterable[int]) -> None:
+    """Wait until each process has received a signal, and one more would count as another request."""
     for pid in processes:
-        assert launch.wait_until(partial(_reached, launch, gate, pid, n), f"signal {n} in process {pid}"), (
+        assert launch.wait_until(partial(_reached, launch, gate, pid), f"a signal in process {pid}"), (
             launch.console_text()
         )
     time.sleep(SECOND_SIGNAL_AFTER_S)
 
 
-def _reached(launch: Launch, gate: Gate, pid: int, n: int) -> bool:
-    return gate.signals(pid) >= n or pid not in launch.processes()
+def _reached(launch: Launch, gate: Gate, pid: int) -> bool:
+    return gate.signals(pid) >= 1 or pid not in launch.processes()
 
 
 def test_a_second_signal_stops_a_rank_at_once_that_is_in_the_middle_of_a_batch(
@@ -151,9 +151,8 @@ def test_a_second_signal_to_all_ends_ranks_under_torchrun_in_the_middle_of_a_bat
     with Launch(bad_records.with_faults(job, hold=gate.rule("batch")), folder, standalone(2)) as launch:
         wait_for_batches(launch, gate, 2)
         ranks = launch.ranks().values()
-        for pid in launch.processes():
-            launch.signal(pid, signal.SIGTERM)
-        wait_for_signal(launch, gate, ranks, 2)  # this one, and the one that the agent passes on
+        launch.signal(launch.agent.pid, signal.SIGTERM)
+        wait_for_signal(launch, gate, ranks)  # the agent passes it on
         for pid in ranks:
             launch.signal(pid, signal.SIGTERM)
         launch.end()

@@ -151,7 +151,7 @@ def test_without_models_it_counts_and_says_what_it_cannot_tell(
     bare = replace(settings, dry_run=True, nucleotide_model=None, protein_model=None, classifier=None)
     found = forecast(bare, 1, None)
     assert found == Forecast(counts=planned.counts)
-    assert "without models nothing is known" in "\n".join(found.lines())
+    assert "depend on the models" in "\n".join(found.lines())
 
 
 def test_one_encoder_is_planned_as_embed_would_run_it(settings: Settings, planned: Forecast) -> None:
