@@ -1,7 +1,7 @@
-"""What the user asked for (`Settings`) and what rank 0 made of it (`Decisions`).
+"""What the user asked for (`Settings`), and what rank 0 resolves it to (`ResolvedConfig`).
 
-Both are frozen, checked where they are made, and written to run.json. Decisions are taken once, published to all
-ranks, and kept when a run is resumed, because results depend on them.
+Both are frozen, checked where they are made, and written to run.json. The configuration is resolved once, published to
+all ranks, and kept when a run is resumed, because results depend on it.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ OPTIONS: dict[str, Option] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedConfig:
-    """What results depend on. Equal resolved and equal input give equal tables."""
+    """What results depend on. Equal configurations give equal tables."""
 
     input: tuple[tuple[str, int, int, str], ...]
     """Of each input: name, bytes, modification time (ns), digest of sampled blocks."""
@@ -187,7 +187,7 @@ class ResolvedConfig:
     """Fingerprint of the classifier's parameters."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no run can have decided: resolved are read from files, too."""
+        """Raises ValueError for what no run can have: configurations are read from files, too."""
         texts = (self.dtype, self.embedding_dtype, self.device)
         fingerprints = (*self.models.values(), self.classifier)
         chosen = zip(texts, (DTYPES[1:], STORED_DTYPES[1:], DEVICES[1:]), strict=True)
@@ -235,7 +235,7 @@ class ResolvedConfig:
 
 
 def refuse_other_configuration(old: ResolvedConfig, new: ResolvedConfig, folder: Path) -> None:
-    """Raises UsageError naming the first field in which a run folder's resolved differ from this command's."""
+    """Raises UsageError naming the first field in which a run folder's configuration differs from this command's."""
     were, are = old.to_dict(), new.to_dict()
     for name in {**were, **are}:
         before, now = were.get(name), are.get(name)

@@ -21,7 +21,7 @@ DEADLY = 66
 
 
 class StubEncoder:
-    """What a isolated encoder takes over from the rank's own."""
+    """What an isolated encoder takes over from the rank's own."""
 
     kind, width, folder, vocabulary, length_bucket = "protein", 2, Path("esm2"), 100, 1
 

@@ -26,11 +26,11 @@ def test_runs_cover_every_sequence_once_in_order(lengths: list[int], length_buck
 
 
 @given(LENGTHS)
-def test_runs_of_equal_lengths_are_not_padded(lengths: list[int]) -> None:
+def test_groups_of_equal_lengths_are_not_padded(lengths: list[int]) -> None:
     assert all(group.scattered is None for group in packing(lengths).groups)
 
 
-def test_a_coarser_granule_makes_fewer_runs() -> None:
+def test_a_coarser_length_bucket_makes_fewer_groups() -> None:
     lengths = list(range(17, 33))
     assert len(packing(lengths).groups) == 16
     assert [(group.length, group.sequences) for group in packing(lengths, 16).groups] == [(32, 16)]

@@ -92,5 +92,6 @@ class DisplayThread:
             with contextlib.suppress(OSError):  # closing tries to write the rest again
                 if self._recorder is not None:
                     self._recorder.close()
+            how = "is not" if self._recorder is None else "is no longer"
             self._jsonl = self._recorder = None
-            logger.warning("progress is no longer recorded: %s", error)
+            logger.warning("progress %s recorded: %s", how, error)

@@ -29,7 +29,7 @@ class AgreedLoss:
 
 
 class LostRanks:
-    """One rank's view. Every method raises PeerLost if the key store itself does not answer."""
+    """One rank's view. If the key store itself does not answer, methods but `publish_exit_reason` raise PeerLost."""
 
     def __init__(
         self, keys: KeyStore, prefix: str, rank: int, world_size: int, roll_call_s: float, stopping: Callable[[], bool]

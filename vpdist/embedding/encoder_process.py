@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.2
 LONGEST = 1 << 32
 """Bytes of one message: more than any batch has."""
-WHOLE_REPLY_S = 60.0
+WHOLE_REPLY_S = 10.0
 """Between a reply's first byte and its last: the child has computed it by then and only copies it."""
 Message = tuple[dict[str, Any], list[np.ndarray]]
 
@@ -101,7 +101,7 @@ class EncoderProcess:
             status = self._end()
             raise ChildDied(f"the child process ended with status {status}") from error
         if reply["result"] == "out of memory":
-            raise torch.OutOfMemoryError("in the child process")
+            raise torch.OutOfMemoryError(f"in the child process, which has {header['folder']}")
         if reply["result"] == "refused":
             raise VpdistError(reply["reason"])
         return rows

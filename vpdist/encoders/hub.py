@@ -1,4 +1,4 @@
-"""Encoder folders by name: a local folder, or a hub id at a pinned revision, downloaded whole or not at all."""
+"""Encoder folders by name: a local folder, or a hub id at a pinned revision, downloaded where needed."""
 
 from __future__ import annotations
 

@@ -59,10 +59,14 @@ def encoder_shape(folder: Path) -> EncoderShape:
     """The shape that config.json describes. Raises WeightsError for any other kind of model, or a size out of range."""
     path = folder / "config.json"
     config = read_config(folder)
-    kind = next((kind for kind in KINDS.values() if kind.is_described_by(config)), None)
-    if kind is None:
+    kinds = [kind for kind in KINDS.values() if kind.is_described_by(config)]
+    if len(kinds) > 1:
+        raise WeightsError(f"{path}: describes {' and '.join(kind.model for kind in kinds)} at once")
+    if not kinds:
         known = " nor ".join(f"{kind.model} ({kind.recognised_by_text})" for kind in KINDS.values())
         raise WeightsError(f"{path}: describes neither {known}: model_type is {config.get('model_type')!r}")
+
+    kind = kinds[0]
 
     def size(name: str) -> int:
         value = config.get(name)

@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
-from multiprocessing import parent_process
+from multiprocessing import parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
+from multiprocessing.context import SpawnProcess
 
 import numpy as np
 import psutil
@@ -87,34 +87,46 @@ def measure(request: TimingRequest, ranks: int, raise_if_ending: Callable[[], No
     receivers, senders = zip(*(spawn.Pipe(duplex=False) for _ in range(ranks)), strict=True)
     arguments = (request, senders, time.monotonic())
     processes = [spawn.Process(target=_run, args=(rank, *arguments), daemon=True) for rank in range(ranks)]
+    resource_tracker.ensure_running()  # starting it unblocks SIGINT
     # SIGINT is blocked until `_run` makes it end the process without a traceback
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         for process in processes:
             process.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        while any(process.exitcode is None for process in processes):
-            wait([process.sentinel for process in processes], timeout=POLL_S)
-            raise_if_ending()
-            for rank, process in enumerate(processes):
-                if process.exitcode:
-                    raise _failure(receivers[rank], process.exitcode, request.folder.log(rank))
+        return _timings(request, processes, receivers, raise_if_ending)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for process in processes:
             if process.pid is not None:
                 process.kill()
                 process.join()
-    return [receiver.recv() for receiver in receivers]
 
 
-def _failure(receiver: Connection, code: int, log: Path) -> VpdistError:
-    """The error by which a process ended, or its exit code and the last line of its log."""
-    if receiver.poll():
-        error: VpdistError = receiver.recv()
-        return error
-    last_line = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
-    return VpdistError(" ".join([f"timing the encoders: a process ended with code {code}", *last_line]))
+def _timings(
+    request: TimingRequest,
+    processes: Sequence[SpawnProcess],
+    receivers: Sequence[Connection],
+    raise_if_ending: Callable[[], None],
+) -> list[Timing]:
+    """What each process sends, in order. Raises the error that one sends, or VpdistError where one ends without."""
+    waiting, timings = dict(enumerate(receivers)), dict[int, Timing]()
+    while waiting:
+        wait([*waiting.values(), *(processes[rank].sentinel for rank in waiting)], timeout=POLL_S)
+        raise_if_ending()
+        for rank, receiver in list(waiting.items()):
+            code = processes[rank].exitcode  # before it is known whether there is a message, so that none is missed
+            if receiver.poll():
+                received = receiver.recv()
+                if isinstance(received, VpdistError):
+                    raise received
+                timings[rank] = received
+                del waiting[rank]
+            elif code is not None:
+                log = request.folder.log(rank)
+                last_line = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+                raise VpdistError(" ".join([f"timing the encoders: a process ended with code {code}", *last_line]))
+    return [timings[rank] for rank in range(len(processes))]
 
 
 def _run(rank: int, request: TimingRequest, senders: Sequence[Connection], started: float) -> None:

@@ -208,7 +208,7 @@ def _read(path: Path, kind: type[Block]) -> Block:
         attributes = hdf5_files.attributes(file)
         for field in fields(kind):
             name = field.name
-            if name in attributes:
+            if field.type in ("int", "str"):
                 values[name] = attributes[name]
             elif name in OFFSETS:
                 column = Texts if field.type == "Texts" else Ragged
