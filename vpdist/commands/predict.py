@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from vpdist.commands import prepare, run_inputs
+from vpdist.commands import prepare, resolve_config, run_inputs
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.config import Settings
 from vpdist.embedding.encoder_process import EncoderProcess
@@ -90,6 +90,8 @@ class _Predict:
         with self._stage("plan"):
             plan, plan_id = prepare.make_plan(self.control, self.folder, summary, inputs)
             if self.control.is_first:
+                name, length = str(self.settings.classifier), inputs.resolved.chunk_length
+                self.warnings += resolve_config.unknown_chunk_length(inputs.classifier, name, length)
                 self._report_plan(summary, plan)
         with self._stage("layout"):
             self._check_room(inputs, plan, plan_id)

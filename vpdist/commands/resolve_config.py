@@ -159,9 +159,19 @@ def check_classifier(classifier: Classifier, name: str, widths: Sequence[int], c
         raise WeightsError(
             f"{name}: takes {classifier.input_width} numbers, but the encoders give {' + '.join(map(str, widths))}"
         )
-    trained_on = classifier.metadata.get("chunk_length")
+    trained_on = classifier.chunk_length
     if trained_on is not None and trained_on != str(chunk_length):
         raise WeightsError(f"{name}: was trained on chunks of {trained_on} bases, but --chunk-length is {chunk_length}")
+
+
+def unknown_chunk_length(classifier: Classifier | None, name: str, chunk_length: int) -> list[str]:
+    """A warning where a classifier does not say which chunks it was trained on."""
+    if classifier is None or classifier.chunk_length is not None:
+        return []
+    return [
+        f"warning: {name}: it is not known on which chunk length it was trained; this run has {chunk_length} bases "
+        f"(`vpdist import-classifier --chunk-length` records it)"
+    ]
 
 
 def default_threads(context: LaunchContext, device: torch.device) -> int:
