@@ -28,7 +28,7 @@ COMMANDS = {
     "verify": "run",
     "watch": "run",
     "download": "models",
-    "import-classifier": "source -o/--output",
+    "import-classifier": "source -o/--output [--chunk-length]",
 }
 TYPED = {
     "--nucleotide-model": "some/encoder",

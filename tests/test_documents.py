@@ -155,3 +155,29 @@ def test_every_part_written_by_hand_says_how_to_measure_again() -> None:
 def test_programs_in_documents_are_python(document: Path) -> None:
     for program in blocks(document.read_text(), "python"):
         ast.parse(program)
+
+
+def keys_of_the_store() -> set[str]:
+    """The beginning of every key that the package names where it shares something through the key store."""
+    sharing = {"broadcast_from_rank_0", "wait_for", "publish", "next_index", "barrier", "share_dynamically"}
+    found = set()
+    for path in (REPOSITORY / "vpdist").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in sharing):
+                continue
+            first = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
+            if isinstance(first, ast.Constant):
+                found.add(str(first.value).rstrip("/"))
+    return found
+
+
+def test_every_key_of_the_store_is_listed_with_what_checks_it() -> None:
+    text = (REPOSITORY / "SECURITY.md").read_text()
+    table = rows(text.split("**The ranks' key store.**")[1].split("\n\n")[1])
+    listed = {name.split("/")[-1] for row in table for name in spans(row[0])} | {
+        name.split("/")[0] for row in table for name in spans(row[0])
+    }
+    keys = keys_of_the_store()
+    assert {"folder", "todo", "check", "opened"} <= keys
+    assert {key for key in keys if not {key, key.split("/")[0]} & listed} == set()
+    assert all(len(row) == 4 and all(row) for row in table)

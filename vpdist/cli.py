@@ -139,12 +139,19 @@ def download(
 def import_classifier(
     source: Annotated[Path, typer.Argument(metavar="X.pth", help="A classifier as the original saves it.")],
     target: Annotated[Path, typer.Option("-o", "--output", help="The safetensors file to write.")],
+    chunk_length: Annotated[
+        int | None, typer.Option(help="Bases per chunk that it was trained on; it is then refused at any other length.")
+    ] = None,
 ) -> None:
     """Convert an original classifier to safetensors without running it."""
-    from vpdist.results.classifier import load_classifier, save_classifier
+    within("chunk-length", chunk_length, least=3, most=1_000_000)
+    from vpdist.results.classifier import import_classifier as convert
 
-    save_classifier(load_classifier(source), target, {"imported_from": source.name})
+    known = convert(source, target, chunk_length)
     typer.echo(printable(f"{target}: written"))
+    if known is None:
+        advice = "give --chunk-length, so that it is not used at another one"
+        typer.echo(printable(f"warning: {target}: the chunk length it was trained on is not known; {advice}"), err=True)
 
 
 @app.command()

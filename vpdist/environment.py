@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO
 
 from vpdist.errors import UsageError
@@ -131,6 +133,29 @@ def limit_library_threads(threads: int) -> None:
     """Limit the threads of the tokenizer library's pool; call before its first use."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+
+
+@contextmanager
+def current_folder_off_path() -> Iterator[None]:
+    """Python processes started meanwhile do not import what lies in the current folder, as `python -m` and `python -c`
+    would: sequences come from elsewhere, and so may a `psutil.py` beside them.
+
+    PYTHONPATH stays in force. Where this process has found vpdist itself in the current folder (a checkout that is not
+    installed), it is found there again.
+    """
+    before = {name: os.environ.get(name) for name in ("PYTHONSAFEPATH", "PYTHONPATH")}
+    root = str(Path(__file__).resolve().parents[1])
+    os.environ["PYTHONSAFEPATH"] = "1"
+    if not sys.flags.safe_path and sys.path[:1] == [root]:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (before["PYTHONPATH"], root)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def bound_kernel_caches() -> None:

@@ -17,8 +17,10 @@ import typer
 from torch.nn.functional import cross_entropy
 
 from scripts.demo.metrics import accuracy, auroc
-from vpdist.results.classifier import Classifier, save_classifier
+from vpdist.commands.resolve_config import recorded_config
+from vpdist.results.classifier import CHUNK_LENGTH, Classifier, save_classifier
 from vpdist.storage import hdf5_files
+from vpdist.storage.run_folder import RunFolder
 
 HELD_OUT = 0.2
 EPOCHS = 15
@@ -66,6 +68,16 @@ def read_run(run: Path, *, virus: bool) -> Labelled:
     return Labelled(nucleotide, protein, names[fragment[order]], np.full(len(order), virus))
 
 
+def chunk_length_of(*runs: Path) -> int | None:
+    """The chunk length of all these runs, which the classifier belongs to; None where a run.json is missing."""
+    found = {run: recorded_config(RunFolder(run)) for run in runs}
+    lengths = {run: None if config is None else config.chunk_length for run, config in found.items()}
+    if len(set(lengths.values()) - {None}) > 1:
+        told = ", ".join(f"{run}: {length}" for run, length in lengths.items())
+        raise typer.BadParameter(f"the runs have chunks of different lengths ({told})")
+    return None if None in lengths.values() else lengths[runs[0]]
+
+
 def split(data: Labelled, rng: np.random.Generator) -> tuple[Labelled, Labelled]:
     """Training and held-out fragments: a sequence's fragments stay together."""
     sequences = np.unique(data.sequence)
@@ -106,6 +118,7 @@ def main(
     seed: Annotated[int, typer.Option(help="The same seed gives the same classifier.")] = 2026,
 ) -> None:
     """Fit a small classifier on the embeddings of two labelled runs."""
+    chunk_length = chunk_length_of(virus, other)
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # sums depend on the number of threads
     rng = np.random.default_rng(seed)
@@ -118,7 +131,12 @@ def main(
     logits = classifier.logits(held_out.nucleotide, held_out.protein)
     margins = logits[:, 1] - logits[:, 0]
     sequence_virus, sequence_margins = by_sequence(held_out, margins)
-    save_classifier(classifier, output, {"trained_on": "synthetic organisms; for trying out only", "seed": str(seed)})
+    described = {"trained_on": "synthetic organisms; for trying out only", "seed": str(seed)}
+    if chunk_length is None:
+        print("warning: a run.json is missing, so the chunk length is not recorded")
+    else:
+        described[CHUNK_LENGTH] = str(chunk_length)
+    save_classifier(classifier, output, described)
     print(f"{output}: fitted on {len(training.virus):,} fragments")
     for name, labels, scores in (
         ("fragments", held_out.virus, margins),

@@ -1,9 +1,23 @@
 """What is decided once for all ranks."""
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
-from vpdist.commands.resolve_config import CPU_TOKEN_BUDGET, CUDA_LEAST_BUDGET, CUDA_TOKEN_BUDGET, token_budget
+from tests.file_times import let_the_clock_tick
+from vpdist.commands.resolve_config import (
+    CPU_TOKEN_BUDGET,
+    CUDA_LEAST_BUDGET,
+    CUDA_TOKEN_BUDGET,
+    file_identities,
+    input_identity,
+    refuse_changed_input,
+    token_budget,
+)
 from vpdist.encoders.shape import EncoderShape
+from vpdist.errors import InputError
 
 GIB = 1 << 30
 
@@ -36,3 +50,60 @@ def test_a_gpu_takes_as_many_tokens_as_fit_beside_the_weights(layers, width, mem
 def test_wider_numbers_take_fewer_tokens() -> None:
     half, single = (token_budget(esm2(36, 2560), dtype, 16 * GIB) for dtype in ("float16", "float32"))
     assert single < half
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "input"
+    folder.mkdir()
+    path = folder / "reads.fa"
+    path.write_text(">a\nACGT\n")
+    return path
+
+
+def changed(source: Path, change: Callable[[], object]) -> None:
+    """Let `change` happen to an input between its identity and the end of its reading."""
+    name = "reads.fa"
+    before, state = input_identity([name], [source]), file_identities([name], [source])
+    let_the_clock_tick(source.parent)
+    change()
+    refuse_changed_input(before, state, [source])
+
+
+def test_an_input_that_stays_as_it_is_is_accepted(source: Path) -> None:
+    changed(source, source.read_bytes)
+
+
+def test_an_input_of_other_bytes_is_refused_though_size_and_time_are_the_same(source: Path) -> None:
+    status = source.stat()
+
+    def change() -> None:
+        source.write_text(">a\nACGG\n")
+        os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    with pytest.raises(InputError, match=r"^reads\.fa: has changed since the run began"):
+        changed(source, change)
+
+
+def test_another_file_under_the_same_name_is_refused_and_the_same_under_another_number_is_not(source: Path) -> None:
+    status, other = source.stat(), source.with_name("other.fa")
+
+    def replaced(text: str) -> None:
+        other.write_text(text)
+        os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.replace(other, source)
+
+    changed(source, lambda: replaced(">a\nACGT\n"))
+    with pytest.raises(InputError, match="has changed since the run began"):
+        changed(source, lambda: replaced(">a\nACGG\n"))
+
+
+@pytest.mark.parametrize("text", [">a\nACGT\n>b\nA\n", ">a\n", ""])
+def test_an_input_that_grows_or_shrinks_is_refused(source: Path, text: str) -> None:
+    with pytest.raises(InputError, match="has changed since the run began"):
+        changed(source, lambda: source.write_text(text))
+
+
+def test_an_input_that_is_gone_is_told(source: Path) -> None:
+    with pytest.raises(InputError, match=r"^reads\.fa: cannot be read: No such file"):
+        changed(source, source.unlink)

@@ -1,8 +1,10 @@
 """The child process that computes isolated units: what passes between it and its rank, its death, its silence."""
 
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Pipe
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import pytest
 import torch
 
 from tests.launched import PATIENCE_S
-from tests.tiny_models import write_models
+from tests.tiny_models import write_esm2, write_models
 from vpdist.embedding.encoder_process import ChildDied, ChildHung, EncoderProcess, packed, unpacked
-from vpdist.errors import Interrupted, VpdistError
+from vpdist.encoders.model_files import fingerprinted
+from vpdist.errors import Interrupted, VpdistError, WeightsError
 from vpdist.ragged import Ragged
 
 
@@ -108,3 +111,19 @@ def test_no_memory_for_a_second_copy_condemns_no_sequence(monkeypatch: pytest.Mo
         process.embed("protein", "float16", Path("esm2"), Ragged.from_lengths(np.zeros(3), [3]))
     with pytest.raises(torch.OutOfMemoryError):
         process.load("protein", "float32", Path("esm2"))
+
+
+@pytest.mark.launcher
+def test_the_child_loads_no_other_files_than_its_rank_has_loaded(tmp_path: Path) -> None:
+    models = write_models(tmp_path / "models")
+    known = fingerprinted(models.protein)
+    shutil.copy(write_esm2(tmp_path / "other", seed=9) / "model.safetensors", models.protein)
+
+    def read(kind: str, load: Callable[[], None]) -> None:
+        known.read(load)
+
+    with (
+        EncoderProcess(torch.device("cpu"), 1, lambda: None, PATIENCE_S, read) as process,
+        pytest.raises(WeightsError, match="have changed during the run"),
+    ):
+        process.load("protein", "float32", models.protein)

@@ -82,6 +82,7 @@ def work_of(
     return UnitWork(
         plan=plan,
         shards=StubShards(),  # type: ignore[arg-type]
+        files={},
         encoders={kind: encoder(kind) for kind in ("nucleotide", "protein")},  # type: ignore[misc]
         float32_fallback=wide,  # type: ignore[arg-type]
         classifier=None,

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.tiny_models import tiny_classifier, write_classifier
 from vpdist.errors import WeightsError
-from vpdist.results.classifier import Classifier, load_classifier, save_classifier
+from vpdist.results.classifier import Classifier, import_classifier, load_classifier, save_classifier
 
 
 class MLPClassifier(nn.Module):
@@ -199,3 +199,20 @@ def test_parameters_that_do_not_fit_are_refused(tmp_path, change, message: str) 
 def test_a_header_that_does_not_fit_is_refused(tmp_path, metadata: dict[str, str], message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         load_classifier(changed(write_classifier(tmp_path / "c.safetensors"), lambda tensors: None, **metadata))
+
+
+@pytest.mark.parametrize(("given", "recorded"), [(300, "300"), (None, None)])
+def test_an_imported_classifier_says_on_which_chunk_length_it_was_trained(
+    tmp_path: Path, pickled: Path, given: int | None, recorded: str | None
+) -> None:
+    assert import_classifier(pickled, tmp_path / "c.safetensors", given) == recorded
+    assert load_classifier(tmp_path / "c.safetensors").chunk_length == recorded
+
+
+def test_a_length_that_is_recorded_stays_and_no_other_is_taken(tmp_path: Path) -> None:
+    save_classifier(tiny_classifier(), tmp_path / "c", {"chunk_length": "300"})
+    assert import_classifier(tmp_path / "c", tmp_path / "again", None) == "300"
+    assert load_classifier(tmp_path / "again").chunk_length == "300"
+    with pytest.raises(WeightsError, match="was trained on chunks of 300 bases, but --chunk-length is 500"):
+        import_classifier(tmp_path / "c", tmp_path / "other", 500)
+    assert not (tmp_path / "other").exists()

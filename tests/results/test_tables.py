@@ -93,6 +93,8 @@ def block(index: int, sequences: list[Sequence], held: list[Event], before: list
         fragment_residues=np.full(len(fragments), RESIDUES, np.int32),
         nucleotide_hash=np.zeros(len(fragments), np.uint64),
         protein_hash=np.zeros(len(fragments), np.uint64),
+        raw_digest="",
+        tokenizers={},
     )
     assert is_sound(made)
     return made

@@ -1,7 +1,9 @@
 """Scripts of the demonstration: sample, models, classifier, summary; and the pinned versions."""
 
 import gzip
+import json
 import re
+import shutil
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +21,7 @@ from transformers import EsmConfig, EsmForMaskedLM
 
 from scripts.demo import fit_classifier, make_models, make_sample, show
 from scripts.demo.metrics import accuracy, auroc
+from vpdist.config import ResolvedConfig
 from vpdist.encoders.encoder import load_encoder
 from vpdist.ragged import Ragged
 from vpdist.results.classifier import load_classifier
@@ -213,6 +216,39 @@ def test_the_fitted_classifier_tells_kinds_apart_that_differ(
     classifier = load_classifier(tmp_path / "classifier")
     assert classifier.input_width == 12
     assert "trying out" in classifier.metadata["trained_on"]
+
+
+def write_run_json(run: Path, chunk_length: int) -> None:
+    config = ResolvedConfig(
+        input=(("reads.fa", 1, 1, "0"),),
+        chunk_length=chunk_length,
+        min_length=0,
+        models={"nucleotide": "n", "protein": "p"},
+        dtype="float32",
+        embedding_dtype="float32",
+        embeddings=True,
+        token_budget=1024,
+        threads=1,
+        device="cpu",
+        classifier=None,
+    )
+    (run / "run.json").write_text(json.dumps({"decisions": config.to_dict()}))
+
+
+def test_the_fitted_classifier_says_on_which_chunk_length_it_was_trained(
+    labelled_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit_classifier.main(*labelled_runs, tmp_path / "unknown", hidden=16)
+    assert load_classifier(tmp_path / "unknown").chunk_length is None
+    assert "the chunk length is not recorded" in capsys.readouterr().out
+    virus, other = (Path(shutil.copytree(run, tmp_path / run.name)) for run in labelled_runs)
+    write_run_json(virus, 300)
+    write_run_json(other, 300)
+    fit_classifier.main(virus, other, tmp_path / "known", hidden=16)
+    assert load_classifier(tmp_path / "known").chunk_length == "300"
+    write_run_json(other, 500)
+    with pytest.raises(typer.BadParameter, match=r"chunks of different lengths .*virus: 300, .*other: 500"):
+        fit_classifier.main(virus, other, tmp_path / "mixed", hidden=16)
 
 
 def test_fragments_keep_their_own_embedding_and_failed_ones_are_left_out(labelled_runs: tuple[Path, Path]) -> None:

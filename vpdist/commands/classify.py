@@ -95,7 +95,9 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
     )
     origin = {"classifier": classifier.fingerprint, "consensus": chosen, "command": "classify"}
     folder.update_run(tables_from=origin)
-    return Outcome(summary_text(folder, totals, time.monotonic() - started, called=True), totals.failed_fragments)
+    warnings = resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
+    text = summary_text(folder, totals, time.monotonic() - started, called=True)
+    return Outcome("\n".join([*warnings, text]), totals.failed_fragments)
 
 
 def _recorded_consensus(run: dict[str, Any]) -> str:

@@ -9,13 +9,13 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from vpdist.commands import prepare, run_inputs
+from vpdist.commands import prepare, resolve_config, run_inputs
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.config import Settings
 from vpdist.embedding.encoder_process import EncoderProcess
@@ -25,7 +25,7 @@ from vpdist.embedding.units_in_progress import UnitsInProgress, count_crashes
 from vpdist.encoders.encoder import Encoder
 from vpdist.encoders.shape import encoder_shape
 from vpdist.environment import limit_library_threads
-from vpdist.errors import StorageError
+from vpdist.errors import StorageError, WeightsError
 from vpdist.planning.plan import Plan, longest_first
 from vpdist.planning.sampler import TokenWeightedDistributedSampler
 from vpdist.results import parts
@@ -82,7 +82,7 @@ class _Predict:
         with self._stage("start"):
             inputs = run_inputs.resolve_inputs(self.settings, self.session)
             if self.control.is_first:
-                run_inputs.record_inputs(self.settings, self.session, inputs)
+                run_inputs.report_inputs(self.session, inputs.resolved)
         limit_library_threads(inputs.resolved.threads)
         torch.set_num_threads(inputs.resolved.threads)
         with self._stage("ingest"):
@@ -90,6 +90,8 @@ class _Predict:
         with self._stage("plan"):
             plan, plan_id = prepare.make_plan(self.control, self.folder, summary, inputs)
             if self.control.is_first:
+                name, length = str(self.settings.classifier), inputs.resolved.chunk_length
+                self.warnings += resolve_config.unknown_chunk_length(inputs.classifier, name, length)
                 self._report_plan(summary, plan)
         with self._stage("layout"):
             self._check_room(inputs, plan, plan_id)
@@ -168,8 +170,7 @@ class _Predict:
             crashing = [unit for unit in left if crashes.get(unit, 0) >= CRASHES_UNTIL_ISOLATED]
             return json.dumps([sorted(set(left) - set(crashing)), crashing])
 
-        todo, crashing = json.loads(self.control.broadcast_from_rank_0(f"todo/{attempt}", make))
-        return todo, crashing
+        return _two_lists_of_units(self.control.broadcast_from_rank_0(f"todo/{attempt}", make), work.plan.n_units)
 
     def _embed(self, work: UnitWork, todo: list[int], attempt: int) -> None:
         """Compute the units of `todo`, dealt by cost beforehand or taken one by one."""
@@ -210,7 +211,11 @@ class _Predict:
         if runtime.device.type == "cuda":
             torch.cuda.empty_cache()  # for the child
         limits = (work.header.threads, self.control.raise_if_ending, self.settings.stall_timeout)
-        with EncoderProcess(runtime.device, *limits) as process:
+
+        def read(kind: str, load: Callable[[], None]) -> None:
+            work.files[kind].read(load)
+
+        with EncoderProcess(runtime.device, *limits, read) as process:
 
             def float32_fallback(kind: str) -> Encoder:
                 encoder = IsolatedEncoder(process, work.encoders[kind], torch.float32)
@@ -274,3 +279,18 @@ class _Predict:
         called = self.settings.classifier is not None
         lines = [*self.warnings, summary_text(self.folder, totals, seconds, called=called)]
         return Outcome("\n".join(lines), totals.failed_fragments)
+
+
+def _two_lists_of_units(text: str, n_units: int) -> tuple[list[int], list[int]]:
+    """What rank 0 has published, unless somebody else has: raises WeightsError for anything but units of the plan.
+
+    Whether they are the right ones need not be known: what is left out is found missing, what is there is kept.
+    """
+    try:
+        todo, crashing = json.loads(text)
+        units = [*todo, *crashing]
+    except (ValueError, TypeError):
+        units = [None]
+    if any(type(unit) is not int or not 0 <= unit < n_units for unit in units) or len({*units}) != len(units):
+        raise WeightsError("the units left, as the ranks' key store has them, are not units of the plan")
+    return todo, crashing

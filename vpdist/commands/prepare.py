@@ -52,6 +52,9 @@ def token_store(control: Control, folder: RunFolder, inputs: RunInputs) -> Store
             chunk_length=resolved.chunk_length,
             min_length=resolved.min_length,
             tokenizers=tokenizers,
+            refuse_changed_input=lambda: resolve_config.refuse_changed_input(
+                resolved.input, inputs.identities, inputs.paths
+            ),
         )
     except InputError as error:
         if error.path != str(folder.spool):
@@ -105,22 +108,28 @@ def load_work(
     device: torch.device,
     raise_if_ending: Callable[[], None],
 ) -> UnitWork:
-    """Load the encoders, calling `raise_if_ending` after each. Raises WeightsError."""
+    """Load the encoders, calling `raise_if_ending` after each. Raises WeightsError, also where a model's files are no
+    longer those that its fingerprint was made from."""
     resolved = inputs.resolved
     fallbacks: dict[str, Encoder] = {}
 
+    def load(kind: str, dtype: torch.dtype) -> Encoder:
+        files = inputs.files[kind]
+        return files.read(lambda: load_encoder(files.folder, kind, dtype, device))
+
     def float32_fallback(kind: str) -> Encoder:
         if kind not in fallbacks:
-            fallbacks[kind] = load_encoder(inputs.models[kind], kind, torch.float32, device)
+            fallbacks[kind] = load(kind, torch.float32)
         return fallbacks[kind]
 
     encoders: dict[str, Encoder] = {}
-    for kind, model in inputs.models.items():
-        encoders[kind] = load_encoder(model, kind, DTYPES[resolved.dtype], device)
+    for kind in inputs.files:
+        encoders[kind] = load(kind, DTYPES[resolved.dtype])
         raise_if_ending()
     return UnitWork(
         plan=plan,
         shards=TokenShards(folder.tokens, plan, plan_id),
+        files=inputs.files,
         encoders=encoders,
         float32_fallback=float32_fallback,
         classifier=inputs.classifier,

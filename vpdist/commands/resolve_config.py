@@ -14,14 +14,15 @@ import xxhash
 
 from vpdist.config import ResolvedConfig, Settings, refuse_other_configuration
 from vpdist.encoders.encoder import choose_dtype
+from vpdist.encoders.model_files import ModelFiles
 from vpdist.encoders.shape import EncoderShape, encoder_shape
-from vpdist.encoders.weights import model_fingerprint
 from vpdist.environment import LaunchContext, available_cores
 from vpdist.errors import InputError, UsageError, WeightsError
 from vpdist.planning.plan import COST_SCALE, EncoderCost, Limits
 from vpdist.results.classifier import Classifier
 from vpdist.results.parts import FRAGMENT_BYTES, row_bytes
 from vpdist.storage.atomic_files import read_json
+from vpdist.storage.file_identity import FileIdentity
 from vpdist.storage.run_folder import RunFolder
 
 CPU_TOKEN_BUDGET = 1024
@@ -43,9 +44,10 @@ ROW_BYTES_LIMIT = 64 << 20
 SPARE_ROW_BYTES = 7
 """Added to the bytes of a row with one fragment, as some rows have more. Unit bounds, hence plans, depend on it."""
 SAMPLES, SAMPLE_BYTES = 16, 1 << 16
+InputIdentity = tuple[tuple[str, int, int, str], ...]
 
 
-def input_identity(names: Sequence[str], paths: Sequence[Path]) -> tuple[tuple[str, int, int, str], ...]:
+def input_identity(names: Sequence[str], paths: Sequence[Path]) -> InputIdentity:
     """(name, bytes, modification time in ns, digest of sampled blocks) of each input. Raises InputError."""
     identity = []
     for name, path in zip(names, paths, strict=True):
@@ -69,19 +71,46 @@ def input_identity(names: Sequence[str], paths: Sequence[Path]) -> tuple[tuple[s
     return tuple(identity)
 
 
+def file_identities(names: Sequence[str], paths: Sequence[Path]) -> tuple[FileIdentity, ...]:
+    """The state of each input. Raises InputError."""
+    identities = []
+    for name, path in zip(names, paths, strict=True):
+        try:
+            identities.append(FileIdentity.of(path))
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror or error}", path=name) from error
+    return tuple(identities)
+
+
+def refuse_changed_input(
+    input_before: InputIdentity, identities_before: Sequence[FileIdentity], paths: Sequence[Path]
+) -> None:
+    """Raises InputError unless each input is the file that it was, from when the run began until now.
+
+    Where only its inode differs, as some network file systems number files anew, the content is looked at again.
+    """
+    names = [entry[0] for entry in input_before]
+    identities = file_identities(names, paths)
+    for entry, path, before, now in zip(input_before, paths, identities_before, identities, strict=True):
+        renumbered = now.inode != before.inode and input_identity([entry[0]], [path]) == (entry,)
+        if (now.size, now.modified_ns) == entry[1:3] and (now == before or renumbered):
+            continue
+        raise InputError("has changed since the run began; give the command again once it is complete", path=entry[0])
+
+
 def resolve_config(
     settings: Settings,
     context: LaunchContext,
     device: torch.device,
     folder: RunFolder,
-    models: Mapping[str, Path],
+    models: Mapping[str, ModelFiles],
     classifier: Classifier | None,
-    paths: Sequence[Path],
+    identity: InputIdentity,
 ) -> ResolvedConfig:
-    """The configuration of a run with encoders `models` (folder by kind) on the input in `paths`; choices that
-    `settings` leaves open are those recorded in `folder`, if any.
+    """The configuration of a run with encoders `models` (by kind) on the input of this `identity`; choices
+    that `settings` leaves open are those recorded in `folder`, if any.
 
-    Raises UsageError naming the first field in which the folder's run differs, InputError, WeightsError.
+    Raises UsageError naming the first field in which the folder's run differs, WeightsError.
     """
     recorded = recorded_config(folder)
     if recorded is not None and settings.dtype == "auto":
@@ -91,15 +120,15 @@ def resolve_config(
     stored = settings.embedding_dtype
     if stored == "auto":
         stored = recorded.embedding_dtype if recorded else "float32" if dtype == "float32" else "float16"
-    shapes = {kind: encoder_shape(model) for kind, model in models.items()}
+    shapes = {kind: encoder_shape(model.folder) for kind, model in models.items()}
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     budget = settings.token_budget or (recorded.token_budget if recorded else token_budget(shapes, dtype, memory))
     threads = settings.threads or (recorded.threads if recorded else default_threads(context, device))
     resolved = ResolvedConfig(
-        input=input_identity(settings.inputs, paths),
+        input=identity,
         chunk_length=settings.chunk_length,
         min_length=settings.min_length,
-        models={kind: model_fingerprint(model) for kind, model in models.items()},
+        models={kind: model.fingerprint for kind, model in models.items()},
         dtype=dtype,
         embedding_dtype=stored,
         embeddings=settings.embeddings,
@@ -130,9 +159,19 @@ def check_classifier(classifier: Classifier, name: str, widths: Sequence[int], c
         raise WeightsError(
             f"{name}: takes {classifier.input_width} numbers, but the encoders give {' + '.join(map(str, widths))}"
         )
-    trained_on = classifier.metadata.get("chunk_length")
+    trained_on = classifier.chunk_length
     if trained_on is not None and trained_on != str(chunk_length):
         raise WeightsError(f"{name}: was trained on chunks of {trained_on} bases, but --chunk-length is {chunk_length}")
+
+
+def unknown_chunk_length(classifier: Classifier | None, name: str, chunk_length: int) -> list[str]:
+    """A warning where a classifier does not say which chunks it was trained on."""
+    if classifier is None or classifier.chunk_length is not None:
+        return []
+    return [
+        f"warning: {name}: it is not known on which chunk length it was trained; this run has {chunk_length} bases "
+        f"(`vpdist import-classifier --chunk-length` records it)"
+    ]
 
 
 def default_threads(context: LaunchContext, device: torch.device) -> int:

@@ -1,15 +1,18 @@
 """The inputs of a run: encoder folders, classifier, sequence files, and the resolved configuration.
 
-Rank 0 resolves and records; every node compares its copies of the weights with rank 0's, every rank its classifier.
+Rank 0 resolves and records in run.json; every other rank compares the weights and the classifier that it will load with
+what is recorded there.
 """
 
 from __future__ import annotations
 
 import filecmp
+import json
 import logging
 import platform
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,30 +24,43 @@ from vpdist.commands import resolve_config
 from vpdist.config import ResolvedConfig, Settings
 from vpdist.encoder_kinds import CLASSIFIED, KINDS
 from vpdist.encoders.hub import resolve_model
+from vpdist.encoders.model_files import ModelFiles, fingerprinted
 from vpdist.encoders.shape import encoder_shape
-from vpdist.encoders.weights import model_fingerprint
 from vpdist.errors import UsageError, WeightsError
 from vpdist.results.classifier import Classifier, load_classifier
 from vpdist.sequences.records import spool_stdin
+from vpdist.session.coordination import VISIBLE_WITHIN_S, Control
 from vpdist.session.session import Session
+from vpdist.storage.atomic_files import read_json
+from vpdist.storage.file_identity import FileIdentity
 
 logger = logging.getLogger(__name__)
+
+DECISIONS = "decisions"
+"""Key: the resolved configuration, which run.json holds, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunInputs:
     """What the stages start from."""
 
-    models: dict[str, Path]
-    """Folder of each encoder by kind."""
+    files: Mapping[str, ModelFiles]
+    """Of each encoder by kind."""
     classifier: Classifier | None
     paths: list[Path]
     """Of each input; standard input has been copied to a file."""
     resolved: ResolvedConfig
+    identities: tuple[FileIdentity, ...] = ()
+    """On rank 0: of each input, when its content was looked at."""
+
+    @property
+    def models(self) -> dict[str, Path]:
+        """Folder of each encoder by kind."""
+        return {kind: files.folder for kind, files in self.files.items()}
 
 
 def resolve_inputs(settings: Settings, session: Session) -> RunInputs:
-    """Resolve and check encoders, classifier and input, on every rank.
+    """Resolve and check encoders, classifier and input, on every rank. Rank 0 records them in run.json.
 
     Raises InputError, WeightsError, StorageError; UsageError where the folder's run has another configuration.
     """
@@ -56,22 +72,39 @@ def resolve_inputs(settings: Settings, session: Session) -> RunInputs:
     if "-" in settings.inputs:  # a launcher passes standard input to one rank only
         session.control.broadcast_from_rank_0("spool", lambda: str(_spool(session)))
     paths = [session.folder.spool if name == "-" else Path(name) for name in settings.inputs]
+    if session.control.is_first:
+        inputs = _resolve(settings, session, models, classifier, paths)
+        _record(settings, session, inputs)
+        session.control.publish(DECISIONS, inputs.resolved.to_json())
+    else:
+        files = {kind: fingerprinted(folder) for kind, folder in models.items()}
+        inputs = RunInputs(files, classifier, paths, _recorded_by_rank_0(session))
+        _refuse_other_weights(session, inputs)
+    logger.info("resolved configuration: %s", inputs.resolved)
+    return inputs
 
-    def make() -> str:
-        runtime = session.control.runtime
-        return resolve_config.resolve_config(
-            settings, runtime.context, runtime.device, session.folder, models, classifier, paths
-        ).to_json()
 
-    resolved = ResolvedConfig.from_json(session.control.broadcast_from_rank_0("decisions", make))
-    logger.info("resolved configuration: %s", resolved)
-    _compare_with_rank_0(session, models, classifier, resolved)
-    return RunInputs(models, classifier, paths, resolved)
+def _resolve(
+    settings: Settings,
+    session: Session,
+    models: Mapping[str, Path],
+    classifier: Classifier | None,
+    paths: Sequence[Path],
+) -> RunInputs:
+    """On rank 0. The input is looked at first: that takes a moment, reading all weights does not."""
+    identity = resolve_config.input_identity(settings.inputs, paths)
+    identities = resolve_config.file_identities(settings.inputs, paths)
+    files = {kind: fingerprinted(folder) for kind, folder in models.items()}
+    runtime = session.control.runtime
+    resolved = resolve_config.resolve_config(
+        settings, runtime.context, runtime.device, session.folder, files, classifier, identity
+    )
+    return RunInputs(files, classifier, list(paths), resolved, identities)
 
 
-def record_inputs(settings: Settings, session: Session, inputs: RunInputs) -> None:
-    """On rank 0: write the run's inputs to run.json and report them. Raises StorageError."""
-    runtime, resolved = session.control.runtime, inputs.resolved
+def _record(settings: Settings, session: Session, inputs: RunInputs) -> None:
+    """On rank 0: write the run's inputs to run.json. Raises StorageError."""
+    runtime = session.control.runtime
     session.folder.update_run(
         command=sys.argv,
         versions={
@@ -84,25 +117,66 @@ def record_inputs(settings: Settings, session: Session, inputs: RunInputs) -> No
         world_size=runtime.world_size,
         launcher_restarts=runtime.attempt,
         settings=settings.to_dict(),
-        decisions=resolved.to_dict(),
+        decisions=inputs.resolved.to_dict(),
         models={kind: str(folder) for kind, folder in inputs.models.items()},
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     )
+
+
+def report_inputs(session: Session, resolved: ResolvedConfig) -> None:
+    """On rank 0: one line for the user."""
     session.progress.message(
-        f"{runtime.world_size} rank(s) on {resolved.device}, {resolved.dtype}, "
+        f"{session.control.runtime.world_size} rank(s) on {resolved.device}, {resolved.dtype}, "
         f"{resolved.token_budget} tokens a batch, {resolved.threads} thread(s) per rank"
     )
 
 
+def _recorded_by_rank_0(session: Session) -> ResolvedConfig:
+    """On the other ranks: the resolved configuration in run.json, once the key store says that it is there.
+
+    The store is not believed: others on this machine or network may have set the key (SECURITY.md). It says only which
+    run.json to wait for, as a network file system may show an older one for a while. Raises WeightsError where the two
+    still differ then.
+    """
+    control, folder = session.control, session.folder
+    published_at: float | None = None
+    recorded: object = None
+
+    def agrees() -> bool:
+        nonlocal published_at, recorded
+        published = control.runtime.keys.get(DECISIONS)
+        if published is None:
+            return False
+        published_at = published_at or time.monotonic()
+        recorded = (read_json(folder.run) or {}).get("decisions")
+        if json.dumps(recorded).encode() == published:
+            return True
+        if time.monotonic() > published_at + VISIBLE_WITHIN_S:
+            raise WeightsError(
+                f"{_here(control)}: the configuration in {folder.run} is another one than the ranks' key store says; "
+                f"somebody else has set it"
+            )
+        return False
+
+    control.wait_until(agrees)
+    if not isinstance(recorded, dict):
+        raise WeightsError(f"{_here(control)}: {folder.run} has no resolved configuration")
+    return ResolvedConfig.from_dict(recorded)
+
+
 def _models(settings: Settings, session: Session) -> dict[str, Path]:
-    """Folder of each encoder; the first rank of a node downloads, the others wait."""
+    """Folder of each encoder; the first rank of a node downloads, the others wait and find the download by themselves:
+    the key store tells them when, not where."""
     control, context = session.control, session.control.runtime.context
     folders = {}
     for kind, model in settings.models.items():
         key = f"model/{context.node}/{kind}"
         if context.local_rank == 0:
-            control.publish(key, str(resolve_model(model, offline=settings.offline)))
-        folders[kind] = Path(control.wait_for(key))
+            folders[kind] = resolve_model(model, offline=settings.offline)
+            control.publish(key, "1")
+        else:
+            control.wait_for(key)
+            folders[kind] = resolve_model(model, offline=True)
         if (actual := encoder_shape(folders[kind]).kind) != kind:
             raise WeightsError(f"{KINDS[kind].option} {model}: is a {actual} encoder")
     return folders
@@ -132,13 +206,18 @@ def _spool(session: Session) -> Path:
     return folder.spool
 
 
-def _compare_with_rank_0(
-    session: Session, models: dict[str, Path], classifier: Classifier | None, resolved: ResolvedConfig
-) -> None:
-    """Raises WeightsError when this node's weights or this rank's classifier differ from rank 0's."""
-    context = session.control.runtime.context
-    for kind, folder in models.items():
-        if context.local_rank == 0 and context.rank != 0 and model_fingerprint(folder) != resolved.models[kind]:
-            raise WeightsError(f"{platform.node()}:{folder}: is another {kind} model than on rank 0")
-    if classifier is not None and classifier.fingerprint != resolved.classifier:
-        raise WeightsError(f"{platform.node()}: the classifier is another one than on rank 0")
+def _refuse_other_weights(session: Session, inputs: RunInputs) -> None:
+    """Raises WeightsError when this rank's encoders or its classifier differ from those that run.json names."""
+    here, resolved = _here(session.control), inputs.resolved
+    for kind, files in inputs.files.items():
+        if files.fingerprint != resolved.models.get(kind):
+            raise WeightsError(f"{here}: {files.folder} is another {kind} model than the one in {session.folder.run}")
+    if other := resolved.models.keys() - inputs.files.keys():
+        raise WeightsError(f"{here}: has no {', '.join(sorted(other))} model, which {session.folder.run} names")
+    classifier = None if inputs.classifier is None else inputs.classifier.fingerprint
+    if classifier != resolved.classifier:
+        raise WeightsError(f"{here}: the classifier is another one than the one in {session.folder.run}")
+
+
+def _here(control: Control) -> str:
+    return f"{platform.node()}, rank {control.runtime.rank}"

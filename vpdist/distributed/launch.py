@@ -60,7 +60,8 @@ def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
         signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "vpdist", *arguments)
+        with environment.current_folder_off_path():
+            elastic_launch(config, sys.executable)("-m", "vpdist", *arguments)
     except SignalException as error:
         return 128 + (signal.SIGINT if error.sigval == signal.SIGINT else signal.SIGTERM)
     except ChildFailedError as error:

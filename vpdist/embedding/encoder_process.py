@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import io
+import itertools
 import json
 import logging
 import os
@@ -52,10 +53,18 @@ class EncoderProcess:
     """The child process: started when first needed, and again after it has died."""
 
     def __init__(
-        self, device: torch.device, threads: int, raise_if_ending: Callable[[], None], timeout_s: float
+        self,
+        device: torch.device,
+        threads: int,
+        raise_if_ending: Callable[[], None],
+        timeout_s: float,
+        read: Callable[[str, Callable[[], None]], None] = lambda kind, load: load(),
     ) -> None:
         """The child computes on `device` with `threads`. While this process waits for a reply, for `timeout_s` at most,
-        it calls `raise_if_ending`."""
+        it calls `raise_if_ending`. `read` is given a kind and a function that has the child load that encoder, calls
+        it, and raises WeightsError where the files are not those of the run (see ModelFiles.read)."""
+        self._read = read
+        self._loaded: set[tuple[str, str]] = set()
         self._arguments = [str(device), str(threads)]
         self._raise_if_ending, self._timeout_s = raise_if_ending, timeout_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,10 +78,18 @@ class EncoderProcess:
 
     def load(self, kind: str, dtype: str, folder: Path) -> None:
         """Have the child load an encoder, unless it has it. Raises torch.OutOfMemoryError, VpdistError."""
+        if (kind, dtype) in self._loaded:
+            return
+        times = itertools.count()
+
+        def load() -> None:
+            self._request({"kind": kind, "dtype": dtype, "folder": str(folder), "again": next(times) > 0})
+
         try:
-            self._request({"kind": kind, "dtype": dtype, "folder": str(folder)})
+            self._read(kind, load)
         except ChildDied as error:
             raise VpdistError(f"{error} while loading {folder}: is there memory for a second copy?") from error
+        self._loaded.add((kind, dtype))
 
     def embed(self, kind: str, dtype: str, folder: Path, batch: Ragged) -> np.ndarray:
         """(B, width) float32. Raises ChildDied, torch.OutOfMemoryError, VpdistError when the encoder does not load."""
@@ -135,6 +152,7 @@ class EncoderProcess:
                 self._process.kill()
             status = self._process.wait()
         self._process = self._channel = None
+        self._loaded.clear()
         return status
 
 
@@ -174,6 +192,8 @@ def serve(channel: Connection, device: torch.device) -> None:
         kind, dtype = request["kind"], request["dtype"]
         rows = []
         try:
+            if request.get("again"):
+                encoders.pop((kind, dtype), None)
             if (kind, dtype) not in encoders:
                 encoders[kind, dtype] = load_encoder(Path(request["folder"]), kind, DTYPES[dtype], device)
             if batch:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vpdist.embedding.device_buffers import EmbeddingRows, InFlight
 from vpdist.encoders.encoder import Encoder
+from vpdist.encoders.model_files import ModelFiles
 from vpdist.planning.plan import Plan, batches
 from vpdist.planning.token_shards import TokenShards
 from vpdist.ragged import Ragged
@@ -35,6 +36,8 @@ class UnitWork:
 
     plan: Plan
     shards: TokenShards
+    files: Mapping[str, ModelFiles]
+    """Of each encoder by kind."""
     encoders: Mapping[str, Encoder]
     """By kind."""
     float32_fallback: Callable[[str], Encoder]

@@ -53,12 +53,17 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
+def files_read(folder: Path) -> list[Path]:
+    """All files of a model that vpdist reads: config, tokenizer and weights. Raises WeightsError as `weight_files`."""
+    described = [folder / name for name in DESCRIPTION_FILES if (folder / name).is_file()]
+    return [*described, *weight_files(folder)]
+
+
 def model_fingerprint(folder: Path) -> str:
     """xxh3_128 (hex) over names, sizes and bytes of config, tokenizer and weight files; the folder's path and files
     that vpdist does not read (other formats, model cards) do not enter. Raises WeightsError."""
-    described = [folder / name for name in DESCRIPTION_FILES if (folder / name).is_file()]
     digest = xxhash.xxh3_128()
-    for path in [*described, *weight_files(folder)]:
+    for path in files_read(folder):
         try:
             digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
             for block in _blocks(path):

@@ -26,7 +26,7 @@ import torch
 from vpdist.commands.prepare import load_work
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
-from vpdist.environment import LaunchContext
+from vpdist.environment import LaunchContext, current_folder_off_path
 from vpdist.errors import EXIT_BUG, Interrupted, VpdistError
 from vpdist.estimate.workload import cut_out
 from vpdist.monitoring.telemetry import most_memory_bytes
@@ -91,8 +91,9 @@ def measure(request: TimingRequest, ranks: int, raise_if_ending: Callable[[], No
     # SIGINT is blocked until `_run` makes it end the process without a traceback
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        for process in processes:
-            process.start()
+        with current_folder_off_path():
+            for process in processes:
+                process.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return _timings(request, processes, receivers, raise_if_ending)
     finally:

@@ -26,6 +26,8 @@ from vpdist.storage.atomic_files import read_limited, write_file
 
 FORMAT = "vpdist-classifier-1"
 CLASSES = 2
+CHUNK_LENGTH = "chunk_length"
+"""Key of the metadata."""
 FILE_LIMIT = 1 << 28
 """Most bytes of a classifier's file; the public ones have 7 MB."""
 PARAMETERS = (
@@ -57,6 +59,11 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.output_layer = nn.Linear(hidden_width, CLASSES)
         self.metadata: dict[str, str] = dict(metadata or {})
+
+    @property
+    def chunk_length(self) -> str | None:
+        """Bases of the chunks that it was trained on, as its file has it; None where that is not known."""
+        return self.metadata.get(CHUNK_LENGTH)
 
     @property
     def input_width(self) -> int:
@@ -113,6 +120,22 @@ def save_classifier(classifier: Classifier, path: Path, metadata: Mapping[str, s
         "metadata": json.dumps({**classifier.metadata, **metadata}, sort_keys=True),
     }
     write_file(path, safetensors.torch.save(classifier.parameters_by_name(), described))
+
+
+def import_classifier(source: Path, target: Path, chunk_length: int | None) -> str | None:
+    """Write the classifier in `source` as safetensors, with the chunk length it was trained on, if that is known.
+
+    Returns that length. Raises StorageError; WeightsError as `load_classifier`, and for another length than recorded.
+    """
+    classifier = load_classifier(source)
+    recorded = classifier.chunk_length
+    if chunk_length is not None and recorded not in (None, str(chunk_length)):
+        raise WeightsError(f"{source}: was trained on chunks of {recorded} bases, but --chunk-length is {chunk_length}")
+    known = recorded if chunk_length is None else str(chunk_length)
+    save_classifier(
+        classifier, target, {"imported_from": source.name} | ({} if known is None else {CHUNK_LENGTH: known})
+    )
+    return known
 
 
 def load_classifier(path: Path) -> Classifier:

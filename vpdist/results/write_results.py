@@ -22,10 +22,12 @@ from vpdist.text import printable
 def part_scores(
     folder: RunFolder, plan: Plan, header: PartHeader, n_fragments: int, raise_if_ending: Callable[[], None]
 ) -> Scores:
-    """Scores of all fragments from the parts' logits; `raise_if_ending` is called between parts. Raises DamagedFile."""
+    """Scores of all fragments from the parts' logits; `raise_if_ending` is called between parts. Raises DamagedFile,
+    also for a part of another run: this rank believes no other that has checked it."""
     scores = Scores.empty(n_fragments)
     names = ["failed"] + (["logits"] if header.classifier else [])
     for unit in range(plan.n_units):
+        parts.check(folder.parts, unit, plan, header, full=False)
         part = parts.read(folder.parts, unit, names)
         fragment, row = parts.fragment_rows(plan, unit)
         scores.set_unit(fragment, row, part["failed"], part.get("logits"))

@@ -108,16 +108,16 @@ class BlockTable(BlockRecords):
     """(f,) uint64, xxh3_64 of the nucleotide string."""
     protein_hash: np.ndarray
     """(f,) uint64, xxh3_64 of the whole protein."""
+    raw_digest: str
+    """Digest of the raw block that it was made from."""
+    tokenizers: dict[str, str]
+    """Fingerprint of each encoder's tokenizer, by kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBlock(BlockTable):
     """A block of the token store, with the tokens of every encoder of the run."""
 
-    raw_digest: str
-    """Digest of the raw block that it was made from."""
-    tokenizers: dict[str, str]
-    """Fingerprint of each encoder's tokenizer, by kind."""
     tokens: dict[str, Ragged]
     """(f,) token ids of each kind, special tokens included."""
 

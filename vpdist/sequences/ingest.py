@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,15 +22,13 @@ from vpdist.sequences.blocks import OFFSETS, Texts
 from vpdist.sequences.store_summary import StoreSummary, block_paths, load_summary, new_names
 from vpdist.sequences.tokenizers import FragmentTokenizer
 from vpdist.sequences.unique_names import name_hashes, resolve_names
-from vpdist.session.coordination import Control
+from vpdist.session.coordination import VISIBLE_WITHIN_S, Control
 from vpdist.storage import hdf5_files
 from vpdist.storage.atomic_files import write_json
 from vpdist.storage.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-VISIBLE_WITHIN_S = 60.0
-"""Time that a network file system may take to show one rank what another has written."""
 READ, TOTAL, KEPT, DONE = "ingest/read", "ingest/total", "ingest/kept", "ingest/done"
 """Keys: blocks read so far, blocks in all once that is known; of each block whether it was kept, or is done."""
 
@@ -76,8 +74,10 @@ def ingest(
     chunk_length: int,
     min_length: int,
     tokenizers: Mapping[str, FragmentTokenizer],
+    refuse_changed_input: Callable[[], None] = lambda: None,
 ) -> StoreSummary:
     """Fill the token store with all ranks. Valid blocks of an earlier run of the same input are kept.
+    `refuse_changed_input` is called on rank 0 when all input is read.
 
     Raises InputError naming file, record and position, and StorageError.
     """
@@ -95,6 +95,7 @@ def ingest(
             control.publish(READ, str(len(digests)))
             _count(control, records=len(raw.names))
             control.raise_if_ending()
+        refuse_changed_input()
         control.publish(TOTAL, str(len(digests)))
 
     def tokenise(index: int) -> None:
@@ -113,7 +114,7 @@ def ingest(
     while _wait_for_block(control, index := control.next_index("ingest")):
         tokenise(index)
         control.publish(f"{DONE}/{index}", "1")
-    control.broadcast_from_rank_0("store", lambda: _summarise(control, folder, provenance_key, digests))
+    control.broadcast_from_rank_0("store", lambda: _summarise(control, folder, provenance_key, digests, fingerprints))
     summary = load_summary(folder, provenance_key)
     if summary is None:
         raise hdf5_files.DamagedFile(f"{folder.store}: is not the one that rank 0 has written")
@@ -149,8 +150,17 @@ def _count(control: Control, **counters: int) -> None:
         control.progress.add(**counters)
 
 
-def _summarise(control: Control, folder: RunFolder, provenance_key: str, digests: Sequence[str]) -> str:
-    """Write names.h5 and store.json once all blocks are done; returns the store's digest."""
+def _summarise(
+    control: Control,
+    folder: RunFolder,
+    provenance_key: str,
+    digests: Sequence[str],
+    tokenizers: Mapping[str, str],
+) -> str:
+    """Write names.h5 and store.json once all blocks are done; returns the store's digest.
+
+    Raises DamagedFile for a block that was not made from what this rank has read, whoever says that it is done.
+    """
     digest = xxhash.xxh3_128(provenance_key.encode())
     n_records = n_chunks = n_bases = 0
     fragments: list[int] = []
@@ -160,6 +170,8 @@ def _summarise(control: Control, folder: RunFolder, provenance_key: str, digests
         digest.update(raw_digest.encode())
         control.wait_for(f"{DONE}/{index}")
         table = token_store.read_table(path)
+        if (table.raw_digest, table.tokenizers) != (raw_digest, tokenizers):
+            raise hdf5_files.DamagedFile(f"{path}: was not made from this run's input")
         n_records += len(table.names)
         n_chunks += len(table.chunk_record)
         n_bases += int(table.lengths.sum())

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 from vpdist.distributed.runtime import KeyStore, Runtime
 from vpdist.environment import LAUNCHER_ENDED
-from vpdist.errors import Interrupted, PeerLost, VpdistError
+from vpdist.errors import EXIT_BUG, Interrupted, PeerLost, VpdistError
 from vpdist.session.progress import Progress
 from vpdist.session.signals import StopRequest
 from vpdist.storage.run_lock import Lock
 
+VISIBLE_WITHIN_S = 60.0
+"""Time that a network file system may take to show one rank what another has written."""
 POLL_S, MOST_POLL_S, POLL_PER_RANK_S = 0.01, 0.5, 0.002
 """The more ranks there are, the less often each polls, so that the store's load is bounded."""
 CHECK_FAILURE_S = 0.5
@@ -39,8 +41,16 @@ def published_failure(keys: KeyStore) -> OtherRankFailed | None:
     failure = keys.get(FAILED)
     if failure is None:
         return None
-    fields = json.loads(failure)
-    return OtherRankFailed(int(fields["rank"]), int(fields["exit_code"]), str(fields["message"]))
+    try:
+        fields = json.loads(failure)
+        rank, code, message = int(fields["rank"]), int(fields["exit_code"]), str(fields["message"])
+    except (ValueError, TypeError, KeyError):  # set by somebody else
+        rank, code, message = (
+            0,
+            EXIT_BUG,
+            f"the ranks' key store holds a failure that no rank has published: {failure!r}",
+        )
+    return OtherRankFailed(rank, code if 0 < code < 256 else EXIT_BUG, message)
 
 
 def publish_first_failure(keys: KeyStore, rank: int, exit_code: int, message: str) -> None:

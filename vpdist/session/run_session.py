@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from vpdist.storage.run_folder import RunFolder
 from vpdist.storage.run_lock import Lock
 
 SHARED_MARK, SHARED_MARK_BYTES = ".seen-by-all-", 1 << 16
+MARK_NAME = re.compile(re.escape(SHARED_MARK) + r"\d+-\d+")
 SHARED_FOLDER_TIMEOUT_S = 4.0
 
 
@@ -65,7 +67,7 @@ def run_session(
                 discard = restart and control.runtime.attempt == 0
                 control.lock = _open_folder(folder, stack, restart=discard, must_exist=must_exist)
             mark = control.broadcast_from_rank_0("folder", lambda: _write_mark(folder))
-            _await_mark(folder.path / mark)
+            _await_mark(folder.path / Path(mark).name)
             if control.is_first:
                 stack.callback(remove_mark, folder.path / mark)
             logging_us = stack.enter_context(output_to_log(folder.log(context.rank), context))
@@ -126,7 +128,12 @@ def _write_mark(folder: RunFolder) -> str:
 
 
 def _await_mark(mark: Path) -> None:
-    """Wait until the file of rank 0 is visible. Raises StorageError if this rank sees another folder."""
+    """Wait until the file of rank 0 is visible.
+
+    Raises StorageError if this rank sees another folder, or if somebody else has set the name to that of another file.
+    """
+    if not MARK_NAME.fullmatch(mark.name):
+        raise StorageError(f"{mark.parent}: {mark.name!r} is not the name of a mark of rank 0")
     until = time.monotonic() + SHARED_FOLDER_TIMEOUT_S
     while not mark.exists():
         if time.monotonic() > until:
