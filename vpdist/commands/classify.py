@@ -28,6 +28,7 @@ from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
 from vpdist.storage.atomic_files import read_json
 from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.table_switch import TablesOrigin
 
 
 def classify(output: Path, classifier: Path, *, consensus: str | None, legacy_output: bool, progress: str) -> int:
@@ -90,11 +91,9 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
     session.progress.stage("classify", planned_units=plan.n_units)
     scores = checked_scores(_scores(session, classifier, plan, summary.n_fragments))
     sources = [name for name, *_ in recorded.input]
-    totals = write_tables(
-        folder, summary, scores, sources, chosen, session.control.raise_if_ending, legacy=legacy_output
-    )
-    origin = {"classifier": classifier.fingerprint, "consensus": chosen, "command": "classify"}
-    folder.update_run(tables_from=origin)
+    origin = TablesOrigin(command="classify", classifier=classifier.fingerprint, consensus=chosen, plan=header.plan)
+    raise_if_ending = session.control.raise_if_ending
+    totals = write_tables(folder, summary, scores, sources, origin, raise_if_ending, legacy=legacy_output)
     return Outcome(summary_text(folder, totals, time.monotonic() - started, called=True), totals.failed_fragments)
 
 

@@ -37,6 +37,7 @@ from vpdist.session.coordination import Control
 from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
 from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.table_switch import TablesOrigin
 
 logger = logging.getLogger(__name__)
 
@@ -258,9 +259,11 @@ class _Predict:
             scores = part_scores(self.folder, plan, header, summary.n_fragments, raise_if_ending)
             if header.classifier:
                 scores = checked_scores(scores)
-            tables = (settings.inputs, settings.consensus, raise_if_ending)
+            origin = TablesOrigin(
+                command="predict", classifier=header.classifier, consensus=settings.consensus, plan=header.plan
+            )
+            tables = (settings.inputs, origin, raise_if_ending)
             totals = write_tables(self.folder, summary, scores, *tables, legacy=settings.legacy_output)
-            self.folder.update_run(tables_from={"command": "predict", "classifier": header.classifier})
             return "1"
 
         self.control.broadcast_from_rank_0("tables", make)
