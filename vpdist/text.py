@@ -8,6 +8,14 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
+def shortened(text: str, most: int) -> str:
+    """`text`, or its beginning and end where it has more than `most` letters: names in files may have a million."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}[... {len(text) - 2 * half:,} letters ...]{text[-half:]}"
+
+
 def printable_lines(text: str) -> str:
     """`printable` of each line."""
     return "\n".join(map(printable, text.split("\n")))

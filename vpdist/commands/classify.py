@@ -73,9 +73,10 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
         raise UsageError(
             f"{folder.path}: a classifier needs the embeddings of both encoders, but the run has those of one"
         )
+    store_summary.check_digest(folder, summary)
     classifier = load_classifier(path)
     torch.set_num_threads(recorded.threads)
-    plan, plan_id = plan_file.map_plan(folder.plan, n_fragments=summary.n_fragments)
+    plan, plan_id = plan_file.map_plan(folder.plan, n_fragments=summary.n_fragments, store=summary.digest)
     header = part_header(plan_id, recorded)
     missing = parts.remaining(folder.parts, plan, header)
     if missing:

@@ -88,7 +88,7 @@ def fill_tables(
         blocks(),
         scores,
         sources=[printable(source) for source in sources],
-        new_names=store_summary.new_names(folder),
+        new_names=store_summary.new_names(folder, summary),
         n_records=summary.n_records,
         consensus=consensus,
     )

@@ -189,6 +189,15 @@ def read_table(path: Path) -> BlockTable:
     return _read(path, BlockTable)
 
 
+def raw_digest(path: Path) -> str:
+    """What the block in `path` says it was made from. Raises DamagedFile."""
+    with hdf5_files.opened(path) as file:
+        digest = hdf5_files.attributes(file).get("raw_digest")
+    if not isinstance(digest, str):
+        raise DamagedFile(f"{path}: does not name the raw block that it was made from")
+    return digest
+
+
 def block_is_valid(path: Path, raw_digest: str, tokenizers: Mapping[str, str]) -> bool:
     """Whether `path` is an undamaged block made from that raw block by tokenizers with these fingerprints, by kind."""
     try:

@@ -106,6 +106,19 @@ def recorded_tables(folder: RunFolder) -> TablesRecord | None:
         raise StorageError(f"{folder.run}: its record of the tables cannot be read: {error!r}") from error
 
 
+def recorded_origin(run: dict[str, Any]) -> TablesOrigin:
+    """What the tables come from by the content of run.json, which in earlier versions had the consensus among the
+    settings only. Raises StorageError."""
+    origin, settings = run.get("tables_from", {}), run.get("settings", {})
+    if not (isinstance(origin, dict) and isinstance(settings, dict)):
+        raise StorageError("run.json: tables_from or settings is not an object")
+    fields = {"command": "predict", "classifier": "", "consensus": settings.get("consensus", "mean")}
+    known = {name: origin.get(name, default) for name, default in fields.items()}
+    if any(type(value) is not str for value in known.values()):
+        raise StorageError("run.json: a value of tables_from is not a text")
+    return TablesOrigin(**known, plan="")
+
+
 @contextmanager
 def replacing_tables(folder: RunFolder, origin: TablesOrigin) -> Iterator[Path]:
     """An empty folder for new tables, which replace the old ones together when the block ends without an error.
