@@ -311,7 +311,14 @@ def test_a_part_that_is_none_is_refused(copy: Path, classified: Callable[[Path],
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("threads", "many"), ("threads", 10**9), ("device", "tpu"), ("embedding_dtype", "O"), ("token_budget", True)],
+    [
+        ("threads", "many"),
+        ("threads", 10**9),
+        ("threads", 65536),
+        ("device", "tpu"),
+        ("embedding_dtype", "O"),
+        ("token_budget", True),
+    ],
 )
 def test_decisions_that_no_run_takes_are_refused(
     copy: Path, classified: Callable[[Path], int], field: str, value: object
