@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+NAME_LETTERS = 100
+"""Letters of a sequence's name in a message at most; a file's may have a million."""
+MESSAGE_LETTERS = 4000
+"""Letters of a line for users at most; the log files have the whole."""
+
 
 def printable(text: str) -> str:
     """`text` on one line and without control characters, which names, paths and untrusted files may hold."""

@@ -38,6 +38,7 @@ from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
 from vpdist.storage.run_folder import RunFolder
 from vpdist.storage.table_switch import TablesOrigin
+from vpdist.text import NAME_LETTERS, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class _Predict:
         if summary.n_renamed:
             self.warnings.append(
                 f"warning: {summary.n_renamed:,} sequences had the name of an earlier one and were renamed, "
-                f"for example to {summary.example_renamed}"
+                f"for example to {shortened(summary.example_renamed, NAME_LETTERS)}"
             )
         for warning in self.warnings:
             message(warning)

@@ -17,6 +17,7 @@ from vpdist.errors import StorageError
 from vpdist.results.scores import Scores
 from vpdist.sequences.blocks import STATUS_NAMES, BlockTable
 from vpdist.sequences.six_frames import FRAMES, fragment_span
+from vpdist.text import NAME_LETTERS, shortened
 
 SEQUENCE_COLUMNS = (
     "seq_name source length n_chunks n_scored_chunks n_fragments n_virus_chunks virus_score nonvirus_score prediction "
@@ -238,7 +239,8 @@ class TableWriter:
             complete -= 1
         elif len(wrong):
             i = int(wrong[0])
-            raise StorageError(f"token store: {names[i]} has {n_chunks[i]} chunks, {sums.chunks[i]} were found")
+            name = shortened(names[i], NAME_LETTERS)
+            raise StorageError(f"token store: {name} has {n_chunks[i]} chunks, {sums.chunks[i]} were found")
         self._carried = _Carried([column[complete:] for column in columns], sums.rows(slice(complete, None)))
         return [column[:complete] for column in columns], sums.rows(slice(complete))
 
