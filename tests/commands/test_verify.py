@@ -334,6 +334,19 @@ def test_a_message_about_a_long_name_is_short(models: TinyModels, tmp_path: Path
     assert len(output) < 1000
 
 
+def test_a_part_with_a_hole_takes_no_memory(copy: Path) -> None:
+    path = copy / "parts" / "unit-000000.h5"
+    rows = len(h5py.File(path)["failed"])
+    with h5py.File(path, "a", libver="latest") as file:
+        del file["nucleotide"]
+        wide = file.create_dataset("nucleotide", (rows, (1 << 32) // rows), "f4")
+        wide[-1, -1] = 1.0
+    assert path.stat().st_size > 1 << 34
+    assert path.stat().st_blocks * 512 < 1 << 24
+    (problem,) = verify(copy)
+    assert "unit-000000.h5: nucleotide is float32" in problem
+
+
 def test_a_store_of_millions_of_blocks_is_one_line(copy: Path) -> None:
     store = json.loads((copy / "tokens" / "store.json").read_text())
     store["fragments_per_block"] += [0] * 2_500_000

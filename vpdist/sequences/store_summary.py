@@ -88,7 +88,9 @@ def new_names(folder: RunFolder, summary: StoreSummary) -> dict[int, str]:
             raise hdf5_files.DamagedFile(f"{folder.names}: belongs to another run")
         if hdf5_files.dataset(file, "record").shape != (summary.n_renamed,):
             raise hdf5_files.DamagedFile(f"{folder.names}: does not hold {summary.n_renamed:,} names")
-        names = Texts(hdf5_files.read(file, "names"), hdf5_files.read(file, OFFSETS["names"]))
+        most_bytes = token_store.DATASET_BYTES * max(1, summary.n_blocks)
+        texts = hdf5_files.read(file, "names", most_bytes=most_bytes)
+        names = Texts(texts, hdf5_files.read(file, OFFSETS["names"], most_bytes=8 * summary.n_renamed + 8))
         records = hdf5_files.read(file, "record")
         if records.dtype != np.int64 or not names.are_printable(len(records)):
             raise hdf5_files.DamagedFile(f"{folder.names}: does not hold names")
