@@ -13,7 +13,7 @@ from vpdist.config import Settings, within
 from vpdist.environment import ending_with_launcher, launch_context
 from vpdist.errors import StorageError, VpdistError
 from vpdist.options import option, with_settings
-from vpdist.text import printable, printable_lines
+from vpdist.text import MESSAGE_LETTERS, printable, printable_lines, shortened
 
 app = typer.Typer(
     help="Tell viral sequences from everything else in sequencing data, on as many GPUs as there are.",
@@ -118,7 +118,7 @@ def verify(run: RunArgument) -> None:
 
     problems = check(run)
     for problem in problems:
-        typer.echo(printable(problem), err=True)
+        typer.echo(printable(shortened(problem, MESSAGE_LETTERS)), err=True)
     if problems:
         raise typer.Exit(StorageError.exit_code)
     typer.echo(printable(f"{run}: complete and undamaged"))
@@ -180,7 +180,7 @@ def main() -> None:
         app()
     except VpdistError as error:
         if _is_reporting_rank():
-            typer.echo(f"vpdist: {printable_lines(str(error))}", err=True)
+            typer.echo(f"vpdist: {printable_lines(shortened(str(error), MESSAGE_LETTERS))}", err=True)
         sys.exit(error.exit_code)
 
 

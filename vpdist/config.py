@@ -22,6 +22,8 @@ SCHEDULES = ("static", "dynamic")
 CONSENSUS = ("mean", "max", "fraction")
 PROGRESS_MODES = ("auto", "bars", "log", "none")
 DEVICES = ("auto", "cpu", "cuda")
+MOST_THREADS = 1024
+"""Of a rank. OpenMP's runtime ends the process where the machine refuses to create a thread."""
 
 
 def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
@@ -116,7 +118,9 @@ class Settings:
             parse=parsed_budget,
         ),
     ] = None
-    threads: Annotated[int | None, Option("CPU threads per rank; by default the node's cores divided.", least=1)] = None
+    threads: Annotated[
+        int | None, Option("CPU threads per rank; by default the node's cores divided.", least=1, most=MOST_THREADS)
+    ] = None
     device: Annotated[str, Option("{choices}; auto takes CUDA where there is any.", DEVICES)] = "auto"
     schedule: Annotated[str, Option("static: work dealt by token cost; dynamic: drawn by ranks.", SCHEDULES)] = "static"
     progress: Annotated[str, Option("{choices}; auto draws bars on a terminal.", PROGRESS_MODES)] = "auto"
@@ -199,7 +203,7 @@ class ResolvedConfig:
             ("chunk_length", 3, 1_000_000),
             ("min_length", 0, 1 << 48),
             ("token_budget", 1, 1 << 40),
-            ("threads", 1, 1 << 16),
+            ("threads", 1, MOST_THREADS),
         ):
             number = getattr(self, name)
             if type(number) is not int or not least <= number <= most:

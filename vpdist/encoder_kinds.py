@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
+WIDEST = 1 << 15
+"""Numbers of an embedding at most; the widest published encoder has 5,120."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderKind:

@@ -7,6 +7,8 @@ folder over; 130/143 interrupted, resumable.
 
 from __future__ import annotations
 
+from vpdist.text import NAME_LETTERS, shortened
+
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_FAILURES_LISTED = 5
@@ -30,7 +32,7 @@ class InputError(VpdistError):
     exit_code = 3
 
     def __init__(self, reason: str, *, path: str, record: str | None = None, position: str | None = None) -> None:
-        location = (path, None if record is None else f"record {record}", position)
+        location = (path, None if record is None else f"record {shortened(record, NAME_LETTERS)}", position)
         super().__init__(f"{', '.join(part for part in location if part is not None)}: {reason}")
         self.path, self.record, self.position, self.reason = path, record, position, reason
 

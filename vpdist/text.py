@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+NAME_LETTERS = 100
+"""Letters of a sequence's name in a message at most; a file's may have a million."""
+MESSAGE_LETTERS = 4000
+"""Letters of a line for users at most; the log files have the whole."""
+
 
 def printable(text: str) -> str:
     """`text` on one line and without control characters, which names, paths and untrusted files may hold."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """`text`, or its beginning and end where it has more than `most` letters: names in files may have a million."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}[... {len(text) - 2 * half:,} letters ...]{text[-half:]}"
 
 
 def printable_lines(text: str) -> str:

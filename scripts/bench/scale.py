@@ -36,6 +36,7 @@ from vpdist.sequences.tokenizers import load_tokenizer
 from vpdist.session.coordination import Control
 from vpdist.session.signals import StopRequest
 from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.table_switch import TablesOrigin
 
 WORKER = ("-m", "scripts.bench.scale_worker")
 MB = 1e6
@@ -169,9 +170,9 @@ def _tables(path: Path, n_chunks: int, row: Row) -> list[Row]:
     started = time.perf_counter()
     scores = write_results.part_scores(folder, plan, header, summary.n_fragments, lambda: None)
     read = time.perf_counter()
-    write_results.write_tables(
-        folder, summary, write_results.checked_scores(scores), [str(source)], "mean", lambda: None, legacy=False
-    )
+    scores = write_results.checked_scores(scores)
+    origin = TablesOrigin(command="predict", classifier="classifier", consensus="mean", plan=plan_id)
+    write_results.write_tables(folder, summary, scores, [str(source)], origin, lambda: None, legacy=False)
     ended = time.perf_counter()
     note = (
         f"{summary.n_records:,} sequences, {summary.n_chunks:,} chunks, {summary.n_fragments:,} fragments; "

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from tests.snapshots import row, snapshot
 from vpdist.display.rates import Rates
-from vpdist.text import bytes_text, clock_text, count_text, span_text
+from vpdist.text import bytes_text, clock_text, count_text, shortened, span_text
 
 
 def test_rates_are_those_of_the_last_half_minute() -> None:
@@ -116,3 +116,14 @@ def test_counts_are_short(number: float, text: str) -> None:
 def test_times_are_short() -> None:
     assert [clock_text(seconds) for seconds in (7, 761, 11_561, 183_600)] == ["0:07", "12:41", "3:12:41", "2d 03:00"]
     assert [span_text(seconds) for seconds in (45, 720, 12_240)] == ["45 s", "12 min", "3.4 h"]
+
+
+@given(st.text(), st.integers(2, 50))
+def test_a_text_is_shortened_in_its_middle_and_only_where_it_is_too_long(text: str, most: int) -> None:
+    short = shortened(text, most)
+    if len(text) <= most:
+        assert short == text
+    else:
+        assert len(short) <= most + len("[...  letters ...]") + len(f"{len(text):,}")
+        assert text.startswith(short[: most // 2])
+        assert text.endswith(short[-(most // 2) :])

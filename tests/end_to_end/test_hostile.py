@@ -311,7 +311,14 @@ def test_a_part_that_is_none_is_refused(copy: Path, classified: Callable[[Path],
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("threads", "many"), ("threads", 10**9), ("device", "tpu"), ("embedding_dtype", "O"), ("token_budget", True)],
+    [
+        ("threads", "many"),
+        ("threads", 10**9),
+        ("threads", 65536),
+        ("device", "tpu"),
+        ("embedding_dtype", "O"),
+        ("token_budget", True),
+    ],
 )
 def test_decisions_that_no_run_takes_are_refused(
     copy: Path, classified: Callable[[Path], int], field: str, value: object
@@ -586,3 +593,23 @@ def test_a_megabyte_that_unfolds_to_gigabytes_is_refused_at_the_limit(tmp_path: 
     assert path.stat().st_size < 1 << 24
     with pytest.raises(InputError, match="takes more than 2048 MiB"):
         list(read_records([path]))
+
+
+def test_a_message_about_a_name_of_a_million_letters_is_short(
+    seeds: Seeds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = "n" * (records.LONGEST_HEADER - 1)
+    source, model = tmp_path / "x.fa", ("--nucleotide-model", seeds.nucleotide, "--progress", "log")
+    source.write_text(f">{name}\nACGTAMNOPQ\n")
+    assert exit_code(monkeypatch, "embed", source, "-o", tmp_path / "wrong", *model) == 3
+    source.write_text(f">{name}\nACGT\n>{name}\nACGT\n")
+    assert exit_code(monkeypatch, "embed", source, "-o", tmp_path / "twice", *model) == 0
+    run = json.loads((tmp_path / "twice" / "run.json").read_text())
+    run["decisions"]["input"][0][0] = name
+    (tmp_path / "twice" / "run.json").write_text(json.dumps(run))
+    assert exit_code(monkeypatch, "embed", source, "-o", tmp_path / "twice", *model) == 2
+    assert "nnn" in (output := capfd.readouterr().err)
+    assert len(output) < 20_000
+    for folder in ("wrong", "twice"):
+        assert (tmp_path / folder / "status.json").stat().st_size < 10_000
+        assert (tmp_path / folder / "logs" / "rank00000.log").stat().st_size < 1 << 23

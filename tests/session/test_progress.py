@@ -236,6 +236,21 @@ def test_watching_shows_what_the_run_shows_and_ends_with_it(alone: Runtime, tmp_
     assert "done, 100 fragments, after 0:" in output.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    "junk", [b"junk\n" * 100, b"\0" * 5000, b"{}\n", b"\n" * 100_000], ids=["lines", "zeros", "objects", "breaks"]
+)
+def test_watching_says_where_there_is_nothing_that_it_can_show(tmp_path: Path, junk: bytes) -> None:
+    (tmp_path / "progress.jsonl").write_bytes(junk)
+    stream = Stream()
+    watch(tmp_path, stream, follow=False)
+    assert stream.getvalue().count("progress.jsonl: holds no progress of a run") == 1
+    (tmp_path / "progress.jsonl").write_bytes(junk + b"\n" + snapshot(2, row(), ended="").to_json().encode() + b"\n")
+    stream = Stream()
+    watch(tmp_path, stream, follow=True)
+    assert "holds no progress" not in stream.getvalue()
+    assert "elapsed_s=2.0" in stream.getvalue()
+
+
 def test_there_is_nothing_to_watch_in_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"progress\.jsonl.*no run to watch"):
         watch(tmp_path, Stream())

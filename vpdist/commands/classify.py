@@ -28,6 +28,7 @@ from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
 from vpdist.storage.atomic_files import read_json
 from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.table_switch import TablesOrigin
 
 
 def classify(output: Path, classifier: Path, *, consensus: str | None, legacy_output: bool, progress: str) -> int:
@@ -72,9 +73,10 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
         raise UsageError(
             f"{folder.path}: a classifier needs the embeddings of both encoders, but the run has those of one"
         )
+    store_summary.check_digest(folder, summary)
     classifier = load_classifier(path)
     torch.set_num_threads(recorded.threads)
-    plan, plan_id = plan_file.map_plan(folder.plan, n_fragments=summary.n_fragments)
+    plan, plan_id = plan_file.map_plan(folder.plan, n_fragments=summary.n_fragments, store=summary.digest)
     header = part_header(plan_id, recorded)
     missing = parts.remaining(folder.parts, plan, header)
     if missing:
@@ -90,11 +92,9 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
     session.progress.stage("classify", planned_units=plan.n_units)
     scores = checked_scores(_scores(session, classifier, plan, summary.n_fragments))
     sources = [name for name, *_ in recorded.input]
-    totals = write_tables(
-        folder, summary, scores, sources, chosen, session.control.raise_if_ending, legacy=legacy_output
-    )
-    origin = {"classifier": classifier.fingerprint, "consensus": chosen, "command": "classify"}
-    folder.update_run(tables_from=origin)
+    origin = TablesOrigin(command="classify", classifier=classifier.fingerprint, consensus=chosen, plan=header.plan)
+    raise_if_ending = session.control.raise_if_ending
+    totals = write_tables(folder, summary, scores, sources, origin, raise_if_ending, legacy=legacy_output)
     warnings = resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
     text = summary_text(folder, totals, time.monotonic() - started, called=True)
     return Outcome("\n".join([*warnings, text]), totals.failed_fragments)

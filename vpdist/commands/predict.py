@@ -37,6 +37,8 @@ from vpdist.session.coordination import Control
 from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
 from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.table_switch import TablesOrigin
+from vpdist.text import NAME_LETTERS, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +131,7 @@ class _Predict:
         if summary.n_renamed:
             self.warnings.append(
                 f"warning: {summary.n_renamed:,} sequences had the name of an earlier one and were renamed, "
-                f"for example to {summary.example_renamed}"
+                f"for example to {shortened(summary.example_renamed, NAME_LETTERS)}"
             )
         for warning in self.warnings:
             message(warning)
@@ -263,9 +265,11 @@ class _Predict:
             scores = part_scores(self.folder, plan, header, summary.n_fragments, raise_if_ending)
             if header.classifier:
                 scores = checked_scores(scores)
-            tables = (settings.inputs, settings.consensus, raise_if_ending)
+            origin = TablesOrigin(
+                command="predict", classifier=header.classifier, consensus=settings.consensus, plan=header.plan
+            )
+            tables = (settings.inputs, origin, raise_if_ending)
             totals = write_tables(self.folder, summary, scores, *tables, legacy=settings.legacy_output)
-            self.folder.update_run(tables_from={"command": "predict", "classifier": header.classifier})
             return "1"
 
         self.control.broadcast_from_rank_0("tables", make)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import xxhash
 
-from vpdist.config import ResolvedConfig, Settings, refuse_other_configuration
+from vpdist.config import MOST_THREADS, ResolvedConfig, Settings, refuse_other_configuration
 from vpdist.encoders.encoder import choose_dtype
 from vpdist.encoders.model_files import ModelFiles
 from vpdist.encoders.shape import EncoderShape, encoder_shape
@@ -176,7 +176,7 @@ def unknown_chunk_length(classifier: Classifier | None, name: str, chunk_length:
 
 def default_threads(context: LaunchContext, device: torch.device) -> int:
     """This node's cores divided by its ranks; with a GPU at most THREADS_BESIDE_GPU."""
-    share = max(1, available_cores() // context.local_world_size)
+    share = min(MOST_THREADS, max(1, available_cores() // context.local_world_size))
     return min(share, THREADS_BESIDE_GPU) if device.type == "cuda" else share
 
 

@@ -1,73 +1,152 @@
-"""`vpdist verify`: checks digests and completeness of plan, token store, parts, and the row counts of tables.
+"""`vpdist verify`: whether every file of a run is whole and belongs to this run, and the tables are those of its parts.
 
-Changes nothing.
+Checked in this order: the run's state, token store, plan, token shards, parts, tables. Changes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from vpdist.commands import resolve_config
+from vpdist.config import ResolvedConfig
 from vpdist.errors import StorageError, UsageError
 from vpdist.planning import plan_file, token_shards
-from vpdist.results import parts
-from vpdist.results.parts import part_header
-from vpdist.sequences import store_summary, token_store
+from vpdist.planning.plan import Plan
+from vpdist.results import check_tables, parts, write_results
+from vpdist.results.parts import PartHeader, part_header
+from vpdist.sequences import check_store, store_summary
 from vpdist.sequences.store_summary import StoreSummary
-from vpdist.storage.atomic_files import open_regular
+from vpdist.storage.atomic_files import read_json
 from vpdist.storage.hdf5_files import DamagedFile
-from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.run_folder import LEGACY, RunFolder
+from vpdist.storage.table_switch import (
+    NAMES,
+    SWITCHING,
+    FileDigest,
+    TablesOrigin,
+    TablesRecord,
+    recorded_origin,
+    recorded_tables,
+)
+
+ENDED = ("done", "done_with_failures")
+"""The states of a run whose tables are complete."""
 
 
 def problems(path: Path) -> Iterator[str]:
     """The problems of the run in `path`, a line each; none if it is complete and undamaged.
 
-    Raises UsageError where there is no run, StorageError where its run.json or store.json cannot be read.
+    Raises UsageError where there is no run, StorageError where its run.json or status.json cannot be read.
     """
     folder = RunFolder(path)
     recorded = resolve_config.recorded_config(folder)
     if recorded is None:
         raise UsageError(f"{path} holds no run (there is no run.json)")
+    if folder.linked is not None:
+        yield f"{folder.linked}: is a symbolic link, which leads out of the run"
+        return
+    yield from _of_state(folder)
     summary = store_summary.load_summary(folder)
     if summary is None:
-        yield f"{folder.store}: is missing: the run is not complete"
+        yield f"{folder.store}: is missing or damaged: the run is not complete"
         return
-    for block in store_summary.block_paths(folder, summary):
-        try:
-            token_store.read_block(block)
-        except DamagedFile as error:
-            yield str(error)
+    found = list(check_store.problems(folder, summary))
+    yield from found
     try:
-        plan, plan_id = plan_file.map_plan(folder.plan, n_fragments=summary.n_fragments)
+        plan, plan_id = plan_file.map_plan(folder.plan, n_fragments=summary.n_fragments, store=summary.digest)
     except DamagedFile as error:
         yield str(error)
         return
+    yield from _of_shards(folder, plan, plan_id)
+    header = part_header(plan_id, recorded)
+    damaged = parts.damaged(folder.parts, range(plan.n_units), plan, header, full=True)
+    yield from damaged.values()
+    yield from _of_tables(folder, recorded, summary, None if found or damaged else plan, header)
+
+
+def _of_state(folder: RunFolder) -> Iterator[str]:
+    status = read_json(folder.status)
+    state = None if status is None else status.get("state")
+    if state not in ENDED:
+        yield f"{folder.status}: the state is {state!r}, not {' or '.join(ENDED)}: give the same command again"
+
+
+def _of_shards(folder: RunFolder, plan: Plan, plan_id: str) -> Iterator[str]:
     for shard in range(len(plan.shard_unit) - 1):
         if not token_shards.shard_is_valid(folder.tokens, shard, plan, plan_id):
-            path_of_shard = token_shards.shard_path(folder.tokens, shard)
-            yield f"{path_of_shard}: is missing, damaged, or belongs to another plan"
-    yield from parts.damaged(
-        folder.parts, range(plan.n_units), plan, part_header(plan_id, recorded), full=True
-    ).values()
-    yield from _wrong_tables(path, summary)
+            path = token_shards.shard_path(folder.tokens, shard)
+            yield f"{path}: is missing, damaged, or belongs to another plan"
 
 
-def _wrong_tables(path: Path, summary: StoreSummary) -> Iterator[str]:
-    expected = {
-        "sequences.tsv": summary.n_records,
-        "chunks.tsv": summary.n_chunks,
-        "fragments.tsv": summary.n_fragments,
-    }
-    for name, n_rows in expected.items():
-        try:
-            with open_regular(path / name) as file:
-                n = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")) - 1
-        except OSError as error:
-            yield f"{path / name}: cannot be read: {error.strerror or error}"
+def _of_tables(
+    folder: RunFolder, recorded: ResolvedConfig, summary: StoreSummary, plan: Plan | None, header: PartHeader
+) -> Iterator[str]:
+    """Problems of the tables. `plan`: None where the tables cannot be made again, because what they come from is
+    damaged."""
+    record = recorded_tables(folder)
+    if record is not None and record.state == SWITCHING:
+        yield (
+            f"{folder.run}: a command was killed while it replaced the tables; the next `vpdist predict` or `classify` "
+            f"of this folder finishes that"
+        )
+        return
+    if record is not None and record.plan != header.plan:
+        yield f"{folder.run}: the tables come from another plan, so its record belongs to another run"
+    wrong = {} if record is None else dict(_other_digests(folder, record))
+    if plan is not None and (record is None or wrong):
+        made_again = list(_differences(folder, recorded, summary, plan, header))
+        yield from made_again
+        wrong = {name: text for name, text in wrong.items() if not any(name in each for each in made_again)}
+    elif record is None:
+        yield f"{folder.path}: the tables cannot be checked, because what they were made from is damaged"
+    yield from wrong.values()
+
+
+def _other_digests(folder: RunFolder, record: TablesRecord) -> Iterator[tuple[str, str]]:
+    """Each table that is not the one that run.json describes, and what is wrong with it."""
+    for name in NAMES:
+        path, expected = folder.path / name, record.files.get(name)
+        if expected is None:
+            if path.exists() or path.is_symlink():
+                yield name, f"{path}: does not belong to the tables that run.json describes"
             continue
-        if n != n_rows:
-            yield f"{path / name}: has {n} rows, the run has {n_rows}"
+        try:
+            found = FileDigest.of(path)
+        except OSError as error:
+            yield name, f"{path}: cannot be read: {error.strerror or error}"
+            continue
+        if found != expected:
+            yield name, f"{path}: is not the file that was written: {found}, but run.json has {expected}"
+
+
+def _differences(
+    folder: RunFolder, recorded: ResolvedConfig, summary: StoreSummary, plan: Plan, header: PartHeader
+) -> Iterator[str]:
+    """How the tables differ from those that parts and token store give."""
+    run = read_json(folder.run) or {}
+    origin = recorded_origin(run)
+    known = origin.classifier in ("", header.classifier)
+    scores = write_results.part_scores(folder, plan, header, summary.n_fragments, lambda: None)
+    if not known:
+        scores = check_tables.unknown_scores(scores)
+    yield from check_tables.problems(
+        folder,
+        summary,
+        scores,
+        [name for name, *_ in recorded.input],
+        origin.consensus,
+        known=known,
+        legacy=_has_legacy_files(folder, run, origin),
+    )
+
+
+def _has_legacy_files(folder: RunFolder, run: dict[str, Any], origin: TablesOrigin) -> bool:
+    """Whether the original's two files are there, or must be."""
+    settings = run.get("settings")
+    asked = isinstance(settings, dict) and settings.get("legacy_output") is True and origin.command != "classify"
+    return asked or any((folder.path / name).exists() for name in LEGACY)
 
 
 def verify(path: Path) -> list[str]:

@@ -18,6 +18,8 @@ from vpdist.monitoring.counters import Snapshot
 from vpdist.storage.atomic_files import open_regular
 from vpdist.text import clock_text
 
+LINES_TRIED = 1000
+"""Of the newest lines, in which a snapshot is looked for."""
 LONGEST_LINE = 1 << 24
 """Bytes of a snapshot at most (thousands of ranks), and of the file's end that are read."""
 
@@ -35,7 +37,11 @@ def watch(run_folder: Path, stream: TextIO, follow: bool = True) -> None:
     display = (choose_display("auto", stream) if follow else None) or LogLines(stream, first_s=0.0)
     with file:
         try:
+            told = False
             for snapshot in _snapshots(file, follow):
+                if snapshot is None and not told and file.tell():
+                    display.message(f"{path}: holds no progress of a run that this version can read, up to now")
+                    told = True
                 if snapshot is not None:
                     display.show(snapshot)
                     if snapshot.ended is not None:
@@ -60,7 +66,7 @@ def _snapshots(file: IO[bytes], follow: bool) -> Iterator[Snapshot | None]:
     file.seek(max(0, os.fstat(file.fileno()).st_size - LONGEST_LINE))
     while True:
         *lines, part = (part[-LONGEST_LINE:] + file.read(LONGEST_LINE)).split(b"\n")
-        for line in reversed(lines):
+        for line in reversed(lines[-LINES_TRIED:]):
             try:
                 newest = Snapshot.from_json(line.decode())
                 break

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vpdist.encoder_kinds import KINDS
+from vpdist.encoder_kinds import KINDS, WIDEST
 from vpdist.errors import WeightsError
 from vpdist.storage.atomic_files import JSON_LIMIT, read_limited
 
@@ -85,6 +85,8 @@ def encoder_shape(folder: Path) -> EncoderShape:
         gated=kind.gated,
         vocabulary=size("vocab_size"),
     )
+    if shape.width > WIDEST:
+        raise WeightsError(f"{path}: hidden_size is {shape.width:,}, more than the limit of {WIDEST:,}")
     if shape.layers > MOST_LAYERS:
         raise WeightsError(f"{path}: has {shape.layers:,} layers, more than the limit of {MOST_LAYERS:,}")
     if shape.width % shape.heads:

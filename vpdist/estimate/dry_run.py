@@ -50,6 +50,7 @@ from vpdist.session.session import Session
 from vpdist.session.signals import StopRequest
 from vpdist.storage.atomic_files import storage_error
 from vpdist.storage.run_folder import TABLES, RunFolder
+from vpdist.storage.table_switch import TablesOrigin
 
 STRETCHES = 16
 """Stretches of the plan, at equal steps of its cost, that every process times."""
@@ -191,10 +192,9 @@ class _DryRun:
         scores = Scores.empty(summary.n_fragments)
         if resolved.classifier:
             scores.virus[:], scores.nonvirus[:] = 0.493123, 0.506877
-        sources, consensus = self.settings.inputs, self.settings.consensus
-        return write_tables(
-            self.folder, summary, scores, sources, consensus, self.control.raise_if_ending, legacy=False
-        )
+        origin = TablesOrigin(command="plan", classifier="", consensus=self.settings.consensus, plan="")
+        sources, raise_if_ending = self.settings.inputs, self.control.raise_if_ending
+        return write_tables(self.folder, summary, scores, sources, origin, raise_if_ending, legacy=False)
 
     def _disk(self, shards: SampledShards, sampled: SampledParts, output: Path | None) -> Disk:
         return Disk(

@@ -36,8 +36,9 @@ def _map_shard(folder: Path, shard: int, plan: Plan, plan_id: str) -> dict[str, 
     """A shard's tokens by kind, mapped from disk, digests and offsets checked. Raises DamagedFile."""
     path = shard_path(folder, shard)
     with hdf5_files.opened(path) as file:
-        if hdf5_files.attributes(file).get("plan") != plan_id:
-            raise DamagedFile(f"{path}: belongs to another plan")
+        attributes = hdf5_files.attributes(file)
+        if (attributes.get("plan"), attributes.get("shard")) != (plan_id, shard):
+            raise DamagedFile(f"{path}: belongs to another plan, or is another shard of it")
         return _mapped(file, len(plan.shard_rows(shard)), verify=True)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vpdist.config import ResolvedConfig
-from vpdist.encoder_kinds import KINDS, in_files, pooling_text
+from vpdist.encoder_kinds import KINDS, WIDEST, in_files, pooling_text
 from vpdist.errors import StorageError
 from vpdist.planning.plan import Plan
 from vpdist.storage import hdf5_files
@@ -135,11 +135,14 @@ def check(folder: Path, unit: int, plan: Plan, header: PartHeader, *, full: bool
             dtype, row_shape = header.column(name)
             dataset = hdf5_files.dataset(file, name)
             rows = len(fragments.flat if name in ("fragment", "row") else fragments)
-            row_shape_fits = dataset.ndim == 2 if row_shape is None else dataset.shape[1:] == row_shape
+            if row_shape is None:
+                row_shape_fits = dataset.ndim == 2 and dataset.shape[1] <= WIDEST
+            else:
+                row_shape_fits = dataset.shape[1:] == row_shape
             if dataset.dtype != dtype or dataset.shape[:1] != (rows,) or not row_shape_fits:
                 raise DamagedFile(f"{path}: {name} is {dataset.dtype} {dataset.shape}, not {dtype} in {rows} rows")
             if full:
-                hdf5_files.read(file, name)
+                hdf5_files.check_digest(file, name)
         if full:
             for name, expected in zip(("fragment", "row"), fragment_rows(plan, unit), strict=True):
                 if not np.array_equal(hdf5_files.read(file, name, verify=False), expected):

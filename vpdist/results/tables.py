@@ -7,11 +7,9 @@ scores of chunks without an open frame are NA.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,7 +17,7 @@ from vpdist.errors import StorageError
 from vpdist.results.scores import Scores
 from vpdist.sequences.blocks import STATUS_NAMES, BlockTable
 from vpdist.sequences.six_frames import FRAMES, fragment_span
-from vpdist.storage.atomic_files import replacing
+from vpdist.text import NAME_LETTERS, shortened
 
 SEQUENCE_COLUMNS = (
     "seq_name source length n_chunks n_scored_chunks n_fragments n_virus_chunks virus_score nonvirus_score prediction "
@@ -27,7 +25,14 @@ SEQUENCE_COLUMNS = (
 ).split()
 CHUNK_COLUMNS = "seq_name chunk start end n_fragments virus_score nonvirus_score prediction".split()
 FRAGMENT_COLUMNS = "fragment_id seq_name chunk start end strand frame virus_score nonvirus_score prediction".split()
+COLUMNS = {"sequences": SEQUENCE_COLUMNS, "chunks": CHUNK_COLUMNS, "fragments": FRAGMENT_COLUMNS}
 NA = "NA"
+
+
+class Output(Protocol):
+    """What a table is written to: a file, or what compares one with what it must hold."""
+
+    def write(self, content: bytes, /) -> object: ...
 
 
 @dataclass(slots=True)
@@ -148,7 +153,7 @@ class TableWriter:
     """Writes blocks of the token store, in input order, with their fragments' scores."""
 
     def __init__(
-        self, files: dict[str, BinaryIO], sources: Sequence[str], new_names: dict[int, str], consensus: str
+        self, files: Mapping[str, Output], sources: Sequence[str], new_names: dict[int, str], consensus: str
     ) -> None:
         self.files, self.sources, self.new_names, self.consensus = files, sources, new_names, consensus
         self.totals = Totals()
@@ -234,7 +239,8 @@ class TableWriter:
             complete -= 1
         elif len(wrong):
             i = int(wrong[0])
-            raise StorageError(f"token store: {names[i]} has {n_chunks[i]} chunks, {sums.chunks[i]} were found")
+            name = shortened(names[i], NAME_LETTERS)
+            raise StorageError(f"token store: {name} has {n_chunks[i]} chunks, {sums.chunks[i]} were found")
         self._carried = _Carried([column[complete:] for column in columns], sums.rows(slice(complete, None)))
         return [column[:complete] for column in columns], sums.rows(slice(complete))
 
@@ -270,8 +276,8 @@ class TableWriter:
         return self.totals
 
 
-def write(
-    folder: Path,
+def fill(
+    files: Mapping[str, Output],
     blocks: Iterable[BlockTable],
     scores: Scores,
     *,
@@ -280,15 +286,12 @@ def write(
     n_records: int,
     consensus: str,
 ) -> Totals:
-    """Write the three tables into `folder`. Raises StorageError."""
-    columns = {"sequences": SEQUENCE_COLUMNS, "chunks": CHUNK_COLUMNS, "fragments": FRAGMENT_COLUMNS}
-    with ExitStack() as stack:
-        files = {name: stack.enter_context(replacing(folder / f"{name}.tsv")) for name in columns}
-        for name, header in columns.items():
-            files[name].write(("\t".join(header) + "\n").encode())
-        writer = TableWriter(files, sources, new_names, consensus)
-        first_fragment = 0
-        for table in blocks:
-            writer.block(table, scores, first_fragment)
-            first_fragment += len(table.fragment_chunk)
-        return writer.finish(n_records)
+    """Write the three tables with their headers to `files`, by name. Raises StorageError."""
+    for name, header in COLUMNS.items():
+        files[name].write(("\t".join(header) + "\n").encode())
+    writer = TableWriter(files, sources, new_names, consensus)
+    first_fragment = 0
+    for table in blocks:
+        writer.block(table, scores, first_fragment)
+        first_fragment += len(table.fragment_chunk)
+    return writer.finish(n_records)

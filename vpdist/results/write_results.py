@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from vpdist.results.tables import Totals
 from vpdist.sequences import store_summary, token_store
 from vpdist.sequences.blocks import BlockTable
 from vpdist.sequences.store_summary import StoreSummary
-from vpdist.storage.run_folder import LEGACY, RunFolder
+from vpdist.storage.atomic_files import replacing
+from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.table_switch import TablesOrigin, replacing_tables
 from vpdist.text import printable
 
 
@@ -48,25 +51,46 @@ def write_tables(
     summary: StoreSummary,
     scores: Scores,
     sources: Sequence[str],
-    consensus: str,
+    origin: TablesOrigin,
     raise_if_ending: Callable[[], None],
     *,
     legacy: bool,
 ) -> Totals:
     """Write the three tables from the token store and the scores, with `legacy` also the original's two files, which
-    are removed otherwise. `raise_if_ending` is called between blocks. Raises StorageError."""
+    are removed otherwise: all of them together, or none. `raise_if_ending` is called between blocks. Raises
+    StorageError."""
+    with replacing_tables(folder, origin) as new, ExitStack() as stack:
+        files = {name: stack.enter_context(replacing(new / f"{name}.tsv")) for name in tables.COLUMNS}
+        totals = fill_tables(files, folder, summary, scores, sources, origin.consensus, raise_if_ending)
+        stack.close()
+        if legacy:
+            virnucpro_files.write_virnucpro_files(new, scores)
+        raise_if_ending()
+    return totals
+
+
+def fill_tables(
+    files: Mapping[str, tables.Output],
+    folder: RunFolder,
+    summary: StoreSummary,
+    scores: Scores,
+    sources: Sequence[str],
+    consensus: str,
+    raise_if_ending: Callable[[], None] = lambda: None,
+) -> Totals:
+    """The content of the three tables, written to `files` (sequences, chunks, fragments). Raises StorageError."""
 
     def blocks() -> Iterator[BlockTable]:
         for path in store_summary.block_paths(folder, summary):
             yield token_store.read_table(path)
             raise_if_ending()
 
-    totals = tables.write(
-        folder.path,
+    totals = tables.fill(
+        files,
         blocks(),
         scores,
         sources=[printable(source) for source in sources],
-        new_names=store_summary.new_names(folder),
+        new_names=store_summary.new_names(folder, summary),
         n_records=summary.n_records,
         consensus=consensus,
     )
@@ -75,10 +99,6 @@ def write_tables(
             f"the tables have {totals.chunks} chunks and {totals.fragments} fragments, but the token store has "
             f"{summary.n_chunks} and {summary.n_fragments}"
         )
-    for name in LEGACY:
-        (folder.path / name).unlink(missing_ok=True)
-    if legacy:
-        virnucpro_files.write_virnucpro_files(folder.path, scores)
     return totals
 
 

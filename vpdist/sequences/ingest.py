@@ -14,12 +14,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
 from vpdist.errors import StorageError
 from vpdist.sequences import token_store
 from vpdist.sequences.blocks import OFFSETS, Texts
-from vpdist.sequences.store_summary import StoreSummary, block_paths, load_summary, new_names
+from vpdist.sequences.store_summary import (
+    StoreSummary,
+    block_paths,
+    check_digest,
+    load_summary,
+    names_key,
+    new_names,
+    store_digest,
+)
 from vpdist.sequences.tokenizers import FragmentTokenizer
 from vpdist.sequences.unique_names import name_hashes, resolve_names
 from vpdist.session.coordination import VISIBLE_WITHIN_S, Control
@@ -34,12 +41,17 @@ READ, TOTAL, KEPT, DONE = "ingest/read", "ingest/total", "ingest/kept", "ingest/
 
 
 def _is_complete(folder: RunFolder, provenance_key: str) -> bool:
-    """Whether undamaged store.json and names.h5 with this provenance key exist."""
+    """Whether undamaged store.json and names.h5 with this provenance key exist, and the blocks that they belong to."""
+    summary = load_summary(folder, provenance_key)
+    if summary is None:
+        return False
     try:
-        return load_summary(folder, provenance_key) is not None and new_names(folder) is not None
+        check_digest(folder, summary)
+        new_names(folder, summary)
     except hdf5_files.DamagedFile as error:
         logger.warning("the token store is not reused: %s", error)
         return False
+    return True
 
 
 def reuse_existing(control: Control, folder: RunFolder, provenance_key: str) -> StoreSummary | None:
@@ -161,13 +173,11 @@ def _summarise(
 
     Raises DamagedFile for a block that was not made from what this rank has read, whoever says that it is done.
     """
-    digest = xxhash.xxh3_128(provenance_key.encode())
     n_records = n_chunks = n_bases = 0
     fragments: list[int] = []
     hashes: list[np.ndarray] = []
     paths = [token_store.block_path(folder.tokens, index) for index in range(len(digests))]
     for index, (path, raw_digest) in enumerate(zip(paths, digests, strict=True)):
-        digest.update(raw_digest.encode())
         control.wait_for(f"{DONE}/{index}")
         table = token_store.read_table(path)
         if (table.raw_digest, table.tokenizers) != (raw_digest, tokenizers):
@@ -181,10 +191,10 @@ def _summarise(
     renamed = resolve_names(hashes, lambda: (token_store.read_table(path).names for path in paths))
     names = Texts.pack(list(renamed.values()))
     datasets = {"record": np.array(list(renamed), np.int64), "names": names.flat, OFFSETS["names"]: names.offsets}
-    hdf5_files.write_atomic(folder.names, datasets, {"basis": xxhash.xxh3_128_hexdigest(provenance_key.encode())})
+    hdf5_files.write_atomic(folder.names, datasets, {"basis": names_key(provenance_key)})
     summary = StoreSummary(
         basis=provenance_key,
-        digest=digest.hexdigest(),
+        digest=store_digest(provenance_key, digests),
         n_records=n_records,
         n_chunks=n_chunks,
         n_bases=n_bases,

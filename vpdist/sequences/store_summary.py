@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from vpdist.errors import StorageError
 from vpdist.ragged import offsets_of
 from vpdist.sequences import token_store
 from vpdist.sequences.blocks import OFFSETS, Texts
 from vpdist.storage import hdf5_files
-from vpdist.storage.atomic_files import read_json
+from vpdist.storage.atomic_files import read_json, storage_error
 from vpdist.storage.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -73,14 +75,59 @@ def load_summary(folder: RunFolder, provenance_key: str | None = None) -> StoreS
         return None
 
 
-def new_names(folder: RunFolder) -> dict[int, str]:
-    """New names of records whose name had been used before, by record. Raises DamagedFile."""
+def names_key(basis: str) -> str:
+    """What names.h5 carries of the provenance key of its store."""
+    return xxhash.xxh3_128_hexdigest(basis.encode())
+
+
+def new_names(folder: RunFolder, summary: StoreSummary) -> dict[int, str]:
+    """New names of records whose name had been used before, by record. Raises DamagedFile, also for the file of another
+    run."""
     with hdf5_files.opened(folder.names) as file:
-        names = Texts(hdf5_files.read(file, "names"), hdf5_files.read(file, OFFSETS["names"]))
+        if hdf5_files.attributes(file).get("basis") != names_key(summary.basis):
+            raise hdf5_files.DamagedFile(f"{folder.names}: belongs to another run")
+        if hdf5_files.dataset(file, "record").shape != (summary.n_renamed,):
+            raise hdf5_files.DamagedFile(f"{folder.names}: does not hold {summary.n_renamed:,} names")
+        most_bytes = token_store.DATASET_BYTES * max(1, summary.n_blocks)
+        texts = hdf5_files.read(file, "names", most_bytes=most_bytes)
+        names = Texts(texts, hdf5_files.read(file, OFFSETS["names"], most_bytes=8 * summary.n_renamed + 8))
         records = hdf5_files.read(file, "record")
         if records.dtype != np.int64 or not names.are_printable(len(records)):
             raise hdf5_files.DamagedFile(f"{folder.names}: does not hold names")
         return dict(zip(records.tolist(), names, strict=True))
+
+
+def store_digest(basis: str, raw_digests: Iterable[str]) -> str:
+    """xxh3_128 (hex) of the provenance key and the blocks' raw digests: what a store was made from."""
+    digest = xxhash.xxh3_128(basis.encode())
+    for raw_digest in raw_digests:
+        digest.update(raw_digest.encode())
+    return digest.hexdigest()
+
+
+def refuse_missing_blocks(folder: RunFolder, summary: StoreSummary) -> None:
+    """Raises DamagedFile where blocks have no file. Lists the folder once: store.json may name millions of blocks.
+
+    Raises StorageError where it cannot be listed.
+    """
+    try:
+        present = {entry.name for entry in folder.tokens.iterdir()}
+    except OSError as error:
+        raise storage_error(folder.tokens, error, "read") from error
+    names = (token_store.block_path(folder.tokens, block).name for block in range(summary.n_blocks))
+    if (first := next((name for name in names if name not in present), None)) is not None:
+        others = summary.n_blocks - sum(name.startswith("block-") for name in present) - 1
+        more = f", and at least {others:,} other blocks are" if others > 0 else ""
+        raise hdf5_files.DamagedFile(f"{folder.tokens / first}: is missing{more}")
+
+
+def check_digest(folder: RunFolder, summary: StoreSummary) -> None:
+    """Raises DamagedFile where blocks are missing, or a block is not one that the store was made of: of another run."""
+    refuse_missing_blocks(folder, summary)
+    paths = block_paths(folder, summary)
+    if store_digest(summary.basis, map(token_store.raw_digest, paths)) != summary.digest:
+        which = f"{paths[0]}" if len(paths) == 1 else f"{folder.tokens}: one of {len(paths):,} blocks"
+        raise hdf5_files.DamagedFile(f"{which}: belongs to another run than store.json")
 
 
 def block_paths(folder: RunFolder, summary: StoreSummary) -> list[Path]:

@@ -6,6 +6,7 @@ any rank. Where a block ends depends on the input and the chunk length only, nev
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -38,6 +39,8 @@ from vpdist.storage.hdf5_files import DamagedFile
 SHORTEST = 3
 """Bases in a codon: shorter sequences have no chunks."""
 
+DATASET_BYTES = 1 << 28
+"""Bytes of a dataset of a block at most: four times what one holds whose limits are these."""
 BLOCK_BASES, BLOCK_CHUNKS, BLOCK_RECORDS, BLOCK_TEXT = 1 << 22, 1 << 14, 1 << 16, 1 << 24
 """A block ends as soon as it holds this many bases, chunks, records, or characters of names and descriptions."""
 
@@ -189,6 +192,15 @@ def read_table(path: Path) -> BlockTable:
     return _read(path, BlockTable)
 
 
+def raw_digest(path: Path) -> str:
+    """What the block in `path` says it was made from. Raises DamagedFile."""
+    with hdf5_files.opened(path) as file:
+        digest = hdf5_files.attributes(file).get("raw_digest")
+    if not isinstance(digest, str):
+        raise DamagedFile(f"{path}: does not name the raw block that it was made from")
+    return digest
+
+
 def block_is_valid(path: Path, raw_digest: str, tokenizers: Mapping[str, str]) -> bool:
     """Whether `path` is an undamaged block made from that raw block by tokenizers with these fingerprints, by kind."""
     try:
@@ -204,6 +216,7 @@ def _hashes(texts: Iterable[bytes]) -> np.ndarray:
 
 def _read(path: Path, kind: type[Block]) -> Block:
     values: dict[str, Any] = {}
+    read = functools.partial(hdf5_files.read, most_bytes=DATASET_BYTES)
     with hdf5_files.opened(path) as file:
         attributes = hdf5_files.attributes(file)
         for field in fields(kind):
@@ -212,16 +225,16 @@ def _read(path: Path, kind: type[Block]) -> Block:
                 values[name] = attributes[name]
             elif name in OFFSETS:
                 column = Texts if field.type == "Texts" else Ragged
-                values[name] = column(hdf5_files.read(file, name), hdf5_files.read(file, OFFSETS[name]))
+                values[name] = column(read(file, name), read(file, OFFSETS[name]))
             elif name == "tokenizers":
                 values[name] = _tokenizers(path, attributes)
             elif name == "tokens":
                 values[name] = {
-                    encoder: Ragged(*(hdf5_files.read(file, dataset) for dataset in KINDS[encoder].token_datasets))
+                    encoder: Ragged(*(read(file, dataset) for dataset in KINDS[encoder].token_datasets))
                     for encoder in values["tokenizers"]
                 }
             else:
-                values[name] = hdf5_files.read(file, name)
+                values[name] = read(file, name)
         block = kind(**values)
         if not is_sound(block):
             raise DamagedFile(f"{path}: is not a valid block of a token store")

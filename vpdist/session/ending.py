@@ -25,7 +25,7 @@ from vpdist.session.coordination import Control, OtherRankFailed, publish_first_
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import storage_error
 from vpdist.storage.run_folder import RunFolder
-from vpdist.text import printable_lines
+from vpdist.text import MESSAGE_LETTERS, printable_lines, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +180,10 @@ def _is_reporting_rank(error: Exception, control: Control) -> bool:
 
 def describe(error: Exception, restart: bool = False) -> str:
     """The message for the user."""
+    return shortened(_whole_message(error, restart), MESSAGE_LETTERS)
+
+
+def _whole_message(error: Exception, restart: bool) -> str:
     if isinstance(error, OtherRankFailed):
         return f"rank {error.rank}: {error}"
     if isinstance(error, Interrupted):

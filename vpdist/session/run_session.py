@@ -27,6 +27,7 @@ from vpdist.storage.atomic_files import storage_error, write_file
 from vpdist.storage.log_file import output_to_log
 from vpdist.storage.run_folder import RunFolder
 from vpdist.storage.run_lock import Lock
+from vpdist.storage.table_switch import finish_switch
 
 SHARED_MARK, SHARED_MARK_BYTES = ".seen-by-all-", 1 << 16
 MARK_NAME = re.compile(re.escape(SHARED_MARK) + r"\d+-\d+")
@@ -109,6 +110,7 @@ def _open_folder(folder: RunFolder, stack: contextlib.ExitStack, *, restart: boo
     if restart:
         folder.prepare(restart=True)
     folder.remove_temporary_files()
+    finish_switch(folder)
     return lock
 
 

@@ -30,6 +30,10 @@ MOST_ATTRIBUTES = 100
 """More than any file of vpdist has."""
 
 
+PIECE_BYTES = 1 << 24
+"""Bytes of a dataset that are read at once where only its digest is compared."""
+
+
 class DamagedFile(StorageError):  # noqa: N818 - a state of the file
     """An HDF5 file of the run cannot be opened, lacks a dataset, or a digest does not match."""
 
@@ -152,9 +156,23 @@ def has(file: h5py.File, name: str) -> bool:
         return False
 
 
-def read(file: h5py.File, name: str, *, verify: bool = True) -> np.ndarray:
-    """A whole dataset, its digest checked with `verify`. Raises DamagedFile."""
+def check_digest(file: h5py.File, name: str) -> None:
+    """Compare a dataset of one dimension or more with its digest, piece by piece. Raises DamagedFile."""
     source = dataset(file, name)
+    digest = xxhash.xxh3_128(f"{source.dtype.str}{source.shape}".encode())
+    row_bytes = source.dtype.itemsize * math.prod(source.shape[1:])
+    rows = max(1, PIECE_BYTES // max(1, row_bytes))
+    for start in range(0, len(source), rows):
+        digest.update(np.ascontiguousarray(source[start : start + rows]).reshape(-1).view(np.uint8).data)
+    _compare(source, digest.hexdigest())
+
+
+def read(file: h5py.File, name: str, *, verify: bool = True, most_bytes: int | None = None) -> np.ndarray:
+    """A whole dataset, its digest checked with `verify`. Raises DamagedFile, also for one of more than `most_bytes`:
+    a file with a hole takes no room on the disk."""
+    source = dataset(file, name)
+    if most_bytes is not None and source.nbytes > most_bytes:
+        raise DamagedFile(f"{file.filename}: {name} has {source.nbytes:,} bytes, more than the limit of {most_bytes:,}")
     array = np.empty(source.id.shape, source.id.dtype)
     try:
         source.id.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
@@ -175,10 +193,15 @@ def map_dataset(file: h5py.File, name: str, *, verify: bool = True) -> np.ndarra
 
 def _verified(source: h5py.Dataset, array: np.ndarray) -> np.ndarray:
     """A dataset's array. Raises DamagedFile unless its digest matches."""
-    if _attribute(source, "digest") != array_digest(array):
+    _compare(source, array_digest(array))
+    return array
+
+
+def _compare(source: h5py.Dataset, digest: str) -> None:
+    """Raises DamagedFile unless a dataset's attribute has this digest."""
+    if _attribute(source, "digest") != digest:
         name = source.name.removeprefix("/")
         raise DamagedFile(f"{source.file.filename}: the digest of {name} does not match its content")
-    return array
 
 
 def attributes(file: h5py.File) -> dict[str, str | int | float | None]:

@@ -15,7 +15,8 @@ from typing import Any
 from vpdist.errors import UsageError
 from vpdist.storage.atomic_files import read_json, storage_error, write_json
 
-RUN_FILES = ("parts", "tokens", "logs", "at_work", "run.json", "status.json", "progress.jsonl")
+NEXT_TABLES = ".tables.next"
+RUN_FILES = ("parts", "tokens", "logs", "at_work", "run.json", "status.json", "progress.jsonl", NEXT_TABLES)
 TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 LEGACY = ("prediction_results.txt", "prediction_results_highestscore.csv")
 
@@ -29,6 +30,7 @@ class RunFolder:
         self.run, self.status, self.progress = path / "run.json", path / "status.json", path / "progress.jsonl"
         self.plan, self.store, self.names = (self.tokens / name for name in ("plan.h5", "store.json", "names.h5"))
         self.spool = self.tokens / "stdin"
+        self.next_tables = path / NEXT_TABLES
 
     def log(self, rank: int) -> Path:
         return self.path / "logs" / f"rank{rank:05d}.log"
@@ -59,12 +61,21 @@ class RunFolder:
                     raise UsageError(f"{self.path} holds {foreign[0]} and no run.json; choose a new or empty folder")
             if restart:
                 self._discard()
-            for folder in (self.parts, self.tokens, self.at_work, self.path / "logs"):
-                if folder.is_symlink():
-                    raise UsageError(f"{folder} is a symbolic link; a run writes only inside its own folder")
+            if self.linked is not None:
+                raise UsageError(f"{self.linked} is a symbolic link; a run writes only inside its own folder")
+            for folder in self._subfolders:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(self.path, error) from error
+
+    @property
+    def _subfolders(self) -> tuple[Path, ...]:
+        return self.parts, self.tokens, self.at_work, self.path / "logs"
+
+    @property
+    def linked(self) -> Path | None:
+        """A subfolder that is a symbolic link, which would lead out of the run folder; None where none is."""
+        return next((folder for folder in self._subfolders if folder.is_symlink()), None)
 
     def _discard(self) -> None:
         for name in (*TABLES, *LEGACY, *RUN_FILES):
