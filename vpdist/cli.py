@@ -10,7 +10,7 @@ import typer
 
 import vpdist
 from vpdist.config import Settings, within
-from vpdist.environment import ending_with_launcher, launch_context
+from vpdist.environment import ending_with_launcher, launch_context, unused_launcher
 from vpdist.errors import StorageError, VpdistError
 from vpdist.options import option, with_settings
 from vpdist.text import printable, printable_lines
@@ -55,6 +55,8 @@ def _run(settings: Settings, nproc: int | None) -> None:
 
     if launch_context().rank == 0:
         RunFolder(settings.output).check_writable()
+    if nproc is None and (note := unused_launcher()):
+        typer.echo(f"vpdist: {printable(note)}", err=True)
     ranks = ranks_to_start(nproc, settings.device)
     if ranks > 1:
         raise typer.Exit(launch(sys.argv[1:], ranks, settings.output / "status.json"))

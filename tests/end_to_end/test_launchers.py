@@ -174,6 +174,61 @@ class Terminal:
         return [line.rstrip() for line in self.screen.display]
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_RANK": "0"},
+        {"PMI_SIZE": "4", "PMI_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"},
+        {"RANK": "0", "WORLD_SIZE": "1", "PMI_SIZE": "4", "PMI_RANK": "0"},
+    ],
+    ids=["no rank", "MPI", "a launch of one rank under MPI"],
+)
+def test_variables_of_other_launchers_leave_one_process_alone(
+    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    arguments = command(PLAIN, models, contigs, tmp_path / "run")
+    alone = subprocess.run(
+        arguments, capture_output=True, text=True, timeout=PATIENCE_S, env=environment(**variables), check=False
+    )
+    assert alone.returncode == 0, alone.stderr
+    assert tables(tmp_path / "run") == tables(plain)
+
+
+def start_tasks(commands: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
+    """The exit code and standard error of each task of a job step, as `srun` describes it."""
+    step = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": str(len(commands))}
+    step["MASTER_PORT"] = str(free_port())  # other tests may run beside this one
+    tasks = [
+        subprocess.Popen(
+            each,
+            env=environment(**step, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, each in enumerate(commands)
+    ]
+    texts = [task.communicate(timeout=PATIENCE_S)[1] for task in tasks]
+    return [(task.returncode, text) for task, text in zip(tasks, texts, strict=True)]
+
+
+def test_the_tasks_of_one_srun_are_ranks_of_one_run(
+    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path
+) -> None:
+    ended = start_tasks([command(PLAIN, models, contigs, tmp_path / "run")] * 2)
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert tables(tmp_path / "run") == tables(plain)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["world_size"] == 2
+
+
+def test_tasks_of_one_srun_with_different_commands_are_told_so(
+    models: TinyModels, contigs: Path, tmp_path: Path
+) -> None:
+    ended = start_tasks([command(PLAIN, models, contigs, tmp_path / name) for name in ("run-0", "run-1")])
+    assert [code for code, _ in ended] == [2, 2], ended
+    assert "put SLURM_STEP_NUM_TASKS=1 before the command" in ended[0][1]
+
+
 def shares(lines: Sequence[str]) -> dict[str, float]:
     """Percent done of each bar on the screen."""
     percent = {}
