@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -97,3 +98,26 @@ def test_accelerate_reads_one_launcher_only_and_leaves_nothing_behind(
             assert (seen["RANK"], seen["WORLD_SIZE"], seen["LOCAL_RANK"]) == ("2", "3", "0")
         os.environ["RANK"] = "5"
     assert dict(os.environ) == before
+
+
+STREAMS = """
+import os, sys
+from vpdist.environment import open_standard_streams
+
+open_standard_streams()
+print("to nobody")
+print("to nobody", file=sys.stderr, flush=True)
+with open(sys.argv[1], "w") as file:
+    file.write(f"{file.fileno() > 2} {sys.stdin.read()!r} {[os.get_inheritable(number) for number in range(3)]}")
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_opened_before_another_file_takes_their_place(closed: str, tmp_path: Path) -> None:
+    command = f'exec "$0" -c "$1" "$2" {closed}'
+    arguments = ["sh", "-c", command, sys.executable, STREAMS, str(tmp_path / "file")]
+    ended = subprocess.run(
+        arguments, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False
+    )
+    assert ended.returncode == 0
+    assert (tmp_path / "file").read_text() == "True '' [True, True, True]"

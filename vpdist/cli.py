@@ -10,7 +10,7 @@ import typer
 
 import vpdist
 from vpdist.config import Settings, within
-from vpdist.environment import ending_with_launcher, launch_context, unused_launcher
+from vpdist.environment import ending_with_launcher, launch_context, open_standard_streams, unused_launcher
 from vpdist.errors import StorageError, VpdistError
 from vpdist.options import option, with_settings
 from vpdist.text import printable, printable_lines
@@ -171,6 +171,7 @@ def _version(
 
 def main() -> None:
     """Run the command line and exit with one of the documented codes. Rank 0 reports errors of before a run is open."""
+    open_standard_streams()
     try:
         app()
     except VpdistError as error:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import pytest
 
 from scripts.faults import bad_records
 from scripts.faults.gate import Gate
-from scripts.faults.launched_runs import TORCHRUN, Job, standalone, tables
+from scripts.faults.launched_runs import TORCHRUN, Job, Launch, standalone, status, tables
 from scripts.faults.two_nodes import free_port
 from tests.launched import PATIENCE_S
 from tests.sample import write_contigs
@@ -139,6 +140,35 @@ def test_the_built_in_launch_returns_the_true_code(models: TinyModels, tmp_path:
     source = tmp_path / "broken.fa"
     source.write_text(">prot\nMKLVEFPQ\n")
     assert "record prot" in run(command(PLAIN, models, source, tmp_path / "run", "--nproc", "2"), code=3)
+
+
+@pytest.mark.parametrize(("closed", "options"), [("<&- >&- 2>&-", ()), (">&-", ("--nproc", "2"))])
+def test_a_run_needs_no_standard_streams(
+    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path, closed: str, options: tuple[str, ...]
+) -> None:
+    arguments = command(PLAIN, models, contigs, tmp_path / "run", *options)
+    run(["sh", "-c", f'exec "$@" {closed}', "sh", *arguments])
+    assert tables(tmp_path / "run") == tables(plain)
+
+
+@pytest.mark.parametrize("ignored", [True, False], ids=["nohup", "a terminal that closes"])
+def test_a_hangup_stops_all_ranks_unless_it_is_ignored(
+    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path, ignored: bool
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    job = Job(contigs, models.nucleotide, models.protein, models.classifier, (*OPTIONS, "--nproc", "2"))
+    shell = ("sh", "-c", f"""trap {"''" if ignored else "-"} HUP; exec "$@" """, "sh", sys.executable)
+    with Launch(job, tmp_path / "run", shell, bad_records.fault_environment(hold=gate.rule())) as launch:
+        assert launch.wait_until(lambda: gate.holds(launch, 2), "two ranks at the gate")
+        for pid in launch.processes():
+            launch.signal(pid, signal.SIGHUP)
+        if ignored:
+            gate.open()
+        launch.end()
+    ended = status(tmp_path / "run")
+    assert (launch.agent.returncode, ended["exit_code"]) == ((0, 0) if ignored else (143, 143))
+    assert ended["state"] == ("done" if ignored else "interrupted")
+    assert not ignored or tables(tmp_path / "run") == tables(plain)
 
 
 class Terminal:

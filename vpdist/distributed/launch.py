@@ -57,7 +57,7 @@ def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
         rdzv_backend=LOOPBACK,
         max_restarts=0,
         monitor_interval=0.1,
-        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+        signals_to_handle=",".join(_handled_signals()),
     )
     try:
         elastic_launch(config, sys.executable)("-m", "vpdist", *arguments)
@@ -71,6 +71,13 @@ def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
         code = error.get_first_failure()[1].exitcode  # the others were terminated
         return code if code > 0 else 128 - code if code < 0 else EXIT_BUG
     return 0
+
+
+def _handled_signals() -> list[str]:
+    """The signals by which the agent ends, having passed them on. torch would also handle those that were inherited as
+    ignored, as they are under `nohup` and in the background of a script."""
+    inherited = (name for name in ("SIGHUP", "SIGQUIT") if signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN)
+    return ["SIGTERM", "SIGINT", "SIGUSR1", *inherited]
 
 
 def _modified(path: Path) -> int:
