@@ -116,7 +116,9 @@ class Settings:
             parse=parsed_budget,
         ),
     ] = None
-    threads: Annotated[int | None, Option("CPU threads per rank; by default the node's cores divided.", least=1)] = None
+    threads: Annotated[
+        int | None, Option("CPU threads per rank; by default the node's cores, or their quota, divided.", least=1)
+    ] = None
     device: Annotated[str, Option("{choices}; auto takes CUDA where there is any.", DEVICES)] = "auto"
     schedule: Annotated[str, Option("static: work dealt by token cost; dynamic: drawn by ranks.", SCHEDULES)] = "static"
     progress: Annotated[str, Option("{choices}; auto draws bars on a terminal.", PROGRESS_MODES)] = "auto"

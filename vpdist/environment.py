@@ -238,11 +238,6 @@ def keep_connections_on_loopback() -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 
 
-def available_cores() -> int:
-    """Number of cores in this process's affinity mask."""
-    return len(os.sched_getaffinity(0))
-
-
 def draws_bars(stream: TextIO) -> bool:
     """Whether `stream` is a terminal that can move its cursor, not under continuous integration."""
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not os.environ.get("CI")

@@ -13,10 +13,11 @@ import torch
 import xxhash
 
 from vpdist.config import ResolvedConfig, Settings, refuse_other_configuration
+from vpdist.cpu_quota import available_cores
 from vpdist.encoders.encoder import choose_dtype
 from vpdist.encoders.shape import EncoderShape, encoder_shape
 from vpdist.encoders.weights import model_fingerprint
-from vpdist.environment import LaunchContext, available_cores
+from vpdist.environment import LaunchContext
 from vpdist.errors import InputError, UsageError, WeightsError
 from vpdist.planning.plan import COST_SCALE, EncoderCost, Limits
 from vpdist.results.classifier import Classifier
