@@ -51,19 +51,22 @@ def embed(settings: Settings, nproc: Nproc = None) -> None:
 
 def _run(settings: Settings, nproc: int | None) -> None:
     from vpdist.distributed.launch import launch, ranks_to_start
+    from vpdist.session.before_begin import before_begin
     from vpdist.storage.run_folder import RunFolder
 
-    if launch_context().rank == 0:
-        RunFolder(settings.output).check_writable()
-    if nproc is None and (note := unused_launcher()):
-        typer.echo(f"vpdist: {printable(note)}", err=True)
-    ranks = ranks_to_start(nproc, settings.device)
-    if ranks > 1:
-        raise typer.Exit(launch(sys.argv[1:], ranks, settings.output / "status.json"))
-    with ending_with_launcher():
-        from vpdist.commands.predict import predict as run  # imports torch
+    folder = RunFolder(settings.output)
+    with before_begin(folder):
+        if launch_context().rank == 0:
+            folder.check_writable()
+        if nproc is None and (note := unused_launcher()):
+            typer.echo(f"vpdist: {printable(note)}", err=True)
+        ranks = ranks_to_start(nproc, settings.device)
+        if ranks > 1:
+            raise typer.Exit(launch(sys.argv[1:], ranks, folder))
+        with ending_with_launcher():
+            from vpdist.commands.predict import predict as run  # imports torch
 
-    raise typer.Exit(run(settings))
+        raise typer.Exit(run(settings))
 
 
 @app.command()

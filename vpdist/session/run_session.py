@@ -24,7 +24,7 @@ from vpdist.session.progress import Progress
 from vpdist.session.session import Outcome, Session, remove_mark
 from vpdist.session.signals import StopRequest
 from vpdist.slurm_step import LONE_TASK
-from vpdist.storage.atomic_files import storage_error, write_file
+from vpdist.storage.atomic_files import write_file
 from vpdist.storage.log_file import output_to_log
 from vpdist.storage.run_folder import RunFolder
 from vpdist.storage.run_lock import Lock
@@ -57,7 +57,7 @@ def run_session(
     logging.getLogger().addHandler(logging.NullHandler())  # until the log file is open, nothing is logged
     context = environment.launch_context()
     with contextlib.ExitStack() as stack:
-        opened = OpenedSession(restart, _console())
+        opened = OpenedSession(restart, _console(), folder=None if must_exist else folder)
         stop = StopRequest(on_second_signal=opened.end_immediately)
         stack.enter_context(stop.installed())
         try:
@@ -107,11 +107,8 @@ def _compare_commands(control: Control) -> None:
 
 def _open_folder(folder: RunFolder, stack: contextlib.ExitStack, *, restart: bool, must_exist: bool) -> Lock:
     """On rank 0: create and lock the folder, and remove temporary files of killed processes."""
-    try:
-        if must_exist and not folder.run.exists():
-            raise UsageError(f"{folder.path} holds no run (there is no run.json)")
-    except OSError as error:
-        raise storage_error(folder.path, error, "read") from error
+    if must_exist:
+        folder.check_holds_run()
     folder.prepare(restart=False)
     lock = Lock(folder)
     lock.take()

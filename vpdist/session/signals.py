@@ -53,7 +53,7 @@ class StopRequest:
         if self._signal is None:
             self._signal, self._since = number, now
         elif now - self._since > SECOND_SIGNAL_AFTER_S:
-            code = _exit_code(number)
+            code = exit_code(number)
             try:
                 if not self._ending:
                     self._ending, self._since = True, now
@@ -66,8 +66,9 @@ class StopRequest:
     def raise_if_requested(self) -> None:
         """Raises Interrupted (exit code 130 for SIGINT, else 143) once a signal has come."""
         if self._signal is not None:
-            raise Interrupted(f"stopped by {signal.Signals(self._signal).name}", _exit_code(self._signal))
+            raise Interrupted(f"stopped by {signal.Signals(self._signal).name}", exit_code(self._signal))
 
 
-def _exit_code(number: int) -> int:
+def exit_code(number: int) -> int:
+    """The exit code of a process that this signal has stopped."""
     return 128 + signal.SIGINT if number == signal.SIGINT else 128 + signal.SIGTERM
