@@ -1,5 +1,6 @@
 """The command line: what each command takes, what becomes of it, and what is not imported for it."""
 
+import json
 import re
 import subprocess
 import sys
@@ -47,6 +48,7 @@ TYPED = {
     "--stall-timeout": "60",
 }
 ENCODERS = ("--nucleotide-model", "n", "--protein-model", "p")
+PINNED = "zhihan1996/DNABERT-S"
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -153,6 +155,14 @@ def test_what_a_command_needs_is_asked_for(
     assert {"inputs": "IN..."}.get(missing, missing.strip("-")) in capfd.readouterr().err
 
 
+def write_encoder(folder: Path) -> None:
+    """A folder that looks like ESM-2 until its weights are read."""
+    folder.mkdir()
+    sizes = dict.fromkeys(("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size"), 1)
+    (folder / "config.json").write_text(json.dumps({"model_type": "esm", "vocab_size": 33} | sizes))
+    (folder / "model.safetensors").touch()
+
+
 def imported(*arguments: object) -> tuple[int, set[str]]:
     """The exit code of a command in an interpreter of its own, and the packages it imported."""
     ended = subprocess.run(
@@ -178,6 +188,57 @@ def test_watching_starts_without_torch(tmp_path: Path) -> None:
     code, packages = imported("watch", tmp_path)
     assert (code, packages & {"torch", "transformers"}) == (0, set())
     assert "numpy" in packages
+
+
+@pytest.mark.parametrize("command", ["predict", "embed", "plan"])
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (("none.fa", "--protein-model", "encoder"), 3),
+        ((".", "--protein-model", "encoder"), 3),
+        (("reads.fa", "--protein-model", "none"), 4),
+        (("reads.fa", "--protein-model", "reads.fa"), 4),
+        (("reads.fa", "--protein-model", "~nobody-of-this-name/encoder"), 4),
+        (("reads.fa", "--nucleotide-model", "encoder"), 4),
+        (("reads.fa", "--protein-model", "."), 4),
+        (("reads.fa", "--protein-model", "x" * 300), 4),
+        (("x" * 300, "--protein-model", "encoder"), 3),
+    ],
+)
+def test_a_wrong_path_is_told_without_torch(
+    command: str, options: tuple[str, ...], code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reads.fa").write_text(">x\nACGT\n")
+    write_encoder(tmp_path / "encoder")
+    if command == "predict":  # which takes both encoders; the first name of each counts
+        missing = "--nucleotide-model" if "--protein-model" in options else "--protein-model"
+        options = (*options, missing, PINNED if missing == "--nucleotide-model" else "encoder")
+        options = (*options, "--classifier", "reads.fa")
+    output = () if command == "plan" else ("-o", "run")
+    ended, packages = imported(command, *options, *output)
+    assert (ended, packages & {"torch"}) == (code, set())
+    if command != "plan":
+        assert json.loads((tmp_path / "run" / "status.json").read_text())["exit_code"] == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("classify", "none", "--classifier", "reads.fa"), 2),
+        (("classify", "run", "--classifier", "none.safetensors"), 4),
+        (("verify", "none"), 2),
+        (("embed", "reads.fa", "-o", "x" * 300, "--protein-model", "encoder"), 6),
+    ],
+)
+def test_a_wrong_folder_or_classifier_is_told_without_torch(
+    arguments: tuple[str, ...], code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    ended, packages = imported(*arguments)
+    assert (ended, packages & {"torch"}) == (code, set())
 
 
 def test_an_import_of_torch_would_be_seen(tmp_path: Path) -> None:

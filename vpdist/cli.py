@@ -50,6 +50,7 @@ def embed(settings: Settings, nproc: Nproc = None) -> None:
 
 
 def _run(settings: Settings, nproc: int | None) -> None:
+    from vpdist.commands.early_checks import check_paths
     from vpdist.distributed.launch import launch, ranks_to_start
     from vpdist.session.before_begin import before_begin
     from vpdist.storage.run_folder import RunFolder
@@ -58,6 +59,7 @@ def _run(settings: Settings, nproc: int | None) -> None:
     with before_begin(folder):
         if launch_context().rank == 0:
             folder.check_writable()
+            check_paths(settings)
         if nproc is None and (note := unused_launcher()):
             typer.echo(f"vpdist: {printable(note)}", err=True)
         ranks = ranks_to_start(nproc, settings.device)
@@ -88,12 +90,14 @@ def plan(
 
     With RUN it checks whether there is enough disk space for it; with a classifier, whether that fits the encoders.
     """
+    from vpdist.commands.early_checks import check_paths
     from vpdist.distributed.launch import ranks_to_start
 
     within("ranks", ranks, least=1)
     context = launch_context()
     if context.rank != 0:
         return  # rank 0 does it for all
+    check_paths(settings)
     ranks = ranks or (context.world_size if context.launched else ranks_to_start(None, settings.device))
     from vpdist.estimate.dry_run import forecast  # imports torch
 
@@ -110,6 +114,12 @@ def classify(
     legacy_output: Annotated[bool, option("legacy_output")] = False,
 ) -> None:
     """Make new calls from a run's embeddings, in seconds."""
+    from vpdist.commands.early_checks import check_classifier_file
+    from vpdist.storage.run_folder import RunFolder
+
+    if launch_context().rank == 0:
+        RunFolder(run).check_holds_run()
+        check_classifier_file(classifier)
     with ending_with_launcher():
         from vpdist.commands.classify import classify as new_calls
 
@@ -119,6 +129,9 @@ def classify(
 @app.command()
 def verify(run: RunArgument) -> None:
     """Open every file of a run, check digests and completeness; exits with 0 if there is no problem, else with 6."""
+    from vpdist.storage.run_folder import RunFolder
+
+    RunFolder(run).check_holds_run()
     from vpdist.commands.verify import verify as check
 
     problems = check(run)

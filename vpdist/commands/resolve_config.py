@@ -5,13 +5,13 @@ Rank 0 does so once. Where the user leaves a choice open, a resumed run keeps th
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import xxhash
 
+from vpdist.commands.early_checks import check_input
 from vpdist.config import ResolvedConfig, Settings, refuse_other_configuration
 from vpdist.cpu_quota import available_cores
 from vpdist.encoders.encoder import choose_dtype
@@ -50,20 +50,15 @@ def input_identity(names: Sequence[str], paths: Sequence[Path]) -> tuple[tuple[s
     """(name, bytes, modification time in ns, digest of sampled blocks) of each input. Raises InputError."""
     identity = []
     for name, path in zip(names, paths, strict=True):
+        check_input(name, path)
         try:
             status = path.stat()
-            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                raise InputError(
-                    "is a pipe or a device, not a file; pipe it to standard input and name it -", path=name
-                )
             with open(path, "rb") as file:
                 digest = xxhash.xxh3_128()
                 step = max(SAMPLE_BYTES, status.st_size // SAMPLES)
                 for position in [*range(0, status.st_size, step), max(0, status.st_size - SAMPLE_BYTES)]:
                     file.seek(position)
                     digest.update(file.read(SAMPLE_BYTES))
-        except IsADirectoryError:
-            raise InputError("is a folder, not a FASTA or FASTQ file", path=name) from None
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror or error}", path=name) from error
         identity.append((name, status.st_size, status.st_mtime_ns, digest.hexdigest()))

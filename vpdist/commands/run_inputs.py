@@ -18,8 +18,9 @@ import torch
 
 import vpdist
 from vpdist.commands import resolve_config
+from vpdist.commands.early_checks import check_kind
 from vpdist.config import ResolvedConfig, Settings
-from vpdist.encoder_kinds import CLASSIFIED, KINDS
+from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.encoders.hub import resolve_model
 from vpdist.encoders.shape import encoder_shape
 from vpdist.encoders.weights import model_fingerprint
@@ -103,8 +104,7 @@ def _models(settings: Settings, session: Session) -> dict[str, Path]:
         if context.local_rank == 0:
             control.publish(key, str(resolve_model(model, offline=settings.offline)))
         folders[kind] = Path(control.wait_for(key))
-        if (actual := encoder_shape(folders[kind]).kind) != kind:
-            raise WeightsError(f"{KINDS[kind].option} {model}: is a {actual} encoder")
+        check_kind(kind, model, folders[kind])
     return folders
 
 
