@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 import vpdist
-from vpdist.config import Settings, within
+from vpdist.config import MOST_RANKS, Settings, within
 from vpdist.environment import ending_with_launcher, launch_context, open_standard_streams, unused_launcher
-from vpdist.errors import StorageError, VpdistError
+from vpdist.errors import StorageError, VpdistError, limit_reached
 from vpdist.options import option, with_settings
 from vpdist.text import printable, printable_lines
 
@@ -93,7 +93,7 @@ def plan(
     from vpdist.commands.early_checks import check_paths
     from vpdist.distributed.launch import ranks_to_start
 
-    within("ranks", ranks, least=1)
+    within("ranks", ranks, least=1, most=MOST_RANKS)
     context = launch_context()
     if context.rank != 0:
         return  # rank 0 does it for all
@@ -190,10 +190,13 @@ def main() -> None:
     open_standard_streams()
     try:
         app()
-    except VpdistError as error:
+    except (VpdistError, MemoryError, OSError, RuntimeError) as error:
+        told = error if isinstance(error, VpdistError) else limit_reached(error)
+        if told is None:
+            raise
         if _is_reporting_rank():
-            typer.echo(f"vpdist: {printable_lines(str(error))}", err=True)
-        sys.exit(error.exit_code)
+            typer.echo(f"vpdist: {printable_lines(str(told))}", err=True)
+        sys.exit(told.exit_code)
 
 
 def _is_reporting_rank() -> bool:

@@ -13,15 +13,25 @@ from vpdist.encoder_kinds import KINDS
 from vpdist.encoders.hub import local_folder
 from vpdist.encoders.shape import encoder_shape
 from vpdist.encoders.weights import weight_files
-from vpdist.errors import InputError, WeightsError
+from vpdist.errors import InputError, UsageError, WeightsError
 from vpdist.storage.atomic_files import open_regular
+
+PROC = Path("/proc")
+
+
+def check_system(proc: Path = PROC) -> None:
+    """Raises UsageError where processes cannot be told apart: without /proc nobody knows who holds a run folder."""
+    if not (proc / "self" / "stat").exists():
+        raise UsageError(f"{proc} is not mounted; vpdist needs it to see its processes")
 
 
 def check_paths(settings: Settings) -> None:
-    """Raises WeightsError or InputError for the first encoder, classifier or input that cannot be used.
+    """Raises WeightsError or InputError for the first encoder, classifier or input that cannot be used, UsageError
+    without /proc.
 
     What only reading the whole of a file tells comes later, and so does a hub id.
     """
+    check_system()
     for kind, model in settings.models.items():
         folder = local_folder(model)
         if folder is not None:

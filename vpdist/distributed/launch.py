@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 
 from vpdist import environment
-from vpdist.config import within
+from vpdist.config import MOST_RANKS_HERE, within
 from vpdist.errors import EXIT_BUG
 from vpdist.storage.atomic_files import read_json
 from vpdist.storage.run_folder import RunFolder
@@ -23,7 +23,7 @@ def ranks_to_start(nproc: int | None, device: str) -> int:
 
     Under a launcher always 1. Raises UsageError for nproc < 1.
     """
-    within("nproc", nproc, least=1)
+    within("nproc", nproc, least=1, most=MOST_RANKS_HERE)
     if environment.launch_context().launched:
         return 1
     if nproc is not None:

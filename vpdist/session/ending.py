@@ -20,7 +20,7 @@ from typing import TextIO
 from vpdist import environment
 from vpdist.distributed.runtime import KeyStore
 from vpdist.environment import RESUMABLE
-from vpdist.errors import EXIT_BUG, Interrupted, PeerLost, StorageError, VpdistError
+from vpdist.errors import EXIT_BUG, Interrupted, PeerLost, StorageError, VpdistError, limit_reached
 from vpdist.session import before_begin
 from vpdist.session.coordination import Control, OtherRankFailed, publish_first_failure, published_failure
 from vpdist.session.session import Session
@@ -123,11 +123,12 @@ def _run_within(seconds: float, *actions: Callable[[], None]) -> None:
 
 
 def as_storage_error(error: Exception, folder: RunFolder) -> Exception:
-    """An OSError about a file of the run folder as a StorageError; other errors as they are."""
+    """An OSError about a file of the run folder, or a limit of memory or threads, as a StorageError; others as they
+    are."""
     if isinstance(error, OSError) and isinstance(error.filename, str):
         path = Path(error.filename)
         return storage_error(path, error, "used") if path.is_relative_to(folder.path) else error
-    return error
+    return error if isinstance(error, VpdistError) else limit_reached(error) or error
 
 
 def root_cause(error: Exception, opened: OpenedSession) -> Exception:
