@@ -22,7 +22,8 @@ def torchrun(folder: Path, *scenarios: str, options: tuple[str, ...]) -> list[st
 
 def environment() -> dict[str, str]:
     """For a launcher: the package importable, and no variable of a launcher that runs the tests."""
-    keep = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "CI")}
+    launchers = ("RANK", "WORLD_SIZE", "SLURM_PROCID", "CI")
+    keep = {name: value for name, value in os.environ.items() if name not in launchers}
     root = str(WORKER.parents[1])
     return {**keep, "PYTHONPATH": root, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1"}
 

@@ -1,18 +1,30 @@
 """The command line: what each command takes, what becomes of it, and what is not imported for it."""
 
+import errno
+import json
+import os
 import re
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.launched import environment
 from tests.snapshots import row, snapshot
 from vpdist import cli
-from vpdist.config import OPTIONS, Settings
+from vpdist.commands.early_checks import check_classifier_file, check_input, check_system
+from vpdist.config import OPTIONS, ResolvedConfig, Settings
+from vpdist.encoders.hub import local_folder
+from vpdist.errors import StorageError, UsageError, VpdistError
+from vpdist.session.ending import as_storage_error
+from vpdist.storage.run_folder import RunFolder
 
 COMPUTING = (
     "[--nucleotide-model] [--protein-model] [--chunk-length=500] [--min-length=0] [--dtype=auto] "
@@ -47,6 +59,7 @@ TYPED = {
     "--stall-timeout": "60",
 }
 ENCODERS = ("--nucleotide-model", "n", "--protein-model", "p")
+PINNED = "zhihan1996/DNABERT-S"
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -123,12 +136,15 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
         (("--chunk-length", "2"), "--chunk-length 2: must be from 3 to 1,000,000"),
         (("--chunk-length", "1000001"), "--chunk-length 1000001: must be from 3 to 1,000,000"),
         (("--chunk-length", "many"), "chunk-length"),
-        (("--min-length", "-1"), "--min-length -1: must be at least 0"),
-        (("--token-budget", "0"), "--token-budget 0: must be at least 1"),
+        (("--min-length", "-1"), "--min-length -1: must be from 0 to 281,474,976,710,656"),
+        (("--token-budget", "0"), "--token-budget 0: must be from 1 to 1,099,511,627,776"),
         (("--token-budget", "many"), "--token-budget many: give auto or a number of tokens"),
         (("--threads", "0"), "--threads 0: must be from 1 to 1,024"),
+        (("--stall-timeout", "0.5"), "--stall-timeout 0.5: must be from 1 to 1,000,000,000"),
+        (("--stall-timeout", "nan"), "--stall-timeout nan: must be from 1"),
+        (("--stall-timeout", "inf"), "--stall-timeout inf: must be from 1"),
         (("--threads", "65536"), "--threads 65536: must be from 1 to 1,024"),
-        (("--stall-timeout", "0.5"), "--stall-timeout 0.5: must be at least 1"),
+        (("--token-budget", "9" * 5000), ": give auto or a number of tokens"),
         (("--dtype", "int8"), "--dtype int8: choose one of auto, float32, bfloat16, float16"),
         (("--embedding-dtype", "bfloat16"), "--embedding-dtype bfloat16: choose one of auto, float32, float16"),
         (("--device", "gpu"), "--device gpu: choose one of auto, cpu, cuda"),
@@ -144,6 +160,88 @@ def test_a_wrong_option_is_named_and_exits_with_2(
     assert message in capfd.readouterr().err
 
 
+NUMBERS = st.one_of(st.integers().map(str), st.floats().map(str), st.text(max_size=4))
+BY_OPTION = {
+    name: st.sampled_from([*declared.choices, "none"]) if declared.choices else NUMBERS
+    for name, declared in OPTIONS.items()
+    if f"{declared.flags_of(name)[-1]}" in TYPED and "model" not in name and name != "classifier"
+}
+NAMES = st.one_of(
+    st.sampled_from(["reads.fa", "-", "x" * 300, "~nobody/x", "a/../b"]),
+    st.binary(max_size=300).map(os.fsdecode).filter(lambda name: "\0" not in name),
+)
+
+
+@given(given=st.fixed_dictionaries({}, optional=BY_OPTION), names=st.lists(NAMES, min_size=5, max_size=5))
+def test_whatever_is_typed_becomes_settings_of_a_run_or_is_refused(given: dict[str, str], names: list[str]) -> None:
+    source, output, nucleotide, protein, classifier = names
+    typed = [text for name, value in given.items() for text in (f"{OPTIONS[name].flags_of(name)[-1]}", value)]
+    models = ["--nucleotide-model", nucleotide, "--protein-model", protein, "--classifier", classifier]
+    made: list[Settings] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cli, "_run", lambda settings, nproc: made.append(settings))
+        code = run_main(patched, "predict", "-o", output, *models, *typed, "--", source)
+    assert code == (0 if made else 2)
+    for settings in made:
+        for kind_of_name in (settings.inputs, settings.output, settings.models.values(), settings.classifier):
+            str(kind_of_name).encode()
+        numbers = (settings.min_length, settings.token_budget or 1, settings.threads or 1)
+        ResolvedConfig(
+            **dict(zip(("min_length", "token_budget", "threads"), numbers, strict=True)),
+            input=(),
+            chunk_length=settings.chunk_length,
+            models={},
+            dtype="float32",
+            embedding_dtype="float32",
+            embeddings=settings.embeddings,
+            device="cpu",
+            classifier=None,
+        )
+        assert threading.TIMEOUT_MAX > settings.stall_timeout >= 1
+
+
+@given(names=st.lists(NAMES, min_size=4, max_size=4))
+def test_whatever_paths_are_named_are_checked_with_a_documented_code(names: list[str]) -> None:
+    source, output, model, classifier = names
+    for check in (
+        lambda: RunFolder(Path(output)).check_writable(),
+        lambda: RunFolder(Path(output)).status_time(),
+        lambda: RunFolder(Path(output)).check_holds_run(),
+        lambda: local_folder(model),
+        lambda: check_classifier_file(Path(classifier)),
+        lambda: check_input(source, Path(source)),
+    ):
+        with suppress(VpdistError):
+            check()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=str,
+)
+def test_a_limit_of_the_system_is_no_bug(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fail(settings: Settings, nproc: int | None) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert run_main(monkeypatch, "embed", "a.fa", "-o", "run", *ENCODERS) == StorageError.exit_code
+    assert "vpdist: " in capfd.readouterr().err
+    assert isinstance(as_storage_error(error, RunFolder(tmp_path)), StorageError)
+
+
+def test_a_system_without_proc_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not mounted"):
+        check_system(tmp_path)
+
+
 @pytest.mark.parametrize("missing", ["inputs", "--output", "--classifier"])
 def test_what_a_command_needs_is_asked_for(
     missing: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -152,6 +250,14 @@ def test_what_a_command_needs_is_asked_for(
     del given[missing]
     assert run_main(monkeypatch, "predict", *ENCODERS, *(text for texts in given.values() for text in texts)) == 2
     assert {"inputs": "IN..."}.get(missing, missing.strip("-")) in capfd.readouterr().err
+
+
+def write_encoder(folder: Path) -> None:
+    """A folder that looks like ESM-2 until its weights are read."""
+    folder.mkdir()
+    sizes = dict.fromkeys(("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size"), 1)
+    (folder / "config.json").write_text(json.dumps({"model_type": "esm", "vocab_size": 33} | sizes))
+    (folder / "model.safetensors").touch()
 
 
 def imported(*arguments: object) -> tuple[int, set[str]]:
@@ -179,6 +285,57 @@ def test_watching_starts_without_torch(tmp_path: Path) -> None:
     code, packages = imported("watch", tmp_path)
     assert (code, packages & {"torch", "transformers"}) == (0, set())
     assert "numpy" in packages
+
+
+@pytest.mark.parametrize("command", ["predict", "embed", "plan"])
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (("none.fa", "--protein-model", "encoder"), 3),
+        ((".", "--protein-model", "encoder"), 3),
+        (("reads.fa", "--protein-model", "none"), 4),
+        (("reads.fa", "--protein-model", "reads.fa"), 4),
+        (("reads.fa", "--protein-model", "~nobody-of-this-name/encoder"), 4),
+        (("reads.fa", "--nucleotide-model", "encoder"), 4),
+        (("reads.fa", "--protein-model", "."), 4),
+        (("reads.fa", "--protein-model", "x" * 300), 4),
+        (("x" * 300, "--protein-model", "encoder"), 3),
+    ],
+)
+def test_a_wrong_path_is_told_without_torch(
+    command: str, options: tuple[str, ...], code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reads.fa").write_text(">x\nACGT\n")
+    write_encoder(tmp_path / "encoder")
+    if command == "predict":  # which takes both encoders; the first name of each counts
+        missing = "--nucleotide-model" if "--protein-model" in options else "--protein-model"
+        options = (*options, missing, PINNED if missing == "--nucleotide-model" else "encoder")
+        options = (*options, "--classifier", "reads.fa")
+    output = () if command == "plan" else ("-o", "run")
+    ended, packages = imported(command, *options, *output)
+    assert (ended, packages & {"torch"}) == (code, set())
+    if command != "plan":
+        assert json.loads((tmp_path / "run" / "status.json").read_text())["exit_code"] == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("classify", "none", "--classifier", "reads.fa"), 2),
+        (("classify", "run", "--classifier", "none.safetensors"), 4),
+        (("verify", "none"), 2),
+        (("embed", "reads.fa", "-o", "x" * 300, "--protein-model", "encoder"), 6),
+    ],
+)
+def test_a_wrong_folder_or_classifier_is_told_without_torch(
+    arguments: tuple[str, ...], code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    ended, packages = imported(*arguments)
+    assert (ended, packages & {"torch"}) == (code, set())
 
 
 def test_an_import_of_torch_would_be_seen(tmp_path: Path) -> None:

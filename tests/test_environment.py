@@ -1,10 +1,15 @@
 """A process and the launcher that started it."""
 
+import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
+
+import pytest
 
 from tests.launched import environment
+from vpdist.environment import FOREIGN, LaunchContext, described_to_accelerate, launch_context, unused_launcher
 
 WORKER = """
 import sys
@@ -37,3 +42,82 @@ def test_a_process_goes_on_when_only_the_thread_ends_that_started_it() -> None:
     output, _ = worker.communicate(timeout=60)
     assert output == "True False\n"
     assert worker.returncode == 0
+
+
+@pytest.fixture
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in list(os.environ):
+        if name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT") or name.startswith((*FOREIGN, "SLURM_")):
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"])
+def test_a_process_alone_is_one_process_and_says_which_variable_it_does_not_use(
+    name: str, no_launcher: pytest.MonkeyPatch
+) -> None:
+    no_launcher.setenv(name, "2")
+    assert launch_context() == LaunchContext()
+    assert f"{name}=2 is not used" in unused_launcher()
+
+
+@pytest.mark.parametrize("value", ["1", "0", ""])
+def test_nothing_is_said_of_a_launcher_of_one_process(value: str, no_launcher: pytest.MonkeyPatch) -> None:
+    no_launcher.setenv("WORLD_SIZE", value)
+    assert unused_launcher() == ""
+
+
+def test_accelerate_on_cpus_is_told_how_to_start_two_ranks(no_launcher: pytest.MonkeyPatch) -> None:
+    no_launcher.setenv("ACCELERATE_USE_CPU", "True")
+    assert unused_launcher() == ""
+    no_launcher.setenv("MASTER_PORT", "29500")  # accelerate sets it for two processes or more
+    assert "--multi_gpu --num_processes 2" in unused_launcher()
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_accelerate_reads_one_launcher_only_and_leaves_nothing_behind(
+    world_size: int, no_launcher: pytest.MonkeyPatch
+) -> None:
+    stray = {
+        "PMI_SIZE": "4",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        "ACCELERATE_TORCH_DEVICE": "meta",
+        "LOCAL_RANK": "x",
+        "WORLD_SIZE": "7",
+    }
+    for name, value in stray.items():
+        no_launcher.setenv(name, value)
+    before = dict(os.environ)
+    context = LaunchContext(rank=world_size - 1, world_size=world_size, master_address="127.0.0.1", master_port=1)
+    with described_to_accelerate(context):
+        seen = {name: value for name, value in os.environ.items() if before.get(name) != value}
+        assert not os.environ.keys() & {"PMI_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "ACCELERATE_TORCH_DEVICE"}
+        if world_size == 1:
+            assert not os.environ.keys() & {"RANK", "WORLD_SIZE", "LOCAL_RANK"}
+        else:
+            assert (seen["RANK"], seen["WORLD_SIZE"], seen["LOCAL_RANK"]) == ("2", "3", "0")
+        os.environ["RANK"] = "5"
+    assert dict(os.environ) == before
+
+
+STREAMS = """
+import os, sys
+from vpdist.environment import open_standard_streams
+
+open_standard_streams()
+print("to nobody")
+print("to nobody", file=sys.stderr, flush=True)
+with open(sys.argv[1], "w") as file:
+    file.write(f"{file.fileno() > 2} {sys.stdin.read()!r} {[os.get_inheritable(number) for number in range(3)]}")
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_opened_before_another_file_takes_their_place(closed: str, tmp_path: Path) -> None:
+    command = f'exec "$0" -c "$1" "$2" {closed}'
+    arguments = ["sh", "-c", command, sys.executable, STREAMS, str(tmp_path / "file")]
+    ended = subprocess.run(
+        arguments, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False
+    )
+    assert ended.returncode == 0
+    assert (tmp_path / "file").read_text() == "True '' [True, True, True]"

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 import vpdist
-from vpdist.config import Settings, within
-from vpdist.environment import ending_with_launcher, launch_context
-from vpdist.errors import StorageError, VpdistError
+from vpdist.config import MOST_RANKS, Settings, within
+from vpdist.environment import ending_with_launcher, launch_context, open_standard_streams, unused_launcher
+from vpdist.errors import StorageError, VpdistError, limit_reached
 from vpdist.options import option, with_settings
 from vpdist.text import MESSAGE_LETTERS, printable, printable_lines, shortened
 
@@ -50,18 +50,25 @@ def embed(settings: Settings, nproc: Nproc = None) -> None:
 
 
 def _run(settings: Settings, nproc: int | None) -> None:
+    from vpdist.commands.early_checks import check_paths
     from vpdist.distributed.launch import launch, ranks_to_start
+    from vpdist.session.before_begin import before_begin
     from vpdist.storage.run_folder import RunFolder
 
-    if launch_context().rank == 0:
-        RunFolder(settings.output).check_writable()
-    ranks = ranks_to_start(nproc, settings.device)
-    if ranks > 1:
-        raise typer.Exit(launch(sys.argv[1:], ranks, settings.output / "status.json"))
-    with ending_with_launcher():
-        from vpdist.commands.predict import predict as run  # imports torch
+    folder = RunFolder(settings.output)
+    with before_begin(folder):
+        if launch_context().rank == 0:
+            folder.check_writable()
+            check_paths(settings)
+        if nproc is None and (note := unused_launcher()):
+            typer.echo(f"vpdist: {printable(note)}", err=True)
+        ranks = ranks_to_start(nproc, settings.device)
+        if ranks > 1:
+            raise typer.Exit(launch(sys.argv[1:], ranks, folder))
+        with ending_with_launcher():
+            from vpdist.commands.predict import predict as run  # imports torch
 
-    raise typer.Exit(run(settings))
+        raise typer.Exit(run(settings))
 
 
 @app.command()
@@ -83,12 +90,14 @@ def plan(
 
     With RUN it checks whether there is enough disk space for it; with a classifier, whether that fits the encoders.
     """
+    from vpdist.commands.early_checks import check_paths
     from vpdist.distributed.launch import ranks_to_start
 
-    within("ranks", ranks, least=1)
+    within("ranks", ranks, least=1, most=MOST_RANKS)
     context = launch_context()
     if context.rank != 0:
         return  # rank 0 does it for all
+    check_paths(settings)
     ranks = ranks or (context.world_size if context.launched else ranks_to_start(None, settings.device))
     from vpdist.estimate.dry_run import forecast  # imports torch
 
@@ -105,6 +114,12 @@ def classify(
     legacy_output: Annotated[bool, option("legacy_output")] = False,
 ) -> None:
     """Make new calls from a run's embeddings, in seconds."""
+    from vpdist.commands.early_checks import check_classifier_file
+    from vpdist.storage.run_folder import RunFolder
+
+    if launch_context().rank == 0:
+        RunFolder(run).check_holds_run()
+        check_classifier_file(classifier)
     with ending_with_launcher():
         from vpdist.commands.classify import classify as new_calls
 
@@ -114,6 +129,9 @@ def classify(
 @app.command()
 def verify(run: RunArgument) -> None:
     """Open every file of a run, check digests and completeness; exits with 0 if there is no problem, else with 6."""
+    from vpdist.storage.run_folder import RunFolder
+
+    RunFolder(run).check_holds_run()
     from vpdist.commands.verify import verify as check
 
     problems = check(run)
@@ -176,12 +194,16 @@ def _version(
 
 def main() -> None:
     """Run the command line and exit with one of the documented codes. Rank 0 reports errors of before a run is open."""
+    open_standard_streams()
     try:
         app()
-    except VpdistError as error:
+    except (VpdistError, MemoryError, OSError, RuntimeError) as error:
+        told = error if isinstance(error, VpdistError) else limit_reached(error)
+        if told is None:
+            raise
         if _is_reporting_rank():
-            typer.echo(f"vpdist: {printable_lines(shortened(str(error), MESSAGE_LETTERS))}", err=True)
-        sys.exit(error.exit_code)
+            typer.echo(f"vpdist: {printable_lines(shortened(str(told), MESSAGE_LETTERS))}", err=True)
+        sys.exit(told.exit_code)
 
 
 def _is_reporting_rank() -> bool:

@@ -23,7 +23,11 @@ CONSENSUS = ("mean", "max", "fraction")
 PROGRESS_MODES = ("auto", "bars", "log", "none")
 DEVICES = ("auto", "cpu", "cuda")
 MOST_THREADS = 1024
-"""Of a rank. OpenMP's runtime ends the process where the machine refuses to create a thread."""
+"""More than machines have cores; for some thousands, libraries cannot start them and end the process."""
+MOST_TOKENS, MOST_BASES, MOST_SECONDS = 1 << 40, 1 << 48, 10**9
+MOST_RANKS_HERE, MOST_RANKS = 1024, 1 << 20
+LONGEST_NUMBER = 18
+"""Digits; Python refuses to read far longer numbers."""
 
 
 def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
@@ -36,16 +40,26 @@ def parsed_budget(text: str) -> int | None:
     """A --token-budget: a number, or None for auto. Raises UsageError."""
     if text == "auto":
         return None
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) <= LONGEST_NUMBER):
         raise UsageError(f"--token-budget {text}: give auto or a number of tokens")
     return int(text)
 
 
 def within(option: str, value: float | None, least: float, most: float | None = None) -> None:
-    """Raises UsageError when `value` is given and below `least` or above `most`."""
-    if value is not None and (value < least or (most is not None and value > most)):
+    """Raises UsageError when `value` is given and not (as NaN is not) at least `least` and at most `most`."""
+    if value is not None and not (least <= value and (most is None or value <= most)):
         bounds = f"at least {least}" if most is None else f"from {least} to {most:,}"
         raise UsageError(f"--{option} {value}: must be {bounds}")
+
+
+def encodable(option: str, *names: object) -> None:
+    """Raises UsageError for a name that is not UTF-8: run.json, tables and messages between ranks are."""
+    for name in map(str, names):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = name.encode(errors="backslashreplace").decode()
+            raise UsageError(f"{option} {shown}: the name is not UTF-8; rename it, or link to it") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +112,9 @@ class Settings:
     chunk_length: Annotated[
         int, Option("Bases per chunk: what the classifier was trained on.", least=3, most=1_000_000)
     ] = 500
-    min_length: Annotated[int, Option("Shorter sequences are listed as filtered, not scored.", least=0)] = 0
+    min_length: Annotated[
+        int, Option("Shorter sequences are listed as filtered, not scored.", least=0, most=MOST_BASES)
+    ] = 0
     consensus: Annotated[str, Option("A sequence's scores from its chunks': {choices}.", CONSENSUS)] = "mean"
     dtype: Annotated[str, Option("Encoders: {choices}.", DTYPES)] = "auto"
     embedding_dtype: Annotated[
@@ -112,6 +128,7 @@ class Settings:
         Option(
             "Tokens per batch; auto: by encoders and device, see run.json.",
             least=1,
+            most=MOST_TOKENS,
             metavar="auto|N",
             typed=str,
             default="auto",
@@ -119,12 +136,17 @@ class Settings:
         ),
     ] = None
     threads: Annotated[
-        int | None, Option("CPU threads per rank; by default the node's cores divided.", least=1, most=MOST_THREADS)
+        int | None,
+        Option(
+            "CPU threads per rank; by default the node's cores, or their quota, divided.", least=1, most=MOST_THREADS
+        ),
     ] = None
     device: Annotated[str, Option("{choices}; auto takes CUDA where there is any.", DEVICES)] = "auto"
     schedule: Annotated[str, Option("static: work dealt by token cost; dynamic: drawn by ranks.", SCHEDULES)] = "static"
     progress: Annotated[str, Option("{choices}; auto draws bars on a terminal.", PROGRESS_MODES)] = "auto"
-    stall_timeout: Annotated[float, Option("Seconds until a run ends that a silent rank holds up.", least=1)] = 1800.0
+    stall_timeout: Annotated[
+        float, Option("Seconds until a run ends that a silent rank holds up.", least=1, most=MOST_SECONDS)
+    ] = 1800.0
     offline: Annotated[bool, Option("Never ask the hub; use what has been downloaded.")] = False
     restart: Annotated[bool, Option("Discard what the run folder holds.")] = False
     legacy_output: Annotated[bool, Option("Also write the original method's two files.")] = False
@@ -136,6 +158,9 @@ class Settings:
             raise UsageError("no input: name FASTA or FASTQ files, or - for standard input")
         if self.inputs.count("-") > 1:
             raise UsageError("standard input (-) can be read once only")
+        encodable("input", *self.inputs)
+        encodable("--output", self.output)
+        encodable("model or classifier", *self.models.values(), self.classifier)
         paths = [str(Path(name)) for name in self.inputs]
         if len(set(paths)) < len(paths):
             twice = next(name for name in paths if paths.count(name) > 1)
@@ -201,8 +226,8 @@ class ResolvedConfig:
             raise ValueError("a fingerprint is not a text")
         for name, least, most in (
             ("chunk_length", 3, 1_000_000),
-            ("min_length", 0, 1 << 48),
-            ("token_budget", 1, 1 << 40),
+            ("min_length", 0, MOST_BASES),
+            ("token_budget", 1, MOST_TOKENS),
             ("threads", 1, MOST_THREADS),
         ):
             number = getattr(self, name)

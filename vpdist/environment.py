@@ -10,19 +10,25 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from vpdist.errors import UsageError
+from vpdist.slurm_step import launch_variables
 
 PARENT = os.getppid()
 """This process's parent, read before the slow imports, so that a launcher that ends during them is noticed."""
 
 LAUNCHER_ENDED = "the launcher has ended"
 RESUMABLE = "run the same command again to resume"
+
+FOREIGN = ("PMI_", "OMPI_", "MV2_", "MPI_LOCAL", "ACCELERATE_", "FORK_LAUNCHED")
+"""Beginnings of variables by which accelerate finds other launchers than those that vpdist knows."""
+SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Variables by which a launcher tells how many processes it has started."""
 
 KEPT_KERNELS = 16
 """Kernels in each cache: an encoder's products have four shapes per batch."""
@@ -44,6 +50,8 @@ class LaunchContext:
     """Number of the node."""
     restart: int = 0
     """How often this worker's own agent has restarted its workers. Agents differ: see attempt.py."""
+    by_srun: bool = False
+    """Whether that launcher is Slurm's `srun`, without torchrun."""
     launched: bool = False
     """Whether a launcher started this process; only then is its parent expected to outlive it."""
     agent_store: bool = False
@@ -70,22 +78,28 @@ class LaunchContext:
 
 
 def launch_context() -> LaunchContext:
-    """This process's context, from the variables torchrun and `accelerate launch` set; a plain process is rank 0 of 1.
+    """This process's context, from the variables that torchrun, `accelerate launch` or `srun` set.
 
-    Raises UsageError when the variables contradict each other.
+    Without RANK and WORLD_SIZE a process is rank 0 of 1, unless `srun` has started it with others. Raises UsageError
+    when the variables contradict each other.
     """
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return LaunchContext()
+    variables: Mapping[str, str] = os.environ
+    by_srun: dict[str, str] = {}
+    if "RANK" not in variables or "WORLD_SIZE" not in variables:
+        by_srun = launch_variables(variables)
+        if not by_srun:
+            return LaunchContext()
+        variables = by_srun
     try:
-        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-        local_rank = int(os.environ.get("LOCAL_RANK", rank % local_world_size))
-        node = int(os.environ.get("GROUP_RANK", rank // local_world_size))
-        restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-        port = int(os.environ.get("MASTER_PORT", "0"))
+        rank, world_size = int(variables["RANK"]), int(variables["WORLD_SIZE"])
+        local_world_size = int(variables.get("LOCAL_WORLD_SIZE", world_size))
+        local_rank = int(variables.get("LOCAL_RANK", rank % local_world_size))
+        node = int(variables.get("GROUP_RANK", rank // local_world_size))
+        restart = int(variables.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        port = int(variables.get("MASTER_PORT", "0"))
     except (ValueError, ZeroDivisionError) as error:
         raise UsageError(f"the launcher's variables (RANK, WORLD_SIZE, ...) are not valid: {error}") from error
-    address = os.environ.get("MASTER_ADDR", "")
+    address = variables.get("MASTER_ADDR", "")
     if not (0 <= rank < world_size and 0 <= local_rank < local_world_size <= world_size):
         raise UsageError(
             f"the launcher's variables contradict each other: RANK={rank} WORLD_SIZE={world_size} "
@@ -100,11 +114,85 @@ def launch_context() -> LaunchContext:
         local_world_size=local_world_size,
         node=node,
         restart=restart,
+        by_srun=bool(by_srun),
         launched=True,
-        agent_store=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        agent_store=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         master_address=address,
         master_port=port,
     )
+
+
+def unused_launcher() -> str:
+    """What to tell the user where a launcher's variables promise several processes, but this one is alone."""
+    if launch_context().launched:
+        return ""
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1") and "MASTER_PORT" in os.environ:
+        return (
+            "note: `accelerate launch --cpu` has started one process only, whatever its --num_processes; two ranks are "
+            "started by --nproc 2 without a launcher, or by accelerate launch "
+            "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no, on a CPU too"
+        )
+    for name in SIZES:
+        if os.environ.get(name, "1") not in ("", "0", "1"):
+            return (
+                f"note: {name}={os.environ[name]} is not used: without RANK and WORLD_SIZE this is one process; for "
+                f"several ranks start through torchrun or srun, or give --nproc"
+            )
+    return ""
+
+
+def launcher_passes_on(number: signal.Signals) -> bool:
+    """Whether the agent that started this process ends by this signal, and then sends it to its ranks."""
+    return number.name in os.environ.get("TORCHELASTIC_SIGNALS_TO_HANDLE", "").split(",")
+
+
+def open_standard_streams() -> None:
+    """Open the null device in place of a standard stream that this process was started without.
+
+    Else the next file that is opened takes its descriptor, and is written to by whatever prints. To be called first.
+    """
+    for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            os.set_inheritable(descriptor, True)
+        if getattr(sys, name) is None:
+            stream = open(descriptor, mode, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+@contextmanager
+def described_to_accelerate(context: LaunchContext) -> Iterator[None]:
+    """While accelerate reads the environment: this context and no other launcher's, whatever the variables are.
+
+    By itself accelerate also believes WORLD_SIZE or LOCAL_RANK alone and those of MPI, and waits for processes that
+    nobody has started. What it sets is undone: threads are chosen later, per rank.
+    """
+    told = {"OMP_NUM_THREADS": "1"}
+    if context.world_size > 1:
+        told |= {
+            "RANK": str(context.rank),
+            "WORLD_SIZE": str(context.world_size),
+            "LOCAL_RANK": str(context.local_rank),
+            "LOCAL_WORLD_SIZE": str(context.local_world_size),
+            "MASTER_ADDR": context.master_address,
+            "MASTER_PORT": str(context.master_port),
+        }
+    own = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
+    kept = {name: value for name, value in os.environ.items() if name in own or name.startswith(FOREIGN)}
+    for name in kept:
+        del os.environ[name]
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for name in own:
+            os.environ.pop(name, None)
+        os.environ.update(kept)
 
 
 @contextmanager
@@ -172,11 +260,6 @@ def keep_connections_on_loopback() -> None:
     """Make gloo listen on the loopback interface, whatever the host name resolves to; for ranks that are all on this
     machine. Call before the process group is made."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-
-
-def available_cores() -> int:
-    """Number of cores in this process's affinity mask."""
-    return len(os.sched_getaffinity(0))
 
 
 def draws_bars(stream: TextIO) -> bool:

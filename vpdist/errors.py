@@ -7,6 +7,8 @@ folder over; 130/143 interrupted, resumable.
 
 from __future__ import annotations
 
+import errno
+
 from vpdist.text import NAME_LETTERS, shortened
 
 EXIT_OK = 0
@@ -69,3 +71,14 @@ class PeerLost(Interrupted):
     def reporting_rank(self, world_size: int) -> int:
         """The lowest rank that is left: it reports to the user and writes status.json."""
         return next(rank for rank in range(world_size + 1) if rank not in self.ranks)
+
+
+def limit_reached(error: BaseException) -> StorageError | None:
+    """What to tell where an error means that this process may not have more memory or threads: no bug; None if not."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return StorageError(f"out of memory ({error or type(error).__name__}); allow more, or start fewer ranks")
+    if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN) and error.filename is None:
+        return StorageError(f"out of memory or processes ({error.strerror}); allow more, or start fewer ranks")
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return StorageError("no more threads can be started; raise the limit (ulimit -u), or lower --threads")
+    return None

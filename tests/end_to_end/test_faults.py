@@ -194,6 +194,19 @@ def test_ranks_that_are_still_importing_end_with_their_launcher(job: Job, gate: 
     assert not folder.exists(), "the ranks continued without their launcher"
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_ranks_that_are_told_to_stop_while_they_import_say_so(job: Job, gate: Gate, tmp_path: Path, ranks: int) -> None:
+    folder = tmp_path / "run"
+    with Launch(bad_records.with_faults(job, hold=gate.rule("imports")), folder, standalone(ranks)) as launch:
+        assert launch.wait_until(lambda: gate.holds(launch, ranks), "ranks in the middle of their imports")
+        launch.signal(launch.agent.pid, signal.SIGTERM)
+        launch.end()
+        assert launch.console_text().count(RESUMES) == 1
+    found = status(folder)
+    assert (found["state"], found["exit_code"]) == ("interrupted", 143)
+    assert "stopped by SIGTERM before it began" in found["message"]
+
+
 @pytest.mark.faults
 @pytest.mark.timeout(3 * 3600)
 def test_the_whole_campaign(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

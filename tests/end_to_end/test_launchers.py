@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import pytest
 
 from scripts.faults import bad_records
 from scripts.faults.gate import Gate
-from scripts.faults.launched_runs import TORCHRUN, Job, standalone, tables
+from scripts.faults.launched_runs import TORCHRUN, Job, Launch, standalone, status, tables
 from scripts.faults.two_nodes import free_port
 from tests.launched import PATIENCE_S
 from tests.sample import write_contigs
@@ -141,6 +142,35 @@ def test_the_built_in_launch_returns_the_true_code(models: TinyModels, tmp_path:
     assert "record prot" in run(command(PLAIN, models, source, tmp_path / "run", "--nproc", "2"), code=3)
 
 
+@pytest.mark.parametrize(("closed", "options"), [("<&- >&- 2>&-", ()), (">&-", ("--nproc", "2"))])
+def test_a_run_needs_no_standard_streams(
+    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path, closed: str, options: tuple[str, ...]
+) -> None:
+    arguments = command(PLAIN, models, contigs, tmp_path / "run", *options)
+    run(["sh", "-c", f'exec "$@" {closed}', "sh", *arguments])
+    assert tables(tmp_path / "run") == tables(plain)
+
+
+@pytest.mark.parametrize("ignored", [True, False], ids=["nohup", "a terminal that closes"])
+def test_a_hangup_stops_all_ranks_unless_it_is_ignored(
+    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path, ignored: bool
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    job = Job(contigs, models.nucleotide, models.protein, models.classifier, (*OPTIONS, "--nproc", "2"))
+    shell = ("sh", "-c", f"""trap {"''" if ignored else "-"} HUP; exec "$@" """, "sh", sys.executable)
+    with Launch(job, tmp_path / "run", shell, bad_records.fault_environment(hold=gate.rule())) as launch:
+        assert launch.wait_until(lambda: gate.holds(launch, 2), "two ranks at the gate")
+        for pid in launch.processes():
+            launch.signal(pid, signal.SIGHUP)
+        if ignored:
+            gate.open()
+        launch.end()
+    ended = status(tmp_path / "run")
+    assert (launch.agent.returncode, ended["exit_code"]) == ((0, 0) if ignored else (143, 143))
+    assert ended["state"] == ("done" if ignored else "interrupted")
+    assert not ignored or tables(tmp_path / "run") == tables(plain)
+
+
 class Terminal:
     """A pseudo-terminal with a terminal emulator for its screen."""
 
@@ -172,6 +202,61 @@ class Terminal:
 
     def lines(self) -> list[str]:
         return [line.rstrip() for line in self.screen.display]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_RANK": "0"},
+        {"PMI_SIZE": "4", "PMI_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"},
+        {"RANK": "0", "WORLD_SIZE": "1", "PMI_SIZE": "4", "PMI_RANK": "0"},
+    ],
+    ids=["no rank", "MPI", "a launch of one rank under MPI"],
+)
+def test_variables_of_other_launchers_leave_one_process_alone(
+    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    arguments = command(PLAIN, models, contigs, tmp_path / "run")
+    alone = subprocess.run(
+        arguments, capture_output=True, text=True, timeout=PATIENCE_S, env=environment(**variables), check=False
+    )
+    assert alone.returncode == 0, alone.stderr
+    assert tables(tmp_path / "run") == tables(plain)
+
+
+def start_tasks(commands: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
+    """The exit code and standard error of each task of a job step, as `srun` describes it."""
+    step = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": str(len(commands))}
+    step["MASTER_PORT"] = str(free_port())  # other tests may run beside this one
+    tasks = [
+        subprocess.Popen(
+            each,
+            env=environment(**step, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, each in enumerate(commands)
+    ]
+    texts = [task.communicate(timeout=PATIENCE_S)[1] for task in tasks]
+    return [(task.returncode, text) for task, text in zip(tasks, texts, strict=True)]
+
+
+def test_the_tasks_of_one_srun_are_ranks_of_one_run(
+    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path
+) -> None:
+    ended = start_tasks([command(PLAIN, models, contigs, tmp_path / "run")] * 2)
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert tables(tmp_path / "run") == tables(plain)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["world_size"] == 2
+
+
+def test_tasks_of_one_srun_with_different_commands_are_told_so(
+    models: TinyModels, contigs: Path, tmp_path: Path
+) -> None:
+    ended = start_tasks([command(PLAIN, models, contigs, tmp_path / name) for name in ("run-0", "run-1")])
+    assert [code for code, _ in ended] == [2, 2], ended
+    assert "put SLURM_STEP_NUM_TASKS=1 before the command" in ended[0][1]
 
 
 def shares(lines: Sequence[str]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.launched import PATIENCE_S
 from vpdist.errors import Interrupted
-from vpdist.session.signals import StopRequest
+from vpdist.session.signals import StopRequest, stopping_signals
 
 PROGRAM = """
     import os, signal, sys, threading
@@ -41,11 +41,11 @@ PROGRAM = """
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)],
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143), (signal.SIGHUP, 143)],
     ids=lambda value: str(value),
 )
 def test_a_signal_asks_to_stop_with_its_code(number: signal.Signals, code: int) -> None:
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)}
     stop = StopRequest(on_second_signal=lambda stopped: stopped.exit_code)
     with stop.installed():
         stop.raise_if_requested()
@@ -65,3 +65,28 @@ def test_a_second_signal_stops_immediately_after_restoring_the_terminal(how: lis
         "restored stopped by a second signal, SIGINT 130",
     ]
     assert ended.returncode == code
+
+
+@pytest.mark.parametrize(
+    ("handler", "handled_by_launcher", "stops"),
+    [
+        (signal.SIG_DFL, "", True),
+        (signal.SIG_IGN, "", False),
+        (signal.SIG_IGN, "SIGTERM,SIGINT,SIGUSR1", False),
+        (signal.SIG_IGN, "SIGTERM,SIGINT,SIGHUP,SIGQUIT", True),
+    ],
+    ids=["a terminal", "nohup", "nohup vpdist --nproc", "nohup torchrun, which ends by it"],
+)
+def test_a_hangup_stops_unless_it_is_ignored(
+    handler: signal.Handlers, handled_by_launcher: str, stops: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_SIGNALS_TO_HANDLE", handled_by_launcher)
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        assert (signal.SIGHUP in stopping_signals()) == stops
+        stop = StopRequest(on_second_signal=lambda stopped: stopped.exit_code)
+        with stop.installed():
+            assert (signal.getsignal(signal.SIGHUP) is handler) != stops
+        assert signal.getsignal(signal.SIGHUP) is handler
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -5,18 +5,19 @@ Rank 0 does so once. Where the user leaves a choice open, a resumed run keeps th
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import xxhash
 
+from vpdist.commands.early_checks import check_input
 from vpdist.config import MOST_THREADS, ResolvedConfig, Settings, refuse_other_configuration
+from vpdist.cpu_quota import available_cores
 from vpdist.encoders.encoder import choose_dtype
 from vpdist.encoders.model_files import ModelFiles
 from vpdist.encoders.shape import EncoderShape, encoder_shape
-from vpdist.environment import LaunchContext, available_cores
+from vpdist.environment import LaunchContext
 from vpdist.errors import InputError, UsageError, WeightsError
 from vpdist.planning.plan import COST_SCALE, EncoderCost, Limits
 from vpdist.results.classifier import Classifier
@@ -51,20 +52,15 @@ def input_identity(names: Sequence[str], paths: Sequence[Path]) -> InputIdentity
     """(name, bytes, modification time in ns, digest of sampled blocks) of each input. Raises InputError."""
     identity = []
     for name, path in zip(names, paths, strict=True):
+        check_input(name, path)
         try:
             status = path.stat()
-            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                raise InputError(
-                    "is a pipe or a device, not a file; pipe it to standard input and name it -", path=name
-                )
             with open(path, "rb") as file:
                 digest = xxhash.xxh3_128()
                 step = max(SAMPLE_BYTES, status.st_size // SAMPLES)
                 for position in [*range(0, status.st_size, step), max(0, status.st_size - SAMPLE_BYTES)]:
                     file.seek(position)
                     digest.update(file.read(SAMPLE_BYTES))
-        except IsADirectoryError:
-            raise InputError("is a folder, not a FASTA or FASTQ file", path=name) from None
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror or error}", path=name) from error
         identity.append((name, status.st_size, status.st_mtime_ns, digest.hexdigest()))

@@ -21,8 +21,9 @@ import torch
 
 import vpdist
 from vpdist.commands import resolve_config
+from vpdist.commands.early_checks import check_kind
 from vpdist.config import ResolvedConfig, Settings
-from vpdist.encoder_kinds import CLASSIFIED, KINDS
+from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.encoders.hub import resolve_model
 from vpdist.encoders.model_files import ModelFiles, fingerprinted
 from vpdist.encoders.shape import encoder_shape
@@ -177,8 +178,7 @@ def _models(settings: Settings, session: Session) -> dict[str, Path]:
         else:
             control.wait_for(key)
             folders[kind] = resolve_model(model, offline=True)
-        if (actual := encoder_shape(folders[kind]).kind) != kind:
-            raise WeightsError(f"{KINDS[kind].option} {model}: is a {actual} encoder")
+        check_kind(kind, model, folders[kind])
     return folders
 
 

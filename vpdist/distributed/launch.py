@@ -10,12 +10,12 @@ import signal
 import sys
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 
 from vpdist import environment
-from vpdist.config import within
+from vpdist.config import MOST_RANKS_HERE, within
 from vpdist.errors import EXIT_BUG
-from vpdist.storage.atomic_files import read_json, storage_error
+from vpdist.storage.atomic_files import read_json
+from vpdist.storage.run_folder import RunFolder
 
 
 def ranks_to_start(nproc: int | None, device: str) -> int:
@@ -23,7 +23,7 @@ def ranks_to_start(nproc: int | None, device: str) -> int:
 
     Under a launcher always 1. Raises UsageError for nproc < 1.
     """
-    within("nproc", nproc, least=1)
+    within("nproc", nproc, least=1, most=MOST_RANKS_HERE)
     if environment.launch_context().launched:
         return 1
     if nproc is not None:
@@ -35,10 +35,10 @@ def ranks_to_start(nproc: int | None, device: str) -> int:
     return max(1, torch.cuda.device_count())
 
 
-def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
+def launch(arguments: Sequence[str], nproc: int, folder: RunFolder) -> int:
     """Run `vpdist` with `arguments` on `nproc` ranks and return the run's exit code.
 
-    torch reports only that a worker failed; the run's exit code is in `status` (RUN/status.json).
+    torch reports only that a worker failed; the run's exit code is in the status.json of `folder`.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -48,7 +48,7 @@ def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
     from vpdist.distributed.loopback_rendezvous import LOOPBACK, LoopbackRendezvous
 
     rendezvous_handler_registry.register(LOOPBACK, LoopbackRendezvous)
-    modified = _modified(status)
+    modified = folder.status_time()
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -57,7 +57,7 @@ def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
         rdzv_backend=LOOPBACK,
         max_restarts=0,
         monitor_interval=0.1,
-        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+        signals_to_handle=",".join(_handled_signals()),
     )
     try:
         with environment.current_folder_off_path():
@@ -65,8 +65,8 @@ def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
     except SignalException as error:
         return 128 + (signal.SIGINT if error.sigval == signal.SIGINT else signal.SIGTERM)
     except ChildFailedError as error:
-        if _modified(status) != modified:
-            code = (read_json(status) or {}).get("exit_code")
+        if folder.status_time() != modified:
+            code = (read_json(folder.status) or {}).get("exit_code")
             if isinstance(code, int) and code != 0:
                 return code
         code = error.get_first_failure()[1].exitcode  # the others were terminated
@@ -74,11 +74,8 @@ def launch(arguments: Sequence[str], nproc: int, status: Path) -> int:
     return 0
 
 
-def _modified(path: Path) -> int:
-    """Modification time of a file (ns), 0 if there is none. Raises StorageError."""
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
-    except OSError as error:
-        raise storage_error(path, error, "read") from error
+def _handled_signals() -> list[str]:
+    """The signals by which the agent ends, having passed them on. torch would also handle those that were inherited as
+    ignored, as they are under `nohup` and in the background of a script."""
+    inherited = (name for name in ("SIGHUP", "SIGQUIT") if signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN)
+    return ["SIGTERM", "SIGINT", "SIGUSR1", *inherited]

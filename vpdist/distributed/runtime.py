@@ -8,7 +8,6 @@ with the attempt's id, because workers share their agent's store and would else 
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +19,7 @@ from accelerate import PartialState
 from torch.distributed import HashStore, PrefixStore, Store, TCPStore
 
 from vpdist.distributed.attempt import Attempt, agree
-from vpdist.environment import LAUNCHER_ENDED, LaunchContext, keep_connections_on_loopback
+from vpdist.environment import LAUNCHER_ENDED, LaunchContext, described_to_accelerate, keep_connections_on_loopback
 from vpdist.errors import Interrupted, PeerLost, UsageError
 
 T = TypeVar("T")
@@ -96,8 +95,7 @@ def start(context: LaunchContext, device: str = "auto", raise_if_ending: Callabl
             raise Interrupted(LAUNCHER_ENDED)
 
     keys, attempt = _join(context, check_launcher)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")  # threads are set later, per rank
+    with described_to_accelerate(context):
         state = PartialState(cpu=on_cpu)
     if state.num_processes != context.world_size:
         raise UsageError(f"WORLD_SIZE is {context.world_size}, but accelerate finds {state.num_processes} processes")
@@ -112,7 +110,7 @@ def alone(context: LaunchContext, device: str = "auto") -> Runtime:
     """
     return Runtime(
         context=LaunchContext(launched=context.launched),
-        device=torch.device("cuda", context.local_rank) if _uses_cuda(device, context.rank) else torch.device("cpu"),
+        device=_cuda_device(context) if _uses_cuda(device, context.rank) else torch.device("cpu"),
         keys=_local_keys(),
         attempt=context.restart,
     )
@@ -123,6 +121,11 @@ def _uses_cuda(device: str, rank: int) -> bool:
     if device == "cuda" and not has_cuda:
         raise UsageError(f"--device cuda: there is no CUDA device for rank {rank}")
     return has_cuda and device != "cpu"
+
+
+def _cuda_device(context: LaunchContext) -> torch.device:
+    """This rank's GPU; a launcher may show each rank its own one only."""
+    return torch.device("cuda", context.local_rank % torch.cuda.device_count())
 
 
 def _local_keys() -> KeyStore:
@@ -164,8 +167,13 @@ def _connect(context: LaunchContext, raise_if_ending: Callable[[], None], *, hos
                 wait_for_workers=False,
                 multi_tenant=True,
             )
-        except dist.DistError:
-            if host or time.monotonic() > until:
+        except dist.DistError as error:
+            if host:
+                raise UsageError(
+                    f"rank 0 cannot listen on port {context.master_port} of {context.master_address}: is it taken by "
+                    f"another program? Set MASTER_PORT to a free one on all ranks; {error}"
+                ) from error
+            if time.monotonic() > until:
                 raise
         else:
             store.set_timeout(RENDEZVOUS_TIMEOUT)

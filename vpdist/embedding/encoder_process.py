@@ -212,7 +212,7 @@ def main() -> None:
     """The child's entry point; its arguments: descriptor of the channel, device, threads."""
     descriptor, device, threads = sys.argv[1:]
     faulthandler.enable()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the process group's signals are for the parent, which ends this process
     torch.set_num_threads(int(threads))
     with Connection(int(descriptor)) as channel:

@@ -17,28 +17,41 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
+def local_folder(model: str) -> Path | None:
+    """The folder that `model` names, None where it is a hub id that can be looked up. Raises WeightsError."""
+    try:
+        folder = Path(model).expanduser()
+        if folder.is_dir():
+            return folder
+        exists = folder.exists()
+    except (OSError, RuntimeError) as error:  # a name too long; a home folder of nobody
+        raise WeightsError(f"{model}: cannot be used: {getattr(error, 'strerror', None) or error}") from error
+    if exists:
+        raise WeightsError(f"{model}: is a file; a model is a folder with config.json and weights, or a hub id")
+    if not HUB_ID.fullmatch(model):
+        raise WeightsError(f"{model}: is neither a folder nor a hub id of the form owner/name or owner/name@revision")
+    if not _name_and_revision(model)[1]:
+        known = ", ".join(PINNED_REVISIONS)
+        raise WeightsError(
+            f"{model}: there is no such folder, and as a hub id it has no pinned revision; name {model}@<commit>, so "
+            f"that every run uses the same weights (pinned: {known})"
+        )
+    return None
+
+
+def _name_and_revision(model: str) -> tuple[str, str]:
+    name, _, revision = model.partition("@")
+    return name, revision or PINNED_REVISIONS.get(name, "")
+
+
 def resolve_model(model: str, offline: bool = False) -> Path:
     """The local folder of `model`: the folder itself, or a download of the hub id `owner/name[@revision]`.
 
     A known id without a revision means its pinned one. With `offline` only the local cache is read. Raises
     WeightsError when the folder or the id is missing, unknown, or cannot be downloaded.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise WeightsError(f"{model}: is a file; a model is a folder with config.json and weights, or a hub id")
-    if not HUB_ID.fullmatch(model):
-        raise WeightsError(f"{model}: is neither a folder nor a hub id of the form owner/name or owner/name@revision")
-    name, _, revision = model.partition("@")
-    revision = revision or PINNED_REVISIONS.get(name, "")
-    if not revision:
-        known = ", ".join(PINNED_REVISIONS)
-        raise WeightsError(
-            f"{model}: there is no such folder, and as a hub id it has no pinned revision; name {name}@<commit>, so "
-            f"that every run uses the same weights (pinned: {known})"
-        )
-    return _snapshot(name, revision, offline)
+    folder = local_folder(model)
+    return _snapshot(*_name_and_revision(model), offline) if folder is None else folder
 
 
 def _snapshot(name: str, revision: str, offline: bool) -> Path:

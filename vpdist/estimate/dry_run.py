@@ -24,6 +24,7 @@ from vpdist import environment
 from vpdist.commands import prepare, resolve_config, run_inputs
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.config import ResolvedConfig, Settings
+from vpdist.cpu_quota import available_cores
 from vpdist.distributed import runtime
 from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.encoders.shape import encoder_shape
@@ -97,7 +98,7 @@ def ranks_here(ranks: int, context: LaunchContext, device: torch.device) -> int:
     """The number of ranks that would share this machine: one per device, or on a CPU at most one per core."""
     if device.type == "cuda":
         return min(ranks, torch.cuda.device_count())
-    return min(ranks, context.local_world_size if context.launched else environment.available_cores())
+    return min(ranks, context.local_world_size if context.launched else available_cores())
 
 
 @dataclass(slots=True)

@@ -20,7 +20,8 @@ from typing import TextIO
 from vpdist import environment
 from vpdist.distributed.runtime import KeyStore
 from vpdist.environment import RESUMABLE
-from vpdist.errors import EXIT_BUG, Interrupted, PeerLost, StorageError, VpdistError
+from vpdist.errors import EXIT_BUG, Interrupted, PeerLost, StorageError, VpdistError, limit_reached
+from vpdist.session import before_begin
 from vpdist.session.coordination import Control, OtherRankFailed, publish_first_failure, published_failure
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import storage_error
@@ -46,6 +47,8 @@ class OpenedSession:
     console: TextIO
     control: Control | None = None
     session: Session | None = None
+    folder: RunFolder | None = None
+    """Where it is recorded that the command was told to stop before its run began."""
 
     def abort_display(self, reason: str) -> None:
         if self.control is not None and self.control.progress is not None:
@@ -84,6 +87,14 @@ class OpenedSession:
             with contextlib.suppress(StorageError):  # the disk may be what failed; console and log have the message
                 self.session.end("interrupted" if code in SIGNALLED else "failed", code, message, failing_rank)
 
+    def record_stop_before_begin(self, error: Exception, code: int, message: str) -> None:
+        """Write status.json for a command that a signal has stopped while its ranks were joining."""
+        if self.folder is None or code not in SIGNALLED or isinstance(error, PeerLost):
+            return
+        if environment.launch_context().rank == 0 and not (self.session is not None and self.session.begun):
+            lock = self.control.lock if self.control is not None else None
+            before_begin.record(self.folder, "interrupted", code, message, lock=lock)
+
     def forced_exit(self, failure: VpdistError, keys: KeyStore) -> int:
         """The main thread hangs, and this process is about to be ended: record why; returns the exit code.
 
@@ -112,11 +123,12 @@ def _run_within(seconds: float, *actions: Callable[[], None]) -> None:
 
 
 def as_storage_error(error: Exception, folder: RunFolder) -> Exception:
-    """An OSError about a file of the run folder as a StorageError; other errors as they are."""
+    """An OSError about a file of the run folder, or a limit of memory or threads, as a StorageError; others as they
+    are."""
     if isinstance(error, OSError) and isinstance(error.filename, str):
         path = Path(error.filename)
         return storage_error(path, error, "used") if path.is_relative_to(folder.path) else error
-    return error
+    return error if isinstance(error, VpdistError) else limit_reached(error) or error
 
 
 def root_cause(error: Exception, opened: OpenedSession) -> Exception:
@@ -157,6 +169,7 @@ def end_failed(error: Exception, opened: OpenedSession) -> int:
     if control is not None and not isinstance(error, PeerLost):
         control.publish_failure(None if isinstance(error, OtherRankFailed) else message, code)
     opened.abort_display(message)
+    opened.record_stop_before_begin(error, code, message)
     if control is None:  # this rank has not joined the others, so each reports for itself
         if isinstance(error, PeerLost) or not isinstance(error, Interrupted) or environment.launch_context().rank == 0:
             report(opened.console, f"vpdist: {message}")

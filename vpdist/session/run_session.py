@@ -6,6 +6,7 @@ Only rank 0 writes to the console; everything else goes to the ranks' log files.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -23,7 +24,8 @@ from vpdist.session.ending import OpenedSession, as_storage_error, end_failed, r
 from vpdist.session.progress import Progress
 from vpdist.session.session import Outcome, Session, remove_mark
 from vpdist.session.signals import StopRequest
-from vpdist.storage.atomic_files import storage_error, write_file
+from vpdist.slurm_step import LONE_TASK
+from vpdist.storage.atomic_files import write_file
 from vpdist.storage.log_file import output_to_log
 from vpdist.storage.run_folder import RunFolder
 from vpdist.storage.run_lock import Lock
@@ -57,13 +59,13 @@ def run_session(
     """
     logging.getLogger().addHandler(logging.NullHandler())  # until the log file is open, nothing is logged
     context = environment.launch_context()
-    console = _console()
     with contextlib.ExitStack() as stack:
-        opened = OpenedSession(restart, console)
+        opened = OpenedSession(restart, _console(), folder=None if must_exist else folder)
         stop = StopRequest(on_second_signal=opened.end_immediately)
         stack.enter_context(stop.installed())
         try:
             opened.control = control = Control(runtime.start(context, device, stop.raise_if_requested), stop)
+            _compare_commands(control)
             if control.is_first:
                 discard = restart and control.runtime.attempt == 0
                 control.lock = _open_folder(folder, stack, restart=discard, must_exist=must_exist)
@@ -77,7 +79,7 @@ def run_session(
                 control.runtime,
                 progress,
                 folder.progress if control.is_first else None,
-                console,
+                opened.console,
                 stall_timeout_s=stall_timeout,
                 on_forced_exit=opened.forced_exit,
                 logging_us=logging_us,
@@ -89,20 +91,27 @@ def run_session(
             code = EXIT_FAILURES_LISTED if outcome.failures else EXIT_OK
             if control.is_first:
                 opened.session.end("done_with_failures" if outcome.failures else "done", code, outcome.message)
-                report(console, outcome.message)
+                report(opened.console, outcome.message)
         except Exception as error:  # noqa: BLE001 - the one place where failures are reported
             return end_failed(root_cause(as_storage_error(error, folder), opened), opened)
         runtime.stop()
         return code
 
 
+def _compare_commands(control: Control) -> None:
+    """Raises UsageError where one `srun` has started commands that differ: these are no ranks of one run."""
+    mine = json.dumps(sys.argv[1:])
+    if control.runtime.context.by_srun and control.broadcast_from_rank_0("command", lambda: mine) != mine:
+        raise UsageError(
+            f"srun has started commands that differ from rank to rank; if every task is a run of its own, put "
+            f"{LONE_TASK} before the command"
+        )
+
+
 def _open_folder(folder: RunFolder, stack: contextlib.ExitStack, *, restart: bool, must_exist: bool) -> Lock:
     """On rank 0: create and lock the folder, and remove temporary files of killed processes."""
-    try:
-        if must_exist and not folder.run.exists():
-            raise UsageError(f"{folder.path} holds no run (there is no run.json)")
-    except OSError as error:
-        raise storage_error(folder.path, error, "read") from error
+    if must_exist:
+        folder.check_holds_run()
     folder.prepare(restart=False)
     lock = Lock(folder)
     lock.take()

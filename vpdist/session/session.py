@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Session:
     ended: int | None = None
     """The exit code, once the last status.json is written."""
     _previous_status: bytes | None = None
+    _previous_time: int = 0
 
     def begin(self) -> None:
         """Write status.json: the command runs. Raises StorageError."""
@@ -42,6 +44,7 @@ class Session:
         self.begun = True
         if self.control.is_first:
             with contextlib.suppress(FileNotFoundError):
+                self._previous_time = self.folder.status_time()
                 self._previous_status = read_limited(self.folder.status, JSON_LIMIT, cut=True)
             self.folder.write_status("running", None, "")
 
@@ -53,6 +56,9 @@ class Session:
         self._check_lock()
         if self.begun and code == UsageError.exit_code and self._previous_status is not None:
             write_file(self.folder.status, self._previous_status)
+            times = (self._previous_time, self._previous_time)  # by which others see that it is not about this command
+            with contextlib.suppress(OSError):
+                os.utime(self.folder.status, ns=times)
         elif self.begun:
             if self.reserve is not None:
                 remove_mark(self.reserve)

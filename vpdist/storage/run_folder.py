@@ -37,14 +37,32 @@ class RunFolder:
 
     def check_writable(self) -> None:
         """Raises StorageError where the folder cannot be written. Quick, for before anything slow is loaded."""
-        existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         try:
+            existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
             disk = os.statvfs(existing)
         except OSError as error:
-            raise storage_error(existing, error, "read") from error
+            raise storage_error(self.path, error, "used") from error
         if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
             reason = errno.EROFS if disk.f_flag & os.ST_RDONLY else errno.EACCES
             raise storage_error(self.path, OSError(reason, os.strerror(reason)))
+
+    def check_own(self) -> None:
+        """Raises UsageError where the path is no folder or holds files of something else. May raise OSError."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is not a folder")
+        if self.path.is_dir():
+            names = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")}
+            foreign = sorted(names - {"lock", *RUN_FILES, *TABLES, *LEGACY})
+            if foreign and not self.run.exists():
+                raise UsageError(f"{self.path} holds {foreign[0]} and no run.json; choose a new or empty folder")
+
+    def check_holds_run(self) -> None:
+        """Raises UsageError where there is no run.json, StorageError where that cannot be known."""
+        try:
+            if not self.run.exists():
+                raise UsageError(f"{self.path} holds no run (there is no run.json)")
+        except OSError as error:
+            raise storage_error(self.path, error, "read") from error
 
     def prepare(self, *, restart: bool) -> None:
         """Create the folder with its subfolders; with `restart`, discard the files of an earlier run and no others.
@@ -52,13 +70,7 @@ class RunFolder:
         Raises UsageError for a folder that holds files of something else, StorageError where it cannot be written.
         """
         try:
-            if self.path.exists() and not self.path.is_dir():
-                raise UsageError(f"{self.path} is not a folder")
-            if self.path.is_dir():
-                names = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")}
-                foreign = sorted(names - {"lock", *RUN_FILES, *TABLES, *LEGACY})
-                if foreign and not self.run.exists():
-                    raise UsageError(f"{self.path} holds {foreign[0]} and no run.json; choose a new or empty folder")
+            self.check_own()
             if restart:
                 self._discard()
             if self.linked is not None:
@@ -93,6 +105,15 @@ class RunFolder:
                     path.unlink(missing_ok=True)
                 except OSError as error:
                     raise storage_error(path, error, "removed") from error
+
+    def status_time(self) -> int:
+        """Modification time of status.json (ns), 0 where there is none. Raises StorageError."""
+        try:
+            return self.status.stat().st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+        except OSError as error:
+            raise storage_error(self.status, error, "read") from error
 
     def write_status(self, state: str, exit_code: int | None, message: str, failing_rank: int | None = None) -> None:
         """state: running, done, done_with_failures, failed or interrupted. Raises StorageError."""
