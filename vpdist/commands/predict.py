@@ -17,7 +17,7 @@ import torch
 
 from vpdist.commands import prepare, run_inputs
 from vpdist.commands.run_inputs import RunInputs
-from vpdist.config import Settings
+from vpdist.config import ResolvedConfig, Settings
 from vpdist.embedding.encoder_process import EncoderProcess
 from vpdist.embedding.isolated_encoder import IsolatedEncoder
 from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
@@ -100,7 +100,7 @@ class _Predict:
             )
         self._embed_until_complete(work)
         with self._stage("tables"):
-            totals = self._tables(summary, plan, work.header)
+            totals = self._tables(summary, plan, work.header, inputs.resolved)
         return self._end(totals, time.monotonic() - started)
 
     @contextmanager
@@ -248,7 +248,13 @@ class _Predict:
             self.control.share_dynamically(f"check/{attempt}", work.plan.n_units, check)
         return keys.add(bad, 0)
 
-    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader) -> Totals:
+    def _found_damaged(self, attempt: int) -> list[int]:
+        """Units whose parts `_check` has found damaged in this attempt."""
+        bad = f"bad/{attempt}"
+        n = self.control.runtime.keys.add(bad, 0)
+        return [int(self.control.wait_for(f"{bad}/{number}")) for number in range(1, n + 1)]
+
+    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader, resolved: ResolvedConfig) -> Totals:
         """Rank 0 writes the tables, the others wait."""
         totals = Totals()
 
@@ -258,7 +264,8 @@ class _Predict:
             scores = part_scores(self.folder, plan, header, summary.n_fragments, raise_if_ending)
             if header.classifier:
                 scores = checked_scores(scores)
-            tables = (settings.inputs, settings.consensus, raise_if_ending)
+            sources = [name for name, *_ in resolved.input]
+            tables = (sources, settings.consensus, raise_if_ending)
             totals = write_tables(self.folder, summary, scores, *tables, legacy=settings.legacy_output)
             self.folder.update_run(tables_from={"command": "predict", "classifier": header.classifier})
             return "1"

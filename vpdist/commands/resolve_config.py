@@ -5,19 +5,17 @@ Rank 0 does so once. Where the user leaves a choice open, a resumed run keeps th
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-import xxhash
 
-from vpdist.config import ResolvedConfig, Settings, refuse_other_configuration
+from vpdist.config import InputIdentity, ResolvedConfig, Settings, refuse_other_configuration, same_samples
 from vpdist.encoders.encoder import choose_dtype
 from vpdist.encoders.shape import EncoderShape, encoder_shape
 from vpdist.encoders.weights import model_fingerprint
 from vpdist.environment import LaunchContext, available_cores
-from vpdist.errors import InputError, UsageError, WeightsError
+from vpdist.errors import UsageError, WeightsError
 from vpdist.planning.plan import COST_SCALE, EncoderCost, Limits
 from vpdist.results.classifier import Classifier
 from vpdist.results.parts import FRAGMENT_BYTES, row_bytes
@@ -42,31 +40,6 @@ ROW_BYTES_LIMIT = 64 << 20
 """Most bytes of a part's rows."""
 SPARE_ROW_BYTES = 7
 """Added to the bytes of a row with one fragment, as some rows have more. Unit bounds, hence plans, depend on it."""
-SAMPLES, SAMPLE_BYTES = 16, 1 << 16
-
-
-def input_identity(names: Sequence[str], paths: Sequence[Path]) -> tuple[tuple[str, int, int, str], ...]:
-    """(name, bytes, modification time in ns, digest of sampled blocks) of each input. Raises InputError."""
-    identity = []
-    for name, path in zip(names, paths, strict=True):
-        try:
-            status = path.stat()
-            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                raise InputError(
-                    "is a pipe or a device, not a file; pipe it to standard input and name it -", path=name
-                )
-            with open(path, "rb") as file:
-                digest = xxhash.xxh3_128()
-                step = max(SAMPLE_BYTES, status.st_size // SAMPLES)
-                for position in [*range(0, status.st_size, step), max(0, status.st_size - SAMPLE_BYTES)]:
-                    file.seek(position)
-                    digest.update(file.read(SAMPLE_BYTES))
-        except IsADirectoryError:
-            raise InputError("is a folder, not a FASTA or FASTQ file", path=name) from None
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror or error}", path=name) from error
-        identity.append((name, status.st_size, status.st_mtime_ns, digest.hexdigest()))
-    return tuple(identity)
 
 
 def resolve_config(
@@ -76,12 +49,13 @@ def resolve_config(
     folder: RunFolder,
     models: Mapping[str, Path],
     classifier: Classifier | None,
-    paths: Sequence[Path],
+    found: InputIdentity,
 ) -> ResolvedConfig:
-    """The configuration of a run with encoders `models` (folder by kind) on the input in `paths`; choices that
-    `settings` leaves open are those recorded in `folder`, if any.
+    """The configuration of a run with encoders `models` (folder by kind) on the input `found`; choices that `settings`
+    leaves open are those recorded in `folder`, if any. So are the names and times of an input that is the same by size
+    and samples.
 
-    Raises UsageError naming the first field in which the folder's run differs, InputError, WeightsError.
+    Raises UsageError naming the first field in which the folder's run differs, WeightsError.
     """
     recorded = recorded_config(folder)
     if recorded is not None and settings.dtype == "auto":
@@ -96,7 +70,7 @@ def resolve_config(
     budget = settings.token_budget or (recorded.token_budget if recorded else token_budget(shapes, dtype, memory))
     threads = settings.threads or (recorded.threads if recorded else default_threads(context, device))
     resolved = ResolvedConfig(
-        input=input_identity(settings.inputs, paths),
+        input=recorded.input if recorded is not None and same_samples(recorded.input, found) else found,
         chunk_length=settings.chunk_length,
         min_length=settings.min_length,
         models={kind: model_fingerprint(model) for kind, model in models.items()},

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import vpdist
-from vpdist.commands import resolve_config
+from vpdist.commands import input_identity, resolve_config
 from vpdist.config import ResolvedConfig, Settings
 from vpdist.encoder_kinds import CLASSIFIED, KINDS
 from vpdist.encoders.hub import resolve_model
@@ -58,10 +58,12 @@ def resolve_inputs(settings: Settings, session: Session) -> RunInputs:
     paths = [session.folder.spool if name == "-" else Path(name) for name in settings.inputs]
 
     def make() -> str:
-        runtime = session.control.runtime
-        return resolve_config.resolve_config(
-            settings, runtime.context, runtime.device, session.folder, models, classifier, paths
-        ).to_json()
+        runtime, folder = session.control.runtime, session.folder
+        found = input_identity.input_identity(settings.inputs, paths)
+        options = (settings, runtime.context, runtime.device, folder, models, classifier)
+        resolved = resolve_config.resolve_config(*options, found)
+        input_identity.refuse_other_content(session, resolved, found, paths)
+        return resolved.to_json()
 
     resolved = ResolvedConfig.from_json(session.control.broadcast_from_rank_0("decisions", make))
     logger.info("resolved configuration: %s", resolved)

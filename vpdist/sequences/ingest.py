@@ -19,7 +19,7 @@ import xxhash
 from vpdist.errors import StorageError
 from vpdist.sequences import token_store
 from vpdist.sequences.blocks import OFFSETS, Texts
-from vpdist.sequences.store_summary import StoreSummary, block_paths, load_summary, new_names
+from vpdist.sequences.store_summary import StoreSummary, block_paths, load_summary, new_names, store_digest
 from vpdist.sequences.tokenizers import FragmentTokenizer
 from vpdist.sequences.unique_names import name_hashes, resolve_names
 from vpdist.session.coordination import Control
@@ -151,13 +151,11 @@ def _count(control: Control, **counters: int) -> None:
 
 def _summarise(control: Control, folder: RunFolder, provenance_key: str, digests: Sequence[str]) -> str:
     """Write names.h5 and store.json once all blocks are done; returns the store's digest."""
-    digest = xxhash.xxh3_128(provenance_key.encode())
     n_records = n_chunks = n_bases = 0
     fragments: list[int] = []
     hashes: list[np.ndarray] = []
     paths = [token_store.block_path(folder.tokens, index) for index in range(len(digests))]
-    for index, (path, raw_digest) in enumerate(zip(paths, digests, strict=True)):
-        digest.update(raw_digest.encode())
+    for index, path in enumerate(paths):
         control.wait_for(f"{DONE}/{index}")
         table = token_store.read_table(path)
         n_records += len(table.names)
@@ -172,7 +170,7 @@ def _summarise(control: Control, folder: RunFolder, provenance_key: str, digests
     hdf5_files.write_atomic(folder.names, datasets, {"basis": xxhash.xxh3_128_hexdigest(provenance_key.encode())})
     summary = StoreSummary(
         basis=provenance_key,
-        digest=digest.hexdigest(),
+        digest=store_digest(provenance_key, digests),
         n_records=n_records,
         n_chunks=n_chunks,
         n_bases=n_bases,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from vpdist.errors import StorageError
 from vpdist.ragged import offsets_of
@@ -27,7 +29,7 @@ class StoreSummary:
     basis: str
     """Its provenance key: inputs, chunking, tokenizers."""
     digest: str
-    """xxh3_128 (hex) over the blocks' raw digests."""
+    """See `store_digest`."""
     n_records: int
     n_chunks: int
     n_bases: int
@@ -59,6 +61,14 @@ class StoreSummary:
         if any(type(text) is not str for text in (new.basis, new.digest, new.example_renamed)):
             raise ValueError("a text field is not a string")
         return new
+
+
+def store_digest(provenance_key: str, raw_digests: Iterable[str]) -> str:
+    """xxh3_128 (hex) of what a token store was made from, and of its blocks before translation."""
+    digest = xxhash.xxh3_128(provenance_key.encode())
+    for raw_digest in raw_digests:
+        digest.update(raw_digest.encode())
+    return digest.hexdigest()
 
 
 def load_summary(folder: RunFolder, provenance_key: str | None = None) -> StoreSummary | None:
