@@ -297,6 +297,48 @@ def test_an_input_that_changed_under_its_name_is_refused(
     assert f"input {mine}, its" in capfd.readouterr().err
 
 
+def spoilt(models: TinyModels, folder: Path) -> dict[str, dict[str, object]]:
+    """Changes of a command's settings, each with something that ends it."""
+    good = (folder / "good.fa").read_text()
+    (folder / "protein.fa").write_text(good + ">last\nMKVLAAGIVGLPF*\n")
+    (folder / "cut.fa.gz").write_bytes(gzip.compress(good.encode())[:-20])
+    weights = Path(shutil.copytree(models.protein, folder / "weights")) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    return {
+        "no such input": {"inputs": (str(folder / "mistyped.fa"),)},
+        "one of two inputs missing": {"inputs": (str(folder / "good.fa"), str(folder / "mistyped.fa"))},
+        "a protein at the end": {"inputs": (str(folder / "protein.fa"),)},
+        "a truncated input": {"inputs": (str(folder / "cut.fa.gz"),)},
+        "no such model": {"protein_model": str(folder / "mistyped")},
+        "another kind of model": {"protein_model": str(models.nucleotide)},
+        "truncated weights": {"protein_model": str(weights.parent)},
+        "no such classifier": {"classifier": folder / "mistyped.safetensors"},
+        "a classifier for another chunk length": {"chunk_length": 300},
+        "a number format that the device lacks": {"dtype": "float16"},
+        "a file of the run as input": {"inputs": (str(folder / "run" / "sequences.tsv"),)},
+    }
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        *((what, 3) for what in ("no such input", "one of two inputs missing", "a protein at the end")),
+        ("a truncated input", 3),
+        *((what, 4) for what in ("no such model", "another kind of model", "truncated weights", "no such classifier")),
+        ("a classifier for another chunk length", 4),
+        *((what, 2) for what in ("a number format that the device lacks", "a file of the run as input")),
+    ],
+)
+def test_restart_keeps_the_run_until_all_that_the_new_one_needs_is_checked(
+    copy: Path, settings: Settings, models: TinyModels, contigs: Path, what: str, code: int
+) -> None:
+    shutil.copy(contigs, copy.parent / "good.fa")
+    change = spoilt(models, copy.parent)[what]
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert predict(replace(settings, output=copy, restart=True, **change)) == code
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
 def test_restart_discards_and_computes_anew(copy: Path, settings: Settings) -> None:
     before, written = tables(copy), modified(copy)
     assert predict(replace(settings, output=copy, restart=True)) == 0

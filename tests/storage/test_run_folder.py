@@ -78,21 +78,49 @@ def test_a_lock_from_another_host_holds_while_its_heartbeat_is_young(folder: Run
     lock.release()
 
 
+RUN_JSON = '{"versions": {}, "decisions": {}}'
+
+
 def test_restart_discards_the_run_and_nothing_else(folder: RunFolder) -> None:
-    folder.update_run(a=1)
-    (folder.parts / "unit-000000.h5").write_text("x")
-    (folder.path / "sequences.tsv").write_text("x")
-    (folder.path / "notes.txt").write_text("mine")
+    ours = ["run.json", "sequences.tsv", "parts/unit-000000.h5", "parts/.unit-000001.h5.77.tmp", "tokens/stdin"]
+    ours += ["logs/rank00000.log", "at_work/rank00001.77", "tokens/block-000000.h5", "progress.jsonl"]
+    theirs = ["notes.txt", "parts/model.pt", "logs/mine.log", "tokens/stdin.txt"]
+    for name in (*ours, *theirs):
+        (folder.path / name).write_text(RUN_JSON if name == "run.json" else "x")
     folder.prepare(restart=True)
+    left = sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file())
+    assert left == sorted(theirs)
     assert sorted(os.listdir(folder.path)) == ["at_work", "logs", "notes.txt", "parts", "tokens"]
-    assert os.listdir(folder.parts) == []
 
 
-def test_a_folder_with_foreign_files_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(UsageError, match=r"holds thesis\.tex"):
-        RunFolder(tmp_path).prepare(restart=True)
-    assert (tmp_path / "thesis.tex").exists()
+@pytest.mark.parametrize("restart", [True, False])
+@pytest.mark.parametrize(
+    "name",
+    ["thesis.tex", "sequences.tsv", "logs/mine.log", "parts/bolt.step", "tokens/secret", "run.json", "progress.jsonl"],
+)
+def test_a_folder_with_foreign_files_is_refused_and_keeps_them(tmp_path: Path, name: str, restart: bool) -> None:
+    """Without a run's run.json or status.json, names like those of a run are somebody else's."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(UsageError, match=rf"holds {name} and no run"):
+        RunFolder(tmp_path).prepare(restart=restart)
+    assert (tmp_path / name).read_text() == '{"mine": 1}'
+
+
+def test_what_a_command_left_that_was_killed_before_its_status_is_taken(folder: RunFolder) -> None:
+    for name in ("lock", "progress.jsonl", "logs/rank00000.log", "tokens/.stdin.77.tmp", ".seen-by-all-7-7"):
+        (folder.path / name).write_text("x")
+    folder.prepare(restart=False)
+
+
+def test_temporary_files_of_others_are_left(folder: RunFolder) -> None:
+    ours = (".run.json.77.tmp", "tokens/.plan.h5.0123456789abcdef.tmp", ".lock.host.77.old.tmp", ".lock.0f.tmp")
+    theirs = (".draft.tmp", "parts/.bolt.step.77.tmp")
+    for name in (*ours, *theirs):
+        (folder.path / name).write_text("x")
+    folder.remove_temporary_files()
+    left = {str(path.relative_to(folder.path)) for path in folder.path.rglob(".*")}
+    assert left == set(theirs)
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:

@@ -48,13 +48,17 @@ CRASHES_UNTIL_ISOLATED = 2
 
 def predict(settings: Settings) -> int:
     """Run `vpdist predict` (or `embed`, without a classifier) on this rank; returns the exit code."""
+
+    def check(control: Control) -> None:
+        run_inputs.check_inputs(settings, control)
+
     return run_session(
         RunFolder(settings.output),
         lambda session: _Predict(settings, session).stages(),
         device=settings.device,
         progress=settings.progress,
         stall_timeout=settings.stall_timeout,
-        restart=settings.restart,
+        restart=check if settings.restart else None,
     )
 
 

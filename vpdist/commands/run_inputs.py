@@ -20,13 +20,17 @@ import vpdist
 from vpdist.commands import input_identity, resolve_config
 from vpdist.config import ResolvedConfig, Settings
 from vpdist.encoder_kinds import CLASSIFIED, KINDS
+from vpdist.encoders.encoder import DTYPES, choose_dtype, load_encoder
 from vpdist.encoders.hub import resolve_model
 from vpdist.encoders.shape import encoder_shape
 from vpdist.encoders.weights import model_fingerprint
 from vpdist.errors import UsageError, WeightsError
 from vpdist.results.classifier import Classifier, load_classifier
-from vpdist.sequences.records import spool_stdin
+from vpdist.sequences.records import read_records, require_piped_input, spool_stdin
+from vpdist.sequences.tokenizers import load_tokenizer
+from vpdist.session.coordination import Control
 from vpdist.session.session import Session
+from vpdist.storage.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +53,7 @@ def resolve_inputs(settings: Settings, session: Session) -> RunInputs:
     Raises InputError, WeightsError, StorageError; UsageError where the folder's run has another configuration.
     """
     models = _models(settings, session)
-    classifier = load_classifier(settings.classifier) if settings.classifier else None
-    if classifier is not None:
-        widths = [encoder_shape(models[kind]).width for kind in CLASSIFIED]
-        resolve_config.check_classifier(classifier, str(settings.classifier), widths, settings.chunk_length)
+    classifier = _classifier(settings, models)
     if "-" in settings.inputs:  # a launcher passes standard input to one rank only
         session.control.broadcast_from_rank_0("spool", lambda: str(_spool(session)))
     paths = [session.folder.spool if name == "-" else Path(name) for name in settings.inputs]
@@ -69,6 +70,33 @@ def resolve_inputs(settings: Settings, session: Session) -> RunInputs:
     logger.info("resolved configuration: %s", resolved)
     _compare_with_rank_0(session, models, classifier, resolved)
     return RunInputs(models, classifier, paths, resolved)
+
+
+def check_inputs(settings: Settings, control: Control) -> None:
+    """On rank 0, before an earlier run is discarded: what would end the new one is told now.
+
+    Models are loaded, and every input is read to its end, but for standard input, which can be read once only. Raises
+    UsageError, InputError, WeightsError.
+    """
+    models = {kind: resolve_model(model, offline=settings.offline) for kind, model in settings.models.items()}
+    for kind, folder in models.items():
+        _check_kind(kind, folder, settings.models[kind])
+    _classifier(settings, models)
+    if "-" in settings.inputs:
+        require_piped_input()
+    names = [name for name in settings.inputs if name != "-"]
+    paths = [Path(name) for name in names]
+    for path in paths:
+        if RunFolder(settings.output).would_discard(path):
+            raise UsageError(f"{path}: --restart would discard it; copy it to another folder first")
+    input_identity.input_identity(names, paths)
+    device = control.runtime.device
+    for kind, folder in models.items():
+        load_tokenizer(kind, folder)
+        load_encoder(folder, kind, DTYPES[choose_dtype(settings.dtype, device)], device)
+        control.raise_if_ending()
+    for _ in read_records(paths):
+        control.raise_if_ending()
 
 
 def record_inputs(settings: Settings, session: Session, inputs: RunInputs) -> None:
@@ -105,9 +133,23 @@ def _models(settings: Settings, session: Session) -> dict[str, Path]:
         if context.local_rank == 0:
             control.publish(key, str(resolve_model(model, offline=settings.offline)))
         folders[kind] = Path(control.wait_for(key))
-        if (actual := encoder_shape(folders[kind]).kind) != kind:
-            raise WeightsError(f"{KINDS[kind].option} {model}: is a {actual} encoder")
+        _check_kind(kind, folders[kind], model)
     return folders
+
+
+def _check_kind(kind: str, folder: Path, model: str) -> None:
+    if (actual := encoder_shape(folder).kind) != kind:
+        raise WeightsError(f"{KINDS[kind].option} {model}: is a {actual} encoder")
+
+
+def _classifier(settings: Settings, models: dict[str, Path]) -> Classifier | None:
+    """The classifier, if any, checked against the encoders. Raises WeightsError."""
+    if settings.classifier is None:
+        return None
+    classifier = load_classifier(settings.classifier)
+    widths = [encoder_shape(models[kind]).width for kind in CLASSIFIED]
+    resolve_config.check_classifier(classifier, str(settings.classifier), widths, settings.chunk_length)
+    return classifier
 
 
 def _spool(session: Session) -> Path:

@@ -24,10 +24,10 @@ from vpdist.session.session import Outcome, Session, remove_mark
 from vpdist.session.signals import StopRequest
 from vpdist.storage.atomic_files import storage_error, write_file
 from vpdist.storage.log_file import output_to_log
-from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.run_folder import SHARED_MARK, RunFolder
 from vpdist.storage.run_lock import Lock
 
-SHARED_MARK, SHARED_MARK_BYTES = ".seen-by-all-", 1 << 16
+SHARED_MARK_BYTES = 1 << 16
 SHARED_FOLDER_TIMEOUT_S = 4.0
 
 
@@ -38,7 +38,7 @@ def run_session(
     device: str,
     progress: str,
     stall_timeout: float,
-    restart: bool = False,
+    restart: Callable[[Control], None] | None = None,
     must_exist: bool = False,
 ) -> int:
     """Run `body` on this rank and return the exit code.
@@ -49,21 +49,20 @@ def run_session(
         device: auto, cpu or cuda.
         progress: auto, bars, log or none.
         stall_timeout: seconds after which one silent rank ends the run.
-        restart: discard what the folder holds.
+        restart: discard what the folder holds, once this, called on rank 0, has found nothing that would end the run.
         must_exist: the folder must hold a run.
     """
     logging.getLogger().addHandler(logging.NullHandler())  # until the log file is open, nothing is logged
     context = environment.launch_context()
     console = _console()
     with contextlib.ExitStack() as stack:
-        opened = OpenedSession(restart, console)
+        opened = OpenedSession(restart is not None, console)
         stop = StopRequest(on_second_signal=opened.end_immediately)
         stack.enter_context(stop.installed())
         try:
             opened.control = control = Control(runtime.start(context, device, stop.raise_if_requested), stop)
             if control.is_first:
-                discard = restart and control.runtime.attempt == 0
-                control.lock = _open_folder(folder, stack, restart=discard, must_exist=must_exist)
+                _open_folder(folder, stack, control, restart, must_exist=must_exist)
             mark = control.broadcast_from_rank_0("folder", lambda: _write_mark(folder))
             _await_mark(folder.path / mark)
             if control.is_first:
@@ -93,21 +92,29 @@ def run_session(
         return code
 
 
-def _open_folder(folder: RunFolder, stack: contextlib.ExitStack, *, restart: bool, must_exist: bool) -> Lock:
-    """On rank 0: create and lock the folder, and remove temporary files of killed processes."""
+def _open_folder(
+    folder: RunFolder,
+    stack: contextlib.ExitStack,
+    control: Control,
+    restart: Callable[[Control], None] | None,
+    *,
+    must_exist: bool,
+) -> None:
+    """On rank 0: create and lock the folder, and remove temporary files of killed processes; with `restart` an earlier
+    run, too, once that has found nothing wrong."""
     try:
         if must_exist and not folder.run.exists():
             raise UsageError(f"{folder.path} holds no run (there is no run.json)")
     except OSError as error:
         raise storage_error(folder.path, error, "read") from error
     folder.prepare(restart=False)
-    lock = Lock(folder)
+    control.lock = lock = Lock(folder)
     lock.take()
     stack.callback(lock.release)
-    if restart:
+    if restart is not None and control.runtime.attempt == 0 and folder.holds_run():
+        restart(control)
         folder.prepare(restart=True)
     folder.remove_temporary_files()
-    return lock
 
 
 def _console() -> TextIO:
