@@ -2,9 +2,11 @@
 
 import bz2
 import csv
+import errno
 import gzip
 import json
 import lzma
+import os
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -19,8 +21,10 @@ from tests.tiny_models import TinyModels, tiny_classifier, write_classifier, wri
 from vpdist.commands.classify import classify
 from vpdist.commands.predict import predict
 from vpdist.config import Settings
+from vpdist.errors import StorageError
 from vpdist.results import parts
 from vpdist.results.classifier import save_classifier
+from vpdist.storage import hdf5_files
 from vpdist.storage.hdf5_files import DamagedFile
 from vpdist.storage.run_folder import RunFolder
 
@@ -171,6 +175,54 @@ def test_missing_truncated_and_damaged_parts_are_redone_and_no_others(copy: Path
     changed = {name for name, when in modified(copy).items() if when != written[name]}
     assert changed == {path.name for path in paths[:3]}
     assert "redone" in (copy / "logs" / "rank00000.log").read_text()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("name", ["parts/unit-000002.h5", "tokens/plan.h5", "tokens/block-000000.h5"])
+def test_a_file_that_cannot_be_read_ends_the_run_and_none_is_removed_or_written(
+    copy: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+    number: int,
+) -> None:
+    before, kept = tables(copy), {path: path.read_bytes() for path in copy.rglob("*.h5")}
+    real = hdf5_files.open_regular
+
+    def fail(path: Path, **how: bool) -> object:
+        if path == copy / name:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, **how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hdf5_files, "open_regular", fail)
+        assert predict(replace(settings, output=copy)) == 6
+    assert f"{copy / name}: cannot be read: {os.strerror(number)}" in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in copy.rglob("*.h5")} == kept
+    written = modified(copy)
+    assert predict(replace(settings, output=copy)) == 0
+    assert (tables(copy), modified(copy)) == (before, written)
+
+
+def test_a_damaged_part_stays_until_its_replacement_is_there(
+    copy: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tables(copy)
+    path = parts.part_path(copy / "parts", 2)
+    flip_a_bit(path, "nucleotide")
+    damaged = path.read_bytes()
+
+    def fail(*_: object) -> int:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(parts, "write", fail)
+        assert predict(replace(settings, output=copy)) == 6
+    assert path.read_bytes() == damaged
+    assert predict(replace(settings, output=copy)) == 0
+    assert tables(copy) == before
+    assert path.read_bytes() != damaged
 
 
 @pytest.mark.parametrize("dataset", ["nucleotide", "logits"])

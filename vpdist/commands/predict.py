@@ -161,16 +161,17 @@ class _Predict:
         raise StorageError(f"{self.folder.parts}: parts were damaged {ATTEMPTS} times in a row; check the disk")
 
     def _remaining(self, work: UnitWork, attempt: int) -> tuple[list[int], list[int]]:
-        """Units without a part, in two lists: those to compute as usual, and those to compute in isolation.
+        """Units without a valid part, in two lists: those to compute as usual, and those to compute in isolation.
 
         Rank 0 lists the folder, before any rank computes, and publishes both.
         """
 
         def make() -> str:
             crashes = count_crashes(self.folder)
-            left = parts.remaining(self.folder.parts, work.plan, work.header)
-            crashing = [unit for unit in left if crashes.get(unit, 0) >= CRASHES_UNTIL_ISOLATED]
-            return json.dumps([sorted(set(left) - set(crashing)), crashing])
+            missing = parts.remaining(self.folder.parts, work.plan, work.header)
+            left = {*missing, *self._found_damaged(attempt - 1)}
+            crashing = [unit for unit in sorted(left) if crashes.get(unit, 0) >= CRASHES_UNTIL_ISOLATED]
+            return json.dumps([sorted(left - set(crashing)), crashing])
 
         todo, crashing = json.loads(self.control.broadcast_from_rank_0(f"todo/{attempt}", make))
         return todo, crashing
@@ -239,14 +240,15 @@ class _Predict:
         self.control.raise_if_ending()
 
     def _check(self, work: UnitWork, attempt: int) -> int:
-        """Check the digests of every part, each rank its share; returns the number of those damaged and removed."""
+        """Check the digests of every part, each rank its share; returns the number of those damaged.
+
+        They stay in their place until `_embed` replaces them."""
         keys, bad = self.control.runtime.keys, f"bad/{attempt}"
 
         def check(unit: int) -> None:
             for reason in parts.damaged(self.folder.parts, [unit], work.plan, work.header, full=True).values():
                 logger.warning("redone: %s", reason)
-                parts.discard(self.folder.parts, unit)
-                keys.add(bad)
+                self.control.publish(f"{bad}/{keys.add(bad)}", str(unit))
 
         with self._stage("check"):
             self.control.share_dynamically(f"check/{attempt}", work.plan.n_units, check)

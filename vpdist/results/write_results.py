@@ -73,10 +73,11 @@ def write_tables(
             f"the tables have {totals.chunks} chunks and {totals.fragments} fragments, but the token store has "
             f"{summary.n_chunks} and {summary.n_fragments}"
         )
-    for name in LEGACY:
-        (folder.path / name).unlink(missing_ok=True)
     if legacy:
         virnucpro_files.write_virnucpro_files(folder.path, scores)
+    else:
+        for name in LEGACY:
+            (folder.path / name).unlink(missing_ok=True)
     return totals
 
 

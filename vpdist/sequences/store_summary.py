@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from vpdist.errors import StorageError
 from vpdist.ragged import offsets_of
 from vpdist.sequences import token_store
 from vpdist.sequences.blocks import OFFSETS, Texts
@@ -72,13 +71,14 @@ def store_digest(provenance_key: str, raw_digests: Iterable[str]) -> str:
 
 
 def load_summary(folder: RunFolder, provenance_key: str | None = None) -> StoreSummary | None:
-    """The summary of a complete token store; None where there is none or it has another provenance key."""
+    """The summary of a complete token store; None where there is none, it is damaged, or has another
+    provenance key. Raises StorageError where it cannot be read."""
     try:
         content = read_json(folder.store)
         if content is None or (provenance_key is not None and content.get("basis") != provenance_key):
             return None
         return StoreSummary.from_dict(content)
-    except (StorageError, TypeError, KeyError, ValueError) as error:
+    except (hdf5_files.DamagedFile, TypeError, KeyError, ValueError) as error:
         logger.warning("%s is damaged: %s", folder.store, error)
         return None
 

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vpdist.errors import StorageError, UsageError
-from vpdist.storage.atomic_files import read_json, storage_error, write_json
+from vpdist.errors import UsageError
+from vpdist.storage.atomic_files import DamagedFile, read_json, storage_error, write_json
 
 SHARED_MARK = ".seen-by-all-"
 """A file by which ranks see that they share the folder begins with this."""
@@ -60,7 +60,7 @@ class RunFolder:
             raise storage_error(self.path, OSError(reason, os.strerror(reason)))
 
     def holds_run(self) -> bool:
-        """Whether run.json or status.json is there as a run writes it."""
+        """Whether run.json or status.json is there as a run writes it. Raises StorageError where it cannot tell."""
         return _has_fields(self.run, RUN_FIELDS) or _has_fields(self.status, STATUS_FIELDS)
 
     def prepare(self, *, restart: bool) -> None:
@@ -150,5 +150,5 @@ def _is_ours(folder: str, name: str) -> bool:
 def _has_fields(path: Path, fields: set[str]) -> bool:
     try:
         return fields <= (read_json(path) or {}).keys()
-    except StorageError:  # whatever it is, it does not tell that there is a run
+    except DamagedFile:
         return False
