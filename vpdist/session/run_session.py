@@ -62,7 +62,7 @@ def run_session(
         try:
             opened.control = control = Control(runtime.start(context, device, stop.raise_if_requested), stop)
             if control.is_first:
-                _open_folder(folder, stack, control, restart, must_exist=must_exist)
+                _open_folder(folder, stack, control, console, restart, must_exist=must_exist)
             mark = control.broadcast_from_rank_0("folder", lambda: _write_mark(folder))
             _await_mark(folder.path / mark)
             if control.is_first:
@@ -96,6 +96,7 @@ def _open_folder(
     folder: RunFolder,
     stack: contextlib.ExitStack,
     control: Control,
+    console: TextIO,
     restart: Callable[[Control], None] | None,
     *,
     must_exist: bool,
@@ -109,7 +110,7 @@ def _open_folder(
         raise storage_error(folder.path, error, "read") from error
     folder.prepare(restart=False)
     control.lock = lock = Lock(folder)
-    lock.take()
+    lock.take(lambda text: report(console, f"vpdist: {text}"), control.raise_if_ending)
     stack.callback(lock.release)
     if restart is not None and control.runtime.attempt == 0 and folder.holds_run():
         restart(control)

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,17 @@ def read_error(path: Path, error: OSError) -> StorageError:
     return DamagedFile(str(told)) if error.errno in ABSENT_OR_OTHER else told
 
 
+def temporary_beside(path: Path, suffix: str = "tmp") -> Path:
+    """A name next to `path` that nobody can foresee, say to plant a symbolic link under it."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{suffix}")
+
+
+def create_exclusively(path: Path) -> BinaryIO:
+    """A new file to write to. Raises FileExistsError where anything has this name, a symbolic link included."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A binary file to write to that takes the name `path` when the block ends, and never exists half-written.
@@ -55,16 +67,16 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
     Raises StorageError naming the path and the reason (disk full, read-only folder, ...).
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
-        with open(temporary, "wb") as file:
+        with create_exclusively(temporary) as file:
             yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
         if durable:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
@@ -109,7 +121,7 @@ def write_file(path: Path, content: bytes, *, durable: bool = True) -> None:
         file.write(content)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut, except on network file systems that refuse to sync a folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
