@@ -242,6 +242,26 @@ def test_a_system_without_proc_is_told(tmp_path: Path) -> None:
         check_system(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("predict", "a.fa", "-o", "", *ENCODERS, "--classifier", "c", "--restart"), "-o is empty"),
+        (("embed", "a.fa", "--output=", *ENCODERS), "--output is empty"),
+        (("embed", "a.fa", "-o", "run", "--nucleotide-model", ""), "--nucleotide-model is empty"),
+        (("embed", "", "-o", "run", *ENCODERS), "an argument is empty"),
+        (("classify", "", "--classifier", "c"), "an argument is empty"),
+        (("verify", ""), "an argument is empty"),
+        (("watch", ""), "an argument is empty"),
+        (("import-classifier", "a.pth", "-o", ""), "-o is empty"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(
+    arguments: tuple[str, ...], named: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, *arguments) == 2
+    assert named in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("missing", ["inputs", "--output", "--classifier"])
 def test_what_a_command_needs_is_asked_for(
     missing: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 import vpdist
 from vpdist.config import MOST_RANKS, Settings, within
 from vpdist.environment import ending_with_launcher, launch_context, open_standard_streams, unused_launcher
-from vpdist.errors import StorageError, VpdistError, limit_reached
+from vpdist.errors import StorageError, UsageError, VpdistError, limit_reached
 from vpdist.options import option, with_settings
 from vpdist.text import MESSAGE_LETTERS, printable, printable_lines, shortened
 
@@ -196,6 +197,7 @@ def main() -> None:
     """Run the command line and exit with one of the documented codes. Rank 0 reports errors of before a run is open."""
     open_standard_streams()
     try:
+        _refuse_empty(sys.argv)
         app()
     except (VpdistError, MemoryError, OSError, RuntimeError) as error:
         told = error if isinstance(error, VpdistError) else limit_reached(error)
@@ -204,6 +206,15 @@ def main() -> None:
         if _is_reporting_rank():
             typer.echo(f"vpdist: {printable_lines(shortened(str(told), MESSAGE_LETTERS))}", err=True)
         sys.exit(told.exit_code)
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """Raises UsageError for an empty argument, as an unset variable of a shell gives: as a path it would be the current
+    folder."""
+    for before, argument in pairwise(arguments):
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            what = argument.rstrip("=") or (before if before.startswith("-") else "an argument")
+            raise UsageError(f"{what} is empty; is it made from a variable that is not set?")
 
 
 def _is_reporting_rank() -> bool:

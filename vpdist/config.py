@@ -195,12 +195,16 @@ OPTIONS: dict[str, Option] = {
 """By field; every field of `Settings` but `dry_run` is one."""
 
 
+InputIdentity = tuple[tuple[str, int, int, str], ...]
+"""Of each input: name, bytes, modification time (ns), digest of sampled blocks."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedConfig:
     """What results depend on. Equal configurations give equal tables."""
 
-    input: tuple[tuple[str, int, int, str], ...]
-    """Of each input: name, bytes, modification time (ns), digest of sampled blocks."""
+    input: InputIdentity
+    """As it was first read; the same content may have other names and times by now."""
     chunk_length: int
     min_length: int
     models: dict[str, str]
@@ -282,14 +286,18 @@ def refuse_other_configuration(old: ResolvedConfig, new: ResolvedConfig, folder:
         raise UsageError(f"{folder} belongs to another configuration: {option} was {before}, is now {now}; {hint}")
 
 
-def _input_difference(
-    old: tuple[tuple[str, int, int, str], ...], new: tuple[tuple[str, int, int, str], ...]
-) -> tuple[str, str, str]:
-    old_names, new_names = [entry[0] for entry in old], [entry[0] for entry in new]
-    if old_names != new_names:
-        return "input", " ".join(old_names), " ".join(new_names)
-    for before, now in zip(old, new, strict=True):
-        for what, a, b in zip(("size", "modification time", "content"), before[1:], now[1:], strict=True):
-            if a != b:
-                return f"input {before[0]}, its {what}", str(a), str(b)
-    raise ValueError("the inputs do not differ")
+def same_samples(old: InputIdentity, new: InputIdentity) -> bool:
+    """Whether two inputs agree in sizes and sampled blocks, in order; names and times may differ."""
+    return [(size, digest) for _, size, _, digest in old] == [(size, digest) for _, size, _, digest in new]
+
+
+def _input_difference(old: InputIdentity, new: InputIdentity) -> tuple[str, str, str]:
+    """Of two inputs that differ: in what, and what each has there."""
+    for before, now in zip(old, new, strict=False):
+        if same_samples((before,), (now,)):
+            continue
+        if before[0] != now[0]:
+            return "input", before[0], now[0]
+        what, index = ("size", 1) if before[1] != now[1] else ("content", 3)
+        return f"input {before[0]}, its {what}", str(before[index]), str(now[index])
+    return "the number of inputs", str(len(old)), str(len(new))

@@ -2,9 +2,11 @@
 
 import bz2
 import csv
+import errno
 import gzip
 import json
 import lzma
+import os
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -19,8 +21,10 @@ from tests.tiny_models import TinyModels, tiny_classifier, write_classifier, wri
 from vpdist.commands.classify import classify
 from vpdist.commands.predict import predict
 from vpdist.config import Settings
+from vpdist.errors import StorageError
 from vpdist.results import parts
 from vpdist.results.classifier import save_classifier
+from vpdist.storage import hdf5_files
 from vpdist.storage.hdf5_files import DamagedFile
 from vpdist.storage.run_folder import RunFolder
 
@@ -173,6 +177,54 @@ def test_missing_truncated_and_damaged_parts_are_redone_and_no_others(copy: Path
     assert "redone" in (copy / "logs" / "rank00000.log").read_text()
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("name", ["parts/unit-000002.h5", "tokens/plan.h5", "tokens/block-000000.h5"])
+def test_a_file_that_cannot_be_read_ends_the_run_and_none_is_removed_or_written(
+    copy: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+    number: int,
+) -> None:
+    before, kept = tables(copy), {path: path.read_bytes() for path in copy.rglob("*.h5")}
+    real = hdf5_files.open_regular
+
+    def fail(path: Path, **how: bool) -> object:
+        if path == copy / name:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, **how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hdf5_files, "open_regular", fail)
+        assert predict(replace(settings, output=copy)) == 6
+    assert f"{copy / name}: cannot be read: {os.strerror(number)}" in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in copy.rglob("*.h5")} == kept
+    written = modified(copy)
+    assert predict(replace(settings, output=copy)) == 0
+    assert (tables(copy), modified(copy)) == (before, written)
+
+
+def test_a_damaged_part_stays_until_its_replacement_is_there(
+    copy: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tables(copy)
+    path = parts.part_path(copy / "parts", 2)
+    flip_a_bit(path, "nucleotide")
+    damaged = path.read_bytes()
+
+    def fail(*_: object) -> int:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(parts, "write", fail)
+        assert predict(replace(settings, output=copy)) == 6
+    assert path.read_bytes() == damaged
+    assert predict(replace(settings, output=copy)) == 0
+    assert tables(copy) == before
+    assert path.read_bytes() != damaged
+
+
 @pytest.mark.parametrize("dataset", ["nucleotide", "logits"])
 def test_damage_in_a_complete_run_is_found_and_redone(copy: Path, settings: Settings, dataset: str) -> None:
     before, written = tables(copy), modified(copy)
@@ -295,6 +347,48 @@ def test_an_input_that_changed_under_its_name_is_refused(
     mine.write_text(mine.read_text().replace("ACG", "ACT", 1))
     assert predict(settings) == 2
     assert f"input {mine}, its" in capfd.readouterr().err
+
+
+def spoilt(models: TinyModels, folder: Path) -> dict[str, dict[str, object]]:
+    """Changes of a command's settings, each with something that ends it."""
+    good = (folder / "good.fa").read_text()
+    (folder / "protein.fa").write_text(good + ">last\nMKVLAAGIVGLPF*\n")
+    (folder / "cut.fa.gz").write_bytes(gzip.compress(good.encode())[:-20])
+    weights = Path(shutil.copytree(models.protein, folder / "weights")) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    return {
+        "no such input": {"inputs": (str(folder / "mistyped.fa"),)},
+        "one of two inputs missing": {"inputs": (str(folder / "good.fa"), str(folder / "mistyped.fa"))},
+        "a protein at the end": {"inputs": (str(folder / "protein.fa"),)},
+        "a truncated input": {"inputs": (str(folder / "cut.fa.gz"),)},
+        "no such model": {"protein_model": str(folder / "mistyped")},
+        "another kind of model": {"protein_model": str(models.nucleotide)},
+        "truncated weights": {"protein_model": str(weights.parent)},
+        "no such classifier": {"classifier": folder / "mistyped.safetensors"},
+        "a classifier for another chunk length": {"chunk_length": 300},
+        "a number format that the device lacks": {"dtype": "float16"},
+        "a file of the run as input": {"inputs": (str(folder / "run" / "sequences.tsv"),)},
+    }
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        *((what, 3) for what in ("no such input", "one of two inputs missing", "a protein at the end")),
+        ("a truncated input", 3),
+        *((what, 4) for what in ("no such model", "another kind of model", "truncated weights", "no such classifier")),
+        ("a classifier for another chunk length", 4),
+        *((what, 2) for what in ("a number format that the device lacks", "a file of the run as input")),
+    ],
+)
+def test_restart_keeps_the_run_until_all_that_the_new_one_needs_is_checked(
+    copy: Path, settings: Settings, models: TinyModels, contigs: Path, what: str, code: int
+) -> None:
+    shutil.copy(contigs, copy.parent / "good.fa")
+    change = spoilt(models, copy.parent)[what]
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert predict(replace(settings, output=copy, restart=True, **change)) == code
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
 
 def test_restart_discards_and_computes_anew(copy: Path, settings: Settings) -> None:

@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.file_times import let_the_clock_tick
+from vpdist.commands.input_identity import file_identities, input_identity, refuse_changed_input
 from vpdist.commands.resolve_config import (
     CPU_TOKEN_BUDGET,
     CUDA_LEAST_BUDGET,
     CUDA_TOKEN_BUDGET,
-    file_identities,
-    input_identity,
-    refuse_changed_input,
     token_budget,
 )
 from vpdist.encoders.shape import EncoderShape

@@ -75,6 +75,7 @@ def test_notes_and_records_from_strangers_accuse_none_and_hang_nobody(folder: Ru
 
 
 def test_restart_forgets_deaths(folder: RunFolder) -> None:
+    folder.write_status("running", None, "")
     die(folder, 7)
     folder.prepare(restart=True)
     assert count_crashes(folder) == {}

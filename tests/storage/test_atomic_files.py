@@ -1,12 +1,15 @@
-"""Untrusted files are read up to a limit."""
+"""Untrusted files are read up to a limit, and nothing is written where they lead."""
 
 import errno
 import os
+import secrets
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from vpdist.embedding.units_in_progress import UnitsInProgress
 from vpdist.encoders import shape
 from vpdist.encoders.shape import read_config
 from vpdist.errors import StorageError, VpdistError, WeightsError
@@ -15,7 +18,10 @@ from vpdist.results.classifier import load_classifier
 from vpdist.sequences import tokenizers
 from vpdist.sequences.tokenizers import NucleotideTokenizer
 from vpdist.storage import atomic_files
-from vpdist.storage.atomic_files import read_json, read_limited
+from vpdist.storage.atomic_files import read_json, read_limited, write_file
+from vpdist.storage.hdf5_files import write_atomic
+from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.run_lock import Lock
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -73,3 +79,53 @@ def test_what_is_too_large_is_named_and_refused(
     (tmp_path / name).write_bytes(b'{"a": "' + b"x" * 100 + b'"}')
     with pytest.raises(refusal, match=f"{tmp_path / name}: cannot be read: is larger than 100 bytes"):
         read(tmp_path)
+
+
+FORESEEN = "00112233445566ff"
+PLANTED = {
+    "status.json": lambda folder: folder.write_status("done", 0, ""),
+    "parts/x.h5": lambda folder: write_atomic(folder.parts / "x.h5", {}, {}),
+    "sequences.tsv": lambda folder: write_file(folder.path / "sequences.tsv", b"x"),
+    "lock": lambda folder: take_and_release(folder),
+    "at_work": lambda folder: UnitsInProgress(folder, 0),
+}
+
+
+def take_and_release(folder: RunFolder) -> None:
+    lock = Lock(folder)
+    lock.take()
+    lock.release()
+
+
+def links_to(folder: RunFolder, name: str, victim: Path) -> None:
+    """Symbolic links under all names that the writer of `name` may use, were its random number known."""
+    path = folder.path / name
+    at_work = f"rank00000.{os.getpid()}"
+    links = [folder.at_work / at_work, folder.at_work / f"{at_work}.{FORESEEN}"] if name == "at_work" else []
+    host = socket.gethostname()
+    old = [f"lock.{host}.{os.getpid()}.tmp", f"lock.{host}.{os.getpid()}.old.tmp", f"{path.name}.{os.getpid()}.tmp"]
+    links += [path.with_name(f".{each}") for each in (*old, f"{path.name}.{FORESEEN}.tmp")]
+    for link in links:
+        link.symlink_to(victim)
+
+
+@pytest.mark.parametrize("foreseen", [False, True])
+@pytest.mark.parametrize("name", PLANTED)
+def test_links_planted_under_temporary_names_lead_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, foreseen: bool
+) -> None:
+    folder, victim = RunFolder(tmp_path / "run"), tmp_path / "victim"
+    folder.prepare(restart=False)
+    victim.write_text("mine")
+    links_to(folder, name, victim)
+    if foreseen:
+        monkeypatch.setattr(secrets, "token_hex", lambda _: FORESEEN)
+    try:
+        PLANTED[name](folder)
+    except StorageError as error:
+        assert foreseen
+        assert "File exists" in str(error)  # noqa: PT017 - it need not be raised
+    else:
+        assert not foreseen or name == "lock"  # a name that is taken is tried again
+    assert victim.read_text() == "mine"
+    assert not (folder.path / name).is_symlink()

@@ -1,6 +1,9 @@
 """HDF5 files: complete or absent, every dataset under a digest, nothing read from outside the file."""
 
+import errno
+import io
 import os
+import resource
 from pathlib import Path
 
 import h5py
@@ -97,3 +100,42 @@ def test_a_folder_that_is_not_there_is_a_storage_error_naming_the_path(tmp_path:
 def test_digests_tell_shape_and_type_apart() -> None:
     zeros = [np.zeros((2, 3), np.int8), np.zeros((3, 2), np.int8), np.zeros(6, np.int8), np.zeros((2, 3), np.uint8)]
     assert len({hdf5_files.array_digest(array) for array in zeros}) == 4
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EIO, errno.EACCES, errno.ENOMEM])
+def test_a_file_that_cannot_be_read_now_is_not_taken_for_damaged(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(hdf5_files, "open_regular", fail)
+    reason = f"{path}: cannot be read: {os.strerror(number)}"
+    with pytest.raises(StorageError, match=reason) as told, hdf5_files.opened(path):
+        pass
+    assert not isinstance(told.value, DamagedFile)
+
+
+def test_no_descriptor_left_for_the_hdf5_library_is_not_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5_files, "open_regular", lambda *_: io.BytesIO())
+    lowest_free = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest_free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        with pytest.raises(StorageError, match=os.strerror(errno.EMFILE)) as told, hdf5_files.opened(path):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not isinstance(told.value, DamagedFile)
+
+
+@pytest.mark.parametrize("kind", [OSError, KeyError, RuntimeError])
+@pytest.mark.parametrize(("number", "damage"), [(errno.EIO, False), (errno.EINVAL, True), (0, True)])
+def test_what_the_library_says_while_reading_is_told_apart(
+    path: Path, kind: type[Exception], number: int, damage: bool
+) -> None:
+    """A damaged address in a file is EINVAL; a library's own complaint has no number."""
+    with pytest.raises(StorageError) as told, hdf5_files.opened(path):
+        raise kind(f"Can't read data (file read failed: time = now, errno = {number}, error message = '...')")
+    assert isinstance(told.value, DamagedFile) == damage

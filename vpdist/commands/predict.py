@@ -17,7 +17,7 @@ import torch
 
 from vpdist.commands import prepare, resolve_config, run_inputs
 from vpdist.commands.run_inputs import RunInputs
-from vpdist.config import Settings
+from vpdist.config import ResolvedConfig, Settings
 from vpdist.embedding.encoder_process import EncoderProcess
 from vpdist.embedding.isolated_encoder import IsolatedEncoder
 from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
@@ -50,13 +50,17 @@ CRASHES_UNTIL_ISOLATED = 2
 
 def predict(settings: Settings) -> int:
     """Run `vpdist predict` (or `embed`, without a classifier) on this rank; returns the exit code."""
+
+    def check(control: Control) -> None:
+        run_inputs.check_inputs(settings, control)
+
     return run_session(
         RunFolder(settings.output),
         lambda session: _Predict(settings, session).stages(),
         device=settings.device,
         progress=settings.progress,
         stall_timeout=settings.stall_timeout,
-        restart=settings.restart,
+        restart=check if settings.restart else None,
     )
 
 
@@ -104,7 +108,7 @@ class _Predict:
             )
         self._embed_until_complete(work)
         with self._stage("tables"):
-            totals = self._tables(summary, plan, work.header)
+            totals = self._tables(summary, plan, work.header, inputs.resolved)
         return self._end(totals, time.monotonic() - started)
 
     @contextmanager
@@ -161,16 +165,17 @@ class _Predict:
         raise StorageError(f"{self.folder.parts}: parts were damaged {ATTEMPTS} times in a row; check the disk")
 
     def _remaining(self, work: UnitWork, attempt: int) -> tuple[list[int], list[int]]:
-        """Units without a part, in two lists: those to compute as usual, and those to compute in isolation.
+        """Units without a valid part, in two lists: those to compute as usual, and those to compute in isolation.
 
         Rank 0 lists the folder, before any rank computes, and publishes both.
         """
 
         def make() -> str:
             crashes = count_crashes(self.folder)
-            left = parts.remaining(self.folder.parts, work.plan, work.header)
-            crashing = [unit for unit in left if crashes.get(unit, 0) >= CRASHES_UNTIL_ISOLATED]
-            return json.dumps([sorted(set(left) - set(crashing)), crashing])
+            missing = parts.remaining(self.folder.parts, work.plan, work.header)
+            left = {*missing, *self._found_damaged(attempt - 1)}
+            crashing = [unit for unit in sorted(left) if crashes.get(unit, 0) >= CRASHES_UNTIL_ISOLATED]
+            return json.dumps([sorted(left - set(crashing)), crashing])
 
         return _two_lists_of_units(self.control.broadcast_from_rank_0(f"todo/{attempt}", make), work.plan.n_units)
 
@@ -242,20 +247,27 @@ class _Predict:
         self.control.raise_if_ending()
 
     def _check(self, work: UnitWork, attempt: int) -> int:
-        """Check the digests of every part, each rank its share; returns the number of those damaged and removed."""
+        """Check the digests of every part, each rank its share; returns the number of those damaged.
+
+        They stay in their place until `_embed` replaces them."""
         keys, bad = self.control.runtime.keys, f"bad/{attempt}"
 
         def check(unit: int) -> None:
             for reason in parts.damaged(self.folder.parts, [unit], work.plan, work.header, full=True).values():
                 logger.warning("redone: %s", reason)
-                parts.discard(self.folder.parts, unit)
-                keys.add(bad)
+                self.control.publish(f"{bad}/{keys.add(bad)}", str(unit))
 
         with self._stage("check"):
             self.control.share_dynamically(f"check/{attempt}", work.plan.n_units, check)
         return keys.add(bad, 0)
 
-    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader) -> Totals:
+    def _found_damaged(self, attempt: int) -> list[int]:
+        """Units whose parts `_check` has found damaged in this attempt."""
+        bad = f"bad/{attempt}"
+        n = self.control.runtime.keys.add(bad, 0)
+        return [int(self.control.wait_for(f"{bad}/{number}")) for number in range(1, n + 1)]
+
+    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader, resolved: ResolvedConfig) -> Totals:
         """Rank 0 writes the tables, the others wait."""
         totals = Totals()
 
@@ -268,7 +280,7 @@ class _Predict:
             origin = TablesOrigin(
                 command="predict", classifier=header.classifier, consensus=settings.consensus, plan=header.plan
             )
-            tables = (settings.inputs, origin, raise_if_ending)
+            tables = ([name for name, *_ in resolved.input], origin, raise_if_ending)
             totals = write_tables(self.folder, summary, scores, *tables, legacy=settings.legacy_output)
             return "1"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from vpdist.commands import resolve_config
+from vpdist.commands import input_identity, resolve_config
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.embedding.unit_pipeline import UnitWork
 from vpdist.encoders.encoder import DTYPES, Encoder, load_encoder
@@ -52,8 +52,8 @@ def token_store(control: Control, folder: RunFolder, inputs: RunInputs) -> Store
             chunk_length=resolved.chunk_length,
             min_length=resolved.min_length,
             tokenizers=tokenizers,
-            refuse_changed_input=lambda: resolve_config.refuse_changed_input(
-                resolved.input, inputs.identities, inputs.paths
+            refuse_changed_input=lambda: input_identity.refuse_changed_input(
+                inputs.found, inputs.identities, inputs.paths
             ),
         )
     except InputError as error:

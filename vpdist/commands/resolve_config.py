@@ -6,24 +6,27 @@ Rank 0 does so once. Where the user leaves a choice open, a resumed run keeps th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
-import xxhash
 
-from vpdist.commands.early_checks import check_input
-from vpdist.config import MOST_THREADS, ResolvedConfig, Settings, refuse_other_configuration
+from vpdist.config import (
+    MOST_THREADS,
+    InputIdentity,
+    ResolvedConfig,
+    Settings,
+    refuse_other_configuration,
+    same_samples,
+)
 from vpdist.cpu_quota import available_cores
 from vpdist.encoders.encoder import choose_dtype
 from vpdist.encoders.model_files import ModelFiles
 from vpdist.encoders.shape import EncoderShape, encoder_shape
 from vpdist.environment import LaunchContext
-from vpdist.errors import InputError, UsageError, WeightsError
+from vpdist.errors import UsageError, WeightsError
 from vpdist.planning.plan import COST_SCALE, EncoderCost, Limits
 from vpdist.results.classifier import Classifier
 from vpdist.results.parts import FRAGMENT_BYTES, row_bytes
 from vpdist.storage.atomic_files import read_json
-from vpdist.storage.file_identity import FileIdentity
 from vpdist.storage.run_folder import RunFolder
 
 CPU_TOKEN_BUDGET = 1024
@@ -44,54 +47,6 @@ ROW_BYTES_LIMIT = 64 << 20
 """Most bytes of a part's rows."""
 SPARE_ROW_BYTES = 7
 """Added to the bytes of a row with one fragment, as some rows have more. Unit bounds, hence plans, depend on it."""
-SAMPLES, SAMPLE_BYTES = 16, 1 << 16
-InputIdentity = tuple[tuple[str, int, int, str], ...]
-
-
-def input_identity(names: Sequence[str], paths: Sequence[Path]) -> InputIdentity:
-    """(name, bytes, modification time in ns, digest of sampled blocks) of each input. Raises InputError."""
-    identity = []
-    for name, path in zip(names, paths, strict=True):
-        check_input(name, path)
-        try:
-            status = path.stat()
-            with open(path, "rb") as file:
-                digest = xxhash.xxh3_128()
-                step = max(SAMPLE_BYTES, status.st_size // SAMPLES)
-                for position in [*range(0, status.st_size, step), max(0, status.st_size - SAMPLE_BYTES)]:
-                    file.seek(position)
-                    digest.update(file.read(SAMPLE_BYTES))
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror or error}", path=name) from error
-        identity.append((name, status.st_size, status.st_mtime_ns, digest.hexdigest()))
-    return tuple(identity)
-
-
-def file_identities(names: Sequence[str], paths: Sequence[Path]) -> tuple[FileIdentity, ...]:
-    """The state of each input. Raises InputError."""
-    identities = []
-    for name, path in zip(names, paths, strict=True):
-        try:
-            identities.append(FileIdentity.of(path))
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror or error}", path=name) from error
-    return tuple(identities)
-
-
-def refuse_changed_input(
-    input_before: InputIdentity, identities_before: Sequence[FileIdentity], paths: Sequence[Path]
-) -> None:
-    """Raises InputError unless each input is the file that it was, from when the run began until now.
-
-    Where only its inode differs, as some network file systems number files anew, the content is looked at again.
-    """
-    names = [entry[0] for entry in input_before]
-    identities = file_identities(names, paths)
-    for entry, path, before, now in zip(input_before, paths, identities_before, identities, strict=True):
-        renumbered = now.inode != before.inode and input_identity([entry[0]], [path]) == (entry,)
-        if (now.size, now.modified_ns) == entry[1:3] and (now == before or renumbered):
-            continue
-        raise InputError("has changed since the run began; give the command again once it is complete", path=entry[0])
 
 
 def resolve_config(
@@ -101,10 +56,11 @@ def resolve_config(
     folder: RunFolder,
     models: Mapping[str, ModelFiles],
     classifier: Classifier | None,
-    identity: InputIdentity,
+    found: InputIdentity,
 ) -> ResolvedConfig:
-    """The configuration of a run with encoders `models` (by kind) on the input of this `identity`; choices
-    that `settings` leaves open are those recorded in `folder`, if any.
+    """The configuration of a run with encoders `models` (by kind) on the input `found`; choices that `settings` leaves
+    open are those recorded in `folder`, if any. So are the names and times of an input that is the same by size and
+    samples.
 
     Raises UsageError naming the first field in which the folder's run differs, WeightsError.
     """
@@ -121,7 +77,7 @@ def resolve_config(
     budget = settings.token_budget or (recorded.token_budget if recorded else token_budget(shapes, dtype, memory))
     threads = settings.threads or (recorded.threads if recorded else default_threads(context, device))
     resolved = ResolvedConfig(
-        input=identity,
+        input=recorded.input if recorded is not None and same_samples(recorded.input, found) else found,
         chunk_length=settings.chunk_length,
         min_length=settings.min_length,
         models={kind: model.fingerprint for kind, model in models.items()},

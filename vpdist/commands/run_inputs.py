@@ -20,20 +20,23 @@ import numpy as np
 import torch
 
 import vpdist
-from vpdist.commands import resolve_config
+from vpdist.commands import input_identity, resolve_config
 from vpdist.commands.early_checks import check_kind
-from vpdist.config import ResolvedConfig, Settings
+from vpdist.config import InputIdentity, ResolvedConfig, Settings
 from vpdist.encoder_kinds import CLASSIFIED
+from vpdist.encoders.encoder import DTYPES, choose_dtype, load_encoder
 from vpdist.encoders.hub import resolve_model
 from vpdist.encoders.model_files import ModelFiles, fingerprinted
 from vpdist.encoders.shape import encoder_shape
 from vpdist.errors import UsageError, WeightsError
 from vpdist.results.classifier import Classifier, load_classifier
-from vpdist.sequences.records import spool_stdin
+from vpdist.sequences.records import read_records, require_piped_input, spool_stdin
+from vpdist.sequences.tokenizers import load_tokenizer
 from vpdist.session.coordination import VISIBLE_WITHIN_S, Control
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import read_json
 from vpdist.storage.file_identity import FileIdentity
+from vpdist.storage.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,8 @@ class RunInputs:
     paths: list[Path]
     """Of each input; standard input has been copied to a file."""
     resolved: ResolvedConfig
+    found: InputIdentity = ()
+    """On rank 0: the input as it is now, which may have other names and times than the recorded one."""
     identities: tuple[FileIdentity, ...] = ()
     """On rank 0: of each input, when its content was looked at."""
 
@@ -66,10 +71,7 @@ def resolve_inputs(settings: Settings, session: Session) -> RunInputs:
     Raises InputError, WeightsError, StorageError; UsageError where the folder's run has another configuration.
     """
     models = _models(settings, session)
-    classifier = load_classifier(settings.classifier) if settings.classifier else None
-    if classifier is not None:
-        widths = [encoder_shape(models[kind]).width for kind in CLASSIFIED]
-        resolve_config.check_classifier(classifier, str(settings.classifier), widths, settings.chunk_length)
+    classifier = _classifier(settings, models)
     if "-" in settings.inputs:  # a launcher passes standard input to one rank only
         session.control.broadcast_from_rank_0("spool", lambda: str(_spool(session)))
     paths = [session.folder.spool if name == "-" else Path(name) for name in settings.inputs]
@@ -93,14 +95,42 @@ def _resolve(
     paths: Sequence[Path],
 ) -> RunInputs:
     """On rank 0. The input is looked at first: that takes a moment, reading all weights does not."""
-    identity = resolve_config.input_identity(settings.inputs, paths)
-    identities = resolve_config.file_identities(settings.inputs, paths)
+    found = input_identity.input_identity(settings.inputs, paths)
+    identities = input_identity.file_identities(settings.inputs, paths)
     files = {kind: fingerprinted(folder) for kind, folder in models.items()}
     runtime = session.control.runtime
     resolved = resolve_config.resolve_config(
-        settings, runtime.context, runtime.device, session.folder, files, classifier, identity
+        settings, runtime.context, runtime.device, session.folder, files, classifier, found
     )
-    return RunInputs(files, classifier, list(paths), resolved, identities)
+    input_identity.refuse_other_content(session, resolved, found, paths)
+    return RunInputs(files, classifier, list(paths), resolved, found, identities)
+
+
+def check_inputs(settings: Settings, control: Control) -> None:
+    """On rank 0, before an earlier run is discarded: what would end the new one is told now.
+
+    Models are loaded, and every input is read to its end, but for standard input, which can be read once only. Raises
+    UsageError, InputError, WeightsError.
+    """
+    models = {kind: resolve_model(model, offline=settings.offline) for kind, model in settings.models.items()}
+    for kind, folder in models.items():
+        check_kind(kind, settings.models[kind], folder)
+    _classifier(settings, models)
+    if "-" in settings.inputs:
+        require_piped_input()
+    names = [name for name in settings.inputs if name != "-"]
+    paths = [Path(name) for name in names]
+    for path in paths:
+        if RunFolder(settings.output).would_discard(path):
+            raise UsageError(f"{path}: --restart would discard it; copy it to another folder first")
+    input_identity.input_identity(names, paths)
+    device = control.runtime.device
+    for kind, folder in models.items():
+        load_tokenizer(kind, folder)
+        load_encoder(folder, kind, DTYPES[choose_dtype(settings.dtype, device)], device)
+        control.raise_if_ending()
+    for _ in read_records(paths):
+        control.raise_if_ending()
 
 
 def _record(settings: Settings, session: Session, inputs: RunInputs) -> None:
@@ -180,6 +210,16 @@ def _models(settings: Settings, session: Session) -> dict[str, Path]:
             folders[kind] = resolve_model(model, offline=True)
         check_kind(kind, model, folders[kind])
     return folders
+
+
+def _classifier(settings: Settings, models: dict[str, Path]) -> Classifier | None:
+    """The classifier, if any, checked against the encoders. Raises WeightsError."""
+    if settings.classifier is None:
+        return None
+    classifier = load_classifier(settings.classifier)
+    widths = [encoder_shape(models[kind]).width for kind in CLASSIFIED]
+    resolve_config.check_classifier(classifier, str(settings.classifier), widths, settings.chunk_length)
+    return classifier
 
 
 def _spool(session: Session) -> Path:

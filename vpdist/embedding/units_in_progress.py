@@ -11,10 +11,11 @@ import contextlib
 import logging
 import os
 import re
+import secrets
 from collections import Counter, deque
 
 from vpdist.errors import VpdistError
-from vpdist.storage.atomic_files import read_json, read_limited, storage_error
+from vpdist.storage.atomic_files import create_exclusively, read_json, read_limited, storage_error
 from vpdist.storage.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -32,9 +33,9 @@ class UnitsInProgress:
         """`most`: number of units in progress: a GPU still computes one while the next is launched. Raises
         StorageError."""
         self._units: deque[int] = deque(maxlen=most)
-        self.path = folder.at_work / f"rank{rank:05d}.{os.getpid()}"
+        self.path = folder.at_work / f"rank{rank:05d}.{os.getpid()}.{secrets.token_hex(8)}"
         try:
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            self._file = create_exclusively(self.path)
         except OSError as error:
             raise storage_error(self.path, error) from error
 
@@ -42,7 +43,7 @@ class UnitsInProgress:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        os.close(self._descriptor)
+        self._file.close()
         if error is None or isinstance(error, VpdistError):
             with contextlib.suppress(OSError):  # then a crash too many is counted, which is harmless
                 self.path.unlink(missing_ok=True)
@@ -51,7 +52,7 @@ class UnitsInProgress:
         """Record this unit, beside as many earlier ones as may still be in progress. Raises StorageError."""
         self._units.append(unit)
         try:
-            os.pwrite(self._descriptor, " ".join(map(str, self._units)).ljust(WIDTH).encode(), 0)
+            os.pwrite(self._file.fileno(), " ".join(map(str, self._units)).ljust(WIDTH).encode(), 0)
         except OSError as error:
             raise storage_error(self.path, error) from error
 

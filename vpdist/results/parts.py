@@ -90,7 +90,7 @@ def part_path(folder: Path, unit: int) -> Path:
 
 
 def discard(folder: Path, unit: int) -> None:
-    """Remove a damaged part, so that its unit is computed again. Raises StorageError."""
+    """Remove a part. Raises StorageError."""
     path = part_path(folder, unit)
     try:
         path.unlink(missing_ok=True)
@@ -120,7 +120,7 @@ def write(
 
 
 def check(folder: Path, unit: int, plan: Plan, header: PartHeader, *, full: bool) -> None:
-    """Raises DamagedFile unless the part of `unit` belongs to this run and is whole.
+    """Raises DamagedFile unless the part of `unit` is this run's and is whole, StorageError where it is unreadable.
 
     `full` also compares the digest of every dataset; otherwise only attributes, names and shapes are checked.
     """
@@ -150,7 +150,7 @@ def check(folder: Path, unit: int, plan: Plan, header: PartHeader, *, full: bool
 
 
 def damaged(folder: Path, units: Iterable[int], plan: Plan, header: PartHeader, *, full: bool) -> dict[int, str]:
-    """Units of `units` without a valid part, each with the reason."""
+    """Units of `units` without a valid part, each with the reason. Raises StorageError for one that cannot be read."""
     reasons: dict[int, str] = {}
     for unit in units:
         try:

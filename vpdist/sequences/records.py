@@ -78,8 +78,7 @@ def spool_stdin(target: Path, raise_if_ending: Callable[[], None]) -> Path:
 
     Raises InputError when standard input is a terminal or closed, StorageError when the copy cannot be written.
     """
-    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
-        raise InputError("nothing is piped into standard input", path="-")
+    require_piped_input()
     with replacing(target) as file:
         source = sys.stdin.fileno()
         while True:
@@ -90,6 +89,12 @@ def spool_stdin(target: Path, raise_if_ending: Callable[[], None]) -> Path:
                     break
                 file.write(block)
     return target
+
+
+def require_piped_input() -> None:
+    """Raises InputError when standard input is a terminal or closed."""
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        raise InputError("nothing is piped into standard input", path="-")
 
 
 class _Bounded(io.RawIOBase):

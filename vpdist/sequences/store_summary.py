@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from vpdist.errors import StorageError
 from vpdist.ragged import offsets_of
 from vpdist.sequences import token_store
 from vpdist.sequences.blocks import OFFSETS, Texts
@@ -29,7 +28,7 @@ class StoreSummary:
     basis: str
     """Its provenance key: inputs, chunking, tokenizers."""
     digest: str
-    """xxh3_128 (hex) over the blocks' raw digests."""
+    """See `store_digest`."""
     n_records: int
     n_chunks: int
     n_bases: int
@@ -63,14 +62,23 @@ class StoreSummary:
         return new
 
 
+def store_digest(provenance_key: str, raw_digests: Iterable[str]) -> str:
+    """xxh3_128 (hex) of what a token store was made from, and of its blocks before translation."""
+    digest = xxhash.xxh3_128(provenance_key.encode())
+    for raw_digest in raw_digests:
+        digest.update(raw_digest.encode())
+    return digest.hexdigest()
+
+
 def load_summary(folder: RunFolder, provenance_key: str | None = None) -> StoreSummary | None:
-    """The summary of a complete token store; None where there is none or it has another provenance key."""
+    """The summary of a complete token store; None where there is none, it is damaged, or has another
+    provenance key. Raises StorageError where it cannot be read."""
     try:
         content = read_json(folder.store)
         if content is None or (provenance_key is not None and content.get("basis") != provenance_key):
             return None
         return StoreSummary.from_dict(content)
-    except (StorageError, TypeError, KeyError, ValueError) as error:
+    except (hdf5_files.DamagedFile, TypeError, KeyError, ValueError) as error:
         logger.warning("%s is damaged: %s", folder.store, error)
         return None
 
@@ -95,14 +103,6 @@ def new_names(folder: RunFolder, summary: StoreSummary) -> dict[int, str]:
         if records.dtype != np.int64 or not names.are_printable(len(records)):
             raise hdf5_files.DamagedFile(f"{folder.names}: does not hold names")
         return dict(zip(records.tolist(), names, strict=True))
-
-
-def store_digest(basis: str, raw_digests: Iterable[str]) -> str:
-    """xxh3_128 (hex) of the provenance key and the blocks' raw digests: what a store was made from."""
-    digest = xxhash.xxh3_128(basis.encode())
-    for raw_digest in raw_digests:
-        digest.update(raw_digest.encode())
-    return digest.hexdigest()
 
 
 def refuse_missing_blocks(folder: RunFolder, summary: StoreSummary) -> None:

@@ -27,11 +27,11 @@ from vpdist.session.signals import StopRequest
 from vpdist.slurm_step import LONE_TASK
 from vpdist.storage.atomic_files import write_file
 from vpdist.storage.log_file import output_to_log
-from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.run_folder import SHARED_MARK, RunFolder
 from vpdist.storage.run_lock import Lock
 from vpdist.storage.table_switch import finish_switch
 
-SHARED_MARK, SHARED_MARK_BYTES = ".seen-by-all-", 1 << 16
+SHARED_MARK_BYTES = 1 << 16
 MARK_NAME = re.compile(re.escape(SHARED_MARK) + r"\d+-\d+")
 SHARED_FOLDER_TIMEOUT_S = 4.0
 
@@ -43,7 +43,7 @@ def run_session(
     device: str,
     progress: str,
     stall_timeout: float,
-    restart: bool = False,
+    restart: Callable[[Control], None] | None = None,
     must_exist: bool = False,
 ) -> int:
     """Run `body` on this rank and return the exit code.
@@ -54,21 +54,20 @@ def run_session(
         device: auto, cpu or cuda.
         progress: auto, bars, log or none.
         stall_timeout: seconds after which one silent rank ends the run.
-        restart: discard what the folder holds.
+        restart: discard what the folder holds, once this, called on rank 0, has found nothing that would end the run.
         must_exist: the folder must hold a run.
     """
     logging.getLogger().addHandler(logging.NullHandler())  # until the log file is open, nothing is logged
     context = environment.launch_context()
     with contextlib.ExitStack() as stack:
-        opened = OpenedSession(restart, _console(), folder=None if must_exist else folder)
+        opened = OpenedSession(restart is not None, _console(), folder=None if must_exist else folder)
         stop = StopRequest(on_second_signal=opened.end_immediately)
         stack.enter_context(stop.installed())
         try:
             opened.control = control = Control(runtime.start(context, device, stop.raise_if_requested), stop)
             _compare_commands(control)
             if control.is_first:
-                discard = restart and control.runtime.attempt == 0
-                control.lock = _open_folder(folder, stack, restart=discard, must_exist=must_exist)
+                _open_folder(folder, stack, control, opened.console, restart, must_exist=must_exist)
             mark = control.broadcast_from_rank_0("folder", lambda: _write_mark(folder))
             _await_mark(folder.path / Path(mark).name)
             if control.is_first:
@@ -108,19 +107,28 @@ def _compare_commands(control: Control) -> None:
         )
 
 
-def _open_folder(folder: RunFolder, stack: contextlib.ExitStack, *, restart: bool, must_exist: bool) -> Lock:
-    """On rank 0: create and lock the folder, and remove temporary files of killed processes."""
+def _open_folder(
+    folder: RunFolder,
+    stack: contextlib.ExitStack,
+    control: Control,
+    console: TextIO,
+    restart: Callable[[Control], None] | None,
+    *,
+    must_exist: bool,
+) -> None:
+    """On rank 0: create and lock the folder, and remove temporary files of killed processes; with `restart` an earlier
+    run, too, once that has found nothing wrong."""
     if must_exist:
         folder.check_holds_run()
     folder.prepare(restart=False)
-    lock = Lock(folder)
-    lock.take()
+    control.lock = lock = Lock(folder)
+    lock.take(lambda text: report(console, f"vpdist: {text}"), control.raise_if_ending)
     stack.callback(lock.release)
-    if restart:
+    if restart is not None and control.runtime.attempt == 0 and folder.holds_run():
+        restart(control)
         folder.prepare(restart=True)
     folder.remove_temporary_files()
     finish_switch(folder)
-    return lock
 
 
 def _console() -> TextIO:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any, BinaryIO
 
 from vpdist.errors import StorageError
 
+ABSENT_OR_OTHER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EFBIG)
+"""Errors of `open_regular` and `read_limited` that say what lies at a path, rather than that it cannot be read now."""
 JSON_LIMIT = 1 << 26
 """Bytes of a JSON file at most; vpdist writes far smaller ones."""
 UNREADABLE = (
@@ -26,9 +29,34 @@ UNREADABLE = (
 """The errors, besides UnpicklingError, that reading a malformed pickle can raise."""
 
 
+class DamagedFile(StorageError):  # noqa: N818 - a state of the file
+    """A file of the run is absent, or does not hold what vpdist has written there."""
+
+
 def storage_error(path: Path, error: OSError, action: str = "written") -> StorageError:
     """The StorageError that names the path and the system's reason."""
     return StorageError(f"{path}: cannot be {action}: {error.strerror or error}")
+
+
+def read_error(path: Path, error: OSError) -> StorageError:
+    """The StorageError for a file that cannot be read; a DamagedFile only where the file is absent or of another kind.
+
+    After anything else (too many open files, a stale handle, no permission, a failing disk) the file may be whole: it
+    must not be replaced.
+    """
+    told = storage_error(path, error, "read")
+    return DamagedFile(str(told)) if error.errno in ABSENT_OR_OTHER else told
+
+
+def temporary_beside(path: Path, suffix: str = "tmp") -> Path:
+    """A name next to `path` that nobody can foresee, say to plant a symbolic link under it."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{suffix}")
+
+
+def create_exclusively(path: Path) -> BinaryIO:
+    """A new file to write to. Raises FileExistsError where anything has this name, a symbolic link included."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
 
 
 @contextlib.contextmanager
@@ -39,9 +67,9 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
     Raises StorageError naming the path and the reason (disk full, read-only folder, ...).
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
-        with open(temporary, "wb") as file:
+        with create_exclusively(temporary) as file:
             yield file
             file.flush()
             if durable:
@@ -111,17 +139,18 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, or None where there is no such file. Raises StorageError for anything else."""
+    """The object in a JSON file, or None where there is no such file. Raises DamagedFile for another content,
+    StorageError where it cannot be read."""
     try:
         text = read_limited(path, JSON_LIMIT)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise storage_error(path, error, "read") from error
+        raise read_error(path, error) from error
     try:
         content = json.loads(text.decode())
     except (ValueError, RecursionError) as error:
-        raise StorageError(f"{path}: is not valid JSON: {error}") from error
+        raise DamagedFile(f"{path}: is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise StorageError(f"{path}: does not hold a JSON object")
+        raise DamagedFile(f"{path}: does not hold a JSON object")
     return content

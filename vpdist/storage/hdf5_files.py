@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,19 +24,17 @@ import numpy as np
 import xxhash
 
 from vpdist.errors import StorageError
-from vpdist.storage.atomic_files import open_regular, write_file
+from vpdist.storage.atomic_files import ABSENT_OR_OTHER, DamagedFile, open_regular, storage_error, write_file
 
 FORMAT_VERSION = 2
+ERRNO = re.compile(r"\berrno = ([0-9]+)")
+"""How the HDF5 library passes on an error of the system."""
 MOST_ATTRIBUTES = 100
 """More than any file of vpdist has."""
 
 
 PIECE_BYTES = 1 << 24
 """Bytes of a dataset that are read at once where only its digest is compared."""
-
-
-class DamagedFile(StorageError):  # noqa: N818 - a state of the file
-    """An HDF5 file of the run cannot be opened, lacks a dataset, or a digest does not match."""
 
 
 def array_digest(array: np.ndarray) -> str:
@@ -113,13 +112,14 @@ def write_atomic(
 def opened(path: Path) -> Iterator[h5py.File]:
     """Open a file written by `write_atomic` for reading, without file locks (network file systems lack them).
 
-    Raises DamagedFile for a file that is absent, truncated or of another format version.
+    Raises DamagedFile for a file that is absent, truncated or of another format version, and StorageError where the
+    system cannot read it now; errors within the block are told apart in the same way.
     """
     try:
         open_regular(path).close()
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
-        raise DamagedFile(f"{path}: cannot be opened as HDF5: {error}") from error
+        raise _read_error(path, error, f"cannot be opened as HDF5: {error}") from error
     with file:
         # A flipped bit in HDF5's own structures raises any of these, at any access.
         try:
@@ -128,14 +128,30 @@ def opened(path: Path) -> Iterator[h5py.File]:
                 raise DamagedFile(f"{path}: format version {version}, this vpdist reads {FORMAT_VERSION}")
             yield file
         except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise DamagedFile(f"{path}: does not have the structure that vpdist writes: {error!r}") from error
+            raise _read_error(path, error, f"does not have the structure that vpdist writes: {error!r}") from error
+
+
+def _read_error(path: Path | str, error: Exception, damage: str) -> StorageError:
+    """A StorageError where the system could not read the file, else a DamagedFile that says `damage`."""
+    told = ERRNO.search(str(error))
+    number = (error.errno if isinstance(error, OSError) else None) or (int(told[1]) if told else 0)
+    if number and number not in ABSENT_OR_OTHER:
+        return storage_error(Path(path), OSError(number, os.strerror(number)), "read")
+    return DamagedFile(f"{path}: {damage}")
+
+
+def _raise_unless_damage(file: h5py.File, error: Exception) -> None:
+    """Raises StorageError if `error` says that the system could not read the file."""
+    if not isinstance(told := _read_error(file.filename, error, str(error)), DamagedFile):
+        raise told from error
 
 
 def dataset(file: h5py.File, name: str) -> h5py.Dataset:
     """The dataset `name`, numbers stored contiguously and unfiltered in this file. Raises DamagedFile for any other."""
     try:
         opened_id = h5py.h5d.open(file.id, name.encode()) if has(file, name) else None
-    except (KeyError, ValueError):  # a group
+    except (KeyError, ValueError) as error:  # a group
+        _raise_unless_damage(file, error)
         opened_id = None
     if opened_id is None or opened_id.dtype.kind not in "iuf":
         raise DamagedFile(f"{file.filename}: has no dataset {name!r} of numbers")
@@ -152,7 +168,8 @@ def has(file: h5py.File, name: str) -> bool:
     """Whether `name` is an object of this file. Links to other files are not followed."""
     try:
         return bool(file.id.links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD)
-    except (KeyError, RuntimeError):
+    except (KeyError, RuntimeError) as error:
+        _raise_unless_damage(file, error)
         return False
 
 
@@ -177,7 +194,7 @@ def read(file: h5py.File, name: str, *, verify: bool = True, most_bytes: int | N
     try:
         source.id.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
     except OSError as error:
-        raise DamagedFile(f"{file.filename}: the dataset {name} cannot be read: {error}") from error
+        raise _read_error(file.filename, error, f"the dataset {name} cannot be read: {error}") from error
     return _verified(source, array) if verify else array
 
 

@@ -26,8 +26,9 @@ def output_to_log(path: Path, context: LaunchContext) -> Iterator[Callable[[], i
 
     Yields a function that returns the microseconds spent on logging. Raises StorageError where it can't be opened."""
     try:
-        open_regular(path, append=True).close()
-        file = io.TextIOWrapper(_LogFile(path, "a"), "utf-8", "backslashreplace", write_through=True)
+        with open_regular(path, append=True) as opened:
+            descriptor = os.dup(opened.fileno())
+        file = io.TextIOWrapper(_LogFile(descriptor, "a"), "utf-8", "backslashreplace", write_through=True)
     except OSError as error:
         raise storage_error(path, error) from error
     sys.stdout.flush()

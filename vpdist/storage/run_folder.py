@@ -7,18 +7,33 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 from vpdist.errors import UsageError
-from vpdist.storage.atomic_files import read_json, storage_error, write_json
+from vpdist.storage.atomic_files import DamagedFile, read_json, storage_error, write_json
 
+SHARED_MARK = ".seen-by-all-"
+"""A file by which ranks see that they share the folder begins with this."""
 NEXT_TABLES = ".tables.next"
-RUN_FILES = ("parts", "tokens", "logs", "at_work", "run.json", "status.json", "progress.jsonl", NEXT_TABLES)
+SUBFOLDERS = ("parts", "tokens", "logs", "at_work")
 TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 LEGACY = ("prediction_results.txt", "prediction_results_highestscore.csv")
+TOP_FILES = (*TABLES, *LEGACY, "progress.jsonl", "run.json", "status.json")
+"""In the order in which they are discarded: what tells that the folder holds a run goes last."""
+NAMES = {
+    "": re.compile("|".join([*map(re.escape, TOP_FILES), re.escape(SHARED_MARK) + "[0-9-]+"])),
+    "parts": re.compile(r"unit-[0-9]{6,}\.h5"),
+    "tokens": re.compile(r"(block|raw)-[0-9]{6,}\.h5|shard-[0-9]{5,}\.h5|(plan|names)\.h5|store\.json|stdin(\.again)?"),
+    "logs": re.compile(r"rank[0-9]{5,}\.log"),
+    "at_work": re.compile(r"rank[0-9]{5,}\.[0-9a-f.]+"),
+}
+"""Names that a run gives to files, by subfolder; '' is the run folder itself."""
+TEMPORARY = re.compile(r"\.lock\..*\.tmp|\.(.+)\.[0-9a-f]+\.tmp")
+"""A file that is being written: `.NAME.RANDOM.tmp`; versions before put a process's number there."""
+RUN_FIELDS, STATUS_FIELDS = {"versions", "decisions"}, {"state", "exit_code", "failing_rank"}
 
 
 class RunFolder:
@@ -46,15 +61,16 @@ class RunFolder:
             reason = errno.EROFS if disk.f_flag & os.ST_RDONLY else errno.EACCES
             raise storage_error(self.path, OSError(reason, os.strerror(reason)))
 
+    def holds_run(self) -> bool:
+        """Whether run.json or status.json is there as a run writes it. Raises StorageError where it cannot tell."""
+        return _has_fields(self.run, RUN_FIELDS) or _has_fields(self.status, STATUS_FIELDS)
+
     def check_own(self) -> None:
         """Raises UsageError where the path is no folder or holds files of something else. May raise OSError."""
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is not a folder")
-        if self.path.is_dir():
-            names = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")}
-            foreign = sorted(names - {"lock", *RUN_FILES, *TABLES, *LEGACY})
-            if foreign and not self.run.exists():
-                raise UsageError(f"{self.path} holds {foreign[0]} and no run.json; choose a new or empty folder")
+        if self.path.is_dir() and not self.holds_run() and (foreign := self._foreign()) is not None:
+            raise UsageError(f"{self.path} holds {foreign} and no run; choose a new or empty folder")
 
     def check_holds_run(self) -> None:
         """Raises UsageError where there is no run.json, StorageError where that cannot be known."""
@@ -71,36 +87,63 @@ class RunFolder:
         """
         try:
             self.check_own()
-            if restart:
+            if restart and self.holds_run():
                 self._discard()
             if self.linked is not None:
                 raise UsageError(f"{self.linked} is a symbolic link; a run writes only inside its own folder")
-            for folder in self._subfolders:
+            for folder in self._subfolders():
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(self.path, error) from error
 
-    @property
-    def _subfolders(self) -> tuple[Path, ...]:
-        return self.parts, self.tokens, self.at_work, self.path / "logs"
+    def _subfolders(self) -> list[Path]:
+        return [self.path / name for name in SUBFOLDERS]
 
     @property
     def linked(self) -> Path | None:
         """A subfolder that is a symbolic link, which would lead out of the run folder; None where none is."""
-        return next((folder for folder in self._subfolders if folder.is_symlink()), None)
+        return next((folder for folder in self._subfolders() if folder.is_symlink()), None)
+
+    def _foreign(self) -> str | None:
+        """What a folder without a run holds that is none of a command that was killed before it wrote status.json."""
+        for entry in sorted(self.path.iterdir()):
+            if entry.name in SUBFOLDERS and (entry.is_dir() or entry.is_symlink()):
+                inner = () if entry.is_symlink() else sorted(entry.iterdir())
+                other = [path.name for path in inner if not _is_ours(entry.name, path.name)]
+                if other:
+                    return f"{entry.name}/{other[0]}"
+            elif not (
+                entry.name == "lock"
+                or entry.name.startswith(".")
+                or (entry == self.progress and self.log(0).exists())  # both are opened before status.json is written
+            ):
+                return entry.name
+        return None
+
+    def would_discard(self, path: Path) -> bool:
+        """Whether `path` is a file that --restart removes."""
+        folder = self.path.resolve()
+        file = path.resolve()
+        name = "" if file.parent == folder else file.parent.name
+        return file.parent in (folder, *(folder / each for each in SUBFOLDERS)) and _is_ours(name, file.name)
 
     def _discard(self) -> None:
-        for name in (*TABLES, *LEGACY, *RUN_FILES):
-            target = self.path / name
-            if target.is_dir() and not target.is_symlink():
-                shutil.rmtree(target)
-            else:
-                target.unlink(missing_ok=True)
+        for folder in self._subfolders():
+            if folder.is_symlink():
+                folder.unlink()
+            elif folder.is_dir():
+                for path in folder.iterdir():
+                    if _is_ours(folder.name, path.name):
+                        path.unlink()
+        for name in TOP_FILES:
+            (self.path / name).unlink(missing_ok=True)
 
     def remove_temporary_files(self) -> None:
         """Remove what processes left behind that were killed while writing. Raises StorageError."""
         for folder in (self.path, self.parts, self.tokens):
             for path in folder.glob(".*.tmp"):
+                if not _is_ours("" if folder == self.path else folder.name, path.name):
+                    continue
                 try:
                     path.unlink(missing_ok=True)
                 except OSError as error:
@@ -123,3 +166,17 @@ class RunFolder:
     def update_run(self, **fields: Any) -> None:
         """Add fields to run.json. Raises StorageError."""
         write_json(self.run, (read_json(self.run) or {}) | fields)
+
+
+def _is_ours(folder: str, name: str) -> bool:
+    """Whether a run gives this name to a file of its subfolder `folder`, or to one that becomes such a file."""
+    temporary = TEMPORARY.fullmatch(name)
+    known = NAMES[folder]
+    return bool(known.fullmatch(name) or (temporary and (temporary[1] is None or known.fullmatch(temporary[1]))))
+
+
+def _has_fields(path: Path, fields: set[str]) -> bool:
+    try:
+        return fields <= (read_json(path) or {}).keys()
+    except DamagedFile:
+        return False

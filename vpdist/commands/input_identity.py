@@ -1,0 +1,105 @@
+"""The inputs that a run has read, and whether they are still the same: identity is content.
+
+Names and times say nothing for certain: files are touched, copied back, mounted elsewhere. Sizes and sampled blocks
+decide; where a name or a time differs as well, the input is read again and compared with the token store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import xxhash
+
+from vpdist.commands.early_checks import check_input
+from vpdist.config import InputIdentity, ResolvedConfig
+from vpdist.errors import InputError, UsageError
+from vpdist.sequences import store_summary, token_store
+from vpdist.session.session import Session
+from vpdist.storage.atomic_files import read_json
+from vpdist.storage.file_identity import FileIdentity
+
+SAMPLES, SAMPLE_BYTES = 16, 1 << 16
+
+
+def input_identity(names: Sequence[str], paths: Sequence[Path]) -> InputIdentity:
+    """Name, size, modification time (ns) and digest of sampled blocks of each input. Raises InputError.
+
+    Reads at most SAMPLES blocks and the end of each file.
+    """
+    identity = []
+    for name, path in zip(names, paths, strict=True):
+        check_input(name, path)
+        try:
+            status = path.stat()
+            with open(path, "rb") as file:
+                digest = xxhash.xxh3_128()
+                step = max(SAMPLE_BYTES, status.st_size // SAMPLES)
+                for position in [*range(0, status.st_size, step), max(0, status.st_size - SAMPLE_BYTES)]:
+                    file.seek(position)
+                    digest.update(file.read(SAMPLE_BYTES))
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror or error}", path=name) from error
+        identity.append((name, status.st_size, status.st_mtime_ns, digest.hexdigest()))
+    return tuple(identity)
+
+
+def file_identities(names: Sequence[str], paths: Sequence[Path]) -> tuple[FileIdentity, ...]:
+    """The state of each input. Raises InputError."""
+    identities = []
+    for name, path in zip(names, paths, strict=True):
+        try:
+            identities.append(FileIdentity.of(path))
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror or error}", path=name) from error
+    return tuple(identities)
+
+
+def refuse_changed_input(
+    input_before: InputIdentity, identities_before: Sequence[FileIdentity], paths: Sequence[Path]
+) -> None:
+    """Raises InputError unless each input is the file that it was, from when the run began until now.
+
+    Where only its inode differs, as some network file systems number files anew, the content is looked at again.
+    """
+    names = [entry[0] for entry in input_before]
+    identities = file_identities(names, paths)
+    for entry, path, before, now in zip(input_before, paths, identities_before, identities, strict=True):
+        renumbered = now.inode != before.inode and input_identity([entry[0]], [path]) == (entry,)
+        if (now.size, now.modified_ns) == entry[1:3] and (now == before or renumbered):
+            continue
+        raise InputError("has changed since the run began; give the command again once it is complete", path=entry[0])
+
+
+def refuse_other_content(
+    session: Session, recorded: ResolvedConfig, found: InputIdentity, paths: Sequence[Path]
+) -> None:
+    """On rank 0: where a name or time of the input differs from the recorded ones, read it and compare it with the
+    token store. What was found equal is noted in run.json, and not read again the next time.
+
+    Without a complete token store there is nothing to compare with: the stages make one, and its digest decides which
+    parts are kept. Raises UsageError where the content differs, InputError, StorageError.
+    """
+    folder = session.folder
+    if _names_and_times(found) == _names_and_times(recorded.input):
+        return
+    noted = [list(entry) for entry in found]
+    summary = store_summary.load_summary(folder)
+    if summary is None or (read_json(folder.run) or {}).get("compared_input") == noted:
+        return
+    session.progress.message("a name or time of the input differs: reading it to compare it with what was read before")
+    digests = []
+    for block in token_store.read_blocks(paths, recorded.chunk_length, recorded.min_length):
+        digests.append(block.digest())
+        session.progress.add()
+        session.control.raise_if_ending()
+    if store_summary.store_digest(summary.basis, digests) != summary.digest:
+        raise UsageError(
+            f"{folder.path} belongs to another configuration: the input's sequences differ from those read before; "
+            f"use another folder, or --restart to discard what it holds"
+        )
+    folder.update_run(compared_input=noted)
+
+
+def _names_and_times(inputs: InputIdentity) -> list[tuple[Path, int]]:
+    return [(Path(name), time_ns) for name, _, time_ns, _ in inputs]
