@@ -186,6 +186,10 @@ class ResolvedConfig:
     classifier: str | None
     """Fingerprint of the classifier's parameters."""
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(name for name, *_ in self.input)
+
     def __post_init__(self) -> None:
         """Raises ValueError for what no run can have decided: resolved are read from files, too."""
         texts = (self.dtype, self.embedding_dtype, self.device)

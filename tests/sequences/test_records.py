@@ -8,7 +8,7 @@ import io
 import lzma
 import os
 import sys
-import zlib
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +17,9 @@ import xopen
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.sample import bgzip_block
 from vpdist.errors import InputError, Interrupted, StorageError
+from vpdist.sequences.input_report import CutFile, InputReport
 from vpdist.sequences.records import UNNAMED, Record, read_records, spool_stdin
 
 FASTA = b">one first record\nACGT\nacgu\n>two\nNNRY\n"
@@ -45,15 +47,6 @@ def read(tmp_path: Path) -> Callable[[bytes], list[tuple[str, str, bytes]]]:
 
 
 Read = Callable[..., list[tuple[str, str, bytes]]]
-
-
-def bgzip_block(content: bytes) -> bytes:
-    """One block as bgzip writes it: a gzip member with its size in an extra field."""
-    packer = zlib.compressobj(6, zlib.DEFLATED, -15)
-    packed = packer.compress(content) + packer.flush()
-    size = (len(packed) + 25).to_bytes(2, "little")
-    header = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x06\0BC\x02\0" + size
-    return header + packed + zlib.crc32(content).to_bytes(4, "little") + len(content).to_bytes(4, "little")
 
 
 @pytest.mark.parametrize("content", [FASTA, FASTQ], ids=["fasta", "fastq"])
@@ -118,6 +111,20 @@ def test_line_ends_blanks_and_comments_do_not_matter(read: Read, content: bytes)
 
 def test_blank_lines_beyond_one_buffer_end_a_fastq_file(read: Read) -> None:
     assert read(FASTQ + b"\n" * 1_000_000) == EXPECTED
+
+
+EMPTY = [b"", b"\n", b"\r\n", b" \n\t\n\n", b"\n" * 100_000, b"# only\n# comments\n", b"\xef\xbb\xbf"]
+
+
+@pytest.mark.parametrize("compression", [None, *COMPRESS])
+def test_files_without_records_are_reported_and_the_others_are_read(tmp_path: Path, compression: str | None) -> None:
+    contents = [FASTA, *EMPTY, FASTQ]
+    paths = [tmp_path / str(number) for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(COMPRESS[compression](content) if compression else content)
+    report = InputReport()
+    assert [record.name for record in read_records(paths, report)] == ["one", "two"] * 2
+    assert report == InputReport(without_records=list(range(1, len(EMPTY) + 1)))
 
 
 @pytest.mark.parametrize("compression", [None, *COMPRESS])
@@ -192,6 +199,51 @@ def test_a_truncated_compressed_file_is_refused_after_its_last_whole_record(
         assert error.position == "before the first complete record"
 
 
+def cut_files(content: bytes, tmp_path: Path) -> list[CutFile]:
+    """What reading `content` reports of a file that was cut off."""
+    path = tmp_path / "cut"
+    path.write_bytes(content)
+    report = InputReport()
+    deque(read_records([path], report), maxlen=0)
+    return report.cut
+
+
+def test_a_bgzip_file_that_was_cut_between_blocks_is_reported_with_its_last_record(tmp_path: Path) -> None:
+    blocks, end = [bgzip_block(FASTA[:30]), bgzip_block(FASTA[30:])], bgzip_block(b"")
+    assert cut_files(b"".join(blocks) + end, tmp_path) == []
+    assert cut_files(b"".join(blocks), tmp_path) == [CutFile(0, "end marker of bgzip", "two")]
+    assert cut_files(blocks[0], tmp_path) == [CutFile(0, "end marker of bgzip", "t")]
+    assert cut_files(b"".join(blocks) + end + gzip.compress(FASTA), tmp_path) == []
+    assert cut_files(gzip.compress(FASTA) + blocks[0], tmp_path) == [CutFile(0, "end marker of bgzip", "t")]
+
+
+def test_a_pzstd_file_that_was_cut_after_the_announcement_of_a_frame_is_reported(tmp_path: Path) -> None:
+    frames = [COMPRESS["zst"](piece) for piece in (FASTA[:30], FASTA[30:])]
+    announced = [b"\x50\x2a\x4d\x18\x04\0\0\0" + len(frame).to_bytes(4, "little") for frame in frames]
+    whole = announced[0] + frames[0] + announced[1] + frames[1]
+    assert cut_files(whole, tmp_path) == []
+    missing = "frame after the last one that pzstd announces"
+    assert cut_files(whole[: -len(frames[1])], tmp_path) == [CutFile(0, missing, "t")]
+
+
+@pytest.mark.parametrize("compression", ["bgzip", *COMPRESS])
+def test_a_file_cut_anywhere_is_refused_or_reported_except_between_two_that_were_joined(
+    tmp_path: Path, compression: str
+) -> None:
+    compress = COMPRESS.get(compression, bgzip_block)
+    pieces = [compress(FASTA[:30]), compress(FASTA[30:])] + [bgzip_block(b"")] * (compression == "bgzip")
+    packed = b"".join(pieces)
+    boundaries = {len(pieces[0]), len(pieces[0] + pieces[1])}
+    quiet = set()
+    for length in range(7, len(packed)):
+        try:
+            if not cut_files(packed[:length], tmp_path):
+                quiet.add(length)
+        except InputError:
+            continue
+    assert quiet == (set() if compression == "bgzip" else boundaries - {len(packed)})
+
+
 @pytest.mark.parametrize("compression", COMPRESS)
 def test_a_bad_checksum_is_refused(tmp_path: Path, compression: str) -> None:
     packed = bytearray(COMPRESS[compression](FASTA))
@@ -250,8 +302,6 @@ def test_bytes_that_are_not_ascii_are_refused_in_a_fasta_sequence(tmp_path: Path
 @pytest.mark.parametrize(
     ("content", "position", "reason"),
     [
-        (b"\n \n\n", None, "the file is not empty but has no records"),
-        (b"# only\n# comments\n", None, "the file is not empty but has no records"),
         (b"ACGT\nACGT\n", "line 1", "neither FASTA ('>') nor FASTQ ('@'); it begins with 'ACGT"),
         (b"#chrom\tpos\nchr1\t5\n", "line 2", "Expected '>' at beginning of record, but got 'chr1"),
         (b"\x89PNG\r\n\x1a\n", "line 1", "binary data, neither FASTA nor FASTQ"),

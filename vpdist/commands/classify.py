@@ -89,13 +89,14 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
     session.begin()
     session.progress.stage("classify", planned_units=plan.n_units)
     scores = checked_scores(_scores(session, classifier, plan, summary.n_fragments))
-    sources = [name for name, *_ in recorded.input]
+    sources = recorded.input_names
     totals = write_tables(
         folder, summary, scores, sources, chosen, session.control.raise_if_ending, legacy=legacy_output
     )
     origin = {"classifier": classifier.fingerprint, "consensus": chosen, "command": "classify"}
     folder.update_run(tables_from=origin)
-    return Outcome(summary_text(folder, totals, time.monotonic() - started, called=True), totals.failed_fragments)
+    text = summary_text(folder, totals, time.monotonic() - started, called=True)
+    return Outcome("\n".join([*summary.warnings(sources, recorded.min_length), text]), totals.failed_fragments)
 
 
 def _recorded_consensus(run: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -90,7 +90,7 @@ class _Predict:
         with self._stage("plan"):
             plan, plan_id = prepare.make_plan(self.control, self.folder, summary, inputs)
             if self.control.is_first:
-                self._report_plan(summary, plan)
+                self._report_plan(summary, plan, inputs.resolved.input_names)
         with self._stage("layout"):
             self._check_room(inputs, plan, plan_id)
             prepare.lay_out_tokens(self.control, self.folder, summary, plan, plan_id)
@@ -100,7 +100,7 @@ class _Predict:
             )
         self._embed_until_complete(work)
         with self._stage("tables"):
-            totals = self._tables(summary, plan, work.header)
+            totals = self._tables(summary, plan, work.header, inputs.resolved.input_names)
         return self._end(totals, time.monotonic() - started)
 
     @contextmanager
@@ -113,22 +113,16 @@ class _Predict:
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 3)
 
-    def _report_plan(self, summary: StoreSummary, plan: Plan) -> None:
-        """Counts and warnings once the plan is made; warnings are repeated at the end."""
+    def _report_plan(self, summary: StoreSummary, plan: Plan, names: Sequence[str]) -> None:
+        """Counts and warnings once the plan is made; warnings are repeated at the end. `names` of the inputs."""
         message = self.session.progress.message
         message(
             f"{summary.n_records:,} sequences, {summary.n_chunks:,} chunks, {summary.n_fragments:,} fragments "
             f"({plan.n_rows:,} different) in {plan.n_units:,} units"
         )
-        if summary.n_records == 0:
-            self.warnings.append("warning: the input holds no sequences; the tables have headers only")
-        elif summary.n_fragments == 0:
-            self.warnings.append("warning: no chunk has an open reading frame, so nothing can be scored")
-        if summary.n_renamed:
-            self.warnings.append(
-                f"warning: {summary.n_renamed:,} sequences had the name of an earlier one and were renamed, "
-                f"for example to {summary.example_renamed}"
-            )
+        self.warnings = summary.warnings(names, self.settings.min_length)
+        empty = summary.report.names_without_records(names)
+        self.folder.update_run(warnings=self.warnings, files_without_records=empty)
         for warning in self.warnings:
             message(warning)
         if 0 < plan.n_units < self.control.runtime.world_size:
@@ -248,7 +242,7 @@ class _Predict:
             self.control.share_dynamically(f"check/{attempt}", work.plan.n_units, check)
         return keys.add(bad, 0)
 
-    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader) -> Totals:
+    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader, names: Sequence[str]) -> Totals:
         """Rank 0 writes the tables, the others wait."""
         totals = Totals()
 
@@ -258,7 +252,7 @@ class _Predict:
             scores = part_scores(self.folder, plan, header, summary.n_fragments, raise_if_ending)
             if header.classifier:
                 scores = checked_scores(scores)
-            tables = (settings.inputs, settings.consensus, raise_if_ending)
+            tables = (names, settings.consensus, raise_if_ending)
             totals = write_tables(self.folder, summary, scores, *tables, legacy=settings.legacy_output)
             self.folder.update_run(tables_from={"command": "predict", "classifier": header.classifier})
             return "1"

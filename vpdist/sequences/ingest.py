@@ -19,6 +19,7 @@ import xxhash
 from vpdist.errors import StorageError
 from vpdist.sequences import token_store
 from vpdist.sequences.blocks import OFFSETS, Texts
+from vpdist.sequences.input_report import InputReport
 from vpdist.sequences.store_summary import StoreSummary, block_paths, load_summary, new_names
 from vpdist.sequences.tokenizers import FragmentTokenizer
 from vpdist.sequences.unique_names import name_hashes, resolve_names
@@ -82,10 +83,11 @@ def ingest(
     Raises InputError naming file, record and position, and StorageError.
     """
     digests: list[str] = []
+    report = InputReport()
     fingerprints = {kind: tokenizer.fingerprint for kind, tokenizer in tokenizers.items()}
 
     def read() -> None:
-        for raw in token_store.read_blocks(paths, chunk_length, min_length):
+        for raw in token_store.read_blocks(paths, chunk_length, min_length, report):
             digests.append(raw.digest())
             path = token_store.block_path(folder.tokens, raw.index)
             if token_store.block_is_valid(path, digests[-1], fingerprints):
@@ -113,7 +115,7 @@ def ingest(
     while _wait_for_block(control, index := control.next_index("ingest")):
         tokenise(index)
         control.publish(f"{DONE}/{index}", "1")
-    control.broadcast_from_rank_0("store", lambda: _summarise(control, folder, provenance_key, digests))
+    control.broadcast_from_rank_0("store", lambda: _summarise(control, folder, provenance_key, digests, report))
     summary = load_summary(folder, provenance_key)
     if summary is None:
         raise hdf5_files.DamagedFile(f"{folder.store}: is not the one that rank 0 has written")
@@ -149,7 +151,9 @@ def _count(control: Control, **counters: int) -> None:
         control.progress.add(**counters)
 
 
-def _summarise(control: Control, folder: RunFolder, provenance_key: str, digests: Sequence[str]) -> str:
+def _summarise(
+    control: Control, folder: RunFolder, provenance_key: str, digests: Sequence[str], report: InputReport
+) -> str:
     """Write names.h5 and store.json once all blocks are done; returns the store's digest."""
     digest = xxhash.xxh3_128(provenance_key.encode())
     n_records = n_chunks = n_bases = 0
@@ -179,6 +183,10 @@ def _summarise(control: Control, folder: RunFolder, provenance_key: str, digests
         fragments_per_block=tuple(fragments),
         n_renamed=len(renamed),
         example_renamed=next(iter(renamed.values()), ""),
+        report=report,
     )
-    write_json(folder.store, asdict(summary))
+    fields = asdict(summary)
+    if report == InputReport():
+        del fields["report"]  # nothing to tell
+    write_json(folder.store, fields)
     return summary.digest

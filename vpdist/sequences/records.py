@@ -22,6 +22,7 @@ from dnaio.exceptions import FastqFormatError, FileFormatError
 
 from vpdist.errors import InputError
 from vpdist.sequences import decompression
+from vpdist.sequences.input_report import CutFile, InputReport
 from vpdist.storage.atomic_files import replacing
 
 UNNAMED = "unnamed"
@@ -57,17 +58,20 @@ class Record:
     """Upper-case ASCII: IUPAC nucleotide letters without U, '-' and '.'."""
 
 
-def read_records(paths: Sequence[Path]) -> Iterator[Record]:
-    """The records of all files, in order. An empty file has none.
+def read_records(paths: Sequence[Path], report: InputReport | None = None) -> Iterator[Record]:
+    """The records of all files, in order. What must be told is added to `report`.
+
+    A file that is empty, or holds nothing but white space and comments, has none.
 
     White space inside a sequence is dropped, as are blank lines (in FASTQ: at the end of the file) and FASTA lines
     that begin with '#'. Bytes of a FASTA header that are not UTF-8 are written out as `\\xNN`.
 
-    Raises InputError for a file that cannot be read, is damaged, is neither FASTA nor FASTQ, has content but no
-    records, or holds letters that are not nucleotides.
+    Raises InputError for a file that cannot be read, is damaged, is neither FASTA nor FASTQ, or holds
+    letters that are not nucleotides.
     """
-    for path in paths:
-        yield from _read_file(path)
+    report = report if report is not None else InputReport()
+    for number, path in enumerate(paths):
+        yield from _read_file(path, number, report)
 
 
 def spool_stdin(target: Path, raise_if_ending: Callable[[], None]) -> Path:
@@ -159,16 +163,21 @@ class _Fasta(FastaReader):
         self._file.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
 
 
-def _read_file(path: Path) -> Iterator[Record]:
+def _read_file(path: Path, number: int, report: InputReport) -> Iterator[Record]:
     source = str(path)
     count, name, compression = 0, None, None
     try:
         with open(path, "rb") as file:
             compression = decompression.find_compression(file)
+            missing = decompression.missing_end(file, compression)
             for record in _records(decompression.decompressed(file, compression), source):
                 count, name = count + 1, record.name
                 yield record
                 del record  # free the memory of a chromosome before the next one is read
+        if count == 0:
+            report.without_records.append(number)
+        if missing is not None:
+            report.cut.append(CutFile(number, missing, name))
     except FileFormatError as error:
         position = f"after {count} complete records" if error.line is None else f"line {error.line + 1}"
         reason = " ".join(error.message.split())
@@ -185,9 +194,8 @@ def _records(content: io.BufferedReader, source: str) -> Iterator[Record]:
     if not start:
         return
     text = start.removeprefix(_BYTE_ORDER_MARK).lstrip()
-    count = 0
     if text.startswith(b"@"):
-        lines = _CountedLines(content)
+        lines, count = _CountedLines(content), 0
         try:
             for entry in FastqReader(lines):  # type: ignore[arg-type]
                 count += 1
@@ -197,13 +205,10 @@ def _records(content: io.BufferedReader, source: str) -> Iterator[Record]:
                 raise
     elif text.startswith((b">", b"#")) or not text:
         for record in _Fasta(io.BufferedReader(_Bounded(content, source), decompression.BUFFER_BYTES), source):
-            count += 1
             yield record  # type: ignore[misc]
             del record
     else:
         raise InputError(_describe_other(text), path=source, position="line 1")
-    if count == 0:
-        raise InputError("the file is not empty but has no records", path=source)
 
 
 def _record(header: str, letters: str, source: str) -> Record:
