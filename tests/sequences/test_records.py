@@ -163,6 +163,11 @@ def test_every_iupac_letter_and_gap_is_kept_in_upper_case_and_u_is_t(read: Read)
         (b"a\x1b[31mb", "a", "[31mb"),
         ("phage_ß é漢".encode(), "phage_ß", "é漢"),
         (b"caf\xe9 \xff", "caf\\xe9", "\\xff"),
+        (b'"x y', "\\x22x", "y"),
+        (b'x "Candidatus y', "x", "\\x22Candidatus y"),
+        (b'x an 8" tail', "x", "an 8\\x22 tail"),
+        (b'x a "b" c', "x", 'a "b" c'),
+        (b'x "a" b', "x", "\\x22a\\x22 b"),
     ],
 )
 def test_headers_become_a_name_and_a_description_without_control_characters(

@@ -16,7 +16,7 @@ from vpdist.sequences import store_summary, token_store
 from vpdist.sequences.blocks import BlockTable
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.storage.run_folder import LEGACY, RunFolder
-from vpdist.text import printable
+from vpdist.text import printable, without_open_quotes
 
 
 def part_scores(
@@ -63,7 +63,7 @@ def write_tables(
         folder.path,
         blocks(),
         scores,
-        sources=[printable(source) for source in sources],
+        sources=[without_open_quotes(printable(source)) for source in sources],
         new_names=store_summary.new_names(folder),
         n_records=summary.n_records,
         consensus=consensus,

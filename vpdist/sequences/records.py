@@ -24,6 +24,7 @@ from vpdist.errors import InputError
 from vpdist.sequences import decompression
 from vpdist.sequences.input_report import CutFile, InputReport
 from vpdist.storage.atomic_files import replacing
+from vpdist.text import without_open_quotes
 
 UNNAMED = "unnamed"
 """Name of a record whose header is empty."""
@@ -49,9 +50,9 @@ class Record:
     """One sequence of the input."""
 
     name: str
-    """The header's first word; UNNAMED where the header is empty."""
+    """The header's first word; UNNAMED where the header is empty. Quotes: see `without_open_quotes`."""
     description: str
-    """The rest of the header; tabs and other control characters are spaces."""
+    """The rest of the header; tabs and other control characters are spaces, quotes as in the name."""
     source: str
     """The input file, as given."""
     sequence: bytes
@@ -222,7 +223,8 @@ def _record(header: str, letters: str, source: str) -> Record:
     words = header.split(None, 1)
     name = words[0] if words else UNNAMED
     description = words[1].rstrip() if len(words) == 2 else ""
-    return Record(name, description, source, _sequence(letters, source, name))
+    sequence = _sequence(letters, source, name)
+    return Record(without_open_quotes(name), without_open_quotes(description), source, sequence)
 
 
 def _printable(letter: str) -> str:
