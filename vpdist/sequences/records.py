@@ -13,15 +13,18 @@ import select
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dnaio import FastaReader, FastqReader
-from dnaio.exceptions import FastqFormatError, FileFormatError
+from dnaio import FastaReader
+from dnaio.exceptions import FileFormatError
 
 from vpdist.errors import InputError
-from vpdist.sequences import decompression
+from vpdist.sequences import decompression, other_formats
+from vpdist.sequences.fastq import read_fastq
 from vpdist.sequences.input_report import CutFile, InputReport
 from vpdist.storage.atomic_files import replacing
 from vpdist.text import without_open_quotes
@@ -33,12 +36,10 @@ LONGEST_RECORD = 1 << 31
 """Bytes of a FASTA record, plus LINE_BYTES per line: the memory it takes while it is read. The largest human chromosome
 takes a fifth of this; a compressed file of a few megabytes could hold a record of any size."""
 LINE_BYTES = 32
-LONGEST_LINE = 1 << 28
-"""Bytes of a FASTQ line."""
 LONGEST_HEADER = 1 << 20
 """Characters."""
 
-_PIECE, _LARGE_PIECE = 1 << 20, 1 << 24
+_PIECE = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BAD = b"\0"
 _READ_AS = dict(zip("ACGTUNRYSWKMBDHV-. \t", "ACGTTNRYSWKMBDHV-.  ", strict=True))
@@ -125,37 +126,6 @@ class _Bounded(io.RawIOBase):
         return len(block)
 
 
-class _CountedLines:
-    """A file for dnaio's FASTQ reader; `last_line` is its last line so far that is not blank (from 0)."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._lines, self.last_line, self._open = file, 0, -1, 0
-
-    def read(self, size: int) -> bytes:
-        """Raises FastqFormatError for a byte that is not ASCII, or a line of more than LONGEST_LINE."""
-        block = self._file.read(min(size, _LARGE_PIECE))
-        lines = self._lines
-        end = block.rfind(b"\n")
-        self._open = len(block) - 1 - end + (self._open if end < 0 else 0)
-        if self._open > LONGEST_LINE:
-            raise FastqFormatError(f"a line has more than {LONGEST_LINE >> 20} MiB", lines + block.count(b"\n"))
-        text = block.rstrip(b"\r\n")
-        if text:
-            self.last_line = lines + text.count(b"\n")
-        self._lines = lines + block.count(b"\n")
-        if not block.isascii():  # dnaio would refuse it without the position
-            first = next(position for position, byte in enumerate(block) if byte > 127)
-            reason = f"byte {block[first]:#x} is not ASCII, as FASTQ must be"
-            raise FastqFormatError(reason, lines + block.count(b"\n", 0, first))
-        return block
-
-    def blank_from(self, line: int) -> bool:
-        """Whether no text follows from `line` on; reads on until that is known."""
-        while self.last_line < line and self.read(decompression.BUFFER_BYTES):
-            pass
-        return self.last_line < line
-
-
 class _Fasta(FastaReader):
     """dnaio's reader with UTF-8 headers for any locale; yields records."""
 
@@ -171,7 +141,8 @@ def _read_file(path: Path, number: int, report: InputReport) -> Iterator[Record]
         with open(path, "rb") as file:
             compression = decompression.find_compression(file)
             missing = decompression.missing_end(file, compression)
-            for record in _records(decompression.decompressed(file, compression), source):
+            content = decompression.decompressed(file, compression)
+            for record in _records(content, source, partial(_reopened, path, compression)):
                 count, name = count + 1, record.name
                 yield record
                 del record  # free the memory of a chromosome before the next one is read
@@ -190,26 +161,30 @@ def _read_file(path: Path, number: int, report: InputReport) -> Iterator[Record]
         raise InputError(reason, path=source, record=name, position=location) from error
 
 
-def _records(content: io.BufferedReader, source: str) -> Iterator[Record]:
-    start = content.peek(64)
+@contextmanager
+def _reopened(path: Path, compression: str | None) -> Iterator[BinaryIO]:
+    with open(path, "rb") as file:
+        yield decompression.decompressed(file, compression)
+
+
+def _records(
+    content: io.BufferedReader, source: str, reopen: Callable[[], AbstractContextManager[BinaryIO]]
+) -> Iterator[Record]:
+    start = content.peek(other_formats.START_BYTES)
     if not start:
         return
     text = start.removeprefix(_BYTE_ORDER_MARK).lstrip()
+    if (named := other_formats.named_format(start)) is not None:
+        raise InputError(named, path=source, position="line 1")
     if text.startswith(b"@"):
-        lines, count = _CountedLines(content), 0
-        try:
-            for entry in FastqReader(lines):  # type: ignore[arg-type]
-                count += 1
-                yield _record(entry.name, entry.sequence, source)
-        except FileFormatError:
-            if not lines.blank_from(4 * count):
-                raise
+        for header, letters in read_fastq(content, reopen):
+            yield _record(header, letters, source)
     elif text.startswith((b">", b"#")) or not text:
         for record in _Fasta(io.BufferedReader(_Bounded(content, source), decompression.BUFFER_BYTES), source):
             yield record  # type: ignore[misc]
             del record
     else:
-        raise InputError(_describe_other(text), path=source, position="line 1")
+        raise InputError(other_formats.describe_unknown(text), path=source, position="line 1")
 
 
 def _record(header: str, letters: str, source: str) -> Record:
@@ -258,16 +233,6 @@ def _sequence(letters: str, source: str, name: str) -> bytes:
     raise InputError(
         f"unexpected letter {letter!r}: {hint}", path=source, record=name, position=f"letter {position + 1}"
     )
-
-
-def _describe_other(text: bytes) -> str:
-    if any(text.startswith(magic) for magic in decompression.MAGIC):
-        return "the file was compressed twice; decompress it once"
-    if text.startswith((b"BAM\x01", b"CRAM")):
-        return "the file holds alignments, not sequences; convert it with `samtools fasta`"
-    if not text.isascii() or b"\0" in text:
-        return "the file holds binary data, neither FASTA nor FASTQ"
-    return f"the file is neither FASTA ('>') nor FASTQ ('@'); it begins with {_shortened(text.decode('ascii'), 20)!r}"
 
 
 def _shortened(text: str, length: int = 160) -> str:
