@@ -6,11 +6,12 @@ Rank 0 resolves and records; every node compares its copies of the weights with 
 from __future__ import annotations
 
 import filecmp
+import json
 import logging
 import platform
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 
 import vpdist
 from vpdist.commands import resolve_config
+from vpdist.commands.input_list import read_list
 from vpdist.config import ResolvedConfig, Settings
 from vpdist.encoder_kinds import CLASSIFIED, KINDS
 from vpdist.encoders.hub import resolve_model
@@ -53,8 +55,9 @@ def resolve_inputs(settings: Settings, session: Session) -> RunInputs:
     if classifier is not None:
         widths = [encoder_shape(models[kind]).width for kind in CLASSIFIED]
         resolve_config.check_classifier(classifier, str(settings.classifier), widths, settings.chunk_length)
+    settings = _with_listed_inputs(settings, session)
     if "-" in settings.inputs:  # a launcher passes standard input to one rank only
-        session.control.broadcast_from_rank_0("spool", lambda: str(_spool(session)))
+        session.control.broadcast_from_rank_0("spool", lambda: str(_spool(session, session.folder.spool)))
     paths = [session.folder.spool if name == "-" else Path(name) for name in settings.inputs]
 
     def make() -> str:
@@ -94,6 +97,23 @@ def record_inputs(settings: Settings, session: Session, inputs: RunInputs) -> No
     )
 
 
+def _with_listed_inputs(settings: Settings, session: Session) -> Settings:
+    """The settings with the inputs that --files-from names after the others; rank 0 reads the list.
+
+    Raises InputError, UsageError.
+    """
+    if settings.files_from is None:
+        return settings
+    given = settings.files_from
+
+    def read() -> str:
+        path = _spool(session, session.folder.input_list) if given == "-" else Path(given)
+        return json.dumps(read_list(path, given))
+
+    listed = json.loads(session.control.broadcast_from_rank_0("files-from", read))
+    return replace(settings, inputs=(*settings.inputs, *listed))
+
+
 def _models(settings: Settings, session: Session) -> dict[str, Path]:
     """Folder of each encoder; the first rank of a node downloads, the others wait."""
     control, context = session.control, session.control.runtime.context
@@ -108,28 +128,28 @@ def _models(settings: Settings, session: Session) -> dict[str, Path]:
     return folders
 
 
-def _spool(session: Session) -> Path:
-    """Copy standard input to the run folder; when resumed, compare it with that copy, unless it is empty.
+def _spool(session: Session, target: Path) -> Path:
+    """Copy standard input to `target` in the run folder; when resumed, compare it with that copy, unless it is empty.
 
     Raises UsageError when it differs, or when an earlier attempt of this launch has consumed it.
     """
     folder, raise_if_ending = session.folder, session.control.raise_if_ending
-    if not folder.spool.exists():
+    if not target.exists():
         if session.control.runtime.attempt:
             raise UsageError("standard input was consumed by an attempt that was lost; pipe it in again")
-        return spool_stdin(folder.spool, raise_if_ending)
-    again = spool_stdin(folder.spool.with_suffix(".again"), raise_if_ending)
+        return spool_stdin(target, raise_if_ending)
+    again = spool_stdin(target.with_suffix(".again"), raise_if_ending)
     try:
         if again.stat().st_size == 0:
             session.progress.message("standard input is empty: continuing with what was read from it before")
-        elif not filecmp.cmp(folder.spool, again, shallow=False):
+        elif not filecmp.cmp(target, again, shallow=False):
             raise UsageError(
                 f"{folder.path} belongs to another configuration: standard input differs from what was read before; "
                 f"use another folder, or --restart to discard its content"
             )
     finally:
         again.unlink()
-    return folder.spool
+    return target
 
 
 def _compare_with_rank_0(
