@@ -1,5 +1,6 @@
 """Synthetic contigs with open frames, for tests that run the program."""
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -26,3 +27,12 @@ def write_contigs(path: Path, n: int = 40, seed: int = 0, longest: int = 1500) -
     records.append(records[0])
     path.write_text("".join(records))
     return path
+
+
+def bgzip_block(content: bytes) -> bytes:
+    """One block as bgzip writes it: a gzip member with its size in an extra field. That of b"" is the end marker."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, -15)
+    packed = packer.compress(content) + packer.flush()
+    size = (len(packed) + 25).to_bytes(2, "little")
+    header = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x06\0BC\x02\0" + size
+    return header + packed + zlib.crc32(content).to_bytes(4, "little") + len(content).to_bytes(4, "little")

@@ -32,10 +32,10 @@ COMPUTING = (
 )
 RUNNING = "[--nproc] [--schedule=static] [--stall-timeout=1800.0] [--restart] "
 COMMANDS = {
-    "predict": "inputs -o/--output --classifier [--consensus=mean] [--no-embeddings] [--legacy-output] "
+    "predict": "[inputs=[]] [--files-from] -o/--output --classifier [--consensus=mean] [--no-embeddings] [--legacy-output] "
     + (COMPUTING + RUNNING),
-    "embed": "inputs -o/--output " + COMPUTING + RUNNING,
-    "plan": "inputs [-o/--output] [--classifier] [--ranks] [--no-embeddings] [--json] " + COMPUTING,
+    "embed": "[inputs=[]] [--files-from] -o/--output " + COMPUTING + RUNNING,
+    "plan": "[inputs=[]] [--files-from] [-o/--output] [--classifier] [--ranks] [--no-embeddings] [--json] " + COMPUTING,
     "classify": "run --classifier [--consensus] [--progress=auto] [--legacy-output]",
     "verify": "run",
     "watch": "run",
@@ -43,6 +43,7 @@ COMMANDS = {
     "import-classifier": "source -o/--output [--chunk-length]",
 }
 TYPED = {
+    "--files-from": "list.txt",
     "--nucleotide-model": "some/encoder",
     "--protein-model": "some/other",
     "--classifier": "c.safetensors",
@@ -116,6 +117,7 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
         min_length=7,
         consensus="max",
         dtype="float32",
+        files_from="list.txt",
         embedding_dtype="float16",
         embeddings=False,
         token_budget=4096,
@@ -269,7 +271,7 @@ def test_what_a_command_needs_is_asked_for(
     given = {"inputs": ("a.fa",), "--output": ("-o", "run"), "--classifier": ("--classifier", "c")}
     del given[missing]
     assert run_main(monkeypatch, "predict", *ENCODERS, *(text for texts in given.values() for text in texts)) == 2
-    assert {"inputs": "IN..."}.get(missing, missing.strip("-")) in capfd.readouterr().err
+    assert {"inputs": "no input"}.get(missing, missing.strip("-")) in capfd.readouterr().err
 
 
 def write_encoder(folder: Path) -> None:

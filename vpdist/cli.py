@@ -31,8 +31,9 @@ Nproc = Annotated[
 
 @app.command()
 @with_settings(
-    "inputs output classifier nucleotide_model protein_model chunk_length min_length consensus dtype embedding_dtype "
-    "embeddings token_budget threads device nproc schedule progress stall_timeout offline restart legacy_output",
+    "inputs files_from output classifier nucleotide_model protein_model chunk_length min_length consensus dtype "
+    "embedding_dtype embeddings token_budget threads device nproc schedule progress stall_timeout offline restart "
+    "legacy_output",
     required="classifier",
 )
 def predict(settings: Settings, nproc: Nproc = None) -> None:
@@ -42,8 +43,8 @@ def predict(settings: Settings, nproc: Nproc = None) -> None:
 
 @app.command()
 @with_settings(
-    "inputs output nucleotide_model protein_model chunk_length min_length dtype embedding_dtype token_budget threads "
-    "device nproc schedule progress stall_timeout offline restart"
+    "inputs files_from output nucleotide_model protein_model chunk_length min_length dtype embedding_dtype "
+    "token_budget threads device nproc schedule progress stall_timeout offline restart"
 )
 def embed(settings: Settings, nproc: Nproc = None) -> None:
     """Only embed: `predict` without the classifier. Either model may be left out."""
@@ -74,8 +75,8 @@ def _run(settings: Settings, nproc: int | None) -> None:
 
 @app.command()
 @with_settings(
-    "inputs folder classifier nucleotide_model protein_model ranks chunk_length min_length dtype embedding_dtype "
-    "embeddings token_budget threads device progress offline as_json",
+    "inputs files_from folder classifier nucleotide_model protein_model ranks chunk_length min_length dtype "
+    "embedding_dtype embeddings token_budget threads device progress offline as_json",
     output=Path(),
     dry_run=True,
 )

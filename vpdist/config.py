@@ -102,9 +102,13 @@ class Settings:
             "FASTA or FASTQ: plain, gz, bz2, xz or zst; - for standard input.",
             metavar="IN...",
             typed=list[str],
+            default=[],
             parse=tuple,
         ),
     ]
+    files_from: Annotated[
+        str | None, Option("A file that names inputs, one a line; - for standard input.", metavar="LIST")
+    ] = None
     output: Annotated[Path, Option("The run folder.", flags=("-o", "--output"), metavar="RUN")]
     nucleotide_model: Annotated[str | None, Option("DNABERT-S: a folder or a hub id like zhihan1996/DNABERT-S.")] = None
     protein_model: Annotated[str | None, Option("ESM-2: a folder or a hub id like facebook/esm2_t36_3B_UR50D.")] = None
@@ -154,17 +158,18 @@ class Settings:
     """Only count and estimate (`vpdist plan`): the models may be left out, nothing is kept."""
 
     def __post_init__(self) -> None:
-        if not self.inputs:
+        if not self.inputs and self.files_from is None:
             raise UsageError("no input: name FASTA or FASTQ files, or - for standard input")
-        if self.inputs.count("-") > 1:
+        if (*self.inputs, self.files_from).count("-") > 1:
             raise UsageError("standard input (-) can be read once only")
         encodable("input", *self.inputs)
         encodable("--output", self.output)
         encodable("model or classifier", *self.models.values(), self.classifier)
-        paths = [str(Path(name)) for name in self.inputs]
-        if len(set(paths)) < len(paths):
-            twice = next(name for name in paths if paths.count(name) > 1)
-            raise UsageError(f"{twice} is named twice")
+        paths: set[str] = set()
+        for name in map(str, map(Path, self.inputs)):
+            if name in paths:
+                raise UsageError(f"{name} is named twice")
+            paths.add(name)
         if not self.models and not self.dry_run:
             raise UsageError(f"name at least one of {options(KINDS)}")
         if self.classifier is not None and not self.models.keys() >= set(CLASSIFIED):
@@ -218,6 +223,10 @@ class ResolvedConfig:
     """cpu or cuda."""
     classifier: str | None
     """Fingerprint of the classifier's parameters."""
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(name for name, *_ in self.input)
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no run can have: configurations are read from files, too."""

@@ -21,6 +21,14 @@ def shortened(text: str, most: int) -> str:
     return f"{text[:half]}[... {len(text) - 2 * half:,} letters ...]{text[-half:]}"
 
 
+def without_open_quotes(text: str) -> str:
+    """`text` with `\x22` for each quote, where a reader of tables could take one for the beginning of a quoted cell.
+
+    Readers that know quoted cells (pandas and R by default) look for its end in the rows that follow.
+    """
+    return text.replace('"', "\\x22") if text.startswith('"') or text.count('"') % 2 else text
+
+
 def printable_lines(text: str) -> str:
     """`printable` of each line."""
     return "\n".join(map(printable, text.split("\n")))

@@ -16,12 +16,13 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.sample import write_contigs
+from tests.sample import bgzip_block, write_contigs
 from tests.tiny_models import TinyModels, tiny_classifier, write_classifier, write_models
 from vpdist.commands.classify import classify
 from vpdist.commands.predict import predict
 from vpdist.config import Settings
 from vpdist.errors import StorageError
+from vpdist.estimate.dry_run import forecast
 from vpdist.results import parts
 from vpdist.results.classifier import save_classifier
 from vpdist.storage import hdf5_files
@@ -525,6 +526,28 @@ def test_sequences_without_open_frames_are_listed_not_scored(
     assert "nothing can be scored" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(("min_length", "least"), [(13, "--min-length 13"), (3, "3 bases"), (0, "3 bases")])
+def test_it_is_told_when_all_sequences_are_too_short(
+    settings: Settings,
+    models: TinyModels,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    min_length: int,
+    least: str,
+) -> None:
+    source = tmp_path / "x.fa"
+    source.write_text(">a\nTTAATTAATTAG\n>b\nAC\n" if min_length == 13 else ">a\nAC\n>b\n\n")
+    here = replace(settings, output=tmp_path / "run", inputs=(str(source),), min_length=min_length)
+    told = f"warning: all 2 sequences are shorter than {least}, so nothing can be scored"
+    assert predict(here) == 0
+    assert told in capfd.readouterr().err
+    assert classify(here.output, models.classifier, consensus=None, legacy_output=False, progress="none") == 0
+    assert told in capfd.readouterr().err
+    planned = forecast(replace(here, dry_run=True), 1, None)
+    assert planned.warnings == [told]
+    assert planned.lines()[-1] == "time       no sequence has a chunk: there is nothing to embed"
+
+
 HOSTILE = {
     "truncated gz": (lambda fasta: gzip.compress(fasta)[:-20], "input.fa"),
     "bad checksum": (lambda fasta: gzip.compress(fasta)[:-8] + b"\0" * 8, "input.fa"),
@@ -628,3 +651,43 @@ def test_a_folder_in_use_is_refused(copy: Path, settings: Settings, capfd: pytes
     assert predict(replace(settings, output=copy)) == 2
     assert "is in use" in capfd.readouterr().err
     lock.release()
+
+
+def test_a_file_that_was_cut_off_is_named_with_its_last_record_wherever_a_run_tells_its_end(
+    settings: Settings, models: TinyModels, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cut, whole = tmp_path / "cut.fa.gz", tmp_path / "whole.fa.gz"
+    text = b"".join(b">c%d\n%s\n" % (i, b"ATGGCTGCTGGTGCA" * 20) for i in range(4))
+    cut.write_bytes(bgzip_block(text[:700]))
+    whole.write_bytes(bgzip_block(text) + bgzip_block(b""))
+    here = replace(settings, output=tmp_path / "run", inputs=(str(whole), str(cut)))
+    told = f"warning: {cut} has no end marker of bgzip: it was probably cut off, and its last record, c2, may be short"
+    for again in range(2):  # a run that is resumed does not read its input again
+        assert predict(here) == 0, again
+        assert told in capfd.readouterr().err.splitlines()
+        assert told in json.loads((tmp_path / "run" / "status.json").read_text())["message"].splitlines()
+        assert json.loads((tmp_path / "run" / "run.json").read_text())["warnings"][0] == told
+    quiet = {"consensus": None, "legacy_output": False, "progress": "none"}
+    assert classify(tmp_path / "run", models.classifier, **quiet) == 0
+    assert told in capfd.readouterr().err.splitlines()
+
+
+def test_files_without_records_among_others_are_named_at_the_end_and_in_the_run(
+    settings: Settings, done: Path, contigs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = [str(contigs), *(str(tmp_path / f"{number}.fa") for number in range(12))]
+    for name in names[1:]:
+        Path(name).write_text("\n")
+    few = replace(settings, output=tmp_path / "few", inputs=tuple(names[:3]))
+    assert predict(few) == 0
+    told = f"warning: 2 of 3 files hold no sequences: {names[1]}, {names[2]}"
+    assert told in capfd.readouterr().err.splitlines()
+    assert told in json.loads((tmp_path / "few" / "status.json").read_text())["message"].splitlines()
+    assert tables(tmp_path / "few") == tables(done)
+    many = replace(settings, output=tmp_path / "many", inputs=tuple(names))
+    assert predict(many) == 0
+    told = f"warning: 12 of 13 files hold no sequences: {', '.join(names[1:11])}, ... (run.json names all)"
+    assert told in capfd.readouterr().err.splitlines()
+    run = json.loads((tmp_path / "many" / "run.json").read_text())
+    assert told in run["warnings"]
+    assert run["files_without_records"] == names[1:]

@@ -201,6 +201,21 @@ def test_a_folder_without_weights_says_which_are_looked_for(tmp_path) -> None:
         load_state_dict(tmp_path)
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 31\n"
+
+
+@pytest.mark.parametrize(("write", "pickled"), [(write_dnabert_s, True), (write_esm2, False)])
+def test_a_git_lfs_pointer_in_place_of_any_file_that_is_read_is_named_as_one(tmp_path, write, pickled) -> None:
+    names = {path.name for path in sharded(write(tmp_path / "whole"), pickled=pickled).iterdir()}
+    read = {name for name in names if name != "tokenizer_config.json"}
+    assert len(read) >= 5
+    for name in sorted(read):
+        folder = shutil.copytree(tmp_path / "whole", tmp_path / name)
+        (folder / name).write_text(POINTER)
+        with pytest.raises(WeightsError, match=rf"{name}: is a Git LFS pointer.*git lfs pull"):
+            (encoder_shape(folder), model_fingerprint(folder))
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_truncated_weights_are_refused(tmp_path, name) -> None:
     folder = (write_esm2 if name.endswith("tensors") else write_dnabert_s)(tmp_path)

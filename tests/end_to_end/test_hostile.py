@@ -33,7 +33,7 @@ from vpdist.display.watch import watch
 from vpdist.errors import InputError
 from vpdist.planning import plan_file
 from vpdist.results import parts
-from vpdist.sequences import records, token_store
+from vpdist.sequences import fastq, records, token_store
 from vpdist.sequences.decompression import WINDOW_BITS
 from vpdist.sequences.records import read_records
 from vpdist.storage import hdf5_files
@@ -476,15 +476,20 @@ def endless(path: Path, start: bytes, letters: bytes, total: int, pack: Callable
         (b">x\n", b"\n", gzip.compress),
         (b"@x\n", b"A", gzip.compress),
         (b"@", b"x", gzip.compress),
+        (b"@x\nA\nC\n+\nII\n@y\n", b"AC\n", gzip.compress),
+        (b"@x\nA\nC\n+\nII\n@y\nA\nC\n+\n", b"I", gzip.compress),
     ],
-    ids=["gz", "bz2", "xz", "short lines", "a header", "blank lines", "a read", "a read's name"],
+    ids=[
+        *("gz", "bz2", "xz", "short lines", "a header", "blank lines", "a read", "a read's name"),
+        *("a wrapped read", "a wrapped read's qualities"),
+    ],
 )
 def test_a_record_without_an_end_is_refused_with_memory_for_what_is_allowed(
     start: bytes, letters: bytes, pack: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = 1 << 21
     monkeypatch.setattr(records, "LONGEST_RECORD", limit)
-    monkeypatch.setattr(records, "LONGEST_LINE", limit)
+    monkeypatch.setattr(fastq, "LONGEST_LINE", limit)
     path = endless(tmp_path / "bomb", start, letters, 16 * limit, pack)
     assert path.stat().st_size < limit / 8
     tracemalloc.start()

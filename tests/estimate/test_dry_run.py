@@ -150,7 +150,8 @@ def test_without_models_it_counts_and_says_what_it_cannot_tell(
 ) -> None:
     bare = replace(settings, dry_run=True, nucleotide_model=None, protein_model=None, classifier=None)
     found = forecast(bare, 1, None)
-    assert found == Forecast(counts=planned.counts)
+    assert found == Forecast(counts=planned.counts, warnings=planned.warnings)
+    assert ["renamed" in warning for warning in planned.warnings] == [True]
     assert "depend on the models" in "\n".join(found.lines())
 
 

@@ -155,6 +155,7 @@ def test_scores_labels_and_calls_are_the_originals(shared) -> None:
         (b"", "neither safetensors nor"),
         (b"\x80\x02}q\x00.", "saved again"),
         (b"PK\x03\x04" + bytes(50), "damaged"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 31\n", "is a Git LFS pointer"),
         (b"\x40\x00\x00\x00\x00\x00\x00\x00{" + bytes(9), "cannot be read as a classifier"),
     ],
 )

@@ -8,16 +8,21 @@ import io
 import lzma
 import os
 import sys
-import zlib
+import tarfile
+import zipfile
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 import xopen
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.sample import bgzip_block
 from vpdist.errors import InputError, Interrupted, StorageError
+from vpdist.sequences.input_report import CutFile, InputReport
 from vpdist.sequences.records import UNNAMED, Record, read_records, spool_stdin
 
 FASTA = b">one first record\nACGT\nacgu\n>two\nNNRY\n"
@@ -45,15 +50,6 @@ def read(tmp_path: Path) -> Callable[[bytes], list[tuple[str, str, bytes]]]:
 
 
 Read = Callable[..., list[tuple[str, str, bytes]]]
-
-
-def bgzip_block(content: bytes) -> bytes:
-    """One block as bgzip writes it: a gzip member with its size in an extra field."""
-    packer = zlib.compressobj(6, zlib.DEFLATED, -15)
-    packed = packer.compress(content) + packer.flush()
-    size = (len(packed) + 25).to_bytes(2, "little")
-    header = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x06\0BC\x02\0" + size
-    return header + packed + zlib.crc32(content).to_bytes(4, "little") + len(content).to_bytes(4, "little")
 
 
 @pytest.mark.parametrize("content", [FASTA, FASTQ], ids=["fasta", "fastq"])
@@ -120,6 +116,20 @@ def test_blank_lines_beyond_one_buffer_end_a_fastq_file(read: Read) -> None:
     assert read(FASTQ + b"\n" * 1_000_000) == EXPECTED
 
 
+EMPTY = [b"", b"\n", b"\r\n", b" \n\t\n\n", b"\n" * 100_000, b"# only\n# comments\n", b"\xef\xbb\xbf"]
+
+
+@pytest.mark.parametrize("compression", [None, *COMPRESS])
+def test_files_without_records_are_reported_and_the_others_are_read(tmp_path: Path, compression: str | None) -> None:
+    contents = [FASTA, *EMPTY, FASTQ]
+    paths = [tmp_path / str(number) for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(COMPRESS[compression](content) if compression else content)
+    report = InputReport()
+    assert [record.name for record in read_records(paths, report)] == ["one", "two"] * 2
+    assert report == InputReport(without_records=list(range(1, len(EMPTY) + 1)))
+
+
 @pytest.mark.parametrize("compression", [None, *COMPRESS])
 def test_an_empty_file_has_no_records(read: Read, compression: str | None) -> None:
     assert read(COMPRESS[compression](b"") if compression else b"") == []
@@ -156,6 +166,11 @@ def test_every_iupac_letter_and_gap_is_kept_in_upper_case_and_u_is_t(read: Read)
         (b"a\x1b[31mb", "a", "[31mb"),
         ("phage_ß é漢".encode(), "phage_ß", "é漢"),
         (b"caf\xe9 \xff", "caf\\xe9", "\\xff"),
+        (b'"x y', "\\x22x", "y"),
+        (b'x "Candidatus y', "x", "\\x22Candidatus y"),
+        (b'x an 8" tail', "x", "an 8\\x22 tail"),
+        (b'x a "b" c', "x", 'a "b" c'),
+        (b'x "a" b', "x", "\\x22a\\x22 b"),
     ],
 )
 def test_headers_become_a_name_and_a_description_without_control_characters(
@@ -190,6 +205,51 @@ def test_a_truncated_compressed_file_is_refused_after_its_last_whole_record(
         assert (error.record, error.position) == (records[-1].name, f"after {len(records)} complete records")
     else:
         assert error.position == "before the first complete record"
+
+
+def cut_files(content: bytes, tmp_path: Path) -> list[CutFile]:
+    """What reading `content` reports of a file that was cut off."""
+    path = tmp_path / "cut"
+    path.write_bytes(content)
+    report = InputReport()
+    deque(read_records([path], report), maxlen=0)
+    return report.cut
+
+
+def test_a_bgzip_file_that_was_cut_between_blocks_is_reported_with_its_last_record(tmp_path: Path) -> None:
+    blocks, end = [bgzip_block(FASTA[:30]), bgzip_block(FASTA[30:])], bgzip_block(b"")
+    assert cut_files(b"".join(blocks) + end, tmp_path) == []
+    assert cut_files(b"".join(blocks), tmp_path) == [CutFile(0, "end marker of bgzip", "two")]
+    assert cut_files(blocks[0], tmp_path) == [CutFile(0, "end marker of bgzip", "t")]
+    assert cut_files(b"".join(blocks) + end + gzip.compress(FASTA), tmp_path) == []
+    assert cut_files(gzip.compress(FASTA) + blocks[0], tmp_path) == [CutFile(0, "end marker of bgzip", "t")]
+
+
+def test_a_pzstd_file_that_was_cut_after_the_announcement_of_a_frame_is_reported(tmp_path: Path) -> None:
+    frames = [COMPRESS["zst"](piece) for piece in (FASTA[:30], FASTA[30:])]
+    announced = [b"\x50\x2a\x4d\x18\x04\0\0\0" + len(frame).to_bytes(4, "little") for frame in frames]
+    whole = announced[0] + frames[0] + announced[1] + frames[1]
+    assert cut_files(whole, tmp_path) == []
+    missing = "frame after the last one that pzstd announces"
+    assert cut_files(whole[: -len(frames[1])], tmp_path) == [CutFile(0, missing, "t")]
+
+
+@pytest.mark.parametrize("compression", ["bgzip", *COMPRESS])
+def test_a_file_cut_anywhere_is_refused_or_reported_except_between_two_that_were_joined(
+    tmp_path: Path, compression: str
+) -> None:
+    compress = COMPRESS.get(compression, bgzip_block)
+    pieces = [compress(FASTA[:30]), compress(FASTA[30:])] + [bgzip_block(b"")] * (compression == "bgzip")
+    packed = b"".join(pieces)
+    boundaries = {len(pieces[0]), len(pieces[0] + pieces[1])}
+    quiet = set()
+    for length in range(7, len(packed)):
+        try:
+            if not cut_files(packed[:length], tmp_path):
+                quiet.add(length)
+        except InputError:
+            continue
+    assert quiet == (set() if compression == "bgzip" else boundaries - {len(packed)})
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
@@ -250,19 +310,20 @@ def test_bytes_that_are_not_ascii_are_refused_in_a_fasta_sequence(tmp_path: Path
 @pytest.mark.parametrize(
     ("content", "position", "reason"),
     [
-        (b"\n \n\n", None, "the file is not empty but has no records"),
-        (b"# only\n# comments\n", None, "the file is not empty but has no records"),
         (b"ACGT\nACGT\n", "line 1", "neither FASTA ('>') nor FASTQ ('@'); it begins with 'ACGT"),
         (b"#chrom\tpos\nchr1\t5\n", "line 2", "Expected '>' at beginning of record, but got 'chr1"),
         (b"\x89PNG\r\n\x1a\n", "line 1", "binary data, neither FASTA nor FASTQ"),
-        ("\ufeff>a\nAC".encode("utf-16-le"), "line 1", "binary data, neither FASTA nor FASTQ"),
         (gzip.compress(gzip.compress(FASTA)), "line 1", "compressed twice"),
-        (gzip.compress(b"BAM\x01\0\0"), "line 1", "samtools fasta"),
         (b">a\0b\nAC", None, "binary data in a header"),
         (b"@a\nAC\n+\nIII\n", "line 4", "Length of sequence and qualities differ"),
         (b"@a\nAC\n+\nII\n@b\nAC\n+\n", "line 8", "Premature end of file"),
         (b"@a\nAC\n+b\nII\n", "line 3", "Sequence descriptions don't match ('a' != 'b'). The second"),
-        (b"@a\nAC\nAC\n+\nIIII\n", "line 3", "Line expected to start with '+'"),
+        (b"@a\nAC\nAC\n+\nIII\n", "line 3", "Line expected to start with '+'"),
+        (b"@a\nAC\nII\n@b\nAC\n+\nII\n", "line 3", "Line expected to start with '+'"),
+        (b"@a\nAC\nAC\n+\nIIII\n@b\nAC\n+\nI\n", "line 9", "Length of sequence and qualities differ"),
+        (b"@a\nAC\nAC\n+\nIIII\n@b\nAC\n", "line 7", "Premature end of file"),
+        (b"@a\nAC\nAC\n+\nIIII\n\n@b\nAC\n+\nII\n", "line 6", "Line expected to start with '@'"),
+        (b"@a\nAC\nAC\n+\nIIII\n@\xff\n", "line 6", "byte 0xff is not ASCII"),
         (b"@a\nAC\n+\nII\n\n@b\nAC\n+\nII\n", "line 5", "Line expected to start with '@'"),
         (b"@a\nAC\n+\nII\n>b\nAC\n", "line 7", "Premature end of file"),
         ("@a\nAC\n+\nII\n@ß\nAC\n+\nII\n".encode(), "line 5", "byte 0xc3 is not ASCII"),
@@ -277,6 +338,115 @@ def test_what_is_neither_fasta_nor_fastq_is_refused_with_its_position(
     assert error.position == position
     assert reason in error.reason
     assert len(error.reason) < 250
+
+
+def tar_of(content: bytes) -> bytes:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as file:
+        member = tarfile.TarInfo("reads/a.fa")
+        member.size = len(content)
+        file.addfile(member, io.BytesIO(content))
+    return archive.getvalue()
+
+
+def zip_of(content: bytes) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("a.fa", content)
+    return archive.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "named", "advice"),
+    [
+        (tar_of(FASTA), "tar archive", "unpack it"),
+        (gzip.compress(tar_of(FASTA)), "tar archive", "unpack it"),
+        (zip_of(FASTA), "zip archive", "unpack it"),
+        (zip_of(FASTA)[-22:], "zip archive", "unpack it"),
+        (FASTA.decode().encode("utf-16"), "UTF-16", "iconv -f UTF-16 -t UTF-8"),
+        (b"\xfe\xff" + FASTQ.decode().encode("utf-16-be"), "UTF-16", "iconv"),
+        (FASTA.decode().encode("utf-16-le"), "UTF-16LE", "iconv"),
+        (FASTQ.decode().encode("utf-16-be"), "UTF-16BE", "iconv"),
+        (FASTA.decode().encode("utf-32"), "UTF-32", "iconv"),
+        (b"@HD\tVN:1.6\tSO:unsorted\nr1\t4\t*\t0\t0\t*\t*\t0\t0\tACGT\tIIII\n", "SAM", "samtools fasta"),
+        (b"@SQ\tSN:chr1\tLN:100\n", "SAM", "samtools fasta"),
+        (b"r1\t0\tchr1\t7\t60\t4M\t*\t0\t0\tACGT\tIIII\n", "SAM", "samtools fasta"),
+        (b"r1\t4\t*\t0\t0\t*\t*\t0\t0\tACGT\tIIII\n", "SAM", "samtools fasta"),
+        (bgzip_block(b"BAM\x01\0\0\0\0"), "BAM", "samtools fasta"),
+        (b"CRAM\x03\0", "CRAM", "samtools fasta"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 31\n", "Git LFS pointer", "git lfs pull"),
+        (b"<!DOCTYPE html>\n<html><body>Not found</body></html>\n", "web page", "download"),
+        (b"LOCUS       NC_001416  48502 bp    DNA\n", "GenBank", "save it as FASTA"),
+        (b"NCBI.sra\0\0", "SRA", "fasterq-dump"),
+        (b"##gff-version 3\nchr1\t.\tgene\t1\t9\t.\t+\t.\tID=a\n", "GFF", "FASTA"),
+        (b"\x04\x22\x4d\x18\x64", "lz4", "decompress it first"),
+    ],
+)
+def test_a_file_of_another_format_is_named_for_what_it_is_with_what_to_do(
+    tmp_path: Path, content: bytes, named: str, advice: str
+) -> None:
+    error, records = fault(content, tmp_path)
+    assert records == []
+    assert error.position == "line 1"
+    assert named in error.reason
+    assert advice in error.reason
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"@SQ\tx\nAC\n+\nII\n",
+        b"@r1\tRG:Z:1\tCO:Z:x\nAC\n+\nII\n",
+        b">r1\t0\tchr1\t7\t60\t4M\tx\nAC\n",
+        b">LOCUS A\nAC\n",
+    ],
+)
+def test_a_header_that_resembles_another_format_is_a_header(read: Read, content: bytes) -> None:
+    assert [sequence for *_, sequence in read(content)] == [b"AC"]
+
+
+def wrapped(letters: bytes, width: int) -> bytes:
+    return b"".join(letters[start : start + width] + b"\n" for start in range(0, len(letters), width)) or b"\n"
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    entries=st.lists(
+        st.tuples(st.lists(st.sampled_from(b"ACGTN"), max_size=30).map(bytes), st.randoms()),
+        max_size=6,
+    ),
+    width=st.integers(1, 12),
+    quality_width=st.integers(1, 12),
+    repeat=st.booleans(),
+    ending=st.sampled_from([b"\n", b"\r\n"]),
+    tail=st.sampled_from([b"", b"\n", b"\n\n\n"]),
+)
+def test_fastq_is_read_whatever_its_lines_are_wrapped_at(
+    tmp_path: Path,
+    entries: list[tuple[bytes, Random]],
+    width: int,
+    quality_width: int,
+    repeat: bool,
+    ending: bytes,
+    tail: bytes,
+) -> None:
+    content = b""
+    for number, (letters, random) in enumerate(entries):
+        quality = bytes(random.choice(b"@+>#I~!") for _ in letters)
+        header = b"r%d x" % number
+        content += b"@" + header + b"\n" + wrapped(letters, width)
+        content += b"+" + header * repeat + b"\n" + wrapped(quality, quality_width)
+    path = tmp_path / "in.fq"
+    path.write_bytes((content + tail).replace(b"\n", ending))
+    read = [(record.name, record.description, record.sequence) for record in read_records([path])]
+    assert read == [(f"r{number}", "x", letters) for number, (letters, _) in enumerate(entries)]
+
+
+@pytest.mark.parametrize("compression", [None, *COMPRESS])
+def test_a_record_that_is_wrapped_after_many_that_are_not_is_read(read: Read, compression: str | None) -> None:
+    content = FASTQ * 5000 + b"@long\nACGT\nAC\n+\n@III\nII\n" + FASTQ
+    expected = EXPECTED * 5000 + [("long", "", b"ACGTAC")] + EXPECTED
+    assert read(COMPRESS[compression](content) if compression else content) == expected
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:

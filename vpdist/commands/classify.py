@@ -91,11 +91,12 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
     session.begin()
     session.progress.stage("classify", planned_units=plan.n_units)
     scores = checked_scores(_scores(session, classifier, plan, summary.n_fragments))
-    sources = [name for name, *_ in recorded.input]
+    sources = recorded.input_names
     origin = TablesOrigin(command="classify", classifier=classifier.fingerprint, consensus=chosen, plan=header.plan)
     raise_if_ending = session.control.raise_if_ending
     totals = write_tables(folder, summary, scores, sources, origin, raise_if_ending, legacy=legacy_output)
-    warnings = resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
+    warnings = summary.warnings(sources, recorded.min_length)
+    warnings += resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
     text = summary_text(folder, totals, time.monotonic() - started, called=True)
     return Outcome("\n".join([*warnings, text]), totals.failed_fragments)
 

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +17,7 @@ import torch
 
 from vpdist.commands import prepare, resolve_config, run_inputs
 from vpdist.commands.run_inputs import RunInputs
-from vpdist.config import ResolvedConfig, Settings
+from vpdist.config import Settings
 from vpdist.embedding.encoder_process import EncoderProcess
 from vpdist.embedding.isolated_encoder import IsolatedEncoder
 from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
@@ -38,7 +38,6 @@ from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
 from vpdist.storage.run_folder import RunFolder
 from vpdist.storage.table_switch import TablesOrigin
-from vpdist.text import NAME_LETTERS, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +95,7 @@ class _Predict:
         with self._stage("plan"):
             plan, plan_id = prepare.make_plan(self.control, self.folder, summary, inputs)
             if self.control.is_first:
-                name, length = str(self.settings.classifier), inputs.resolved.chunk_length
-                self.warnings += resolve_config.unknown_chunk_length(inputs.classifier, name, length)
-                self._report_plan(summary, plan)
+                self._report_plan(summary, plan, inputs)
         with self._stage("layout"):
             self._check_room(inputs, plan, plan_id)
             prepare.lay_out_tokens(self.control, self.folder, summary, plan, plan_id)
@@ -108,7 +105,7 @@ class _Predict:
             )
         self._embed_until_complete(work)
         with self._stage("tables"):
-            totals = self._tables(summary, plan, work.header, inputs.resolved)
+            totals = self._tables(summary, plan, work.header, inputs.resolved.input_names)
         return self._end(totals, time.monotonic() - started)
 
     @contextmanager
@@ -121,22 +118,19 @@ class _Predict:
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 3)
 
-    def _report_plan(self, summary: StoreSummary, plan: Plan) -> None:
+    def _report_plan(self, summary: StoreSummary, plan: Plan, inputs: RunInputs) -> None:
         """Counts and warnings once the plan is made; warnings are repeated at the end."""
+        names, classifier = inputs.resolved.input_names, str(self.settings.classifier)
         message = self.session.progress.message
         message(
             f"{summary.n_records:,} sequences, {summary.n_chunks:,} chunks, {summary.n_fragments:,} fragments "
             f"({plan.n_rows:,} different) in {plan.n_units:,} units"
         )
-        if summary.n_records == 0:
-            self.warnings.append("warning: the input holds no sequences; the tables have headers only")
-        elif summary.n_fragments == 0:
-            self.warnings.append("warning: no chunk has an open reading frame, so nothing can be scored")
-        if summary.n_renamed:
-            self.warnings.append(
-                f"warning: {summary.n_renamed:,} sequences had the name of an earlier one and were renamed, "
-                f"for example to {shortened(summary.example_renamed, NAME_LETTERS)}"
-            )
+        self.warnings = summary.warnings(names, self.settings.min_length)
+        length = inputs.resolved.chunk_length
+        self.warnings += resolve_config.unknown_chunk_length(inputs.classifier, classifier, length)
+        empty = summary.report.names_without_records(names)
+        self.folder.update_run(warnings=self.warnings, files_without_records=empty)
         for warning in self.warnings:
             message(warning)
         if 0 < plan.n_units < self.control.runtime.world_size:
@@ -267,7 +261,7 @@ class _Predict:
         n = self.control.runtime.keys.add(bad, 0)
         return [int(self.control.wait_for(f"{bad}/{number}")) for number in range(1, n + 1)]
 
-    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader, resolved: ResolvedConfig) -> Totals:
+    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader, names: Sequence[str]) -> Totals:
         """Rank 0 writes the tables, the others wait."""
         totals = Totals()
 
@@ -280,7 +274,7 @@ class _Predict:
             origin = TablesOrigin(
                 command="predict", classifier=header.classifier, consensus=settings.consensus, plan=header.plan
             )
-            tables = ([name for name, *_ in resolved.input], origin, raise_if_ending)
+            tables = (names, origin, raise_if_ending)
             totals = write_tables(self.folder, summary, scores, *tables, legacy=settings.legacy_output)
             return "1"
 

@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 import vpdist
 from vpdist.commands import input_identity, resolve_config
 from vpdist.commands.early_checks import check_kind
+from vpdist.commands.input_list import read_list
 from vpdist.config import InputIdentity, ResolvedConfig, Settings
 from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.encoders.encoder import DTYPES, choose_dtype, load_encoder
@@ -72,8 +73,9 @@ def resolve_inputs(settings: Settings, session: Session) -> RunInputs:
     """
     models = _models(settings, session)
     classifier = _classifier(settings, models)
+    settings = _with_listed_inputs(settings, session)
     if "-" in settings.inputs:  # a launcher passes standard input to one rank only
-        session.control.broadcast_from_rank_0("spool", lambda: str(_spool(session)))
+        session.control.broadcast_from_rank_0("spool", lambda: str(_spool(session, session.folder.spool)))
     paths = [session.folder.spool if name == "-" else Path(name) for name in settings.inputs]
     if session.control.is_first:
         inputs = _resolve(settings, session, models, classifier, paths)
@@ -195,6 +197,23 @@ def _recorded_by_rank_0(session: Session) -> ResolvedConfig:
     return ResolvedConfig.from_dict(recorded)
 
 
+def _with_listed_inputs(settings: Settings, session: Session) -> Settings:
+    """The settings with the inputs that --files-from names after the others; rank 0 reads the list.
+
+    Raises InputError, UsageError.
+    """
+    if settings.files_from is None:
+        return settings
+    given = settings.files_from
+
+    def read() -> str:
+        path = _spool(session, session.folder.input_list) if given == "-" else Path(given)
+        return json.dumps(read_list(path, given))
+
+    listed = json.loads(session.control.broadcast_from_rank_0("files-from", read))
+    return replace(settings, inputs=(*settings.inputs, *listed))
+
+
 def _models(settings: Settings, session: Session) -> dict[str, Path]:
     """Folder of each encoder; the first rank of a node downloads, the others wait and find the download by themselves:
     the key store tells them when, not where."""
@@ -222,28 +241,28 @@ def _classifier(settings: Settings, models: dict[str, Path]) -> Classifier | Non
     return classifier
 
 
-def _spool(session: Session) -> Path:
-    """Copy standard input to the run folder; when resumed, compare it with that copy, unless it is empty.
+def _spool(session: Session, target: Path) -> Path:
+    """Copy standard input to `target` in the run folder; when resumed, compare it with that copy, unless it is empty.
 
     Raises UsageError when it differs, or when an earlier attempt of this launch has consumed it.
     """
     folder, raise_if_ending = session.folder, session.control.raise_if_ending
-    if not folder.spool.exists():
+    if not target.exists():
         if session.control.runtime.attempt:
             raise UsageError("standard input was consumed by an attempt that was lost; pipe it in again")
-        return spool_stdin(folder.spool, raise_if_ending)
-    again = spool_stdin(folder.spool.with_suffix(".again"), raise_if_ending)
+        return spool_stdin(target, raise_if_ending)
+    again = spool_stdin(target.with_suffix(".again"), raise_if_ending)
     try:
         if again.stat().st_size == 0:
             session.progress.message("standard input is empty: continuing with what was read from it before")
-        elif not filecmp.cmp(folder.spool, again, shallow=False):
+        elif not filecmp.cmp(target, again, shallow=False):
             raise UsageError(
                 f"{folder.path} belongs to another configuration: standard input differs from what was read before; "
                 f"use another folder, or --restart to discard its content"
             )
     finally:
         again.unlink()
-    return folder.spool
+    return target
 
 
 def _refuse_other_weights(session: Session, inputs: RunInputs) -> None:

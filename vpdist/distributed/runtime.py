@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -29,6 +30,10 @@ CONNECT_TIMEOUT = timedelta(seconds=2)
 """Between two tries to connect to the store, this process checks whether it must end."""
 
 
+PIECE = 1 << 20
+"""Letters of a text in one value: torch's store closes the connection over a value of more than 8 MiB."""
+
+
 class KeyStore:
     """Small texts and counters that every rank can read and set. Not thread-safe: `clone` it for another thread.
 
@@ -43,11 +48,22 @@ class KeyStore:
         return KeyStore(self._call(self._connect), self._connect)
 
     def set(self, key: str, text: str) -> None:
+        """Set `key` to a text, which does not begin with NUL. A long one is divided, as the store has a limit."""
+        if len(text) > PIECE:
+            pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
+            for number, piece in enumerate(pieces):
+                self._call(partial(self._store.set, f"{key}/piece/{number}", piece))
+            text = f"\0{len(pieces)}"
         self._call(lambda: self._store.set(key, text))
 
     def get(self, key: str) -> bytes | None:
         """The value of `key`, or None if it is not set. Never waits."""
-        return self._call(lambda: self._store.get(key) if self._store.check([key]) else None)
+        value = self._call(lambda: self._store.get(key) if self._store.check([key]) else None)
+        if value is None or not value.startswith(b"\0"):
+            return value
+        return b"".join(
+            self._call(partial(self._store.get, f"{key}/piece/{number}")) for number in range(int(value[1:]))
+        )
 
     def add(self, key: str, amount: int = 1) -> int:
         """Add to an atomic counter (0 at first) and return its new value."""

@@ -10,6 +10,7 @@ from typing import Any
 from vpdist.encoder_kinds import KINDS, WIDEST
 from vpdist.errors import WeightsError
 from vpdist.storage.atomic_files import JSON_LIMIT, read_limited
+from vpdist.storage.lfs_pointer import IS_LFS_POINTER, LFS_POINTER
 
 LARGEST_SIZE, MOST_LAYERS = 1 << 20, 1 << 10
 """No size in a config.json exceeds these: a model is built from it before its weights are compared with it."""
@@ -97,7 +98,10 @@ def encoder_shape(folder: Path) -> EncoderShape:
 def read_model_json(path: Path) -> Any:
     """The content of a JSON file of a model folder. Raises WeightsError."""
     try:
-        return json.loads(read_limited(path, JSON_LIMIT, follow=True).decode())
+        content = read_limited(path, JSON_LIMIT, follow=True)
+        if content.startswith(LFS_POINTER):
+            raise WeightsError(f"{path}: {IS_LFS_POINTER}")
+        return json.loads(content.decode())
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file; is this a model in the Hugging Face layout?") from error
     except OSError as error:

@@ -18,6 +18,7 @@ import xxhash
 from vpdist.encoders.shape import read_model_json
 from vpdist.errors import WeightsError
 from vpdist.storage.atomic_files import UNREADABLE
+from vpdist.storage.lfs_pointer import IS_LFS_POINTER, LFS_POINTER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +67,9 @@ def model_fingerprint(folder: Path) -> str:
     for path in files_read(folder):
         try:
             digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-            for block in _blocks(path):
+            for number, block in enumerate(_blocks(path)):
+                if number == 0 and block[: len(LFS_POINTER)] == LFS_POINTER:
+                    raise WeightsError(f"{path}: {IS_LFS_POINTER}")
                 digest.update(block)
         except OSError as error:
             raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error

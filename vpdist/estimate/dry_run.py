@@ -137,9 +137,11 @@ class _DryRun:
         reading_s = self._reading_s(inputs, summary.n_blocks)
         with self._stage("tables"):
             totals = self._tables(summary, inputs.resolved)
+        warnings = summary.warnings(inputs.resolved.input_names, self.settings.min_length)
         if not inputs.models:
             keys = fragment_keys.fragment_keys(self.folder, summary)
-            return Forecast(counts=_counts(summary, totals, len(shared_rows(keys, plan_order(keys))) - 1))
+            n_rows = len(shared_rows(keys, plan_order(keys))) - 1
+            return Forecast(counts=_counts(summary, totals, n_rows), warnings=warnings)
         with self._stage("plan"):
             plan, plan_id = prepare.make_plan(self.control, self.folder, summary, inputs)
             work = Workload.of(plan, fragment_keys.fragment_keys(self.folder, summary), inputs.models)
@@ -154,7 +156,8 @@ class _DryRun:
             sampled = sample_files.write_parts(self.folder.parts, work, header, self.control.raise_if_ending)
         counts, disk = _counts(summary, totals, plan.n_rows), self._disk(shards, sampled, output)
         if not plan.n_units:
-            return Forecast(counts=counts, work=self._work(work, inputs.resolved, 0.0, 0.0), disk=disk)
+            nothing = self._work(work, inputs.resolved, 0.0, 0.0)
+            return Forecast(counts=counts, warnings=warnings, work=nothing, disk=disk)
         with self._stage("embed"):
             batches = {"stretches": stretches, "costs": costs, "longest": longest}
             request = TimingRequest(folder=self.folder, inputs=inputs, **batches)
@@ -163,6 +166,7 @@ class _DryRun:
         ranks = self._work(work, inputs.resolved, seconds_per_cost, sampled.write_s)
         return Forecast(
             counts=counts,
+            warnings=warnings,
             work=ranks,
             disk=disk,
             memory=_memory(timings, planning_bytes),
@@ -194,7 +198,7 @@ class _DryRun:
         if resolved.classifier:
             scores.virus[:], scores.nonvirus[:] = 0.493123, 0.506877
         origin = TablesOrigin(command="plan", classifier="", consensus=self.settings.consensus, plan="")
-        sources, raise_if_ending = self.settings.inputs, self.control.raise_if_ending
+        sources, raise_if_ending = resolved.input_names, self.control.raise_if_ending
         return write_tables(self.folder, summary, scores, sources, origin, raise_if_ending, legacy=False)
 
     def _disk(self, shards: SampledShards, sampled: SampledParts, output: Path | None) -> Disk:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from vpdist.encoder_kinds import CLASSIFIED, options
 from vpdist.text import bytes_text, span_text
@@ -132,6 +132,8 @@ class Forecast:
     """The whole forecast. Without models only counts; without fragments neither memory nor time."""
 
     counts: Counts
+    warnings: list[str] = field(default_factory=list)
+    """What a run would warn of."""
     work: Work | None = None
     disk: Disk | None = None
     memory: Memory | None = None
@@ -153,6 +155,7 @@ class Forecast:
         return [f"{label:<11}{text}".rstrip() for label, text in self._rows()]
 
     def _rows(self) -> Iterator[Row]:
+        yield from (("", warning) for warning in self.warnings)
         yield from _counts(self.counts)
         if self.work is None:
             yield "", "tokens, units, balance, disk, memory and time depend on the models:"
@@ -166,7 +169,8 @@ class Forecast:
         if self.time is not None:
             yield from _time(self.time, len(self.work.ranks))
         elif not self.counts.fragments:
-            yield "time", "no chunk has an open frame: there is nothing to embed"
+            reason = "no chunk has an open frame" if self.counts.chunks else "no sequence has a chunk"
+            yield "time", f"{reason}: there is nothing to embed"
 
 
 def _counts(counts: Counts) -> Iterator[Row]:

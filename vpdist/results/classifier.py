@@ -23,6 +23,7 @@ from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.errors import WeightsError
 from vpdist.results.pickled_classifier import read_classifier_pickle
 from vpdist.storage.atomic_files import read_limited, write_file
+from vpdist.storage.lfs_pointer import IS_LFS_POINTER, LFS_POINTER
 
 FORMAT = "vpdist-classifier-1"
 CLASSES = 2
@@ -152,6 +153,8 @@ def load_classifier(path: Path) -> Classifier:
         return _build(path, pickled.parameters, pickled.eps, pickled.dropout, {})
     if content[8:9] == b"{":
         return _from_safetensors(path, content)
+    if content.startswith(LFS_POINTER):
+        raise WeightsError(f"{path}: {IS_LFS_POINTER}")
     raise WeightsError(
         f"{path}: is neither safetensors nor a PyTorch zip file; a .pth of PyTorch before 1.6 must be saved again"
     )

@@ -19,7 +19,7 @@ from vpdist.sequences.store_summary import StoreSummary
 from vpdist.storage.atomic_files import replacing
 from vpdist.storage.run_folder import RunFolder
 from vpdist.storage.table_switch import TablesOrigin, replacing_tables
-from vpdist.text import printable
+from vpdist.text import printable, without_open_quotes
 
 
 def part_scores(
@@ -89,7 +89,7 @@ def fill_tables(
         files,
         blocks(),
         scores,
-        sources=[printable(source) for source in sources],
+        sources=[without_open_quotes(printable(source)) for source in sources],
         new_names=store_summary.new_names(folder, summary),
         n_records=summary.n_records,
         consensus=consensus,

@@ -8,6 +8,8 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
+import os
+import re
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +22,18 @@ WINDOW_BITS = 29
 """Half a GiB for the window of xz or zst: eight times that of xz's strongest preset, four times that of zst's. A header
 may ask for 4 GiB."""
 
-MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
+MAGIC = {
+    b"\x1f\x8b": "gz",
+    b"BZh": "bz2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zst",
+    b"\x50\x2a\x4d\x18": "zst",
+}
+"""The last one begins a frame without data, in which pzstd writes how long the next frame is."""
+
+_BGZIP_BLOCK = re.compile(rb"\x1f\x8b\x08\x04.{6}\x06\0BC\x02\0(..)", re.DOTALL)
+_BGZIP_BLOCK_BYTES = 1 << 16
+_PZSTD_FRAME = re.compile(rb"\x50\x2a\x4d\x18\x04\0\0\0.{4}", re.DOTALL)
 
 # xopen uses isal or zlib-ng where they are installed, zlib, bz2, lzma, zstd.
 DECOMPRESSION_ERRORS: tuple[type[Exception], ...] = (
@@ -87,6 +100,26 @@ def decompressed(file: io.BufferedReader, compression: str | None) -> io.Buffere
         return io.BufferedReader(xopen.zstd.open(file, "rb", options=options), BUFFER_BYTES)
     opened: io.BufferedReader = xopen.xopen(file, "rb", threads=0, format=compression)
     return opened
+
+
+def missing_end(file: io.BufferedReader, compression: str | None) -> str | None:
+    """What a compressed file lacks at its end although its data are whole: then it was cut off between two blocks.
+
+    Other damage raises while the file is read: gz members, bz2 and xz streams and zst frames end with a mark of their
+    own. What comes after the last of them can only be missed where something announces it: bgzip ends a file with a
+    block without data, pzstd announces each frame. `file` is then at its beginning.
+    """
+    if compression not in ("gz", "zst") or not file.seekable():
+        return None
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _BGZIP_BLOCK_BYTES))
+    tail = file.read()
+    file.seek(0)
+    if compression == "zst":
+        return "frame after the last one that pzstd announces" if _PZSTD_FRAME.fullmatch(tail[-12:]) else None
+    ends = [block.start() + int.from_bytes(block[1], "little") + 1 for block in _BGZIP_BLOCK.finditer(tail)]
+    holds_data = tail[-4:] != bytes(4)  # a member ends with the number of its bytes
+    return "end marker of bgzip" if len(tail) in ends and holds_data else None
 
 
 def describe_damage(error: Exception, compression: str | None) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from vpdist.errors import StorageError
 from vpdist.sequences import token_store
 from vpdist.sequences.blocks import OFFSETS, Texts
+from vpdist.sequences.input_report import InputReport
 from vpdist.sequences.store_summary import (
     StoreSummary,
     block_paths,
@@ -94,10 +95,11 @@ def ingest(
     Raises InputError naming file, record and position, and StorageError.
     """
     digests: list[str] = []
+    report = InputReport()
     fingerprints = {kind: tokenizer.fingerprint for kind, tokenizer in tokenizers.items()}
 
     def read() -> None:
-        for raw in token_store.read_blocks(paths, chunk_length, min_length):
+        for raw in token_store.read_blocks(paths, chunk_length, min_length, report):
             digests.append(raw.digest())
             path = token_store.block_path(folder.tokens, raw.index)
             if token_store.block_is_valid(path, digests[-1], fingerprints):
@@ -126,7 +128,9 @@ def ingest(
     while _wait_for_block(control, index := control.next_index("ingest")):
         tokenise(index)
         control.publish(f"{DONE}/{index}", "1")
-    control.broadcast_from_rank_0("store", lambda: _summarise(control, folder, provenance_key, digests, fingerprints))
+    control.broadcast_from_rank_0(
+        "store", lambda: _summarise(control, folder, provenance_key, digests, fingerprints, report)
+    )
     summary = load_summary(folder, provenance_key)
     if summary is None:
         raise hdf5_files.DamagedFile(f"{folder.store}: is not the one that rank 0 has written")
@@ -168,6 +172,7 @@ def _summarise(
     provenance_key: str,
     digests: Sequence[str],
     tokenizers: Mapping[str, str],
+    report: InputReport,
 ) -> str:
     """Write names.h5 and store.json once all blocks are done; returns the store's digest.
 
@@ -201,6 +206,10 @@ def _summarise(
         fragments_per_block=tuple(fragments),
         n_renamed=len(renamed),
         example_renamed=next(iter(renamed.values()), ""),
+        report=report,
     )
-    write_json(folder.store, asdict(summary))
+    fields = asdict(summary)
+    if report == InputReport():
+        del fields["report"]  # nothing to tell
+    write_json(folder.store, fields)
     return summary.digest

@@ -13,16 +13,21 @@ import select
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dnaio import FastaReader, FastqReader
-from dnaio.exceptions import FastqFormatError, FileFormatError
+from dnaio import FastaReader
+from dnaio.exceptions import FileFormatError
 
 from vpdist.errors import InputError
-from vpdist.sequences import decompression
+from vpdist.sequences import decompression, other_formats
+from vpdist.sequences.fastq import read_fastq
+from vpdist.sequences.input_report import CutFile, InputReport
 from vpdist.storage.atomic_files import replacing
+from vpdist.text import without_open_quotes
 
 UNNAMED = "unnamed"
 """Name of a record whose header is empty."""
@@ -31,12 +36,10 @@ LONGEST_RECORD = 1 << 31
 """Bytes of a FASTA record, plus LINE_BYTES per line: the memory it takes while it is read. The largest human chromosome
 takes a fifth of this; a compressed file of a few megabytes could hold a record of any size."""
 LINE_BYTES = 32
-LONGEST_LINE = 1 << 28
-"""Bytes of a FASTQ line."""
 LONGEST_HEADER = 1 << 20
 """Characters."""
 
-_PIECE, _LARGE_PIECE = 1 << 20, 1 << 24
+_PIECE = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BAD = b"\0"
 _READ_AS = dict(zip("ACGTUNRYSWKMBDHV-. \t", "ACGTTNRYSWKMBDHV-.  ", strict=True))
@@ -48,26 +51,29 @@ class Record:
     """One sequence of the input."""
 
     name: str
-    """The header's first word; UNNAMED where the header is empty."""
+    """The header's first word; UNNAMED where the header is empty. Quotes: see `without_open_quotes`."""
     description: str
-    """The rest of the header; tabs and other control characters are spaces."""
+    """The rest of the header; tabs and other control characters are spaces, quotes as in the name."""
     source: str
     """The input file, as given."""
     sequence: bytes
     """Upper-case ASCII: IUPAC nucleotide letters without U, '-' and '.'."""
 
 
-def read_records(paths: Sequence[Path]) -> Iterator[Record]:
-    """The records of all files, in order. An empty file has none.
+def read_records(paths: Sequence[Path], report: InputReport | None = None) -> Iterator[Record]:
+    """The records of all files, in order. What must be told is added to `report`.
+
+    A file that is empty, or holds nothing but white space and comments, has none.
 
     White space inside a sequence is dropped, as are blank lines (in FASTQ: at the end of the file) and FASTA lines
     that begin with '#'. Bytes of a FASTA header that are not UTF-8 are written out as `\\xNN`.
 
-    Raises InputError for a file that cannot be read, is damaged, is neither FASTA nor FASTQ, has content but no
-    records, or holds letters that are not nucleotides.
+    Raises InputError for a file that cannot be read, is damaged, is neither FASTA nor FASTQ, or holds
+    letters that are not nucleotides.
     """
-    for path in paths:
-        yield from _read_file(path)
+    report = report if report is not None else InputReport()
+    for number, path in enumerate(paths):
+        yield from _read_file(path, number, report)
 
 
 def spool_stdin(target: Path, raise_if_ending: Callable[[], None]) -> Path:
@@ -125,37 +131,6 @@ class _Bounded(io.RawIOBase):
         return len(block)
 
 
-class _CountedLines:
-    """A file for dnaio's FASTQ reader; `last_line` is its last line so far that is not blank (from 0)."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._lines, self.last_line, self._open = file, 0, -1, 0
-
-    def read(self, size: int) -> bytes:
-        """Raises FastqFormatError for a byte that is not ASCII, or a line of more than LONGEST_LINE."""
-        block = self._file.read(min(size, _LARGE_PIECE))
-        lines = self._lines
-        end = block.rfind(b"\n")
-        self._open = len(block) - 1 - end + (self._open if end < 0 else 0)
-        if self._open > LONGEST_LINE:
-            raise FastqFormatError(f"a line has more than {LONGEST_LINE >> 20} MiB", lines + block.count(b"\n"))
-        text = block.rstrip(b"\r\n")
-        if text:
-            self.last_line = lines + text.count(b"\n")
-        self._lines = lines + block.count(b"\n")
-        if not block.isascii():  # dnaio would refuse it without the position
-            first = next(position for position, byte in enumerate(block) if byte > 127)
-            reason = f"byte {block[first]:#x} is not ASCII, as FASTQ must be"
-            raise FastqFormatError(reason, lines + block.count(b"\n", 0, first))
-        return block
-
-    def blank_from(self, line: int) -> bool:
-        """Whether no text follows from `line` on; reads on until that is known."""
-        while self.last_line < line and self.read(decompression.BUFFER_BYTES):
-            pass
-        return self.last_line < line
-
-
 class _Fasta(FastaReader):
     """dnaio's reader with UTF-8 headers for any locale; yields records."""
 
@@ -164,16 +139,22 @@ class _Fasta(FastaReader):
         self._file.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
 
 
-def _read_file(path: Path) -> Iterator[Record]:
+def _read_file(path: Path, number: int, report: InputReport) -> Iterator[Record]:
     source = str(path)
     count, name, compression = 0, None, None
     try:
         with open(path, "rb") as file:
             compression = decompression.find_compression(file)
-            for record in _records(decompression.decompressed(file, compression), source):
+            missing = decompression.missing_end(file, compression)
+            content = decompression.decompressed(file, compression)
+            for record in _records(content, source, partial(_reopened, path, compression)):
                 count, name = count + 1, record.name
                 yield record
                 del record  # free the memory of a chromosome before the next one is read
+        if count == 0:
+            report.without_records.append(number)
+        if missing is not None:
+            report.cut.append(CutFile(number, missing, name))
     except FileFormatError as error:
         position = f"after {count} complete records" if error.line is None else f"line {error.line + 1}"
         reason = " ".join(error.message.split())
@@ -185,30 +166,30 @@ def _read_file(path: Path) -> Iterator[Record]:
         raise InputError(reason, path=source, record=name, position=location) from error
 
 
-def _records(content: io.BufferedReader, source: str) -> Iterator[Record]:
-    start = content.peek(64)
+@contextmanager
+def _reopened(path: Path, compression: str | None) -> Iterator[BinaryIO]:
+    with open(path, "rb") as file:
+        yield decompression.decompressed(file, compression)
+
+
+def _records(
+    content: io.BufferedReader, source: str, reopen: Callable[[], AbstractContextManager[BinaryIO]]
+) -> Iterator[Record]:
+    start = content.peek(other_formats.START_BYTES)
     if not start:
         return
     text = start.removeprefix(_BYTE_ORDER_MARK).lstrip()
-    count = 0
+    if (named := other_formats.named_format(start)) is not None:
+        raise InputError(named, path=source, position="line 1")
     if text.startswith(b"@"):
-        lines = _CountedLines(content)
-        try:
-            for entry in FastqReader(lines):  # type: ignore[arg-type]
-                count += 1
-                yield _record(entry.name, entry.sequence, source)
-        except FileFormatError:
-            if not lines.blank_from(4 * count):
-                raise
+        for header, letters in read_fastq(content, reopen):
+            yield _record(header, letters, source)
     elif text.startswith((b">", b"#")) or not text:
         for record in _Fasta(io.BufferedReader(_Bounded(content, source), decompression.BUFFER_BYTES), source):
-            count += 1
             yield record  # type: ignore[misc]
             del record
     else:
-        raise InputError(_describe_other(text), path=source, position="line 1")
-    if count == 0:
-        raise InputError("the file is not empty but has no records", path=source)
+        raise InputError(other_formats.describe_unknown(text), path=source, position="line 1")
 
 
 def _record(header: str, letters: str, source: str) -> Record:
@@ -222,7 +203,8 @@ def _record(header: str, letters: str, source: str) -> Record:
     words = header.split(None, 1)
     name = words[0] if words else UNNAMED
     description = words[1].rstrip() if len(words) == 2 else ""
-    return Record(name, description, source, _sequence(letters, source, name))
+    sequence = _sequence(letters, source, name)
+    return Record(without_open_quotes(name), without_open_quotes(description), source, sequence)
 
 
 def _printable(letter: str) -> str:
@@ -256,16 +238,6 @@ def _sequence(letters: str, source: str, name: str) -> bytes:
     raise InputError(
         f"unexpected letter {letter!r}: {hint}", path=source, record=name, position=f"letter {position + 1}"
     )
-
-
-def _describe_other(text: bytes) -> str:
-    if any(text.startswith(magic) for magic in decompression.MAGIC):
-        return "the file was compressed twice; decompress it once"
-    if text.startswith((b"BAM\x01", b"CRAM")):
-        return "the file holds alignments, not sequences; convert it with `samtools fasta`"
-    if not text.isascii() or b"\0" in text:
-        return "the file holds binary data, neither FASTA nor FASTQ"
-    return f"the file is neither FASTA ('>') nor FASTQ ('@'); it begins with {_shortened(text.decode('ascii'), 20)!r}"
 
 
 def _shortened(text: str, length: int = 160) -> str:

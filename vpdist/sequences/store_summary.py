@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import xxhash
 from vpdist.ragged import offsets_of
 from vpdist.sequences import token_store
 from vpdist.sequences.blocks import OFFSETS, Texts
+from vpdist.sequences.input_report import InputReport
 from vpdist.storage import hdf5_files
 from vpdist.storage.atomic_files import read_json, storage_error
 from vpdist.storage.run_folder import RunFolder
@@ -37,6 +38,8 @@ class StoreSummary:
     """Records whose name had been used before; their new names are in names.h5."""
     example_renamed: str
     """One of the new names, '' where there is none."""
+    report: InputReport = field(default_factory=InputReport)
+    """What reading the input found."""
 
     @property
     def n_blocks(self) -> int:
@@ -50,10 +53,31 @@ class StoreSummary:
         """(blocks + 1,) int64 number of each block's first fragment."""
         return offsets_of(self.fragments_per_block)
 
+    def warnings(self, inputs: Sequence[str], min_length: int) -> list[str]:
+        """What users must be told of the input, a line each; `inputs` are its names. Raises StorageError."""
+        lines = self.report.warnings(inputs)
+        if self.n_records == 0:
+            lines.append("warning: the input holds no sequences; the tables have headers only")
+        elif self.n_chunks == 0:
+            shortest = token_store.SHORTEST
+            least = f"--min-length {min_length:,}" if min_length > shortest else f"{shortest} bases"
+            lines.append(
+                f"warning: all {self.n_records:,} sequences are shorter than {least}, so nothing can be scored"
+            )
+        elif self.n_fragments == 0:
+            lines.append("warning: no chunk has an open reading frame, so nothing can be scored")
+        if self.n_renamed:
+            lines.append(
+                f"warning: {self.n_renamed:,} sequences had the name of an earlier one and were renamed, "
+                f"for example to {self.example_renamed}"
+            )
+        return lines
+
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> StoreSummary:
-        """Raises KeyError, TypeError or ValueError unless `fields` are those of a summary."""
-        new = cls(**fields | {"fragments_per_block": tuple(fields["fragments_per_block"])})
+        """Raises AttributeError, KeyError, TypeError or ValueError unless `fields` are those of a summary."""
+        report = InputReport.from_dict(fields.get("report", {}))
+        new = cls(**fields | {"fragments_per_block": tuple(fields["fragments_per_block"]), "report": report})
         counts = (new.n_records, new.n_chunks, new.n_bases, new.n_renamed, *new.fragments_per_block)
         if any(type(count) is not int or not 0 <= count < 1 << 48 for count in counts):
             raise ValueError("a count is not an integer from 0 to 2**48")
@@ -78,7 +102,7 @@ def load_summary(folder: RunFolder, provenance_key: str | None = None) -> StoreS
         if content is None or (provenance_key is not None and content.get("basis") != provenance_key):
             return None
         return StoreSummary.from_dict(content)
-    except (hdf5_files.DamagedFile, TypeError, KeyError, ValueError) as error:
+    except (hdf5_files.DamagedFile, AttributeError, TypeError, KeyError, ValueError) as error:
         logger.warning("%s is damaged: %s", folder.store, error)
         return None
 

@@ -30,6 +30,7 @@ from vpdist.sequences.blocks import (
     content,
     is_sound,
 )
+from vpdist.sequences.input_report import InputReport
 from vpdist.sequences.records import Record, read_records
 from vpdist.sequences.six_frames import chunk_bounds, six_frames
 from vpdist.sequences.tokenizers import FragmentTokenizer
@@ -47,8 +48,10 @@ BLOCK_BASES, BLOCK_CHUNKS, BLOCK_RECORDS, BLOCK_TEXT = 1 << 22, 1 << 14, 1 << 16
 Block = TypeVar("Block", bound=BlockRecords)
 
 
-def read_blocks(paths: Sequence[Path], chunk_length: int, min_length: int = 0) -> Iterator[RawBlock]:
-    """Read all files into blocks, in memory for one record and one block.
+def read_blocks(
+    paths: Sequence[Path], chunk_length: int, min_length: int = 0, report: InputReport | None = None
+) -> Iterator[RawBlock]:
+    """Read all files into blocks, in memory for one record and one block. What must be told is added to `report`.
 
     Records under 3 bases (too_short) and, of the others, those under `min_length` bases (filtered) have no chunks.
     An input without records has no blocks. Raises InputError.
@@ -58,7 +61,7 @@ def read_blocks(paths: Sequence[Path], chunk_length: int, min_length: int = 0) -
         source_of.setdefault(str(path), number)
     block = _OpenBlock(0, chunk_length, 0)
     number = 0
-    for record in read_records(paths):
+    for record in read_records(paths, report):
         if block.is_full:
             yield block.close()
             block = _OpenBlock(block.index + 1, chunk_length, number)

@@ -44,7 +44,7 @@ class RunFolder:
         self.parts, self.tokens, self.at_work = path / "parts", path / "tokens", path / "at_work"
         self.run, self.status, self.progress = path / "run.json", path / "status.json", path / "progress.jsonl"
         self.plan, self.store, self.names = (self.tokens / name for name in ("plan.h5", "store.json", "names.h5"))
-        self.spool = self.tokens / "stdin"
+        self.spool, self.input_list = self.tokens / "stdin", self.tokens / "files-from"
         self.next_tables = path / NEXT_TABLES
 
     def log(self, rank: int) -> Path:

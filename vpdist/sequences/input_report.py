@@ -1,0 +1,78 @@
+"""What reading finds that is no error and yet must be told: files that were cut off, files without records.
+
+It is kept in the token store, so that a run that is resumed tells it as well. Files are named by their index, as the
+names under which users know them are not always the paths that were read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vpdist.errors import StorageError
+from vpdist.text import printable
+
+MOST_NAMED = 10
+"""Of more files than this without records, so many are named in the warning."""
+
+
+@dataclass(frozen=True, slots=True)
+class CutFile:
+    """A file that can be read to its end, but lacks what its format ends with."""
+
+    file: int
+    """Index of the input file."""
+    missing: str
+    """What it lacks."""
+    last_record: str | None
+    """Name of the last record, which may be incomplete; None where there is none."""
+
+    @property
+    def end(self) -> str:
+        """How the file ends."""
+        if self.last_record is None:
+            return "and holds no record"
+        return f"and its last record, {self.last_record}, may be short"
+
+
+@dataclass(slots=True)
+class InputReport:
+    """All that reading found, in the order of the input."""
+
+    cut: list[CutFile] = field(default_factory=list)
+    without_records: list[int] = field(default_factory=list)
+    """Indices of the files that hold no record."""
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> InputReport:
+        """Raises AttributeError, KeyError, TypeError or ValueError unless `fields` are those of a report."""
+        cut = [CutFile(**file) for file in fields.get("cut", [])]
+        if any(type(file.missing) is not str or type(file.last_record) not in (str, type(None)) for file in cut):
+            raise ValueError("what is told of a file is not a text")
+        without_records = list(fields.get("without_records", []))
+        if any(type(number) is not int or number < 0 for number in (*without_records, *(file.file for file in cut))):
+            raise ValueError("the index of a file is not a number")
+        return cls(cut, without_records)
+
+    def warnings(self, names: Sequence[str]) -> list[str]:
+        """A line for each finding; `names` of the input files. Raises StorageError for a file that is none of them."""
+        lines = [
+            printable(f"warning: {_name(names, file.file)} has no {file.missing}: it was probably cut off, {file.end}")
+            for file in self.cut
+        ]
+        empty = self.names_without_records(names)
+        if 0 < len(empty) < len(names):
+            listed = ", ".join(empty[:MOST_NAMED]) + (", ... (run.json names all)" if len(empty) > MOST_NAMED else "")
+            lines.append(f"warning: {len(empty):,} of {len(names):,} files hold no sequences: {listed}")
+        return lines
+
+    def names_without_records(self, names: Sequence[str]) -> list[str]:
+        """Names of the files that hold no record. Raises StorageError as above."""
+        return [printable(_name(names, file)) for file in self.without_records]
+
+
+def _name(names: Sequence[str], file: int) -> str:
+    if file >= len(names):
+        raise StorageError("token store: tells of a file that the run did not read")
+    return names[file]
