@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -46,7 +47,9 @@ def test_every_reader_finds_the_cells_that_were_written(headers: list[str]) -> N
         half = np.full(n_fragments, 0.5, np.float32)
         scores = Scores(half, half, np.zeros(n_fragments, bool))
         given = {"sources": ["in.fa"], "new_names": {}, "n_records": len(headers), "consensus": "mean"}
-        tables.write(Path(folder), blocks, scores, **given)
+        with ExitStack() as stack:
+            files = {name: stack.enter_context(open(Path(folder) / f"{name}.tsv", "wb")) for name in tables.COLUMNS}
+            tables.fill(files, blocks, scores, **given)
         for name in ("sequences", "chunks", "fragments"):
             read = rows_by_default(Path(folder) / f"{name}.tsv")
             assert read == rows_by_lines(Path(folder) / f"{name}.tsv")

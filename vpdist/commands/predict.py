@@ -21,11 +21,11 @@ from vpdist.config import Settings
 from vpdist.embedding.encoder_process import EncoderProcess
 from vpdist.embedding.isolated_encoder import IsolatedEncoder
 from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
-from vpdist.embedding.units_in_progress import UnitsInProgress, count_crashes
+from vpdist.embedding.units_in_progress import UnitsInProgress, count_crashes, two_lists_of_units
 from vpdist.encoders.encoder import Encoder
 from vpdist.encoders.shape import encoder_shape
 from vpdist.environment import limit_library_threads
-from vpdist.errors import StorageError, WeightsError
+from vpdist.errors import StorageError
 from vpdist.planning.plan import Plan, longest_first
 from vpdist.planning.sampler import TokenWeightedDistributedSampler
 from vpdist.results import parts
@@ -171,7 +171,7 @@ class _Predict:
             crashing = [unit for unit in sorted(left) if crashes.get(unit, 0) >= CRASHES_UNTIL_ISOLATED]
             return json.dumps([sorted(left - set(crashing)), crashing])
 
-        return _two_lists_of_units(self.control.broadcast_from_rank_0(f"todo/{attempt}", make), work.plan.n_units)
+        return two_lists_of_units(self.control.broadcast_from_rank_0(f"todo/{attempt}", make), work.plan.n_units)
 
     def _embed(self, work: UnitWork, todo: list[int], attempt: int) -> None:
         """Compute the units of `todo`, dealt by cost beforehand or taken one by one."""
@@ -289,18 +289,3 @@ class _Predict:
         called = self.settings.classifier is not None
         lines = [*self.warnings, summary_text(self.folder, totals, seconds, called=called)]
         return Outcome("\n".join(lines), totals.failed_fragments)
-
-
-def _two_lists_of_units(text: str, n_units: int) -> tuple[list[int], list[int]]:
-    """What rank 0 has published, unless somebody else has: raises WeightsError for anything but units of the plan.
-
-    Whether they are the right ones need not be known: what is left out is found missing, what is there is kept.
-    """
-    try:
-        todo, crashing = json.loads(text)
-        units = [*todo, *crashing]
-    except (ValueError, TypeError):
-        units = [None]
-    if any(type(unit) is not int or not 0 <= unit < n_units for unit in units) or len({*units}) != len(units):
-        raise WeightsError("the units left, as the ranks' key store has them, are not units of the plan")
-    return todo, crashing

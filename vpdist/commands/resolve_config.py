@@ -9,14 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from vpdist.config import (
-    MOST_THREADS,
-    InputIdentity,
-    ResolvedConfig,
-    Settings,
-    refuse_other_configuration,
-    same_samples,
-)
+from vpdist.commands.compare_configs import refuse_other_configuration, same_samples
+from vpdist.config import MOST_THREADS, InputIdentity, ResolvedConfig, Settings
 from vpdist.cpu_quota import available_cores
 from vpdist.encoders.encoder import choose_dtype
 from vpdist.encoders.model_files import ModelFiles

@@ -8,13 +8,14 @@ synced: what a process has written survives its crash, and a power cut is not a 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
 import secrets
 from collections import Counter, deque
 
-from vpdist.errors import VpdistError
+from vpdist.errors import VpdistError, WeightsError
 from vpdist.storage.atomic_files import create_exclusively, read_json, read_limited, storage_error
 from vpdist.storage.run_folder import RunFolder
 
@@ -80,3 +81,18 @@ def count_crashes(folder: RunFolder) -> dict[int, int]:
     except OSError as error:
         raise storage_error(folder.at_work, error, "read") from error
     return dict(crashes)
+
+
+def two_lists_of_units(text: str, n_units: int) -> tuple[list[int], list[int]]:
+    """What rank 0 has published, unless somebody else has: raises WeightsError for anything but units of the plan.
+
+    Whether they are the right ones need not be known: what is left out is found missing, what is there is kept.
+    """
+    try:
+        todo, crashing = json.loads(text)
+        units = [*todo, *crashing]
+    except (ValueError, TypeError):
+        units = [None]
+    if any(type(unit) is not int or not 0 <= unit < n_units for unit in units) or len({*units}) != len(units):
+        raise WeightsError("the units left, as the ranks' key store has them, are not units of the plan")
+    return todo, crashing
