@@ -12,10 +12,11 @@ from torch.distributed import HashStore
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels, write_classifier, write_dnabert_s
 from vpdist.commands import resolve_config, run_inputs
-from vpdist.commands.predict import _two_lists_of_units, predict
+from vpdist.commands.predict import predict
 from vpdist.commands.run_inputs import DECISIONS, resolve_inputs
 from vpdist.config import Settings
 from vpdist.distributed.runtime import KeyStore, Runtime
+from vpdist.embedding.units_in_progress import two_lists_of_units
 from vpdist.environment import LaunchContext
 from vpdist.errors import StorageError, WeightsError
 from vpdist.planning import plan_file
@@ -138,11 +139,11 @@ def test_an_older_run_json_that_a_rank_still_sees_is_waited_out(
 )
 def test_units_left_that_are_none_of_the_plan_are_refused(text: str) -> None:
     with pytest.raises(WeightsError, match="are not units of the plan"):
-        _two_lists_of_units(text, 2)
+        two_lists_of_units(text, 2)
 
 
 def test_units_left_are_two_lists() -> None:
-    assert _two_lists_of_units("[[1], [0]]", 2) == ([1], [0])
+    assert two_lists_of_units("[[1], [0]]", 2) == ([1], [0])
 
 
 @pytest.mark.parametrize(
