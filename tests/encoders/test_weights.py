@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.tiny_models import write_dnabert_s, write_esm2
+from vpdist.encoders import esm2
 from vpdist.encoders.encoder import load_encoder
 from vpdist.encoders.hub import PINNED_REVISIONS, resolve_model
 from vpdist.encoders.packing import Packing
-from vpdist.encoders.shape import EncoderShape, encoder_shape
+from vpdist.encoders.shape import EncoderShape, encoder_shape, read_config
 from vpdist.encoders.weights import load_state_dict, model_fingerprint
 from vpdist.errors import WeightsError
 
@@ -348,3 +349,56 @@ def test_a_hub_that_cannot_be_reached_says_so(cache, monkeypatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the hub library's tries
     with pytest.raises(WeightsError, match="check the network"):
         resolve_model("facebook/esm2_t6_8M_UR50D")
+
+
+def with_tensor(folder: Path, name: str, change) -> Path:
+    """The folder's weights with one tensor changed, in a file of the same kind."""
+    state = {each: tensor.clone() for each, tensor in load_state_dict(folder).items()}
+    state[name] = change(state[name])
+    if (folder / "model.safetensors").exists():
+        save_file(state, folder / "model.safetensors")
+    else:
+        torch.save(state, folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("kind", ["nucleotide", "protein"])
+def test_weights_in_other_number_formats_are_refused_not_cast(tmp_path, kind: str, dtype: torch.dtype) -> None:
+    folder = write_dnabert_s(tmp_path) if kind == "nucleotide" else write_esm2(tmp_path)
+    name = next(name for name in load_state_dict(folder) if name.endswith("LayerNorm.weight"))
+    with_tensor(folder, name, lambda tensor: tensor.to(dtype))
+    with pytest.raises(WeightsError, match=f"{name} is {str(dtype).removeprefix('torch.')}; weights are float32"):
+        load_encoder(folder, kind, torch.float32, CPU)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_in_any_format_of_weights_are_read(tmp_path, dtype: torch.dtype) -> None:
+    folder = write_dnabert_s(tmp_path)
+    with_tensor(folder, "embeddings.LayerNorm.weight", lambda tensor: tensor.to(dtype))
+    load_encoder(folder, "nucleotide", torch.float32, CPU)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: torch.zeros(1).expand(1 << 17, 1 << 17),  # 64 GiB
+        lambda tensor: tensor[:1].clone().expand(tensor.shape),
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to("meta"),
+    ],
+    ids=["terabytes", "a repeated row", "sparse", "meta"],
+)
+def test_numbers_that_are_not_in_the_file_are_refused(tmp_path, change) -> None:
+    folder = write_dnabert_s(tmp_path)
+    with_tensor(folder, "pooler.dense.weight", lambda tensor: change(tensor))
+    assert (folder / "pytorch_model.bin").stat().st_size < 1 << 20
+    with pytest.raises(WeightsError, match=r"pooler\.dense\.weight has .* not all stored in the file"):
+        load_state_dict(folder)
+
+
+def test_what_is_not_needed_of_a_configuration_is_not_read(tmp_path) -> None:
+    folder = configured(write_esm2(tmp_path), num_labels=200_000_000, dtype="odd", vocab_list=7, problem_type=[])
+    described = esm2.read_config(read_config(folder), folder)  # the library makes a name for each label
+    assert (described.num_labels, described.hidden_size) == (2, 32)
+    load_encoder(folder, "protein", torch.float32, CPU)

@@ -180,6 +180,15 @@ def test_an_absent_file_is_named(tmp_path) -> None:
         (lambda tensors: tensors.update({"hidden_layer.weight": torch.ones(80)}), r"hidden_layer\.weight is \(80,\)"),
         (lambda tensors: tensors["hidden_layer.bias"].fill_(torch.nan), "not finite"),
         (lambda tensors: tensors["bn1.running_var"].neg_(), "negative variance"),
+        *(
+            (lambda tensors, dtype=dtype: tensors.update({"bn1.weight": tensors["bn1.weight"].to(dtype)}), message)
+            for dtype, message in (
+                (torch.int8, r"bn1\.weight is int8"),
+                (torch.bool, r"bn1\.weight is bool"),
+                (torch.int64, r"bn1\.weight is int64"),
+                (torch.bfloat16, r"bn1\.weight is bfloat16"),
+            )
+        ),
     ],
 )  # fmt: skip
 def test_parameters_that_do_not_fit_are_refused(tmp_path, change, message: str) -> None:

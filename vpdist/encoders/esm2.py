@@ -30,6 +30,14 @@ UNUSED = re.compile(
 )
 """Published parameters that embeddings do not need: heads, and a position table that rotary attention replaces."""
 
+CONFIG_KEYS = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("layer_norm_eps", "position_embedding_type", "rope_theta", "token_dropout"),
+    *("emb_layer_norm_before", "is_decoder", "is_folding_model"),
+)
+"""What is read of a config.json. The library makes a name for each of `num_labels`, which may be millions, and more of
+other keys."""
+
 INV_FREQ = "rotary_embeddings.inv_freq"
 LAYER_INV_FREQ = re.compile(r"encoder\.layer\.[^.]+\.attention\.self\.rotary_embeddings\.inv_freq")
 
@@ -40,7 +48,7 @@ UNMASKED_IN_TRAINING = 1 - 0.15 * 0.8
 def read_config(config: Mapping[str, Any], folder: Path) -> EsmConfig:
     """The library's configuration from a published config.json. Raises WeightsError unless it is an ESM-2."""
     try:
-        described = EsmConfig.from_dict(dict(config))
+        described = EsmConfig.from_dict({name: config[name] for name in CONFIG_KEYS if name in config})
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise WeightsError(f"{folder}: config.json is not an ESM-2 configuration: {error}") from error
     if described.position_embedding_type != "rotary" or described.is_decoder or described.is_folding_model:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION_FILES = ("config.json", "tokenizer.json", "vocab.txt")
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+FLOATS = ("float32", "float16", "bfloat16", "float64")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -121,7 +122,19 @@ def _read_weights_only(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: cannot be read as PyTorch weights (zip format): {_reason(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise WeightsError(f"{path}: is not a mapping of names to tensors")
+    for name, tensor in state.items():
+        _refuse_unstored(path, str(name), tensor)
     return dict(state)
+
+
+def _refuse_unstored(path: Path, name: str, tensor: Tensor) -> None:
+    """Raises WeightsError for a tensor whose numbers are not all in the file: sparse, quantised, on no device, or one
+    number repeated by a stride of 0."""
+    import torch
+
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise WeightsError(f"{path}: {name} has {tensor.numel():,} numbers, which are not all stored in the file")
 
 
 def _reason(error: Exception) -> str:
@@ -152,9 +165,18 @@ def fitted(
     ]
     if different:
         wrong.append(f"shapes: {'; '.join(different)}")
+    if cast := [f"{name} is {dtype}" for name in shapes if (dtype := _other_dtype(state.get(name)))]:
+        wrong.append(f"number formats: {'; '.join(cast)}; weights are {', '.join(FLOATS)}")
     if wrong:
         raise WeightsError(f"{folder}: the weights do not fit the model that config.json describes; {'; '.join(wrong)}")
     return {name: state[name] for name in shapes}
+
+
+def _other_dtype(tensor: Tensor | None) -> str:
+    """The number format of a tensor that is none of FLOATS, else ''. Integers and truth values are other things than
+    weights, and a complex number would lose its second half."""
+    dtype = "" if tensor is None else str(tensor.dtype).removeprefix("torch.")
+    return "" if dtype in FLOATS else dtype
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -26,6 +26,8 @@ from vpdist.storage.atomic_files import read_limited, write_file
 from vpdist.storage.lfs_pointer import IS_LFS_POINTER, LFS_POINTER
 
 FORMAT = "vpdist-classifier-1"
+FLOATS = (torch.float32, torch.float16, torch.float64)
+"""Number formats of parameters that are read; others are other things than weights, or numpy has none of them."""
 CLASSES = 2
 CHUNK_LENGTH = "chunk_length"
 """Key of the metadata."""
@@ -171,6 +173,9 @@ def _from_safetensors(path: Path, content: bytes) -> Classifier:
         metadata = {str(key): str(value) for key, value in json.loads(described["metadata"]).items()}
     except (SafetensorError, ValueError, KeyError, AttributeError) as error:
         raise WeightsError(f"{path}: cannot be read as a classifier: {error}") from error
+    if other := sorted(name for name, tensor in tensors.items() if tensor.dtype not in FLOATS):
+        formats = ", ".join(f"{name} is {str(tensors[name].dtype).removeprefix('torch.')}" for name in other)
+        raise WeightsError(f"{path}: a classifier's parameters are float32, float16 or float64, but {formats}")
     return _build(path, {name: tensor.numpy() for name, tensor in tensors.items()}, eps, dropout, metadata)
 
 
