@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from vpdist.encoders.encoder import DTYPES, Encoder, load_encoder
+from vpdist.environment import current_folder_off_path
 from vpdist.errors import VpdistError
 from vpdist.ragged import Ragged
 
@@ -136,7 +137,8 @@ class EncoderProcess:
         self._channel, theirs = Pipe()
         with theirs:
             command = [sys.executable, "-m", "vpdist.embedding.encoder_process", str(theirs.fileno()), *self._arguments]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))
+            with current_folder_off_path():
+                self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))
         logger.info("started the isolated encoder process %d", self._process.pid)
         return self._channel
 

@@ -87,7 +87,8 @@ def measure(request: TimingRequest, ranks: int, raise_if_ending: Callable[[], No
     receivers, senders = zip(*(spawn.Pipe(duplex=False) for _ in range(ranks)), strict=True)
     arguments = (request, senders, time.monotonic())
     processes = [spawn.Process(target=_run, args=(rank, *arguments), daemon=True) for rank in range(ranks)]
-    resource_tracker.ensure_running()  # starting it unblocks SIGINT
+    with current_folder_off_path():
+        resource_tracker.ensure_running()  # starting it unblocks SIGINT
     # SIGINT is blocked until `_run` makes it end the process without a traceback
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
