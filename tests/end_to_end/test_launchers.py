@@ -157,8 +157,10 @@ def test_a_hangup_stops_all_ranks_unless_it_is_ignored(
 ) -> None:
     gate = Gate(tmp_path / "gate")
     job = Job(contigs, models.nucleotide, models.protein, models.classifier, (*OPTIONS, "--nproc", "2"))
-    shell = ("sh", "-c", f"""trap {"''" if ignored else "-"} HUP; exec "$@" """, "sh", sys.executable)
-    with Launch(job, tmp_path / "run", shell, bad_records.fault_environment(hold=gate.rule())) as launch:
+    how = "SIG_IGN" if ignored else "SIG_DFL"  # said by the test, which may itself be started by nohup
+    program = f"import os, signal, sys; signal.signal(signal.SIGHUP, signal.{how}); os.execv(sys.argv[1], sys.argv[1:])"
+    prefix = (sys.executable, "-c", program, sys.executable)
+    with Launch(job, tmp_path / "run", prefix, bad_records.fault_environment(hold=gate.rule())) as launch:
         assert launch.wait_until(lambda: gate.holds(launch, 2), "two ranks at the gate")
         for pid in launch.processes():
             launch.signal(pid, signal.SIGHUP)
