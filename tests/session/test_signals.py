@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 
 import pytest
 
@@ -37,6 +38,14 @@ PROGRAM = """
         os.kill(os.getpid(), signal.SIGINT)
         print("never reached", flush=True)
 """
+
+
+@pytest.fixture(autouse=True)
+def hangup_by_default() -> Iterator[None]:
+    """Also where the tests themselves were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(
