@@ -48,7 +48,7 @@ def test_a_signal_ends_the_process_and_is_recorded(exists: bool, tmp_path: Path)
     folder = tmp_path / "new" / "run"
     if exists:
         folder.mkdir(parents=True)
-        (folder / "status.json").write_text('{"state": "done", "exit_code": 0}')
+        (folder / "status.json").write_text('{"state": "done", "exit_code": 0, "failing_rank": null}')
     ended = stop(folder)
     assert (ended.returncode, ended.stdout) == (143, "")
     assert ended.stderr == "vpdist: stopped by SIGTERM before it began; run the same command again to resume\n"

@@ -37,12 +37,13 @@ def watch(run_folder: Path, stream: TextIO, follow: bool = True) -> None:
     display = (choose_display("auto", stream) if follow else None) or LogLines(stream, first_s=0.0)
     with file:
         try:
-            told = False
+            unknown = True  # whether there is anything to show
             for snapshot in _snapshots(file, follow):
-                if snapshot is None and not told and file.tell():
+                if snapshot is None and unknown and file.tell():
                     display.message(f"{path}: holds no progress of a run that this version can read, up to now")
-                    told = True
+                    unknown = False
                 if snapshot is not None:
+                    unknown = False
                     display.show(snapshot)
                     if snapshot.ended is not None:
                         display.message(_ending(snapshot))
