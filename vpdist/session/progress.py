@@ -20,7 +20,8 @@ from vpdist.display.choose import choose_display
 from vpdist.display.display_thread import DisplayThread
 from vpdist.display.terminal_bars import CLEAR_BARS, Bars
 from vpdist.distributed.runtime import KeyStore, Runtime
-from vpdist.errors import PeerLost, VpdistError
+from vpdist.environment import RESUMABLE
+from vpdist.errors import Interrupted, PeerLost, VpdistError
 from vpdist.monitoring.counters import COUNTER_INDEX, FIRST_BASE, FIRST_STATE, STAGES, Cell, empty_vector
 from vpdist.monitoring.exchange import Exchange
 from vpdist.monitoring.intervals import Intervals
@@ -172,7 +173,7 @@ class Progress:
         """Called by the exchange's thread before it ends this process; returns the exit code."""
         self._end(str(failure))
         if self._is_reporting_rank():
-            self._write(f"{failure}\n")
+            self._write(f"{failure}; {RESUMABLE}\n" if isinstance(failure, Interrupted) else f"{failure}\n")
         return self._on_forced_exit(failure, keys)
 
     def _is_reporting_rank(self) -> bool:
