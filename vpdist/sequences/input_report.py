@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vpdist.errors import StorageError
-from vpdist.text import printable
+from vpdist.text import NAME_LETTERS, printable, shortened
 
 MOST_NAMED = 10
 """Of more files than this without records, so many are named in the warning."""
@@ -33,7 +33,7 @@ class CutFile:
         """How the file ends."""
         if self.last_record is None:
             return "and holds no record"
-        return f"and its last record, {self.last_record}, may be short"
+        return f"and its last record, {shortened(self.last_record, NAME_LETTERS)}, may be short"
 
 
 @dataclass(slots=True)

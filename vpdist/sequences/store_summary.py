@@ -18,6 +18,7 @@ from vpdist.sequences.input_report import InputReport
 from vpdist.storage import hdf5_files
 from vpdist.storage.atomic_files import read_json, storage_error
 from vpdist.storage.run_folder import RunFolder
+from vpdist.text import NAME_LETTERS, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class StoreSummary:
         if self.n_renamed:
             lines.append(
                 f"warning: {self.n_renamed:,} sequences had the name of an earlier one and were renamed, "
-                f"for example to {self.example_renamed}"
+                f"for example to {shortened(self.example_renamed, NAME_LETTERS)}"
             )
         return lines
 
