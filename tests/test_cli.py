@@ -30,7 +30,7 @@ COMPUTING = (
     "[--nucleotide-model] [--protein-model] [--chunk-length=500] [--min-length=0] [--dtype=auto] "
     "[--embedding-dtype=auto] [--token-budget=auto] [--threads] [--device=auto] [--progress=auto] [--offline] "
 )
-RUNNING = "[--nproc] [--schedule=static] [--stall-timeout=1800.0] [--restart] "
+RUNNING = "[--nproc] [--reuse] [--schedule=static] [--stall-timeout=1800.0] [--restart] "
 COMMANDS = {
     "predict": "[inputs=[]] [--files-from] -o/--output --classifier [--consensus=mean] [--no-embeddings] [--legacy-output] "
     + (COMPUTING + RUNNING),

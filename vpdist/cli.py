@@ -33,7 +33,7 @@ Nproc = Annotated[
 @with_settings(
     "inputs files_from output classifier nucleotide_model protein_model chunk_length min_length consensus dtype "
     "embedding_dtype embeddings token_budget threads device nproc schedule progress stall_timeout offline restart "
-    "legacy_output",
+    "reuse legacy_output",
     required="classifier",
 )
 def predict(settings: Settings, nproc: Nproc = None) -> None:
@@ -44,7 +44,7 @@ def predict(settings: Settings, nproc: Nproc = None) -> None:
 @app.command()
 @with_settings(
     "inputs files_from output nucleotide_model protein_model chunk_length min_length dtype embedding_dtype "
-    "token_budget threads device nproc schedule progress stall_timeout offline restart"
+    "token_budget threads device nproc schedule progress stall_timeout offline restart reuse"
 )
 def embed(settings: Settings, nproc: Nproc = None) -> None:
     """Only embed: `predict` without the classifier. Either model may be left out."""

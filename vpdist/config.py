@@ -153,6 +153,9 @@ class Settings:
     ] = 1800.0
     offline: Annotated[bool, Option("Never ask the hub; use what has been downloaded.")] = False
     restart: Annotated[bool, Option("Discard what the run folder holds.")] = False
+    reuse: Annotated[
+        Path | None, Option("A run of which embeddings of the same fragments are taken over.", metavar="OLDRUN")
+    ] = None
     legacy_output: Annotated[bool, Option("Also write the original method's two files.")] = False
     dry_run: bool = False
     """Only count and estimate (`vpdist plan`): the models may be left out, nothing is kept."""
@@ -163,7 +166,7 @@ class Settings:
         if (*self.inputs, self.files_from).count("-") > 1:
             raise UsageError("standard input (-) can be read once only")
         encodable("input", *self.inputs)
-        encodable("--output", self.output)
+        encodable("--output or --reuse", self.output, self.reuse)
         encodable("model or classifier", *self.models.values(), self.classifier)
         paths: set[str] = set()
         for name in map(str, map(Path, self.inputs)):
@@ -189,6 +192,7 @@ class Settings:
         return asdict(self) | {
             "output": str(self.output),
             "classifier": str(self.classifier) if self.classifier else None,
+            "reuse": str(self.reuse) if self.reuse else None,
         }
 
 

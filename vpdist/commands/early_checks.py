@@ -15,6 +15,7 @@ from vpdist.encoders.shape import encoder_shape
 from vpdist.encoders.weights import weight_files
 from vpdist.errors import InputError, UsageError, WeightsError
 from vpdist.storage.atomic_files import open_regular
+from vpdist.storage.run_folder import RunFolder
 
 PROC = Path("/proc")
 
@@ -27,7 +28,7 @@ def check_system(proc: Path = PROC) -> None:
 
 def check_paths(settings: Settings) -> None:
     """Raises WeightsError or InputError for the first encoder, classifier or input that cannot be used, UsageError
-    without /proc.
+    without /proc or for a folder without a run to reuse.
 
     What only reading the whole of a file tells comes later, and so does a hub id.
     """
@@ -39,6 +40,10 @@ def check_paths(settings: Settings) -> None:
             weight_files(folder)
     if settings.classifier is not None:
         check_classifier_file(settings.classifier)
+    if settings.reuse is not None:
+        RunFolder(settings.reuse).check_holds_run()
+        if settings.reuse.resolve() == settings.output.resolve():
+            raise UsageError(f"--reuse {settings.reuse}: is the run folder itself, whose embeddings are kept anyway")
     for name in settings.inputs:
         if name != "-":
             check_input(name, Path(name))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from vpdist.commands import prepare, resolve_config, run_inputs
+from vpdist.commands.reuse import earlier_run
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.config import Settings
 from vpdist.embedding.encoder_process import EncoderProcess
@@ -96,6 +97,7 @@ class _Predict:
             plan, plan_id = prepare.make_plan(self.control, self.folder, summary, inputs)
             if self.control.is_first:
                 self._report_plan(summary, plan, inputs)
+            earlier = earlier_run(self.session, self.settings.reuse, summary, plan, plan_id, inputs)
         with self._stage("layout"):
             self._check_room(inputs, plan, plan_id)
             prepare.lay_out_tokens(self.control, self.folder, summary, plan, plan_id)
@@ -103,6 +105,7 @@ class _Predict:
             work = prepare.load_work(
                 self.folder, inputs, plan, plan_id, self.control.runtime.device, self.control.raise_if_ending
             )
+            work = replace(work, earlier=earlier)
         self._embed_until_complete(work)
         with self._stage("tables"):
             totals = self._tables(summary, plan, work.header, inputs.resolved.input_names)
@@ -175,17 +178,17 @@ class _Predict:
 
     def _embed(self, work: UnitWork, todo: list[int], attempt: int) -> None:
         """Compute the units of `todo`, dealt by cost beforehand or taken one by one."""
-        costs = work.plan.unit_cost[todo]
+        costs = work.unit_cost[todo]
         runtime = self.control.runtime
         if dynamic := self.settings.schedule == "dynamic":
-            tokens = int(work.plan.unit_tokens[todo].sum()) // runtime.world_size
+            tokens = int(work.unit_tokens[todo].sum()) // runtime.world_size
             order = [todo[i] for i in longest_first(costs).tolist()]
             positions = iter(lambda: min(self.control.next_index(f"embed/{attempt}"), len(todo)), len(todo))
             units: Iterator[int] = (order[position] for position in positions)
             n_units = len(todo) // runtime.world_size
         else:
             sampler = TokenWeightedDistributedSampler(todo, costs.tolist(), runtime.world_size, runtime.rank)
-            tokens, n_units = int(work.plan.unit_tokens[sampler.mine].sum()), len(sampler)
+            tokens, n_units = int(work.unit_tokens[sampler.mine].sum()), len(sampler)
             units = iter(sampler)
         with self._stage("embed", tokens, n_units, shared=dynamic):
             most = 2 if runtime.device.type == "cuda" else 1
@@ -203,7 +206,7 @@ class _Predict:
         """Compute units that may crash their process in a child process: only rows that crash it fail."""
         runtime = self.control.runtime
         share = len(crashing) / runtime.world_size
-        tokens = int(work.plan.unit_tokens[crashing].sum() / runtime.world_size)
+        tokens = int(work.unit_tokens[crashing].sum() / runtime.world_size)
         if self.control.is_first:
             self.session.progress.message(
                 f"{len(crashing)} units during which {CRASHES_UNTIL_ISOLATED} processes crashed are computed in a "

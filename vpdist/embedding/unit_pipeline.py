@@ -21,6 +21,7 @@ from vpdist.planning.token_shards import TokenShards
 from vpdist.ragged import Ragged
 from vpdist.results import parts
 from vpdist.results.classifier import Classifier, logits
+from vpdist.results.earlier_embeddings import EarlierEmbeddings, KnownRows
 from vpdist.results.parts import PartHeader
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,18 @@ class UnitWork:
     """Number format of stored embeddings."""
     folder: Path
     """The folder of parts."""
+    earlier: EarlierEmbeddings | None = None
+    """What is taken over from another run."""
+
+    @property
+    def unit_cost(self) -> np.ndarray:
+        """(u,) cost of each unit here."""
+        return self.plan.unit_cost if self.earlier is None else self.earlier.unit_cost
+
+    @property
+    def unit_tokens(self) -> np.ndarray:
+        """(u,) tokens of each unit that are embedded here."""
+        return self.plan.unit_tokens if self.earlier is None else self.earlier.unit_tokens
 
 
 @dataclass(slots=True)
@@ -58,6 +71,8 @@ class _Embedded:
     unit: int
     tokens: dict[str, Ragged]
     rows: dict[str, EmbeddingRows]
+    known: KnownRows | None
+    """Rows that are not among the batches."""
 
 
 class Pipeline:
@@ -100,20 +115,25 @@ class Pipeline:
         """
         started = time.perf_counter()
         tokens = self._work.shards.unit(unit)
+        known = None if self._work.earlier is None else self._work.earlier.known(unit)
         self._report(load_us=_microseconds_since(started))
-        rows = {kind: self._launch(encoder, tokens[kind]) for kind, encoder in self._work.encoders.items()}
+        rows = {kind: self._launch(encoder, tokens[kind], known) for kind, encoder in self._work.encoders.items()}
         self._start_writing()  # the unit before, unless that has happened during a batch
-        self._embedded = _Embedded(unit, tokens, rows)
+        self._embedded = _Embedded(unit, tokens, rows, known)
         if not self._overlaps:
             self._start_writing()
             self._finish_writing()
 
-    def _launch(self, encoder: Encoder, tokens: Ragged) -> EmbeddingRows:
-        """Launch a unit's batches through one encoder; returns its embeddings, their copy to the host started."""
+    def _launch(self, encoder: Encoder, tokens: Ragged, known: KnownRows | None) -> EmbeddingRows:
+        """Launch batches of a unit's rows that are not known; returns all its rows, their copy to the host started."""
         lengths = tokens.lengths
+        unknown = np.arange(len(lengths))
+        if known is not None:
+            unknown = np.delete(unknown, known.positions)
         rows_MD = EmbeddingRows(len(lengths), encoder.width, self._work.stored, self._device, self._stream)
         started = time.perf_counter()
-        for rows in batches(lengths, self._work.token_budget):
+        for positions in batches(lengths[unknown], self._work.token_budget):
+            rows = unknown[positions]
             rows_MD.put(rows, self._embed(encoder, tokens, rows))
             n_tokens, padding = int(lengths[rows].sum()), encoder.padding(lengths[rows])
             spent_us, started = _microseconds_since(started), time.perf_counter()
@@ -151,6 +171,8 @@ class Pipeline:
         embedded, self._embedded = self._embedded, None
         on_host = {kind: rows.on_host() for kind, rows in embedded.rows.items()}
         for kind, rows_MD in on_host.items():
+            if embedded.known is not None and len(embedded.known.positions):
+                rows_MD[embedded.known.positions] = embedded.known.embeddings[kind]
             self._retry_in_float32(self._work.encoders[kind], embedded.tokens[kind], rows_MD)
         self._finish_writing()
         if self._writer is None:
