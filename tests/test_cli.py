@@ -27,8 +27,8 @@ from vpdist.session.ending import as_storage_error
 from vpdist.storage.run_folder import RunFolder
 
 COMPUTING = (
-    "[--nucleotide-model] [--protein-model] [--chunk-length=500] [--min-length=0] [--dtype=auto] "
-    "[--embedding-dtype=auto] [--token-budget=auto] [--threads] [--device=auto] [--progress=auto] [--offline] "
+    "[--nucleotide-model] [--protein-model] [--chunk-length=500] [--min-length=0] [--replace-unknown] "
+    "[--dtype=auto] [--embedding-dtype=auto] [--token-budget=auto] [--threads] [--device=auto] [--progress=auto] [--offline] "
 )
 RUNNING = "[--nproc] [--reuse] [--schedule=static] [--stall-timeout=1800.0] [--restart] "
 COMMANDS = {

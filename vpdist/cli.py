@@ -31,9 +31,9 @@ Nproc = Annotated[
 
 @app.command()
 @with_settings(
-    "inputs files_from output classifier nucleotide_model protein_model chunk_length min_length consensus dtype "
-    "embedding_dtype embeddings token_budget threads device nproc schedule progress stall_timeout offline restart "
-    "reuse legacy_output",
+    "inputs files_from output classifier nucleotide_model protein_model chunk_length min_length replace_unknown "
+    "consensus dtype embedding_dtype embeddings token_budget threads device nproc schedule progress stall_timeout "
+    "offline restart reuse legacy_output",
     required="classifier",
 )
 def predict(settings: Settings, nproc: Nproc = None) -> None:
@@ -43,8 +43,8 @@ def predict(settings: Settings, nproc: Nproc = None) -> None:
 
 @app.command()
 @with_settings(
-    "inputs files_from output nucleotide_model protein_model chunk_length min_length dtype embedding_dtype "
-    "token_budget threads device nproc schedule progress stall_timeout offline restart reuse"
+    "inputs files_from output nucleotide_model protein_model chunk_length min_length replace_unknown dtype "
+    "embedding_dtype token_budget threads device nproc schedule progress stall_timeout offline restart reuse"
 )
 def embed(settings: Settings, nproc: Nproc = None) -> None:
     """Only embed: `predict` without the classifier. Either model may be left out."""
@@ -75,8 +75,8 @@ def _run(settings: Settings, nproc: int | None) -> None:
 
 @app.command()
 @with_settings(
-    "inputs files_from folder classifier nucleotide_model protein_model ranks chunk_length min_length dtype "
-    "embedding_dtype embeddings token_budget threads device progress offline as_json",
+    "inputs files_from folder classifier nucleotide_model protein_model ranks chunk_length min_length replace_unknown "
+    "dtype embedding_dtype embeddings token_budget threads device progress offline as_json",
     output=Path(),
     dry_run=True,
 )

@@ -119,6 +119,9 @@ class Settings:
     min_length: Annotated[
         int, Option("Shorter sequences are listed as filtered, not scored.", least=0, most=MOST_BASES)
     ] = 0
+    replace_unknown: Annotated[
+        bool, Option("Read letters that are no nucleotides as N, and count them, instead of ending.")
+    ] = False
     consensus: Annotated[str, Option("A sequence's scores from its chunks': {choices}.", CONSENSUS)] = "mean"
     dtype: Annotated[str, Option("Encoders: {choices}.", DTYPES)] = "auto"
     embedding_dtype: Annotated[

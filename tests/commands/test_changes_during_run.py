@@ -49,8 +49,8 @@ def test_an_input_that_changes_while_it_is_read_ends_with_code_3(
     before = source.read_bytes()
     read_blocks = token_store.read_blocks
 
-    def read_and_change(paths: Sequence[Path], *rules: Any) -> Iterator[RawBlock]:
-        for block in read_blocks(paths, *rules):
+    def read_and_change(paths: Sequence[Path], *rules: Any, **others: Any) -> Iterator[RawBlock]:
+        for block in read_blocks(paths, *rules, **others):
             let_the_clock_tick(source.parent)
             source.write_bytes(before.replace(b"A", b"C"))
             yield block

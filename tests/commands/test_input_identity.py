@@ -59,7 +59,9 @@ def times_read(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Gets an entry whenever the input is read."""
     calls: list[object] = []
     real = token_store.read_blocks
-    monkeypatch.setattr(token_store, "read_blocks", lambda *given: calls.append(given) or real(*given))
+    monkeypatch.setattr(
+        token_store, "read_blocks", lambda *given, **rules: calls.append(given) or real(*given, **rules)
+    )
     return calls
 
 

@@ -653,6 +653,26 @@ def test_a_folder_in_use_is_refused(copy: Path, settings: Settings, capfd: pytes
     lock.release()
 
 
+def test_letters_that_stopped_a_run_are_read_as_n_when_that_is_asked_for_and_told_ever_after(
+    models: TinyModels, contigs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in.fa"
+    source.write_text(contigs.read_text().replace("A", "*", 2))
+    settings = settings_for(models, tmp_path / "run", source)
+    assert predict(settings) == 3
+    assert "'*'" in (told := capfd.readouterr().err)
+    assert "--replace-unknown reads such letters as N" in told
+    assert predict(replace(settings, replace_unknown=True)) == 0
+    warning = "warning: 2 letters of 1 sequences are no nucleotides and were read as N, the first '*' in contig0 of"
+    assert warning in capfd.readouterr().err
+    assert json.loads((settings.output / "run.json").read_text())["warnings"][0].startswith(warning)
+    expected = tables(settings.output)
+    os.utime(source, ns=(1, 1))  # a touched input is read again, in the same way
+    assert predict(settings) == 0
+    assert warning in capfd.readouterr().err
+    assert tables(settings.output) == expected
+
+
 def test_a_file_that_was_cut_off_is_named_with_its_last_record_wherever_a_run_tells_its_end(
     settings: Settings, models: TinyModels, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from tests.sample import bgzip_block
 from vpdist.errors import InputError, Interrupted, StorageError
-from vpdist.sequences.input_report import CutFile, InputReport
+from vpdist.sequences.input_report import CutFile, InputReport, ReplacedLetters
 from vpdist.sequences.records import UNNAMED, Record, read_records, spool_stdin
 
 FASTA = b">one first record\nACGT\nacgu\n>two\nNNRY\n"
@@ -298,6 +299,35 @@ def test_letters_that_are_no_nucleotides_are_refused_by_record_and_position(
     assert (error.record, error.position) == ("bad", f"letter {position}")
     assert f"unexpected letter {letter!r}" in error.reason
     assert ("protein" in error.reason) == ((letter.isascii() and letter.isalpha()) or letter == "*")
+
+
+@pytest.mark.parametrize("form", ["fasta", "fastq"])
+def test_letters_that_are_no_nucleotides_can_be_read_as_n_and_are_counted(tmp_path: Path, form: str) -> None:
+    read = [b"ACGT", b"AC*T1", b"QACGUN", b"ACGT"]
+    names = [b"good", b"one x", b"two", b"last"]
+    if form == "fasta":
+        content = b"".join(b">%b\n%b\n" % (name, letters) for name, letters in zip(names, read, strict=True))
+    else:
+        content = b"".join(
+            b"@%b\n%b\n+\n%b\n" % (name, letters, b"I" * len(letters))
+            for name, letters in zip(names, read, strict=True)
+        )
+    (tmp_path / "in").write_bytes(content)
+    report = InputReport()
+    records = list(read_records([tmp_path / "in"], report, replace_unknown=True))
+    assert [record.sequence for record in records] == [b"ACGT", b"ACNTN", b"NACGTN", b"ACGT"]
+    assert report == InputReport(replaced=ReplacedLetters(0, "one", "*", letters=3, records=2))
+    assert report.warnings(["in.fa"]) == [
+        "warning: 3 letters of 2 sequences are no nucleotides and were read as N, the first '*' in one of in.fa"
+    ]
+    assert InputReport.from_dict(asdict(report)) == report
+
+
+def test_a_header_inside_a_sequence_is_no_letter_to_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "joined.fa").write_bytes(b">one\nAC*GT>two\nACGT\n")
+    with pytest.raises(InputError, match="a header inside a line") as caught:
+        list(read_records([tmp_path / "joined.fa"], replace_unknown=True))
+    assert (caught.value.record, caught.value.position) == ("one", "letter 6")
 
 
 @pytest.mark.parametrize(("letters", "letter"), [(b"AC\xc3\xa9", "é"), (b"AC\xe9", "\udce9")])

@@ -89,7 +89,9 @@ def refuse_other_content(
         return
     session.progress.message("a name or time of the input differs: reading it to compare it with what was read before")
     digests = []
-    for block in token_store.read_blocks(paths, recorded.chunk_length, recorded.min_length):
+    replace = summary.report.replaced is not None
+    rules = recorded.chunk_length, recorded.min_length
+    for block in token_store.read_blocks(paths, *rules, replace_unknown=replace):
         digests.append(block.digest())
         session.progress.add()
         session.control.raise_if_ending()

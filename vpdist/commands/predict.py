@@ -92,7 +92,9 @@ class _Predict:
         limit_library_threads(inputs.resolved.threads)
         torch.set_num_threads(inputs.resolved.threads)
         with self._stage("ingest"):
-            summary = prepare.token_store(self.control, self.folder, inputs)
+            summary = prepare.token_store(
+                self.control, self.folder, inputs, replace_unknown=self.settings.replace_unknown
+            )
         with self._stage("plan"):
             plan, plan_id = prepare.make_plan(self.control, self.folder, summary, inputs)
             if self.control.is_first:

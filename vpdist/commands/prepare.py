@@ -31,8 +31,11 @@ from vpdist.storage.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 
-def token_store(control: Control, folder: RunFolder, inputs: RunInputs) -> StoreSummary:
+def token_store(
+    control: Control, folder: RunFolder, inputs: RunInputs, *, replace_unknown: bool = False
+) -> StoreSummary:
     """The token store: an existing one where it is valid and made from the same input, else made by all ranks.
+    `replace_unknown`: letters that are no nucleotides are read as N.
 
     Raises InputError naming file, record and position; StorageError.
     """
@@ -52,6 +55,7 @@ def token_store(control: Control, folder: RunFolder, inputs: RunInputs) -> Store
             chunk_length=resolved.chunk_length,
             min_length=resolved.min_length,
             tokenizers=tokenizers,
+            replace_unknown=replace_unknown,
             refuse_changed_input=lambda: input_identity.refuse_changed_input(
                 inputs.found, inputs.identities, inputs.paths
             ),

@@ -131,7 +131,7 @@ def check_inputs(settings: Settings, control: Control) -> None:
         load_tokenizer(kind, folder)
         load_encoder(folder, kind, DTYPES[choose_dtype(settings.dtype, device)], device)
         control.raise_if_ending()
-    for _ in read_records(paths):
+    for _ in read_records(paths, replace_unknown=settings.replace_unknown):
         control.raise_if_ending()
 
 

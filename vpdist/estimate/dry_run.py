@@ -133,7 +133,9 @@ class _DryRun:
         environment.limit_library_threads(inputs.resolved.threads)
         torch.set_num_threads(inputs.resolved.threads)
         with self._stage("ingest"):
-            summary = prepare.token_store(self.control, self.folder, inputs)
+            summary = prepare.token_store(
+                self.control, self.folder, inputs, replace_unknown=self.settings.replace_unknown
+            )
         reading_s = self._reading_s(inputs, summary.n_blocks)
         with self._stage("tables"):
             totals = self._tables(summary, inputs.resolved)
@@ -189,7 +191,8 @@ class _DryRun:
     def _reading_s(self, inputs: RunInputs, n_blocks: int) -> float:
         """Seconds of reading, which one rank does for all; estimated by reading the first few blocks again."""
         resolved, started = inputs.resolved, time.monotonic()
-        n = sum(1 for _ in islice(token_store.read_blocks(inputs.paths, resolved.chunk_length, resolved.min_length), 4))
+        replace, rules = self.settings.replace_unknown, (resolved.chunk_length, resolved.min_length)
+        n = sum(1 for _ in islice(token_store.read_blocks(inputs.paths, *rules, replace_unknown=replace), 4))
         return (time.monotonic() - started) * n_blocks / max(1, n)
 
     def _tables(self, summary: StoreSummary, resolved: ResolvedConfig) -> Totals:

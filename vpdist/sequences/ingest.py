@@ -87,6 +87,7 @@ def ingest(
     chunk_length: int,
     min_length: int,
     tokenizers: Mapping[str, FragmentTokenizer],
+    replace_unknown: bool = False,
     refuse_changed_input: Callable[[], None] = lambda: None,
 ) -> StoreSummary:
     """Fill the token store with all ranks. Valid blocks of an earlier run of the same input are kept.
@@ -99,7 +100,7 @@ def ingest(
     fingerprints = {kind: tokenizer.fingerprint for kind, tokenizer in tokenizers.items()}
 
     def read() -> None:
-        for raw in token_store.read_blocks(paths, chunk_length, min_length, report):
+        for raw in token_store.read_blocks(paths, chunk_length, min_length, report, replace_unknown=replace_unknown):
             digests.append(raw.digest())
             path = token_store.block_path(folder.tokens, raw.index)
             if token_store.block_is_valid(path, digests[-1], fingerprints):

@@ -1,4 +1,5 @@
-"""What reading finds that is no error and yet must be told: files that were cut off, files without records.
+"""What reading finds that is no error and yet must be told: files that were cut off, files without records, letters
+that were read as N.
 
 It is kept in the token store, so that a run that is resumed tells it as well. Files are named by their index, as the
 names under which users know them are not always the paths that were read.
@@ -37,12 +38,33 @@ class CutFile:
 
 
 @dataclass(slots=True)
+class ReplacedLetters:
+    """Letters that are no nucleotides and were read as N."""
+
+    file: int
+    """Index of the first input file with one."""
+    record: str
+    """Name of its first record with one."""
+    letter: str
+    """The first."""
+    letters: int = 0
+    records: int = 0
+
+
+@dataclass(slots=True)
 class InputReport:
     """All that reading found, in the order of the input."""
 
     cut: list[CutFile] = field(default_factory=list)
     without_records: list[int] = field(default_factory=list)
     """Indices of the files that hold no record."""
+    replaced: ReplacedLetters | None = None
+
+    def add_replaced(self, file: int, record: str, letters: int, first: str) -> None:
+        """So many letters of a record were read as N; `first` was the first of them."""
+        self.replaced = self.replaced or ReplacedLetters(file, record, first)
+        self.replaced.letters += letters
+        self.replaced.records += 1
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> InputReport:
@@ -53,7 +75,13 @@ class InputReport:
         without_records = list(fields.get("without_records", []))
         if any(type(number) is not int or number < 0 for number in (*without_records, *(file.file for file in cut))):
             raise ValueError("the index of a file is not a number")
-        return cls(cut, without_records)
+        replaced = None if (found := fields.get("replaced")) is None else ReplacedLetters(**found)
+        if replaced is not None:
+            if any(type(text) is not str for text in (replaced.record, replaced.letter)):
+                raise ValueError("what is told of a letter is not a text")
+            if any(type(n) is not int or n < 0 for n in (replaced.file, replaced.letters, replaced.records)):
+                raise ValueError("a count of letters is not a number")
+        return cls(cut, without_records, replaced)
 
     def warnings(self, names: Sequence[str]) -> list[str]:
         """A line for each finding; `names` of the input files. Raises StorageError for a file that is none of them."""
@@ -65,6 +93,14 @@ class InputReport:
         if 0 < len(empty) < len(names):
             listed = ", ".join(empty[:MOST_NAMED]) + (", ... (run.json names all)" if len(empty) > MOST_NAMED else "")
             lines.append(f"warning: {len(empty):,} of {len(names):,} files hold no sequences: {listed}")
+        if self.replaced is not None:
+            where, name = _name(names, self.replaced.file), shortened(self.replaced.record, NAME_LETTERS)
+            lines.append(
+                printable(
+                    f"warning: {self.replaced.letters:,} letters of {self.replaced.records:,} sequences are no "
+                    f"nucleotides and were read as N, the first {self.replaced.letter!r} in {name} of {where}"
+                )
+            )
         return lines
 
     def names_without_records(self, names: Sequence[str]) -> list[str]:

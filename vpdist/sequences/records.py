@@ -2,7 +2,8 @@
 
 Enter: FASTA or FASTQ files, plain, gz, bz2, xz or zst, recognised by content. Leave: one record after the other, in
 upper case with U read as T; IUPAC letters and the gaps '-' and '.' are kept. Promises: memory for one record at a
-time, and every fault of the input is an InputError that names file, record and position; nothing is skipped silently.
+time, and every fault of the input is an InputError that names file, record and position, unless letters that are no
+nucleotides are to be read as N, which is reported; nothing is skipped silently.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class Record:
     """Upper-case ASCII: IUPAC nucleotide letters without U, '-' and '.'."""
 
 
-def read_records(paths: Sequence[Path], report: InputReport | None = None) -> Iterator[Record]:
+def read_records(
+    paths: Sequence[Path], report: InputReport | None = None, *, replace_unknown: bool = False
+) -> Iterator[Record]:
     """The records of all files, in order. What must be told is added to `report`.
 
     A file that is empty, or holds nothing but white space and comments, has none.
@@ -68,12 +71,12 @@ def read_records(paths: Sequence[Path], report: InputReport | None = None) -> It
     White space inside a sequence is dropped, as are blank lines (in FASTQ: at the end of the file) and FASTA lines
     that begin with '#'. Bytes of a FASTA header that are not UTF-8 are written out as `\\xNN`.
 
-    Raises InputError for a file that cannot be read, is damaged, is neither FASTA nor FASTQ, or holds
-    letters that are not nucleotides.
+    Raises InputError for a file that cannot be read, is damaged, is neither FASTA nor FASTQ, or holds letters that are
+    not nucleotides, unless `replace_unknown` says that they are read as N. A '>' inside of a line is always refused.
     """
     report = report if report is not None else InputReport()
     for number, path in enumerate(paths):
-        yield from _read_file(path, number, report)
+        yield from _read_file(path, number, report, replace_unknown=replace_unknown)
 
 
 def spool_stdin(target: Path, raise_if_ending: Callable[[], None]) -> Path:
@@ -134,20 +137,24 @@ class _Bounded(io.RawIOBase):
 class _Fasta(FastaReader):
     """dnaio's reader with UTF-8 headers for any locale; yields records."""
 
-    def __init__(self, file: BinaryIO, source: str) -> None:
-        super().__init__(file, sequence_class=lambda header, letters, _: _record(header, letters, source))
+    def __init__(self, file: BinaryIO, source: str, replaced: Replaced | None) -> None:
+        super().__init__(file, sequence_class=lambda header, letters, _: _record(header, letters, source, replaced))
         self._file.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
 
 
-def _read_file(path: Path, number: int, report: InputReport) -> Iterator[Record]:
-    source = str(path)
+Replaced = Callable[[str, int, str], None]
+"""Takes a record's name, how many of its letters are read as N, and the first of them."""
+
+
+def _read_file(path: Path, number: int, report: InputReport, *, replace_unknown: bool) -> Iterator[Record]:
+    source, replaced = str(path), partial(report.add_replaced, number) if replace_unknown else None
     count, name, compression = 0, None, None
     try:
         with open(path, "rb") as file:
             compression = decompression.find_compression(file)
             missing = decompression.missing_end(file, compression)
             content = decompression.decompressed(file, compression)
-            for record in _records(content, source, partial(_reopened, path, compression)):
+            for record in _records(content, source, partial(_reopened, path, compression), replaced):
                 count, name = count + 1, record.name
                 yield record
                 del record  # free the memory of a chromosome before the next one is read
@@ -173,7 +180,10 @@ def _reopened(path: Path, compression: str | None) -> Iterator[BinaryIO]:
 
 
 def _records(
-    content: io.BufferedReader, source: str, reopen: Callable[[], AbstractContextManager[BinaryIO]]
+    content: io.BufferedReader,
+    source: str,
+    reopen: Callable[[], AbstractContextManager[BinaryIO]],
+    replaced: Replaced | None,
 ) -> Iterator[Record]:
     start = content.peek(other_formats.START_BYTES)
     if not start:
@@ -183,16 +193,17 @@ def _records(
         raise InputError(named, path=source, position="line 1")
     if text.startswith(b"@"):
         for header, letters in read_fastq(content, reopen):
-            yield _record(header, letters, source)
+            yield _record(header, letters, source, replaced)
     elif text.startswith((b">", b"#")) or not text:
-        for record in _Fasta(io.BufferedReader(_Bounded(content, source), decompression.BUFFER_BYTES), source):
+        bounded = io.BufferedReader(_Bounded(content, source), decompression.BUFFER_BYTES)
+        for record in _Fasta(bounded, source, replaced):
             yield record  # type: ignore[misc]
             del record
     else:
         raise InputError(other_formats.describe_unknown(text), path=source, position="line 1")
 
 
-def _record(header: str, letters: str, source: str) -> Record:
+def _record(header: str, letters: str, source: str, replaced: Replaced | None) -> Record:
     if len(header) > LONGEST_HEADER:
         reason = f"a header has {len(header):,} characters, more than {LONGEST_HEADER:,}"
         raise InputError(reason, path=source, record=_shortened(header, 40))
@@ -203,7 +214,7 @@ def _record(header: str, letters: str, source: str) -> Record:
     words = header.split(None, 1)
     name = words[0] if words else UNNAMED
     description = words[1].rstrip() if len(words) == 2 else ""
-    sequence = _sequence(letters, source, name)
+    sequence = _sequence(letters, source, name, replaced)
     return Record(without_open_quotes(name), without_open_quotes(description), source, sequence)
 
 
@@ -213,8 +224,9 @@ def _printable(letter: str) -> str:
     return " " if letter.isspace() or unicodedata.category(letter) == "Cc" else letter
 
 
-def _sequence(letters: str, source: str, name: str) -> bytes:
-    """Letters in upper case, U as T, without white space. Raises InputError for one that is not a nucleotide."""
+def _sequence(letters: str, source: str, name: str, replaced: Replaced | None) -> bytes:
+    """Letters in upper case, U as T, without white space. Those that are not nucleotides are N and reported to
+    `replaced`; without it, and for '>', raises InputError."""
     if len(letters) <= _PIECE:
         sequence = letters.encode("ascii", "replace").translate(_LETTER_TABLE)
     else:  # a chromosome, in pieces: no second copy of it is made
@@ -229,14 +241,19 @@ def _sequence(letters: str, source: str, name: str) -> bytes:
     if position < 0:
         return sequence
     letter = letters[position]
-    if letter == ">":
+    if replaced is not None and ">" not in letters:
+        replaced(name, sequence.count(_BAD), letter)
+        return sequence.replace(_BAD, b"N")
+    as_n = "; --replace-unknown reads such letters as N"
+    if letter == ">" or replaced is not None:
+        position, letter, as_n = letters.index(">"), ">", ""
         hint = "a header inside a line; was this file joined from files without a final line break?"
     elif (letter.isascii() and letter.isalpha()) or letter == "*":
         hint = "is this a protein? vpdist reads nucleotides (IUPAC letters, '-' and '.')"
     else:
         hint = "vpdist reads nucleotides (IUPAC letters, '-' and '.')"
     raise InputError(
-        f"unexpected letter {letter!r}: {hint}", path=source, record=name, position=f"letter {position + 1}"
+        f"unexpected letter {letter!r}: {hint}{as_n}", path=source, record=name, position=f"letter {position + 1}"
     )
 
 

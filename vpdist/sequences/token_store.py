@@ -49,7 +49,12 @@ Block = TypeVar("Block", bound=BlockRecords)
 
 
 def read_blocks(
-    paths: Sequence[Path], chunk_length: int, min_length: int = 0, report: InputReport | None = None
+    paths: Sequence[Path],
+    chunk_length: int,
+    min_length: int = 0,
+    report: InputReport | None = None,
+    *,
+    replace_unknown: bool = False,
 ) -> Iterator[RawBlock]:
     """Read all files into blocks, in memory for one record and one block. What must be told is added to `report`.
 
@@ -61,7 +66,7 @@ def read_blocks(
         source_of.setdefault(str(path), number)
     block = _OpenBlock(0, chunk_length, 0)
     number = 0
-    for record in read_records(paths, report):
+    for record in read_records(paths, report, replace_unknown=replace_unknown):
         if block.is_full:
             yield block.close()
             block = _OpenBlock(block.index + 1, chunk_length, number)
