@@ -25,7 +25,8 @@ app = typer.Typer(
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Nproc = Annotated[
-    int | None, typer.Option(help="Without a launcher: ranks to start; by default one per visible GPU, else one.")
+    int | None,
+    typer.Option(help="Without a launcher: ranks to start; by default one per visible GPU, else by cores and memory."),
 ]
 
 
@@ -52,6 +53,7 @@ def embed(settings: Settings, nproc: Nproc = None) -> None:
 
 
 def _run(settings: Settings, nproc: int | None) -> None:
+    from vpdist.commands.cpu_ranks import cpu_ranks
     from vpdist.commands.early_checks import check_paths
     from vpdist.distributed.launch import launch, ranks_to_start
     from vpdist.session.before_begin import before_begin
@@ -64,7 +66,7 @@ def _run(settings: Settings, nproc: int | None) -> None:
             check_paths(settings)
         if nproc is None and (note := unused_launcher()):
             typer.echo(f"vpdist: {printable(note)}", err=True)
-        ranks = ranks_to_start(nproc, settings.device)
+        ranks = ranks_to_start(nproc, settings.device, lambda: cpu_ranks(settings))
         if ranks > 1:
             raise typer.Exit(launch(sys.argv[1:], ranks, folder))
         with ending_with_launcher():
@@ -92,6 +94,7 @@ def plan(
 
     With RUN it checks whether there is enough disk space for it; with a classifier, whether that fits the encoders.
     """
+    from vpdist.commands.cpu_ranks import cpu_ranks
     from vpdist.commands.early_checks import check_paths
     from vpdist.distributed.launch import ranks_to_start
 
@@ -100,7 +103,10 @@ def plan(
     if context.rank != 0:
         return  # rank 0 does it for all
     check_paths(settings)
-    ranks = ranks or (context.world_size if context.launched else ranks_to_start(None, settings.device))
+    if ranks is None and context.launched:
+        ranks = context.world_size
+    elif ranks is None:
+        ranks = ranks_to_start(None, settings.device, lambda: cpu_ranks(settings))
     from vpdist.estimate.dry_run import forecast  # imports torch
 
     planned = forecast(settings, ranks, folder)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vpdist import environment
 from vpdist.config import MOST_RANKS_HERE, within
@@ -18,8 +18,8 @@ from vpdist.storage.atomic_files import read_json
 from vpdist.storage.run_folder import RunFolder
 
 
-def ranks_to_start(nproc: int | None, device: str) -> int:
-    """Number of ranks a command starts: `nproc`, else one per visible GPU, else one. 1 means this process.
+def ranks_to_start(nproc: int | None, device: str, on_cpu: Callable[[], int]) -> int:
+    """Number of ranks a command starts: `nproc`, else one per visible GPU, else `on_cpu()`. 1 means this process.
 
     Under a launcher always 1. Raises UsageError for nproc < 1.
     """
@@ -29,10 +29,10 @@ def ranks_to_start(nproc: int | None, device: str) -> int:
     if nproc is not None:
         return nproc
     if device == "cpu":
-        return 1
+        return on_cpu()
     import torch  # takes seconds, so only if needed
 
-    return max(1, torch.cuda.device_count())
+    return torch.cuda.device_count() or on_cpu()
 
 
 def launch(arguments: Sequence[str], nproc: int, folder: RunFolder) -> int:
