@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import fields
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from tests.launched import environment
 from tests.snapshots import row, snapshot
 from vpdist import cli
-from vpdist.commands.early_checks import check_classifier_file, check_input, check_system
+from vpdist.commands.early_checks import check_classifier_file, check_input, check_system, check_temporary_folder
 from vpdist.config import OPTIONS, ResolvedConfig, Settings
 from vpdist.encoders.hub import local_folder
 from vpdist.errors import StorageError, UsageError, VpdistError
@@ -242,6 +243,17 @@ def test_a_limit_of_the_system_is_no_bug(
 def test_a_system_without_proc_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not mounted"):
         check_system(tmp_path)
+
+
+def test_a_system_without_a_temporary_folder_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    check_temporary_folder()
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    (tmp_path / "reads.fa").write_text(">x\nACGT\n")
+    arguments = ("embed", tmp_path / "reads.fa", "-o", tmp_path / "run", "--protein-model", tmp_path)
+    assert run_main(monkeypatch, *arguments) == StorageError.exit_code
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["exit_code"], status["message"]) == (6, "no temporary folder can be written; name one in TMPDIR")
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,15 @@ def test_what_a_command_left_that_was_killed_before_its_status_is_taken(folder: 
     folder.prepare(restart=False)
 
 
+def test_what_killed_processes_left_in_the_token_store_is_removed_and_the_store_kept(folder: RunFolder) -> None:
+    left = ("raw-000003.h5", "raw-1234567.h5", "stdin.again", "files-from.again")
+    kept = ("block-000003.h5", "stdin", "files-from", "raw-3.h5", "raw-000003.h5.old", "names.h5")
+    for name in (*left, *kept):
+        (folder.tokens / name).write_text("x")
+    folder.remove_temporary_files()
+    assert sorted(os.listdir(folder.tokens)) == sorted(kept)
+
+
 def test_temporary_files_of_others_are_left(folder: RunFolder) -> None:
     ours = (".run.json.77.tmp", "tokens/.plan.h5.0123456789abcdef.tmp", ".lock.host.77.old.tmp", ".lock.0f.tmp")
     theirs = (".draft.tmp", "parts/.bolt.step.77.tmp")
