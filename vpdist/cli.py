@@ -200,7 +200,7 @@ def main() -> None:
     try:
         _refuse_empty(sys.argv)
         app()
-    except (VpdistError, MemoryError, OSError, RuntimeError) as error:
+    except (VpdistError, MemoryError, ImportError, OSError, RuntimeError) as error:
         told = error if isinstance(error, VpdistError) else limit_reached(error)
         if told is None:
             raise

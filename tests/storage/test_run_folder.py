@@ -237,6 +237,20 @@ def test_a_lock_is_on_the_disk_before_it_has_its_name(folder: RunFolder, monkeyp
     assert calls[2][1] == folder.path.name
 
 
+def test_a_lock_whose_thread_cannot_be_started_is_not_held(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="thread"):
+            Lock(folder).take()
+    assert not (folder.path / "lock").exists()
+    lock = Lock(folder)
+    lock.take()
+    lock.release()
+
+
 RUN_JSON = '{"versions": {}, "decisions": {}}'
 
 
