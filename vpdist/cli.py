@@ -104,7 +104,7 @@ def plan(
     from vpdist.estimate.dry_run import forecast  # imports torch
 
     planned = forecast(settings, ranks, folder)
-    typer.echo(planned.to_json() if as_json else "\n".join(planned.lines()))
+    typer.echo(planned.to_json() if as_json else printable_lines("\n".join(planned.lines())))
 
 
 @app.command()
@@ -152,7 +152,7 @@ def download(
     from vpdist.encoders.hub import resolve_model
 
     for model in models:
-        typer.echo(f"{model}: {resolve_model(model)}")
+        typer.echo(printable(f"{model}: {resolve_model(model)}"))
 
 
 @app.command("import-classifier")
