@@ -116,6 +116,7 @@ def command_line(command: str, option: str | None, value: str, valid: dict[str, 
     return [command, *typed, *([f"{option}={value}"] if flag else [option, value]), argument]
 
 
+@pytest.mark.slow
 def test_every_option_of_every_command_takes_odd_values_or_refuses_them(
     models: TinyModels, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
