@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import fields
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from tests.launched import environment
 from tests.snapshots import row, snapshot
 from vpdist import cli
-from vpdist.commands.early_checks import check_classifier_file, check_input, check_system
+from vpdist.commands.early_checks import check_classifier_file, check_input, check_system, check_temporary_folder
 from vpdist.config import OPTIONS, ResolvedConfig, Settings
 from vpdist.encoders.hub import local_folder
 from vpdist.errors import StorageError, UsageError, VpdistError
@@ -224,8 +225,10 @@ def test_whatever_paths_are_named_are_checked_with_a_documented_code(names: list
         RuntimeError("can't start new thread"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("Resource temporarily unavailable"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     ],
-    ids=str,
+    ids=repr,
 )
 def test_a_limit_of_the_system_is_no_bug(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
@@ -235,13 +238,26 @@ def test_a_limit_of_the_system_is_no_bug(
 
     monkeypatch.setattr(cli, "_run", fail)
     assert run_main(monkeypatch, "embed", "a.fa", "-o", "run", *ENCODERS) == StorageError.exit_code
-    assert "vpdist: " in capfd.readouterr().err
+    message = capfd.readouterr().err
+    assert "vpdist: " in message
+    assert "()" not in message
     assert isinstance(as_storage_error(error, RunFolder(tmp_path)), StorageError)
 
 
 def test_a_system_without_proc_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not mounted"):
         check_system(tmp_path)
+
+
+def test_a_system_without_a_temporary_folder_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    check_temporary_folder()
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    (tmp_path / "reads.fa").write_text(">x\nACGT\n")
+    arguments = ("embed", tmp_path / "reads.fa", "-o", tmp_path / "run", "--protein-model", tmp_path)
+    assert run_main(monkeypatch, *arguments) == StorageError.exit_code
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["exit_code"], status["message"]) == (6, "no temporary folder can be written; name one in TMPDIR")
 
 
 @pytest.mark.parametrize(

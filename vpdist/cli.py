@@ -110,7 +110,7 @@ def plan(
     from vpdist.estimate.dry_run import forecast  # imports torch
 
     planned = forecast(settings, ranks, folder)
-    typer.echo(planned.to_json() if as_json else "\n".join(planned.lines()))
+    typer.echo(planned.to_json() if as_json else printable_lines("\n".join(planned.lines())))
 
 
 @app.command()
@@ -158,7 +158,7 @@ def download(
     from vpdist.encoders.hub import resolve_model
 
     for model in models:
-        typer.echo(f"{model}: {resolve_model(model)}")
+        typer.echo(printable(f"{model}: {resolve_model(model)}"))
 
 
 @app.command("import-classifier")
@@ -206,7 +206,7 @@ def main() -> None:
     try:
         _refuse_empty(sys.argv)
         app()
-    except (VpdistError, MemoryError, OSError, RuntimeError) as error:
+    except (VpdistError, MemoryError, ImportError, OSError, RuntimeError) as error:
         told = error if isinstance(error, VpdistError) else limit_reached(error)
         if told is None:
             raise

@@ -73,12 +73,19 @@ class PeerLost(Interrupted):
         return next(rank for rank in range(world_size + 1) if rank not in self.ranks)
 
 
+NO_THREAD = ("can't start new thread", "Resource temporarily unavailable")
+"""What Python and C++ say where no thread can be started."""
+NO_MEMORY_FOR_A_LIBRARY = ("failed to map segment from shared object", "annot allocate memory")
+
+
 def limit_reached(error: BaseException) -> StorageError | None:
     """What to tell where an error means that this process may not have more memory or threads: no bug; None if not."""
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return StorageError(f"out of memory ({error or type(error).__name__}); allow more, or start fewer ranks")
+        return StorageError(f"out of memory ({str(error) or type(error).__name__}); allow more, or start fewer ranks")
+    if isinstance(error, ImportError) and any(text in str(error) for text in NO_MEMORY_FOR_A_LIBRARY):
+        return StorageError(f"out of memory for a library ({error}); allow more (ulimit -v)")
     if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN) and error.filename is None:
         return StorageError(f"out of memory or processes ({error.strerror}); allow more, or start fewer ranks")
-    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in NO_THREAD):
         return StorageError("no more threads can be started; raise the limit (ulimit -u), or lower --threads")
     return None

@@ -18,6 +18,7 @@ import pytest
 
 from tests.sample import bgzip_block, write_contigs
 from tests.tiny_models import TinyModels, tiny_classifier, write_classifier, write_models
+from vpdist.commands import run_record
 from vpdist.commands.classify import classify
 from vpdist.commands.predict import predict
 from vpdist.config import Settings
@@ -159,6 +160,40 @@ def test_the_same_command_again_recomputes_nothing(copy: Path, settings: Setting
     assert predict(replace(settings, output=copy)) == 0
     assert tables(copy) == before
     assert modified(copy) == written
+
+
+def test_every_command_is_listed_with_its_versions(
+    copy: Path, settings: Settings, models: TinyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = json.loads((copy / "run.json").read_text())
+    monkeypatch.setattr("vpdist.__version__", "99")
+    monkeypatch.setattr("sys.argv", ["vpdist", "predict", *map(str, range(1000))])
+    assert predict(replace(settings, output=copy)) == 0
+    assert classify(copy, models.classifier, consensus=None, legacy_output=False, progress="none") == 0
+    run = json.loads((copy / "run.json").read_text())
+    assert [each["versions"]["vpdist"] for each in run["runs"]] == [first["versions"]["vpdist"], "99", "99"]
+    assert run["runs"][0] == {name: first[name] for name in run_record.FIELDS}
+    assert run["runs"][1]["command"][50] == "[... 902 arguments ...]"
+    assert run["command"] == ["vpdist", "predict", *map(str, range(1000))]
+    assert {name: run[name] for name in run_record.FIELDS[1:]} == {
+        name: run["runs"][1][name] for name in run_record.FIELDS[1:]
+    }
+
+
+@pytest.mark.parametrize("recorded", [{}, {"runs": "x"}, {"runs": None}, {"runs": [7] * 1000}])
+def test_a_list_of_commands_that_is_none_or_long_is_gone_on_with(recorded: dict[str, object]) -> None:
+    for _ in range(3):
+        recorded = {"runs": run_record.runs_with(recorded, {"command": ["vpdist"]})}
+    listed = recorded["runs"]
+    assert isinstance(listed, list)
+    assert listed[-3:] == [{"command": ["vpdist"]}] * 3
+    assert len(listed) in (3, run_record.MOST_RUNS)
+
+
+def test_a_run_of_an_earlier_version_is_the_first_one_listed() -> None:
+    recorded = {"command": ["old"], "versions": {"vpdist": "0"}, "decisions": {}}
+    listed = run_record.runs_with(recorded, {"command": ["new"]})
+    assert listed == [{"command": ["old"], "versions": {"vpdist": "0"}}, {"command": ["new"]}]
 
 
 def test_missing_truncated_and_damaged_parts_are_redone_and_no_others(copy: Path, settings: Settings) -> None:

@@ -353,6 +353,38 @@ def test_links_in_a_run_folder_are_not_followed(
     (copy / "parts").symlink_to(tmp_path / "parts")
     assert exit_code(monkeypatch, *arguments) == 2
     assert "is a symbolic link" in capfd.readouterr().err
+    models = ("--nucleotide-model", seeds.nucleotide, "--protein-model", seeds.protein)
+    limits = ("--dtype", "float32", "--threads", 1, "--progress", "none", "--reuse", copy)
+    contigs = seeds.run.parent / "contigs.fa"
+    for refusing in (("verify", copy), ("embed", contigs, "-o", tmp_path / "new", *models, *limits)):
+        assert exit_code(monkeypatch, *refusing) in (2, 6)
+        assert "parts: is a symbolic link" in capfd.readouterr().err
+
+
+def test_letters_that_turn_text_around_are_in_tables_and_not_in_messages(
+    seeds: Seeds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    turned, formula = "gnp\u202eg\u2066x\u200f", '=HYPERLINK("x")'
+    source = tmp_path / f"{turned}.fa"
+    source.write_text(f">{turned}\nACGTACGTA\n>{formula} @SUM\nACGTACGTA\n>+1 -1\nACGTACGTA\n")
+    options = ("--nucleotide-model", seeds.nucleotide, "--threads", 1, "--progress", "log")
+    assert exit_code(monkeypatch, "embed", source, "-o", tmp_path / turned, *options) == 0
+    with open(tmp_path / turned / "sequences.tsv", encoding="utf-8") as file:
+        names = [line.split("\t")[0] for line in file][1:]
+    assert names == [turned, formula, "+1"]
+    source.write_text(f">{turned}\nACGTAMNOPQ\n")
+    for arguments, code in (
+        (("embed", source, "-o", tmp_path / "wrong", *options), 3),
+        (("verify", tmp_path / turned), 0),
+        (("download", tmp_path / turned), 0),
+        (("plan", source), 3),
+        (("classify", tmp_path / turned, "--classifier", tmp_path / turned), 4),
+        (("watch", tmp_path / turned / turned), 6),
+    ):
+        assert exit_code(monkeypatch, *arguments) == code
+    shown = "".join(capfd.readouterr())
+    assert shown.count("gnp g x ") >= 4
+    assert not [letter for letter in shown if letter != "\n" and not letter.isprintable()]
 
 
 @pytest.mark.timeout(600)

@@ -89,6 +89,22 @@ def test_tables_are_the_same_bytes_under_every_launcher_and_world_size(
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", stderr)
 
 
+def test_the_built_in_launch_leaves_nothing_of_its_own_in_the_temporary_folder(
+    plain: Path, models: TinyModels, contigs: Path, tmp_path: Path
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    subprocess.run(
+        command(PLAIN, models, contigs, tmp_path / "run", "--nproc", "2"),
+        env=environment(TMPDIR=str(temporary)),
+        check=True,
+        timeout=PATIENCE_S,
+        capture_output=True,
+    )
+    assert tables(tmp_path / "run") == tables(plain)
+    assert {path.name.split("_")[0] for path in temporary.iterdir()} <= {"torchinductor"}  # torch's cache, of all users
+
+
 @pytest.mark.parametrize("rendezvous", ["c10d", "static"])
 def test_two_agents_on_loopback_are_one_run(
     plain: Path, models: TinyModels, contigs: Path, tmp_path: Path, rendezvous: str

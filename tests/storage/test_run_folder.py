@@ -237,6 +237,20 @@ def test_a_lock_is_on_the_disk_before_it_has_its_name(folder: RunFolder, monkeyp
     assert calls[2][1] == folder.path.name
 
 
+def test_a_lock_whose_thread_cannot_be_started_is_not_held(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="thread"):
+            Lock(folder).take()
+    assert not (folder.path / "lock").exists()
+    lock = Lock(folder)
+    lock.take()
+    lock.release()
+
+
 RUN_JSON = '{"versions": {}, "decisions": {}}'
 
 
@@ -270,6 +284,15 @@ def test_what_a_command_left_that_was_killed_before_its_status_is_taken(folder: 
     for name in ("lock", "progress.jsonl", "logs/rank00000.log", "tokens/.stdin.77.tmp", ".seen-by-all-7-7"):
         (folder.path / name).write_text("x")
     folder.prepare(restart=False)
+
+
+def test_what_killed_processes_left_in_the_token_store_is_removed_and_the_store_kept(folder: RunFolder) -> None:
+    left = ("raw-000003.h5", "raw-1234567.h5", "stdin.again", "files-from.again")
+    kept = ("block-000003.h5", "stdin", "files-from", "raw-3.h5", "raw-000003.h5.old", "names.h5")
+    for name in (*left, *kept):
+        (folder.tokens / name).write_text("x")
+    folder.remove_temporary_files()
+    assert sorted(os.listdir(folder.tokens)) == sorted(kept)
 
 
 def test_temporary_files_of_others_are_left(folder: RunFolder) -> None:

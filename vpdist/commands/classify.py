@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from vpdist.commands import resolve_config
+from vpdist.commands.run_record import runs_with, this_run
 from vpdist.config import CONSENSUS, one_of
 from vpdist.encoder_kinds import CLASSIFIED
+from vpdist.environment import require_threads
 from vpdist.errors import UsageError
 from vpdist.planning import plan_file
 from vpdist.planning.plan import Plan
@@ -75,6 +77,7 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
         )
     store_summary.check_digest(folder, summary)
     classifier = load_classifier(path)
+    require_threads(recorded.threads)
     torch.set_num_threads(recorded.threads)
     plan, plan_id = plan_file.map_plan(folder.plan, n_fragments=summary.n_fragments, store=summary.digest)
     header = part_header(plan_id, recorded)
@@ -89,6 +92,7 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
         resolve_config.check_classifier(classifier, str(path), widths, recorded.chunk_length)
     chosen = consensus or _recorded_consensus(run)
     session.begin()
+    folder.update_run(runs=runs_with(run, this_run(session.control.runtime)))
     session.progress.stage("classify", planned_units=plan.n_units)
     scores = checked_scores(_scores(session, classifier, plan, summary.n_fragments))
     sources = recorded.input_names

@@ -6,6 +6,7 @@ Enters: a command's paths. Leaves: nothing, or the error by which the command wo
 from __future__ import annotations
 
 import stat
+import tempfile
 from pathlib import Path
 
 from vpdist.config import Settings
@@ -13,7 +14,7 @@ from vpdist.encoder_kinds import KINDS
 from vpdist.encoders.hub import local_folder
 from vpdist.encoders.shape import encoder_shape
 from vpdist.encoders.weights import weight_files
-from vpdist.errors import InputError, UsageError, WeightsError
+from vpdist.errors import InputError, StorageError, UsageError, WeightsError
 from vpdist.storage.atomic_files import open_regular
 from vpdist.storage.run_folder import RunFolder
 
@@ -26,13 +27,22 @@ def check_system(proc: Path = PROC) -> None:
         raise UsageError(f"{proc} is not mounted; vpdist needs it to see its processes")
 
 
+def check_temporary_folder() -> None:
+    """Raises StorageError where there is none to write to: the transformers library is not imported without."""
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise StorageError("no temporary folder can be written; name one in TMPDIR") from error
+
+
 def check_paths(settings: Settings) -> None:
     """Raises WeightsError or InputError for the first encoder, classifier or input that cannot be used, UsageError
-    without /proc or for a folder without a run to reuse.
+    without /proc or for a folder without a run to reuse, StorageError without a temporary folder.
 
     What only reading the whole of a file tells comes later, and so does a hub id.
     """
     check_system()
+    check_temporary_folder()
     for kind, model in settings.models.items():
         folder = local_folder(model)
         if folder is not None:

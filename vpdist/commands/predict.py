@@ -25,7 +25,7 @@ from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
 from vpdist.embedding.units_in_progress import UnitsInProgress, count_crashes, two_lists_of_units
 from vpdist.encoders.encoder import Encoder
 from vpdist.encoders.shape import encoder_shape
-from vpdist.environment import limit_library_threads
+from vpdist.environment import limit_library_threads, require_threads
 from vpdist.errors import StorageError
 from vpdist.planning.plan import Plan, longest_first
 from vpdist.planning.sampler import TokenWeightedDistributedSampler
@@ -90,6 +90,7 @@ class _Predict:
             if self.control.is_first:
                 run_inputs.report_inputs(self.session, inputs.resolved)
         limit_library_threads(inputs.resolved.threads)
+        require_threads(inputs.resolved.threads)
         torch.set_num_threads(inputs.resolved.threads)
         with self._stage("ingest"):
             summary = prepare.token_store(

@@ -86,6 +86,8 @@ def earlier_run(
 def _comparable(earlier: RunFolder, resolved: ResolvedConfig) -> ResolvedConfig:
     """The earlier run's configuration. Raises UsageError unless its embeddings are what this run would compute."""
     earlier.check_holds_run()
+    if earlier.linked is not None:
+        raise UsageError(f"--reuse {earlier.linked}: is a symbolic link, which leads out of the run")
     recorded = resolve_config.recorded_config(earlier)
     if recorded is None or not recorded.embeddings:
         raise UsageError(f"--reuse {earlier.path}: holds no embeddings")

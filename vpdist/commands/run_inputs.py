@@ -10,19 +10,15 @@ import filecmp
 import json
 import logging
 import platform
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import torch
-
-import vpdist
 from vpdist.commands import input_identity, resolve_config
 from vpdist.commands.early_checks import check_kind
 from vpdist.commands.input_list import read_list
+from vpdist.commands.run_record import runs_with, this_run
 from vpdist.config import InputIdentity, ResolvedConfig, Settings
 from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.encoders.encoder import DTYPES, choose_dtype, load_encoder
@@ -137,22 +133,13 @@ def check_inputs(settings: Settings, control: Control) -> None:
 
 def _record(settings: Settings, session: Session, inputs: RunInputs) -> None:
     """On rank 0: write the run's inputs to run.json. Raises StorageError."""
-    runtime = session.control.runtime
+    run = this_run(session.control.runtime)
     session.folder.update_run(
-        command=sys.argv,
-        versions={
-            "vpdist": vpdist.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
-        host=platform.node(),
-        world_size=runtime.world_size,
-        launcher_restarts=runtime.attempt,
+        **run,
         settings=settings.to_dict(),
         decisions=inputs.resolved.to_dict(),
         models={kind: str(folder) for kind, folder in inputs.models.items()},
-        started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        runs=runs_with(read_json(session.folder.run) or {}, run),
     )
 
 

@@ -45,7 +45,8 @@ class DisplayThread:
         """Process what was put, then end; `ended` is recorded with the last snapshot as the run's end."""
         self._ended = ended
         self._inbox.put(None)
-        self._thread.join(3.0)
+        if self._thread.ident is not None:  # the system may have had no thread for it
+            self._thread.join(3.0)
 
     def _run(self) -> None:
         next_tick, running = 0.0, True

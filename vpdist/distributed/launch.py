@@ -6,6 +6,7 @@ It listens on loopback only: the key store is bound to it (loopback_rendezvous.p
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import uuid
@@ -40,7 +41,7 @@ def launch(arguments: Sequence[str], nproc: int, folder: RunFolder) -> int:
 
     torch reports only that a worker failed; the run's exit code is in the status.json of `folder`.
     """
-    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -58,6 +59,7 @@ def launch(arguments: Sequence[str], nproc: int, folder: RunFolder) -> int:
         max_restarts=0,
         monitor_interval=0.1,
         signals_to_handle=",".join(_handled_signals()),
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),  # else it leaves folders in the temporary one, which it needs
     )
     try:
         with environment.current_folder_off_path():

@@ -45,7 +45,9 @@ class DnabertSConfig:
 
 
 def read_config(config: Mapping[str, Any], folder: Path) -> DnabertSConfig:
-    """The sizes in a published config.json. Raises WeightsError for an activation other than GELU, or a size absent."""
+    """The sizes in a published config.json. Raises WeightsError for an activation other than GELU, a size that is
+    absent, or a number out of range."""
+    path = folder / "config.json"
     if config.get("hidden_act", "gelu") != "gelu":
         raise WeightsError(f"{folder}: hidden_act {config['hidden_act']!r}; DNABERT-S uses 'gelu'")
     try:
@@ -55,8 +57,8 @@ def read_config(config: Mapping[str, Any], folder: Path) -> DnabertSConfig:
             heads=config["num_attention_heads"],
             intermediate=config["intermediate_size"],
             vocabulary=config["vocab_size"],
-            token_types=config.get("type_vocab_size", 2),
-            layer_norm_eps=float(config.get("layer_norm_eps", 1e-12)),
+            token_types=shape.whole_number(path, config, "type_vocab_size", 2),
+            layer_norm_eps=shape.real_number(path, config, "layer_norm_eps", 1e-12, *shape.EPS),
         )
     except KeyError as error:
         raise WeightsError(f"{folder}: config.json has no {error.args[0]}") from error

@@ -9,6 +9,7 @@ Shapes: T tokens of all sequences, D width, H heads, E = D / H, I inner width of
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,9 @@ CONFIG_KEYS = (
 """What is read of a config.json. The library makes a name for each of `num_labels`, which may be millions, and more of
 other keys."""
 
+NUMBERS = {"layer_norm_eps": shape.EPS, "rope_theta": (1.0, 1e12)}
+"""Least and most of the keys whose values are no sizes."""
+
 INV_FREQ = "rotary_embeddings.inv_freq"
 LAYER_INV_FREQ = re.compile(r"encoder\.layer\.[^.]+\.attention\.self\.rotary_embeddings\.inv_freq")
 
@@ -47,14 +51,24 @@ UNMASKED_IN_TRAINING = 1 - 0.15 * 0.8
 
 def read_config(config: Mapping[str, Any], folder: Path) -> EsmConfig:
     """The library's configuration from a published config.json. Raises WeightsError unless it is an ESM-2."""
+    path = folder / "config.json"
+    needed = {name: config[name] for name in CONFIG_KEYS if name in config}
+    for name, limits in NUMBERS.items():
+        if name in needed:
+            needed[name] = shape.real_number(path, needed, name, math.nan, *limits)
     try:
-        described = EsmConfig.from_dict({name: config[name] for name in CONFIG_KEYS if name in config})
+        described = EsmConfig.from_dict(needed)
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise WeightsError(f"{folder}: config.json is not an ESM-2 configuration: {error}") from error
     if described.position_embedding_type != "rotary" or described.is_decoder or described.is_folding_model:
         raise WeightsError(f"{folder}: not an ESM-2 encoder (rotary positions, neither decoder nor folding model)")
     if described.emb_layer_norm_before:
         raise WeightsError(f"{folder}: not an ESM-2 encoder (it normalises its embeddings, as ESM-1b did)")
+    if described.hidden_size % (2 * described.num_attention_heads):
+        raise WeightsError(
+            f"{path}: hidden_size {described.hidden_size} gives {described.num_attention_heads} attention heads no "
+            f"even width, which rotary positions need"
+        )
     return described
 
 
@@ -188,9 +202,12 @@ class Esm2(nn.Module):
         self.inv_freq = frequencies(config)
 
     def set_frequencies(self, inv_freq: Tensor) -> None:
-        """Use the checkpoint's rotary frequencies (E / 2,). Raises WeightsError for another number of them."""
+        """Use the checkpoint's rotary frequencies (E / 2,). Raises WeightsError for another number of them, or for what
+        is no frequency."""
         if inv_freq.shape != self.inv_freq.shape:
             raise WeightsError(f"{INV_FREQ} is {tuple(inv_freq.shape)}, not {tuple(self.inv_freq.shape)}")
+        if not inv_freq.is_floating_point() or not inv_freq.isfinite().all():
+            raise WeightsError(f"{INV_FREQ} is {inv_freq.dtype}, or not finite; rotary frequencies are finite floats")
         self.inv_freq = inv_freq.to(torch.float32, copy=True)
 
     def forward(self, tokens_T: Tensor, packing: Packing) -> Tensor:

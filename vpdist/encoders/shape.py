@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from vpdist.storage.lfs_pointer import IS_LFS_POINTER, LFS_POINTER
 
 LARGEST_SIZE, MOST_LAYERS = 1 << 20, 1 << 10
 """No size in a config.json exceeds these: a model is built from it before its weights are compared with it."""
+EPS = (0.0, 1.0)
+"""What a LayerNorm adds to the variance: least and most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +73,7 @@ def encoder_shape(folder: Path) -> EncoderShape:
     kind = kinds[0]
 
     def size(name: str) -> int:
-        value = config.get(name)
-        if type(value) is not int or value < 1:
-            raise WeightsError(f"{path}: {name} must be a positive integer, not {value!r}")
-        if value > LARGEST_SIZE:
-            raise WeightsError(f"{path}: {name} is {value:,}, more than the limit of {LARGEST_SIZE:,}")
-        return value
+        return whole_number(path, config, name)
 
     shape = EncoderShape(
         kind=kind.name,
@@ -93,6 +91,24 @@ def encoder_shape(folder: Path) -> EncoderShape:
     if shape.width % shape.heads:
         raise WeightsError(f"{path}: hidden_size {shape.width} is not a multiple of {shape.heads} attention heads")
     return shape
+
+
+def whole_number(path: Path, config: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    """A size in the config.json `path`. Raises WeightsError unless it is from 1 to LARGEST_SIZE."""
+    value = config.get(name, default)
+    if type(value) is not int or value < 1:
+        raise WeightsError(f"{path}: {name} must be a positive integer, not {value!r}")
+    if value > LARGEST_SIZE:
+        raise WeightsError(f"{path}: {name} is {value:,}, more than the limit of {LARGEST_SIZE:,}")
+    return value
+
+
+def real_number(path: Path, config: Mapping[str, Any], name: str, default: float, least: float, most: float) -> float:
+    """A number in the config.json `path`. Raises WeightsError unless it is from `least` to `most`, as NaN is not."""
+    value = config.get(name, default)
+    if type(value) not in (int, float) or not least <= value <= most:
+        raise WeightsError(f"{path}: {name} must be a number from {least:g} to {most:g}, not {value!r}")
+    return float(value)
 
 
 def read_model_json(path: Path) -> Any:

@@ -50,7 +50,11 @@ def _shards(index: Path) -> list[Path]:
         raise WeightsError(f"{index}: has no weight_map")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
-        if Path(name).name != name or not (index.parent / name).is_file():
+        try:
+            is_shard = Path(name).name == name and (index.parent / name).is_file()
+        except OSError:  # the name is too long for a file
+            is_shard = False
+        if not is_shard:
             raise WeightsError(f"{index}: names the shard {name!r}, which is not a file of its folder")
     return [index.parent / name for name in names]
 
@@ -120,20 +124,27 @@ def _read_weights_only(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: refused: it holds more than weights: {_reason(error)}") from error
     except UNREADABLE as error:
         raise WeightsError(f"{path}: cannot be read as PyTorch weights (zip format): {_reason(error)}") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
+    ):
         raise WeightsError(f"{path}: is not a mapping of names to tensors")
     for name, tensor in state.items():
-        _refuse_unstored(path, str(name), tensor)
-    return dict(state)
+        _refuse_unstored(path, name, tensor)
+    return {name: tensor.detach() for name, tensor in state.items()}  # parameters that are still to be trained
 
 
 def _refuse_unstored(path: Path, name: str, tensor: Tensor) -> None:
-    """Raises WeightsError for a tensor whose numbers are not all in the file: sparse, quantised, on no device, or one
-    number repeated by a stride of 0."""
+    """Raises WeightsError for a tensor whose numbers are not all in the file: sparse, quantised, nested, on no
+    device, or one number repeated by a stride of 0."""
     import torch
 
-    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-    if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if (
+        not plain
+        or tensor.is_quantized
+        or tensor.is_nested
+        or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+    ):
         raise WeightsError(f"{path}: {name} has {tensor.numel():,} numbers, which are not all stored in the file")
 
 

@@ -29,7 +29,7 @@ from vpdist.distributed import runtime
 from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.encoders.shape import encoder_shape
 from vpdist.environment import LaunchContext
-from vpdist.errors import Interrupted, VpdistError
+from vpdist.errors import Interrupted, StorageError, VpdistError
 from vpdist.estimate import sample_files, timing_process
 from vpdist.estimate.forecast import Counts, Disk, Forecast, Memory, Rank, Time, Work
 from vpdist.estimate.sample_files import SampledParts, SampledShards, total_bytes
@@ -63,12 +63,14 @@ def forecast(settings: Settings, ranks: int, output: Path | None) -> Forecast:
     """The forecast of a run with these settings (with `dry_run`; its output is not used) on so many ranks.
 
     `output`: where the run folder would be, if known. Raises InputError, WeightsError, UsageError as the run would,
-    StorageError where the temporary folder (TMPDIR) cannot be written, Interrupted by a signal.
+    StorageError where `output` or the temporary folder (TMPDIR) cannot be used, Interrupted by a signal.
     """
+    if output is not None:
+        _free_bytes(output)  # a name that no folder can have is told at once
     try:
         temporary = Path(tempfile.mkdtemp(prefix="vpdist-plan-"))
     except OSError as error:
-        raise storage_error(Path(tempfile.gettempdir()), error) from error
+        raise StorageError(f"no temporary folder can be written, give one in TMPDIR ({error.strerror})") from error
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
 
@@ -275,8 +277,8 @@ def _memory(timings: list[Timing], planning_bytes: int) -> Memory:
 
 def _free_bytes(folder: Path) -> int:
     """Free bytes where a folder is or would be made. Raises StorageError."""
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         return shutil.disk_usage(existing).free
     except OSError as error:
-        raise storage_error(existing, error, "read") from error
+        raise storage_error(folder, error, "used") from error

@@ -61,6 +61,8 @@ WIDTH = FIRST_STATE + len(Cell)
 STATES = ("running", "waiting", "done", "stalled", "lost")
 LATEST_S = 1e11
 """Seconds; times in a snapshot lie below."""
+EARLIEST_S = -1e10
+"""Unix time of the year 1653; a clock that is not set may show a time before 1970."""
 NO_UTILISATION = -1
 
 
@@ -71,9 +73,9 @@ def empty_vector() -> np.ndarray:
     return vector
 
 
-def _is_time(value: object) -> bool:
-    """Whether a value is a duration or a Unix time, in seconds."""
-    return type(value) in (int, float) and 0 <= value < LATEST_S  # type: ignore[operator]
+def _is_time(value: object, earliest: float = 0.0) -> bool:
+    """Whether a value is a duration or a time, in seconds."""
+    return type(value) in (int, float) and earliest <= value < LATEST_S  # type: ignore[operator]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,7 @@ class Snapshot:
             type(self.source) is str
             and (self.ended is None or type(self.ended) is str)
             and len(self.rows) > 0
-            and _is_time(self.time)
+            and _is_time(self.time, EARLIEST_S)
             and _is_time(self.elapsed)
             and all(row.is_sound() for row in self.rows)
         )

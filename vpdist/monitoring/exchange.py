@@ -100,13 +100,13 @@ class Exchange:
         self._exit_reason = exit_reason
         self._stopping = True
         self.wake()
-        self._thread.join(2.0)
-        if self._steps is not None or self._thread.is_alive():
+        if not self.join(2.0) or self._steps is not None:
             self._gather.abandon()
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread to end; returns whether it has."""
-        self._thread.join(timeout_s)
+        if self._thread.ident is not None:  # the system may have had no thread for it
+            self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     # Everything below runs on the thread.

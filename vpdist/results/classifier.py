@@ -171,7 +171,7 @@ def _from_safetensors(path: Path, content: bytes) -> Classifier:
             raise WeightsError(f"{path}: is safetensors, but not a classifier of vpdist (format {FORMAT})")
         eps, dropout = float(described["eps"]), float(described["dropout"])
         metadata = {str(key): str(value) for key, value in json.loads(described["metadata"]).items()}
-    except (SafetensorError, ValueError, KeyError, AttributeError) as error:
+    except (SafetensorError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path}: cannot be read as a classifier: {error}") from error
     if other := sorted(name for name, tensor in tensors.items() if tensor.dtype not in FLOATS):
         formats = ", ".join(f"{name} is {str(tensors[name].dtype).removeprefix('torch.')}" for name in other)

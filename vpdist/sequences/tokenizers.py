@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from vpdist.encoder_kinds import KINDS, resolve
 from vpdist.errors import WeightsError
 from vpdist.ragged import Ragged, offsets_of
+from vpdist.sequences.tokenizer_json import checked
 from vpdist.storage.atomic_files import JSON_LIMIT, read_limited
 
 MAX_RESIDUES = 1024
@@ -50,15 +51,16 @@ def load_tokenizer(kind: str, folder: Path) -> FragmentTokenizer:
 class NucleotideTokenizer:
     """The tokenizer of a DNABERT-S folder (tokenizer.json), with its truncation and padding off.
 
-    Raises WeightsError when the folder has no usable tokenizer.json, when it does not put its tokens between [CLS] and
-    [SEP], or when its ids exceed uint16.
+    Raises WeightsError when the folder has no usable tokenizer.json (see tokenizer_json.py), when it does not put its
+    tokens between [CLS] and [SEP], or when its ids exceed uint16.
     """
 
     def __init__(self, folder: Path) -> None:
         path = folder / "tokenizer.json"
         content = _read(path)
+        description = checked(path, content)
         with _usable(path):
-            self._tokenizer = Tokenizer.from_buffer(content)
+            self._tokenizer = Tokenizer.from_str(description)
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
             first, last = (self._tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
@@ -101,6 +103,8 @@ class ProteinTokenizer:
         missing = [token for token in ("<cls>", "<eos>", "<unk>", "A") if token not in id_of]
         if missing:
             raise WeightsError(f"{path}: is not an ESM-2 vocabulary: it lacks {', '.join(missing)}")
+        if not all(isinstance(token, str) and type(number) is int and number >= 0 for token, number in id_of.items()):
+            raise WeightsError(f"{path}: is not a vocabulary that vpdist reads: a token is no text, or an id no number")
         if max(id_of.values()) > np.iinfo(np.uint8).max:
             raise WeightsError(f"{path}: has token ids above {np.iinfo(np.uint8).max}")
         self._cls, self._eos = id_of["<cls>"], id_of["<eos>"]

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -139,7 +140,7 @@ def _console() -> TextIO:
 
 def _write_mark(folder: RunFolder) -> str:
     """Write a file that every rank must see, and whose bytes are a reserve; returns its name. Raises StorageError."""
-    name = f"{SHARED_MARK}{os.getpid()}-{time.time_ns()}"
+    name = f"{SHARED_MARK}{os.getpid()}-{secrets.randbits(63)}"
     for old in folder.path.glob(f"{SHARED_MARK}*"):
         old.unlink(missing_ok=True)
     write_file(folder.path / name, bytes(SHARED_MARK_BYTES))

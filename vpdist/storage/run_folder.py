@@ -35,6 +35,8 @@ NAMES = {
 """Names that a run gives to files, by subfolder; '' is the run folder itself."""
 TEMPORARY = re.compile(r"\.lock\..*\.tmp|\.(.+)\.[0-9a-f]+\.tmp")
 """A file that is being written: `.NAME.RANDOM.tmp`; versions before put a process's number there."""
+LEFT_BEHIND = re.compile(r"raw-[0-9]{6,}\.h5|(stdin|files-from)\.again")
+"""Files of `tokens` that a command removes itself, and that only it needs."""
 RUN_FIELDS, STATUS_FIELDS = {"versions", "decisions"}, {"state", "exit_code", "failing_rank"}
 
 
@@ -142,11 +144,12 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def remove_temporary_files(self) -> None:
-        """Remove what processes left behind that were killed while writing. Raises StorageError."""
+        """Remove what processes left behind that were killed. Raises StorageError."""
         for folder in (self.path, self.parts, self.tokens):
-            for path in folder.glob(".*.tmp"):
-                if not _is_ours("" if folder == self.path else folder.name, path.name):
-                    continue
+            left = [path for path in folder.glob(".*.tmp") if _is_ours(folder.name * (folder != self.path), path.name)]
+            if folder == self.tokens:
+                left += [path for path in folder.glob("*") if LEFT_BEHIND.fullmatch(path.name)]
+            for path in left:
                 try:
                     path.unlink(missing_ok=True)
                 except OSError as error:

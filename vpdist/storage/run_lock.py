@@ -56,14 +56,18 @@ class Lock:
         `raise_if_ending` is called meanwhile, and may raise.
 
         Raises UsageError naming host, process and age of heartbeat when another run holds the folder, StorageError
-        where it cannot be written.
+        where it cannot be written, RuntimeError where no thread can be started, without holding the lock.
         """
         holder = this_process().to_json()
         try:
             for _ in range(TRIES):
                 if self._try_to_claim(holder):
                     self._content = holder
-                    self._thread.start()
+                    try:
+                        self._thread.start()
+                    except RuntimeError:  # no more threads may be started
+                        self._remove(holder)
+                        raise
                     return
                 self._take_over(tell, raise_if_ending)
         except OSError as error:
