@@ -145,3 +145,36 @@ def test_threads_that_cannot_be_started_are_told_before_a_library_starts_them(mo
     with pytest.raises(RuntimeError, match="can't start new thread"):
         require_threads(20)
     assert threading.active_count() == before
+
+
+SHELL = """
+import os, pty, subprocess, sys, tempfile
+own_group, with_terminal, told = sys.argv[1] == "job control", sys.argv[2] == "terminal", tempfile.TemporaryFile()
+pid = pty.fork()[0] if with_terminal else os.fork()
+if pid == 0:
+    if not with_terminal:
+        os.setsid()
+    command = [sys.executable, "-c", "from vpdist.environment import *; print(launch_context().world_size, unused_launcher())"]
+    task = {"SLURM_TASK_PID": str(os.getpid()), "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_JOB_ID": "1"}
+    subprocess.run(command, stdout=told, env=os.environ | task, process_group=0 if own_group else None, check=True)
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+told.seek(0)
+print(told.read().decode(), end="")
+"""
+"""A task of four, which starts a process as an interactive shell does or as a script does, on a terminal or not."""
+
+
+@pytest.mark.parametrize(
+    ("job_control", "terminal", "world_size"),
+    [("job control", "terminal", 1), ("script", "terminal", 4), ("job control", "none", 4), ("script", "none", 4)],
+)
+def test_a_command_typed_into_the_shell_of_a_task_is_one_process(
+    job_control: str, terminal: str, world_size: int, no_launcher: pytest.MonkeyPatch
+) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", SHELL, job_control, terminal], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.startswith(str(world_size))
+    assert ("SLURM_STEP_NUM_TASKS=4 is not used" in told.stdout) == (world_size == 1)

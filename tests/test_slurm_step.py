@@ -58,6 +58,25 @@ def test_a_process_that_srun_has_not_started_with_others_is_no_rank(variables: d
 
 
 @pytest.mark.parametrize(
+    "anew",
+    [
+        {"SLURM_NTASKS": "2"},
+        {"SLURM_NNODES": "1"},
+        {"SLURM_NTASKS": "5", "SLURM_NNODES": "3", "SLURM_GTIDS": "0"},
+    ],
+    ids=["other tasks", "fewer nodes", "one task on this node"],
+)
+def test_a_job_that_was_submitted_inside_a_step_is_one_process(anew: dict[str, str]) -> None:
+    left_over = STEP | {"SLURM_GTIDS": "0,1", "SLURM_NODEID": "0", "SLURM_LOCALID": "0", "SLURM_PROCID": "0"}
+    assert launch_variables(left_over)["WORLD_SIZE"] == "5"
+    assert launch_variables(left_over | anew) == {}
+
+
+def test_a_command_typed_into_the_shell_of_a_task_is_one_process() -> None:
+    assert launch_variables(STEP, by_hand=True) == {}
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("SLURM_JOB_ID", ""),

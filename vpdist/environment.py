@@ -27,7 +27,7 @@ RESUMABLE = "run the same command again to resume"
 
 FOREIGN = ("PMI_", "OMPI_", "MV2_", "MPI_LOCAL", "ACCELERATE_", "FORK_LAUNCHED")
 """Beginnings of variables by which accelerate finds other launchers than those that vpdist knows."""
-SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Variables by which a launcher tells how many processes it has started."""
 
 KEPT_KERNELS = 16
@@ -86,7 +86,7 @@ def launch_context() -> LaunchContext:
     variables: Mapping[str, str] = os.environ
     by_srun: dict[str, str] = {}
     if "RANK" not in variables or "WORLD_SIZE" not in variables:
-        by_srun = launch_variables(variables)
+        by_srun = launch_variables(variables, by_hand=_by_hand(variables.get("SLURM_TASK_PID", "")))
         if not by_srun:
             return LaunchContext()
         variables = by_srun
@@ -120,6 +120,19 @@ def launch_context() -> LaunchContext:
         master_address=address,
         master_port=port,
     )
+
+
+def _by_hand(task: str) -> bool:
+    """Whether this process was started by an interactive shell inside Slurm's task of the process number `task`.
+
+    Such a shell has a terminal and gives each command a process group of its own; a script leaves it in the task's.
+    """
+    try:
+        other_group = os.getpgid(int(task)) != os.getpgrp()
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except (ValueError, OSError):  # not below a task that lives here, or without a terminal
+        return False
+    return other_group
 
 
 def unused_launcher() -> str:

@@ -19,18 +19,22 @@ LONE_TASK = "SLURM_STEP_NUM_TASKS=1"
 """Put before a command, it is a run of its own."""
 
 
-def launch_variables(environ: Mapping[str, str]) -> dict[str, str]:
+def launch_variables(environ: Mapping[str, str], *, by_hand: bool = False) -> dict[str, str]:
     """RANK, WORLD_SIZE, ... of this task; empty where no `srun` has started several tasks.
 
     The variables of a job say how many tasks it may start, those of a step how many were started: a job's script, or
     the shell of an allocation, is one process. Raises UsageError where Slurm does not say where the tasks meet.
+
+    Args:
+        environ: the process's environment.
+        by_hand: whether somebody has typed the command into a shell, which may be a task (`srun -n 4 --pty bash`).
     """
-    if "SLURM_PROCID" not in environ or not environ.keys() & {"SLURM_STEP_NUM_TASKS", "SLURM_STEP_ID"}:
+    if by_hand or "SLURM_PROCID" not in environ or not environ.keys() & {"SLURM_STEP_NUM_TASKS", "SLURM_STEP_ID"}:
         return {}
     try:
         tasks = int(environ.get("SLURM_STEP_NUM_TASKS") or environ.get("SLURM_NTASKS") or 1)
         step = int(environ.get("SLURM_STEP_ID", 0))
-        if tasks == 1 or step >= FIRST_SPECIAL_STEP:
+        if tasks == 1 or step >= FIRST_SPECIAL_STEP or _of_another_step(environ, tasks):
             return {}
         return _torchrun_variables(environ, tasks, step)
     except (KeyError, ValueError, IndexError) as error:
@@ -38,6 +42,18 @@ def launch_variables(environ: Mapping[str, str]) -> dict[str, str]:
             f"srun has started several tasks, but its variables do not say where these meet ({error}): start one "
             f"torchrun per node (docs/slurm.md), or put {LONE_TASK} before a command that is its own run"
         ) from error
+
+
+def _of_another_step(environ: Mapping[str, str], tasks: int) -> bool:
+    """Whether the step's variables are left over from the step in which this job was submitted: `sbatch` hands on the
+    environment, and Slurm sets anew what it says of a job and of a task (SLURM_GTIDS: this node's tasks) only."""
+    nodes = int(environ.get("SLURM_STEP_NUM_NODES") or 1)
+    if int(environ.get("SLURM_NTASKS") or tasks) != tasks or int(environ.get("SLURM_NNODES") or nodes) < nodes:
+        return True
+    here, spread = environ.get("SLURM_GTIDS"), environ.get("SLURM_STEP_TASKS_PER_NODE")
+    if not here or not spread:
+        return False
+    return len(here.split(",")) != tasks_per_node(spread)[int(environ.get("SLURM_NODEID", 0))]
 
 
 def _torchrun_variables(environ: Mapping[str, str], tasks: int, step: int) -> dict[str, str]:

@@ -1,14 +1,25 @@
-"""Texts of any length in the key store."""
+"""Texts of any length in the key store; what is said when its host has ended."""
 
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
 from torch.distributed import HashStore, PrefixStore, Store, TCPStore
 
 from vpdist.distributed.runtime import PIECE, KeyStore
+from vpdist.errors import PeerLost
+
+HOST = """
+import sys
+from torch.distributed import TCPStore
+store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+print(store.port, flush=True)
+sys.stdin.read()
+"""
 
 
 def tcp_store() -> Store:
@@ -30,3 +41,18 @@ def test_a_text_of_any_length_comes_back(make, length: int) -> None:
     keys.set("key", "short again")
     assert keys.get("key") == b"short again"
     assert keys.add("counter") == 1
+
+
+@pytest.mark.parametrize(("on_rank_0", "lost"), [(True, (0,)), (False, ())], ids=["rank 0", "the agent"])
+def test_a_host_that_has_ended_is_named_so_that_one_rank_reports_it(on_rank_0: bool, lost: tuple[int, ...]) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOST], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as host:
+        assert host.stdout is not None
+        store = TCPStore("127.0.0.1", int(host.stdout.readline()), is_master=False)
+        keys = KeyStore(store, lambda: store, on_rank_0=on_rank_0).clone()
+        assert keys.add("counter") == 1
+        host.kill()
+        host.wait()
+        with pytest.raises(PeerLost) as raised:
+            keys.add("counter")
+    assert raised.value.ranks == lost
+    assert ("rank 0 was lost" in str(raised.value)) == on_rank_0

@@ -40,12 +40,13 @@ class KeyStore:
     Every method raises PeerLost if the process that hosts the store has ended.
     """
 
-    def __init__(self, store: Store, connect: Callable[[], Store]) -> None:
-        self._store, self._connect = store, connect
+    def __init__(self, store: Store, connect: Callable[[], Store], *, on_rank_0: bool = False) -> None:
+        """`on_rank_0`: rank 0 hosts the store, no agent does; if it does not answer, that rank is the lost one."""
+        self._store, self._connect, self._on_rank_0 = store, connect, on_rank_0
 
     def clone(self) -> KeyStore:
         """Another connection to the same keys."""
-        return KeyStore(self._call(self._connect), self._connect)
+        return KeyStore(self._call(self._connect), self._connect, on_rank_0=self._on_rank_0)
 
     def set(self, key: str, text: str) -> None:
         """Set `key` to a text, which does not begin with NUL. A long one is divided, as the store has a limit."""
@@ -73,8 +74,10 @@ class KeyStore:
         try:
             return action()
         except dist.DistError as error:
+            if self._on_rank_0:
+                raise PeerLost("rank 0 was lost", (0,)) from error
             raise PeerLost(
-                f"the key store does not answer (the launcher's agent or rank 0, which hosts it, has ended): {error}"
+                f"the key store does not answer (the launcher's agent, which hosts it, has ended): {error}"
             ) from error
 
 
@@ -166,7 +169,12 @@ def _join(context: LaunchContext, raise_if_ending: Callable[[], None]) -> tuple[
             f"rank {context.rank} could not join the other {context.world_size - 1} ranks through "
             f"{context.master_address}:{context.master_port}: {error}"
         ) from error
-    return KeyStore(store, lambda: PrefixStore(f"vpdist/{attempt.id}", _connect(context, raise_if_ending))), attempt
+    keys = KeyStore(
+        store,
+        lambda: PrefixStore(f"vpdist/{attempt.id}", _connect(context, raise_if_ending)),
+        on_rank_0=not context.agent_store,
+    )
+    return keys, attempt
 
 
 def _connect(context: LaunchContext, raise_if_ending: Callable[[], None], *, host: bool = False) -> Store:
