@@ -103,7 +103,10 @@ def test_the_shape_is_read_from_the_configuration(tmp_path) -> None:
 @pytest.mark.parametrize("tokens", [16, 48])
 def test_the_cost_formula_counts_what_torch_counts(tmp_path, kind, write, tokens) -> None:
     folder = write(tmp_path)
-    shape, encoder = encoder_shape(folder), load_encoder(folder, kind, torch.float32, CPU)
+    shape, encoder = (
+        encoder_shape(folder),
+        load_encoder(folder, kind, torch.float64, CPU),
+    )  # whose products torch counts
     ids = torch.arange(tokens) % 20 + 5
     plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)  # of products that torch counts
     with torch.inference_mode(), FlopCounterMode(display=False) as counter, plain:

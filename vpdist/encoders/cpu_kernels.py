@@ -1,7 +1,8 @@
 """Two settings for encoders on a CPU: weights reordered once for oneDNN, and a heap that keeps freed pages.
 
 Linear layers: torch reorders a bfloat16 weight for every product; doing so once is 12 % faster at the encoders' shapes
-and gives the same bits. The operators are those that torch's own compiler emits for frozen weights.
+and gives the same bits. A product in float32 goes through MKL, which takes twice oneDNN's time on AMD processors. The
+operators are those that torch's own compiler emits for frozen weights.
 
 Heap: by default glibc returns free memory at the heap's end to the system. In every other process the largest temporary
 lay there, and was returned and faulted in again for every layer: 4 % of ESM-2's time. docs/design.md says how to
@@ -34,7 +35,9 @@ class PackedLinear(nn.Module):
 
 def serves(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether these linear layers exist for a device and dtype."""
-    return device.type == "cpu" and dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def pack(model: nn.Module, name: str) -> None:

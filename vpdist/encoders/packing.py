@@ -15,8 +15,8 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
+from vpdist.encoders.cpu_attention import attention
 from vpdist.ragged import offsets_of
 
 
@@ -125,7 +125,7 @@ class Packing:
         for group in self.groups:
             query_NHLE, key_NHLE, value_NHLE = (_padded(flat, group) for flat in (query_THE, key_THE, value_THE))
             mask = self._mask(group, bias_HLL)
-            output_NHLE = scaled_dot_product_attention(query_NHLE, key_NHLE, value_NHLE, attn_mask=mask, scale=scale)
+            output_NHLE = attention(query_NHLE, key_NHLE, value_NHLE, mask, scale)
             output_THE = output_NHLE.transpose(1, 2).reshape(-1, *query_THE.shape[1:])
             outputs.append(output_THE if group.scattered is None else output_THE[group.scattered])
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
