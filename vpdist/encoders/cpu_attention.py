@@ -89,7 +89,7 @@ def _products_by_onednn() -> Iterator[None]:
     It does so with AMX only. Factors that were bfloat16 before do not change, so that sums are exact sums of exact
     products; for others see `serves`.
     """
-    matmul = torch.backends.mkldnn.matmul
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
     try:
         yield
