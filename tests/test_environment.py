@@ -11,7 +11,9 @@ import pytest
 from tests.launched import environment
 from vpdist.environment import (
     FOREIGN,
+    SPIN_COUNT,
     LaunchContext,
+    bound_spinning,
     described_to_accelerate,
     launch_context,
     require_threads,
@@ -178,3 +180,18 @@ def test_a_command_typed_into_the_shell_of_a_task_is_one_process(
     assert told.returncode == 0, told.stderr
     assert told.stdout.startswith(str(world_size))
     assert ("SLURM_STEP_NUM_TASKS=4 is not used" in told.stdout) == (world_size == 1)
+
+
+def test_waiting_threads_spin_for_a_while_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    bound_spinning()
+    assert os.environ["GOMP_SPINCOUNT"] == SPIN_COUNT
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    bound_spinning()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    bound_spinning()
+    assert "GOMP_SPINCOUNT" not in os.environ

@@ -11,7 +11,13 @@ import typer
 
 import vpdist
 from vpdist.config import MOST_RANKS, Settings, within
-from vpdist.environment import ending_with_launcher, launch_context, open_standard_streams, unused_launcher
+from vpdist.environment import (
+    bound_spinning,
+    ending_with_launcher,
+    launch_context,
+    open_standard_streams,
+    unused_launcher,
+)
 from vpdist.errors import StorageError, UsageError, VpdistError, limit_reached
 from vpdist.options import option, with_settings
 from vpdist.text import MESSAGE_LETTERS, printable, printable_lines, shortened
@@ -60,6 +66,7 @@ def _run(settings: Settings, nproc: int | None) -> None:
     from vpdist.storage.run_folder import RunFolder
 
     folder = RunFolder(settings.output)
+    bound_spinning()
     with before_begin(folder):
         if launch_context().rank == 0:
             folder.check_writable()

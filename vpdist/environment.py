@@ -30,6 +30,9 @@ FOREIGN = ("PMI_", "OMPI_", "MV2_", "MPI_LOCAL", "ACCELERATE_", "FORK_LAUNCHED")
 SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Variables by which a launcher tells how many processes it has started."""
 
+SPIN_COUNT = "1000"
+"""Rounds of a waiting thread. Two threads on two cores beside two busy processes: 9.6 times one thread's time without a
+bound, 1.09 with this one, 1.25 with 30,000 (`python -m scripts.bench.spinning`)."""
 KEPT_KERNELS = {"LRU_CACHE_CAPACITY": 16, "ONEDNN_PRIMITIVE_CACHE_CAPACITY": 64}
 """Kernels in each cache. In oneDNN's an encoder's linear layers need four per batch, its attention two for each length;
 with 16 a layer compiled them again, and batches of six lengths took a quarter longer."""
@@ -229,6 +232,16 @@ def ending_with_launcher() -> Iterator[None]:
         yield
     finally:
         done.set()
+
+
+def bound_spinning() -> None:
+    """Let threads that wait for each other spin for some microseconds, then sleep; call before torch is imported.
+
+    By default libgomp's spin for long, and beside other programs take the time that those and the other threads need.
+    What the user has set stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def limit_library_threads(threads: int) -> None:
