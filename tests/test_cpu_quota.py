@@ -1,11 +1,12 @@
-"""Processors that a process may use, under control groups of both versions."""
+"""Processors that a process may use, under control groups of both versions; threads that it may start."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from vpdist.cpu_quota import available_cores, quotas
+from vpdist.cpu_quota import available_cores, quotas, require_threads
 
 V1, V2 = "cgroup cgroup rw,cpu,cpuacct", "cgroup2 cgroup2 rw"
 CPU_V1 = "4:cpu,cpuacct:{group}\n9:cpuset:/elsewhere\n0::/\n"
@@ -71,3 +72,20 @@ def test_a_quota_above_the_affinity_mask_changes_nothing(tmp_path: Path) -> None
     here = process(tmp_path, V2, CPU_V2.format(group="/"))
     write(tmp_path / "groups", "102400000 100000")
     assert available_cores(here) == len(os.sched_getaffinity(0))
+
+
+def test_threads_that_cannot_be_started_are_told_before_a_library_starts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, start = threading.active_count(), threading.Thread.start
+    require_threads(20)
+    left = iter(range(5))
+
+    def start_five(thread: threading.Thread) -> None:
+        if next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_five)
+    require_threads(1)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        require_threads(20)
+    assert threading.active_count() == before

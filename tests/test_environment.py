@@ -16,7 +16,6 @@ from vpdist.environment import (
     bound_spinning,
     described_to_accelerate,
     launch_context,
-    require_threads,
     unused_launcher,
 )
 
@@ -130,23 +129,6 @@ def test_closed_standard_streams_are_opened_before_another_file_takes_their_plac
     )
     assert ended.returncode == 0
     assert (tmp_path / "file").read_text() == "True '' [True, True, True]"
-
-
-def test_threads_that_cannot_be_started_are_told_before_a_library_starts_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    before, start = threading.active_count(), threading.Thread.start
-    require_threads(20)
-    left = iter(range(5))
-
-    def start_five(thread: threading.Thread) -> None:
-        if next(left, None) is None:
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", start_five)
-    require_threads(1)
-    with pytest.raises(RuntimeError, match="can't start new thread"):
-        require_threads(20)
-    assert threading.active_count() == before
 
 
 SHELL = """

@@ -250,21 +250,6 @@ def limit_library_threads(threads: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
 
 
-def require_threads(threads: int) -> None:
-    """Raises RuntimeError unless so many threads can be started beside those that run: where one cannot, OpenMP would
-    end the process without a word."""
-    enough, started = threading.Event(), []
-    try:
-        for _ in range(threads - 1):
-            thread = threading.Thread(target=enough.wait, daemon=True)
-            thread.start()
-            started.append(thread)
-    finally:
-        enough.set()
-        for thread in started:
-            thread.join()
-
-
 @contextmanager
 def current_folder_off_path() -> Iterator[None]:
     """Python processes started meanwhile do not import what lies in the current folder, as `python -m` and `python -c`

@@ -15,8 +15,8 @@ import torch
 from vpdist.commands import resolve_config
 from vpdist.commands.run_record import runs_with, this_run
 from vpdist.config import CONSENSUS, one_of
+from vpdist.cpu_quota import require_threads
 from vpdist.encoder_kinds import CLASSIFIED
-from vpdist.environment import require_threads
 from vpdist.errors import UsageError
 from vpdist.planning import plan_file
 from vpdist.planning.plan import Plan

@@ -19,13 +19,14 @@ from vpdist.commands import prepare, resolve_config, run_inputs
 from vpdist.commands.reuse import earlier_run
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.config import Settings
+from vpdist.cpu_quota import require_threads
 from vpdist.embedding.encoder_process import EncoderProcess
 from vpdist.embedding.isolated_encoder import IsolatedEncoder
 from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
 from vpdist.embedding.units_in_progress import UnitsInProgress, count_crashes, two_lists_of_units
 from vpdist.encoders.encoder import Encoder
 from vpdist.encoders.shape import encoder_shape
-from vpdist.environment import limit_library_threads, require_threads
+from vpdist.environment import limit_library_threads
 from vpdist.errors import StorageError
 from vpdist.planning.plan import Plan, longest_first
 from vpdist.planning.sampler import TokenWeightedDistributedSampler
