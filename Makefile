@@ -11,7 +11,7 @@
 # Each verb creates the environment first if it is missing or older than pyproject.toml or constraints.txt. pip's own settings
 # (PIP_INDEX_URL, PIP_FIND_LINKS, ...) say where packages come from. PYTHON=... names the interpreter to build it from.
 # CONTIGS="virus.fa.gz host.fa.gz" makes `bench` and `bench-large` take their contigs from these files instead of a
-# synthetic sample.
+# synthetic sample. ESM_CPP=PYTHON, a Python that has esm-cpp, makes `bench` compare ESM-2 with esm.cpp.
 
 ENVIRONMENT := .venv/.installed
 BIN := .venv/bin
@@ -42,7 +42,7 @@ format: $(ENVIRONMENT)
 	$(BIN)/ruff format .
 
 bench: $(ENVIRONMENT)
-	$(BIN)/python -m scripts.bench.all $(CONTIGS)
+	$(BIN)/python -m scripts.bench.all $(if $(ESM_CPP),--esm-cpp $(ESM_CPP)) $(CONTIGS)
 
 bench-large: $(ENVIRONMENT)
 	$(BIN)/python -m scripts.bench.all --large $(CONTIGS)
