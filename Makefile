@@ -6,12 +6,14 @@
 # format  let ruff rewrite what it can
 # bench   benchmark figures beside their goals, on the CPU, in under 10 minutes; written to bench/figures.md
 # bench-large   the same for runs with a million fragments and more
+# first-gpu   what holds on the GPU of this machine: a table of verdicts in under 10 minutes, kept as bench/first-gpu.md;
+#         ends at once with 2 where there is no CUDA device
 # clean   remove what the other verbs made, except the environment (.venv)
 #
 # Each verb creates the environment first if it is missing or older than pyproject.toml or constraints.txt. pip's own settings
 # (PIP_INDEX_URL, PIP_FIND_LINKS, ...) say where packages come from. PYTHON=... names the interpreter to build it from.
 # CONTIGS="virus.fa.gz host.fa.gz" makes `bench` and `bench-large` take their contigs from these files instead of a
-# synthetic sample.
+# synthetic sample. ESM_CPP=PYTHON, a Python that has esm-cpp, makes `bench` compare ESM-2 with esm.cpp.
 
 ENVIRONMENT := .venv/.installed
 BIN := .venv/bin
@@ -42,10 +44,14 @@ format: $(ENVIRONMENT)
 	$(BIN)/ruff format .
 
 bench: $(ENVIRONMENT)
-	$(BIN)/python -m scripts.bench.all $(CONTIGS)
+	$(BIN)/python -m scripts.bench.all $(if $(ESM_CPP),--esm-cpp $(ESM_CPP)) $(CONTIGS)
 
 bench-large: $(ENVIRONMENT)
 	$(BIN)/python -m scripts.bench.all --large $(CONTIGS)
+
+.PHONY: first-gpu
+first-gpu: $(ENVIRONMENT)
+	$(BIN)/python -m scripts.gpu.first_gpu
 
 clean:
 	rm -rf demo bench build vpdist.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

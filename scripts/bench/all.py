@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from scripts.bench import encoders, scale, whole_runs
+from scripts.bench import against_esm_cpp, encoders, scale, whole_runs
 from scripts.bench.goals import Row, conditions, table
 from scripts.demo import make_models, make_sample
 
@@ -38,10 +38,11 @@ def models(work: Path) -> Path:
     return folder
 
 
-def cpu_rows(contigs: list[Path], work: Path) -> Iterator[Row]:
+def cpu_rows(contigs: list[Path], work: Path, esm_cpp_python: str | None) -> Iterator[Row]:
     """The CPU figures: the whole program, its encoders, its other stages."""
     yield from whole_runs.rows(contigs or [sample(work)], models(work), work / "runs")
     yield from encoders.rows(work / "encoders")
+    yield from against_esm_cpp.rows(work / "encoders", esm_cpp_python)
     yield from scale.rows(large=False, work=work / "scale")
 
 
@@ -66,6 +67,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("contigs", type=Path, nargs="*", help="FASTA files to take contigs from")
     parser.add_argument("--large", action="store_true", help="the runs with a million fragments and more instead")
+    parser.add_argument(
+        "--esm-cpp", metavar="PYTHON", help="a Python that has esm-cpp, to compare with (against_esm_cpp.py)"
+    )
     parser.add_argument("--work", type=Path, default=Path("bench"), help="folder for sample, models, runs and figures")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -73,7 +77,7 @@ def main() -> None:
     rows = (
         large_rows(arguments.contigs, arguments.work)
         if arguments.large
-        else cpu_rows(arguments.contigs, arguments.work)
+        else cpu_rows(arguments.contigs, arguments.work, arguments.esm_cpp)
     )
     text = f"{conditions()}\n\n{table(printed(rows))}\n\nin {time.monotonic() - started:.0f} s"
     print(text)

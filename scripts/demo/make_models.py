@@ -125,12 +125,11 @@ def nucleotide_tokenizer(rng: np.random.Generator) -> Tokenizer:
     return tokenizer
 
 
-def make_dnabert_s(folder: Path, layers: int, width: int, seed: int, *, safetensors: bool) -> int:
-    """Write the nucleotide encoder; returns its number of parameters."""
+def describe_dnabert_s(folder: Path, layers: int, width: int, rng: np.random.Generator) -> None:
+    """Write all files of the nucleotide encoder but its weights."""
     if width % DNABERT_S_HEADS:
         raise typer.BadParameter(f"DNABERT-S has {DNABERT_S_HEADS} heads: {width} is not divisible by that")
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
     nucleotide_tokenizer(rng).save(str(folder / "tokenizer.json"), pretty=False)
     special = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special})
@@ -154,6 +153,12 @@ def make_dnabert_s(folder: Path, layers: int, width: int, seed: int, *, safetens
         "vocab_size": VOCABULARY,
     }
     write_json(folder / "config.json", config)
+
+
+def make_dnabert_s(folder: Path, layers: int, width: int, seed: int, *, safetensors: bool) -> int:
+    """Write the nucleotide encoder; returns its number of parameters."""
+    rng = np.random.default_rng(seed)
+    describe_dnabert_s(folder, layers, width, rng)
     weights = random_weights(rng, dnabert_s_shapes(layers, width))
     if safetensors:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -162,8 +167,8 @@ def make_dnabert_s(folder: Path, layers: int, width: int, seed: int, *, safetens
     return sum(weight.numel() for weight in weights.values())
 
 
-def make_esm2(folder: Path, layers: int, width: int, seed: int) -> int:
-    """Write the protein encoder; returns its number of parameters."""
+def describe_esm2(folder: Path, layers: int, width: int) -> None:
+    """Write all files of the protein encoder but its weights."""
     if width % esm2_heads(width) or width // esm2_heads(width) % 2:
         raise typer.BadParameter(f"ESM-2 of width {width}: {esm2_heads(width)} heads of even size do not fit")
     folder.mkdir(parents=True, exist_ok=True)
@@ -198,6 +203,11 @@ def make_esm2(folder: Path, layers: int, width: int, seed: int) -> int:
         "vocab_size": len(ESM2_TOKENS.split()),
     }
     write_json(folder / "config.json", config)
+
+
+def make_esm2(folder: Path, layers: int, width: int, seed: int) -> int:
+    """Write the protein encoder; returns its number of parameters."""
+    describe_esm2(folder, layers, width)
     weights = random_weights(np.random.default_rng(seed), esm2_shapes(layers, width))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return sum(weight.numel() for weight in weights.values())
