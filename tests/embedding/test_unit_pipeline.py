@@ -240,7 +240,6 @@ def test_a_request_to_stop_leaves_no_half_written_part(plan: Plan, tmp_path: Pat
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_units_that_leave_a_gpu_on_a_stream_of_their_own_are_the_same_files(plan: Plan, tmp_path: Path) -> None:
     for name, encoder in (("cpu", StubEncoder), ("cuda", CudaStubEncoder)):
         (tmp_path / name).mkdir()
