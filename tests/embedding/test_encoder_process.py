@@ -1,5 +1,6 @@
 """The child process that computes isolated units: what passes between it and its rank, its death, its silence."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.fake_gpus import fake_gpus
 from tests.launched import PATIENCE_S
 from tests.tiny_models import write_esm2, write_models
+from vpdist.embedding import encoder_process
 from vpdist.embedding.encoder_process import ChildDied, ChildHung, EncoderProcess, packed, unpacked
 from vpdist.encoders.model_files import fingerprinted
 from vpdist.errors import Interrupted, VpdistError, WeightsError
@@ -127,3 +130,17 @@ def test_the_child_loads_no_other_files_than_its_rank_has_loaded(tmp_path: Path)
         pytest.raises(WeightsError, match="have changed during the run"),
     ):
         process.load("protein", "float32", models.protein)
+
+
+def test_the_child_makes_the_gpu_of_its_rank_current_before_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = fake_gpus(monkeypatch)
+    served: list[tuple[torch.device, list[torch.device]]] = []
+    monkeypatch.setattr(encoder_process, "serve", lambda channel, device: served.append((device, current.copy())))
+    monkeypatch.setattr(encoder_process.faulthandler, "enable", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    ours, theirs = Pipe()
+    monkeypatch.setattr(sys, "argv", ["encoder_process", str(os.dup(theirs.fileno())), "cuda:1", "1"])
+    with ours, theirs:
+        encoder_process.main()
+    mine = torch.device("cuda", 1)
+    assert served == [(mine, [mine])]

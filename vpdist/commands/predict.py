@@ -88,7 +88,7 @@ class _Predict:
         with self._stage("start"):
             inputs = run_inputs.resolve_inputs(self.settings, self.session)
             if self.control.is_first:
-                run_inputs.report_inputs(self.session, inputs.resolved)
+                run_inputs.report_inputs(self.settings, self.session, inputs.resolved)
         limit_library_threads(inputs.resolved.threads)
         torch.set_num_threads(inputs.resolved.threads)
         with self._stage("ingest"):

@@ -24,6 +24,7 @@ from vpdist.commands import input_identity, resolve_config
 from vpdist.commands.early_checks import check_kind
 from vpdist.commands.input_list import read_list
 from vpdist.config import InputIdentity, ResolvedConfig, Settings
+from vpdist.distributed.device import gpus_left_out
 from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.encoders.encoder import DTYPES, choose_dtype, load_encoder
 from vpdist.encoders.hub import resolve_model
@@ -156,12 +157,14 @@ def _record(settings: Settings, session: Session, inputs: RunInputs) -> None:
     )
 
 
-def report_inputs(session: Session, resolved: ResolvedConfig) -> None:
-    """On rank 0: one line for the user."""
+def report_inputs(settings: Settings, session: Session, resolved: ResolvedConfig) -> None:
+    """On rank 0: one line for the user, and one about GPUs that are left out."""
     session.progress.message(
         f"{session.control.runtime.world_size} rank(s) on {resolved.device}, {resolved.dtype}, "
         f"{resolved.token_budget} tokens a batch, {resolved.threads} thread(s) per rank"
     )
+    if settings.device == "auto" and (note := gpus_left_out()):
+        session.progress.message(note)
 
 
 def _recorded_by_rank_0(session: Session) -> ResolvedConfig:

@@ -21,7 +21,7 @@ from vpdist.storage.run_folder import RunFolder
 def ranks_to_start(nproc: int | None, device: str) -> int:
     """Number of ranks a command starts: `nproc`, else one per visible GPU, else one. 1 means this process.
 
-    Under a launcher always 1. Raises UsageError for nproc < 1.
+    Under a launcher always 1. Raises UsageError for nproc < 1, and where the GPUs that are visible cannot be used.
     """
     within("nproc", nproc, least=1, most=MOST_RANKS_HERE)
     if environment.launch_context().launched:
@@ -32,7 +32,9 @@ def ranks_to_start(nproc: int | None, device: str) -> int:
         return 1
     import torch  # takes seconds, so only if needed
 
-    return max(1, torch.cuda.device_count())
+    from vpdist.distributed.device import uses_cuda
+
+    return torch.cuda.device_count() if uses_cuda(device) else 1
 
 
 def launch(arguments: Sequence[str], nproc: int, folder: RunFolder) -> int:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vpdist.distributed.device import make_current
 from vpdist.encoders.encoder import DTYPES, Encoder, load_encoder
 from vpdist.environment import current_folder_off_path
 from vpdist.errors import VpdistError
@@ -217,6 +218,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the process group's signals are for the parent, which ends this process
     torch.set_num_threads(int(threads))
+    make_current(torch.device(device))
     with Connection(int(descriptor)) as channel:
         serve(channel, torch.device(device))
 

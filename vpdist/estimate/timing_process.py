@@ -25,6 +25,7 @@ import torch
 
 from vpdist.commands.prepare import load_work
 from vpdist.commands.run_inputs import RunInputs
+from vpdist.distributed.device import make_current
 from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
 from vpdist.environment import LaunchContext, current_folder_off_path
 from vpdist.errors import EXIT_BUG, Interrupted, VpdistError
@@ -154,6 +155,7 @@ def _timing(request: TimingRequest, context: LaunchContext, import_s: float) -> 
     torch.set_num_threads(resolved.threads)
     gpu = resolved.device == "cuda"
     device = torch.device("cuda", context.local_rank) if gpu else torch.device("cpu")
+    make_current(device)
 
     def memory_bytes() -> int:
         return torch.cuda.memory_allocated(device) if gpu else psutil.Process().memory_info().rss
