@@ -10,11 +10,13 @@ differ in the last digits.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from vpdist.embedding.encoder_process import ChildDied, ChildHung, EncoderProcess
+from vpdist.embedding.unit_pipeline import UnitWork
 from vpdist.encoder_kinds import KINDS
 from vpdist.encoders.encoder import Encoder
 from vpdist.ragged import Ragged
@@ -78,6 +80,18 @@ class IsolatedEncoder(Encoder):
                 break
         logger.error("a %s sequence of %d tokens cannot be computed: its row fails", self.kind, len(sequence.flat))
         return None
+
+
+def isolated_work(work: UnitWork, process: EncoderProcess) -> UnitWork:
+    """The same work, computed by encoders of the child process."""
+
+    def float32_fallback(kind: str) -> Encoder:
+        encoder = IsolatedEncoder(process, work.encoders[kind], torch.float32)
+        encoder.load()
+        return encoder
+
+    encoders = {kind: IsolatedEncoder(process, each, each.dtype) for kind, each in work.encoders.items()}
+    return replace(work, encoders=encoders, float32_fallback=float32_fallback)
 
 
 def with_tokens_replaced(batch: Ragged, bad: list[int], good: int, kept: int) -> Ragged:
