@@ -28,7 +28,7 @@ from vpdist.commands.recorded_by_rank_0 import publish_recorded, rank_named, rec
 from vpdist.config import InputIdentity, ResolvedConfig, Settings
 from vpdist.distributed.device import gpus_left_out
 from vpdist.encoder_kinds import CLASSIFIED
-from vpdist.encoders.encoder import DTYPES, choose_dtype, load_encoder
+from vpdist.encoders.encoder import DTYPES, load_encoder
 from vpdist.encoders.hub import resolve_model
 from vpdist.encoders.model_files import ModelFiles, fingerprinted
 from vpdist.encoders.shape import encoder_shape
@@ -127,7 +127,7 @@ def check_inputs(settings: Settings, control: Control) -> None:
     device = control.runtime.device
     for kind, folder in models.items():
         load_tokenizer(kind, folder)
-        load_encoder(folder, kind, DTYPES[choose_dtype(settings.dtype, device)], device)
+        load_encoder(folder, kind, DTYPES[resolve_config.encoders_dtype(settings, device)], device)
         control.raise_if_ending()
     for _ in read_records(paths, replace_unknown=settings.replace_unknown):
         control.raise_if_ending()

@@ -69,6 +69,13 @@ def make_current(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is worth using: on a GPU from Ampere on. Older ones emulate its products, and no fused attention
+    takes it there."""
+    on_nvidia = device.type == "cuda" and torch.version.hip is None
+    return not on_nvidia or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def gpus_left_out() -> str:
     """What to tell where this machine has GPUs and torch is a build for CPUs; empty elsewhere."""
     if torch.backends.cuda.is_built() or not DRIVER_LISTS.is_dir():
