@@ -75,6 +75,9 @@ class PeerLost(Interrupted):
 
 def limit_reached(error: BaseException) -> StorageError | None:
     """What to tell where an error means that this process may not have more memory or threads: no bug; None if not."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; elsewhere than for a batch, which is halved
+        told = str(error).partition(" Of the allocated memory")[0] or "CUDA out of memory"
+        return StorageError(f"{told.rstrip('.')}; free memory of the GPU, start fewer ranks on it, or use --device cpu")
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return StorageError(f"out of memory ({error or type(error).__name__}); allow more, or start fewer ranks")
     if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN) and error.filename is None:
