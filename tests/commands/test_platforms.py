@@ -48,6 +48,29 @@ def test_drivers_and_processors_may_differ() -> None:
     refuse_other_platform(replace(PROCESSOR, name="Intel"), PROCESSOR, "host, rank 3")
 
 
+def run_of_mixed_ranks(
+    difference: str, models: TinyModels, folder: Path
+) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """Two ranks that are not alike, under torchrun; and their run folder."""
+    contigs, run = write_contigs(folder / "contigs.fa", n=12), folder / "run"
+    command = [
+        *(*TORCHRUN, "--standalone", "--nproc-per-node=2", mixed_ranks.__file__, difference, "predict", str(contigs)),
+        *("-o", str(run), "--nucleotide-model", str(models.nucleotide), "--protein-model", str(models.protein)),
+        *("--classifier", str(models.classifier), "--threads", "1", "--progress", "none"),
+    ]
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    return ended, run
+
+
+@pytest.mark.launcher
+def test_one_rank_whose_gpus_cannot_be_used_ends_the_run_and_is_told_once(models: TinyModels, tmp_path: Path) -> None:
+    ended, run = run_of_mixed_ranks("driver", models, tmp_path)
+    assert ended.returncode != 0
+    (told,) = re.findall(r"vpdist: .*", ended.stderr)
+    assert re.match(r"vpdist: rank 1: .* cannot use the 2 GPU\(s\) of this machine", told)
+    assert not (run / "run.json").exists()
+
+
 @pytest.mark.launcher
 @pytest.mark.parametrize(
     ("difference", "told"),
@@ -59,13 +82,7 @@ def test_drivers_and_processors_may_differ() -> None:
 def test_a_rank_that_would_compute_other_numbers_ends_the_run(
     difference: str, told: str, models: TinyModels, tmp_path: Path
 ) -> None:
-    contigs, run = write_contigs(tmp_path / "contigs.fa", n=12), tmp_path / "run"
-    command = [
-        *(*TORCHRUN, "--standalone", "--nproc-per-node=2", mixed_ranks.__file__, difference, "predict", str(contigs)),
-        *("-o", str(run), "--nucleotide-model", str(models.nucleotide), "--protein-model", str(models.protein)),
-        *("--classifier", str(models.classifier), "--threads", "1", "--progress", "none"),
-    ]
-    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    ended, run = run_of_mixed_ranks(difference, models, tmp_path)
     assert ended.returncode != 0
     status = json.loads((run / "status.json").read_text())
     assert (status["exit_code"], status["failing_rank"]) == (2, 1), ended.stderr

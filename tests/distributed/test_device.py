@@ -53,6 +53,12 @@ def test_cuda_where_there_is_none_says_what_torch_is_built_for() -> None:
     assert ("built without CUDA" in str(refused.value)) == (not torch.backends.cuda.is_built())
 
 
+def test_a_rank_is_started_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launch.ranks_to_start(None, "auto") == 1
+    fake_gpus.fake_gpus(monkeypatch, 3)
+    assert launch.ranks_to_start(None, "auto") == 3
+
+
 @pytest.mark.parametrize(("rank", "index"), [(0, 0), (1, 1), (2, 0)])
 def test_a_rank_makes_its_own_gpu_current_before_it_computes(
     rank: int, index: int, monkeypatch: pytest.MonkeyPatch
