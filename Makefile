@@ -2,6 +2,7 @@
 # test    the whole test suite, on CPU; ends with its ten slowest tests
 # test-quick  what starts no ranks and computes nothing for long, for daily work (under 2 minutes on two cores)
 # test-faults  the long form of the fault tests: many launches with injected faults (half an hour)
+# test-cuda  what needs an NVIDIA GPU; the other verbs for tests stay on the CPU where there are GPUs, too
 # check   ruff (rules and format), mypy, known vulnerabilities of the pinned versions (where the network allows it)
 # format  let ruff rewrite what it can
 # bench   benchmark figures beside their goals, on the CPU, in under 10 minutes; written to bench/figures.md
@@ -19,7 +20,7 @@ ENVIRONMENT := .venv/.installed
 BIN := .venv/bin
 INTERPRETERS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
-.PHONY: demo test test-quick test-faults check format bench bench-large clean
+.PHONY: demo test test-quick test-faults test-cuda check format bench bench-large clean
 
 demo: $(ENVIRONMENT)
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo/run.sh
@@ -28,10 +29,13 @@ test: $(ENVIRONMENT)
 	$(BIN)/python -m pytest --durations=10
 
 test-quick: $(ENVIRONMENT)
-	$(BIN)/python -m pytest -m "not launcher and not slow and not faults"
+	$(BIN)/python -m pytest -m "not launcher and not slow and not faults and not cuda"
 
 test-faults: $(ENVIRONMENT)
 	$(BIN)/python -m pytest -m faults
+
+test-cuda: $(ENVIRONMENT)
+	$(BIN)/python -m pytest -m cuda
 
 check: $(ENVIRONMENT)
 	$(BIN)/ruff check .

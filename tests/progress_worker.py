@@ -148,7 +148,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    this_rank = runtime.start(launch_context(), "cpu")
+    this_rank = runtime.start(launch_context())
     for scenario in sys.argv[2:]:
         if scenario.startswith("bars"):
             signal.signal(signal.SIGINT, interrupt)

@@ -12,11 +12,12 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
 from vpdist.errors import UsageError
+from vpdist.local_rank import local_variables
 from vpdist.slurm_step import launch_variables
 
 PARENT = os.getppid()
@@ -52,6 +53,8 @@ class LaunchContext:
     """Number of processes on this node."""
     node: int = 0
     """Number of the node."""
+    placed: bool = True
+    """Whether it is known which process of its node this is, and not guessed from the rank."""
     restart: int = 0
     """How often this worker's own agent has restarted its workers. Agents differ: see attempt.py."""
     by_srun: bool = False
@@ -95,13 +98,15 @@ def launch_context() -> LaunchContext:
             return LaunchContext()
         variables = by_srun
     try:
+        if not variables.keys() & {"LOCAL_RANK", "LOCAL_WORLD_SIZE"}:
+            variables = {**variables, **local_variables(variables)}
         rank, world_size = int(variables["RANK"]), int(variables["WORLD_SIZE"])
         local_world_size = int(variables.get("LOCAL_WORLD_SIZE", world_size))
         local_rank = int(variables.get("LOCAL_RANK", rank % local_world_size))
         node = int(variables.get("GROUP_RANK", rank // local_world_size))
         restart = int(variables.get("TORCHELASTIC_RESTART_COUNT", "0"))
         port = int(variables.get("MASTER_PORT", "0"))
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, IndexError, ZeroDivisionError) as error:
         raise UsageError(f"the launcher's variables (RANK, WORLD_SIZE, ...) are not valid: {error}") from error
     address = variables.get("MASTER_ADDR", "")
     if not (0 <= rank < world_size and 0 <= local_rank < local_world_size <= world_size):
@@ -111,7 +116,7 @@ def launch_context() -> LaunchContext:
         )
     if world_size > 1 and not (address and port):
         raise UsageError("RANK and WORLD_SIZE are set but MASTER_ADDR or MASTER_PORT is not: start through torchrun")
-    return LaunchContext(
+    context = LaunchContext(
         rank=rank,
         world_size=world_size,
         local_rank=local_rank,
@@ -124,6 +129,8 @@ def launch_context() -> LaunchContext:
         master_address=address,
         master_port=port,
     )
+    told = bool(variables.keys() & {"LOCAL_RANK", "LOCAL_WORLD_SIZE"})
+    return replace(context, placed=told or world_size == 1 or context.on_loopback)
 
 
 def _by_hand(task: str) -> bool:
@@ -235,9 +242,8 @@ def ending_with_launcher() -> Iterator[None]:
 
 
 def bound_spinning() -> None:
-    """Let threads that wait for each other spin for some microseconds, then sleep; call before torch is imported.
+    """Let threads that wait for each other spin for microseconds, not for long; call before torch is imported.
 
-    By default libgomp's spin for long, and beside other programs take the time that those and the other threads need.
     What the user has set stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:

@@ -80,6 +80,9 @@ NO_MEMORY_FOR_A_LIBRARY = ("failed to map segment from shared object", "annot al
 
 def limit_reached(error: BaseException) -> StorageError | None:
     """What to tell where an error means that this process may not have more memory or threads: no bug; None if not."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; elsewhere than for a batch, which is halved
+        told = str(error).partition(" Of the allocated memory")[0] or "CUDA out of memory"
+        return StorageError(f"{told.rstrip('.')}; free memory of the GPU, start fewer ranks on it, or use --device cpu")
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return StorageError(f"out of memory ({str(error) or type(error).__name__}); allow more, or start fewer ranks")
     if isinstance(error, ImportError) and any(text in str(error) for text in NO_MEMORY_FOR_A_LIBRARY):

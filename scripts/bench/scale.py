@@ -141,7 +141,7 @@ def _tables(path: Path, n_chunks: int, row: Row) -> list[Row]:
     make_models.make_esm2(path / "esm-2", 1, 32, 2)
     source = large_inputs.write_contigs(path / "contigs.fa", n_chunks)
     summary = ingest.ingest(
-        Control(start(LaunchContext(), "cpu"), StopRequest(on_second_signal=lambda stopped: stopped.exit_code)),
+        Control(start(LaunchContext()), StopRequest(on_second_signal=lambda stopped: stopped.exit_code)),
         folder,
         [source],
         "benchmark",

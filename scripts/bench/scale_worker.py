@@ -57,7 +57,7 @@ def plan_job(run: str, models: str) -> dict[str, Any]:
 def ingest_job(source: str, models: str, run: str) -> dict[str, Any]:
     folder = RunFolder(Path(run))
     control = Control(
-        runtime.start(environment.launch_context(), "cpu"),
+        runtime.start(environment.launch_context()),
         StopRequest(on_second_signal=lambda stopped: stopped.exit_code),
     )
     environment.limit_library_threads(1)

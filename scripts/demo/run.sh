@@ -12,6 +12,7 @@ run() {
 
 models=(--nucleotide-model demo/models/dnabert-s --protein-model demo/models/esm-2)
 export OMP_NUM_THREADS=1 # vpdist sets its threads itself; this suppresses a warning of torchrun
+export CUDA_VISIBLE_DEVICES= # on two CPU ranks also where there are GPUs
 
 rm -rf demo
 run python -m scripts.demo.make_sample demo/sample

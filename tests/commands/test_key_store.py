@@ -11,9 +11,10 @@ from torch.distributed import HashStore
 
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels, write_classifier, write_dnabert_s
-from vpdist.commands import resolve_config, run_inputs
+from vpdist.commands import recorded_by_rank_0, resolve_config
 from vpdist.commands.predict import predict
-from vpdist.commands.run_inputs import DECISIONS, resolve_inputs
+from vpdist.commands.recorded_by_rank_0 import DECISIONS
+from vpdist.commands.run_inputs import resolve_inputs
 from vpdist.config import Settings
 from vpdist.distributed.runtime import KeyStore, Runtime
 from vpdist.embedding.units_in_progress import two_lists_of_units
@@ -111,7 +112,7 @@ def test_every_rank_compares_what_it_will_load_with_run_json(
 def test_another_configuration_in_the_store_is_refused(
     pair: Pair, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_inputs, "VISIBLE_WITHIN_S", 0.0)
+    monkeypatch.setattr(recorded_by_rank_0, "VISIBLE_WITHIN_S", 0.0)
     forged = resolve_config.recorded_config(pair.folder)
     assert forged is not None
     pair.keys.set(DECISIONS, replace(forged, dtype="bfloat16").to_json())

@@ -5,17 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.fake_gpus import fake_gpus
 from tests.file_times import let_the_clock_tick
 from vpdist.commands.input_identity import file_identities, input_identity, refuse_changed_input
 from vpdist.commands.resolve_config import (
     CPU_TOKEN_BUDGET,
     CUDA_LEAST_BUDGET,
     CUDA_TOKEN_BUDGET,
+    encoders_dtype,
     token_budget,
 )
+from vpdist.config import ResolvedConfig, Settings
 from vpdist.encoders.shape import EncoderShape
-from vpdist.errors import InputError
+from vpdist.errors import InputError, UsageError
 
 GIB = 1 << 30
 
@@ -48,6 +52,52 @@ def test_a_gpu_takes_as_many_tokens_as_fit_beside_the_weights(layers, width, mem
 def test_wider_numbers_take_fewer_tokens() -> None:
     half, single = (token_budget(esm2(36, 2560), dtype, 16 * GIB) for dtype in ("float16", "float32"))
     assert single < half
+
+
+T4 = {"name": "Tesla T4", "capability": (7, 5)}
+CUDA = torch.device("cuda", 0)
+
+
+def chosen(dtype: str, recorded: ResolvedConfig | None = None) -> str:
+    settings = Settings(inputs=("a",), output=Path("run"), nucleotide_model="n", dtype=dtype, dry_run=True)
+    return encoders_dtype(settings, CUDA, recorded)
+
+
+def recorded_on(device: str, dtype: str) -> ResolvedConfig:
+    return ResolvedConfig(
+        input=(),
+        chunk_length=500,
+        min_length=0,
+        models={"nucleotide": "n", "protein": "p"},
+        dtype=dtype,
+        embedding_dtype="float16",
+        embeddings=True,
+        token_budget=1024,
+        threads=1,
+        device=device,
+        classifier=None,
+    )
+
+
+def test_bfloat16_on_a_gpu_without_its_products_is_told_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_gpus(monkeypatch, 1, **T4)
+    with pytest.raises(UsageError, match="--dtype bfloat16: Tesla T4 has no bfloat16 products; take float16"):
+        chosen("bfloat16")
+    with pytest.raises(UsageError, match="Tesla T4"):  # a run that was begun on another GPU
+        chosen("auto", recorded_on("cuda", "bfloat16"))
+    assert [chosen(dtype) for dtype in ("auto", "float16", "float32")] == ["float16", "float16", "float32"]
+
+
+def test_a_gpu_with_bfloat16_products_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_gpus(monkeypatch, 1, name="NVIDIA A100", capability=(8, 0))
+    assert chosen("bfloat16") == "bfloat16"
+
+
+def test_a_run_of_another_device_keeps_its_dtype_until_it_is_refused_for_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_gpus(monkeypatch, 1, **T4)
+    assert chosen("auto", recorded_on("cpu", "bfloat16")) == "bfloat16"
 
 
 @pytest.fixture

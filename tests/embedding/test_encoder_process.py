@@ -1,19 +1,24 @@
 """The child process that computes isolated units: what passes between it and its rank, its death, its silence."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from multiprocessing.connection import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from tests.fake_gpus import fake_gpus
 from tests.launched import PATIENCE_S
 from tests.tiny_models import write_esm2, write_models
+from vpdist.embedding import encoder_process
 from vpdist.embedding.encoder_process import ChildDied, ChildHung, EncoderProcess, packed, unpacked
 from vpdist.encoders.model_files import fingerprinted
 from vpdist.errors import Interrupted, VpdistError, WeightsError
@@ -127,3 +132,77 @@ def test_the_child_loads_no_other_files_than_its_rank_has_loaded(tmp_path: Path)
         pytest.raises(WeightsError, match="have changed during the run"),
     ):
         process.load("protein", "float32", models.protein)
+
+
+def test_the_child_makes_the_gpu_of_its_rank_current_before_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = fake_gpus(monkeypatch)
+    served: list[tuple[torch.device, list[torch.device]]] = []
+    monkeypatch.setattr(encoder_process, "serve", lambda channel, device: served.append((device, current.copy())))
+    monkeypatch.setattr(encoder_process.faulthandler, "enable", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    ours, theirs = Pipe()
+    monkeypatch.setattr(sys, "argv", ["encoder_process", str(os.dup(theirs.fileno())), "cuda:1", "1"])
+    with ours, theirs:
+        encoder_process.main()
+    mine = torch.device("cuda", 1)
+    assert served == [(mine, [mine])]
+
+
+@pytest.mark.launcher
+def test_the_child_gives_an_encoder_back_and_loads_it_again(tmp_path: Path) -> None:
+    models = write_models(tmp_path / "models")
+    batch = Ragged.from_lengths(np.array([0, 5, 5, 2]), [4])
+    read: list[str] = []
+
+    def count(kind: str, load: Callable[[], None]) -> None:
+        read.append(kind)
+        load()
+
+    with EncoderProcess(torch.device("cpu"), 1, lambda: None, PATIENCE_S, count) as process:
+        process.release("protein", "float32")  # starts no child
+        assert process._process is None
+        before = process.embed("protein", "float32", models.protein, batch)
+        process.release("protein", "float32")
+        after = process.embed("protein", "float32", models.protein, batch)
+        assert read == ["protein", "protein"]
+        process.load("protein", "float32", models.protein)
+        assert process._process is not None
+        process._process.kill()
+        process.release("protein", "float32")
+        assert process._process is None
+    assert before.tobytes() == after.tobytes()
+
+
+def test_the_child_holds_no_encoder_that_was_given_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    held: list[weakref.ref[object]] = []
+
+    class Loaded:
+        pass
+
+    def load(*arguments: object) -> Loaded:
+        loaded = Loaded()
+        held.append(weakref.ref(loaded))
+        return loaded
+
+    class NoRequestLeft(Exception):  # noqa: N818 - an end, no error
+        pass
+
+    requests = [{"release": True}, {"release": False}]
+    alive: list[bool] = []
+
+    class Requests:
+        def get(self) -> bytes:
+            alive.extend(reference() is not None for reference in held)
+            if not requests:
+                raise NoRequestLeft
+            request = {"kind": "protein", "dtype": "float32", "folder": str(tmp_path)} | requests.pop()
+            return packed(request)
+
+    listener = SimpleNamespace(start=lambda: None)
+    monkeypatch.setattr(encoder_process, "load_encoder", load)
+    monkeypatch.setattr(encoder_process, "queue", SimpleNamespace(SimpleQueue=Requests))
+    monkeypatch.setattr(encoder_process, "threading", SimpleNamespace(Thread=lambda **_: listener))
+    ours, theirs = Pipe()
+    with ours, theirs, pytest.raises(NoRequestLeft):
+        encoder_process.serve(theirs, torch.device("cpu"))
+    assert alive == [True, False]

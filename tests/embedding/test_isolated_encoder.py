@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
 from vpdist.commands.predict import predict
 from vpdist.embedding.encoder_process import ChildDied, ChildHung
-from vpdist.embedding.isolated_encoder import IsolatedEncoder
+from vpdist.embedding.isolated_encoder import IsolatedEncoder, isolated_work
+from vpdist.embedding.wider_formats import WiderEncoders
 from vpdist.ragged import Ragged
 from vpdist.results import parts
 
@@ -24,6 +27,7 @@ class StubEncoder:
     """What an isolated encoder takes over from the rank's own."""
 
     kind, width, folder, vocabulary, length_bucket = "protein", 2, Path("esm2"), 100, 1
+    dtype = torch.float32
 
 
 class StubProcess:
@@ -127,3 +131,33 @@ def test_a_unit_that_was_merely_unlucky_comes_out_the_same_to_the_bit(models: Ti
         (tmp_path / "run" / each).read_bytes() for each in ("sequences.tsv", "chunks.tsv", "fragments.tsv")
     ] == tables
     assert json.loads((tmp_path / "run" / "run.json").read_text())["deaths"] == {"1": 2}
+
+
+def test_wider_formats_are_loaded_and_given_back_in_the_child() -> None:
+    asked: list[tuple[str, ...]] = []
+    process = SimpleNamespace(
+        load=lambda kind, dtype, folder: asked.append(("load", kind, dtype, str(folder))),
+        release=lambda kind, dtype: asked.append(("release", kind, dtype)),
+    )
+
+    @dataclass
+    class Work:
+        encoders: dict[str, StubEncoder]
+        wider: WiderEncoders
+
+    def never(kind: str, dtype: torch.dtype) -> None:
+        raise AssertionError("this process loads nothing")
+
+    encoder = StubEncoder()
+    encoder.dtype = torch.float16
+    own = WiderEncoders((torch.bfloat16, torch.float32), never, never)  # type: ignore[arg-type]
+    isolated = isolated_work(Work({"protein": encoder}, own), process)  # type: ignore[arg-type]
+    assert isolated.wider.formats == own.formats
+    for dtype in (*own.formats, *own.formats):
+        assert isolated.wider.encoder("protein", dtype).dtype == dtype
+    isolated.wider.end_of_unit()
+    isolated.wider.release()
+    assert asked == [
+        *[("load", "protein", dtype, "esm2") for dtype in ("bfloat16", "float32")],
+        *[("release", "protein", dtype) for dtype in ("float32", "bfloat16")],
+    ]

@@ -2,13 +2,16 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.fake_gpus import fake_gpus
 from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
+from vpdist.embedding.wider_formats import WiderEncoders, wider_formats
 from vpdist.errors import Interrupted, StorageError
 from vpdist.planning.plan import EncoderCost, FragmentKeys, Limits, Plan, build
 from vpdist.ragged import Ragged
@@ -69,7 +72,11 @@ def work_of(
     folder: Path,
     encoder: Callable[[str], StubEncoder],
     wide: Callable[[str], StubEncoder],
+    formats: tuple[torch.dtype, ...] = (torch.float32,),
 ) -> UnitWork:
+    if encoder("nucleotide").dtype == torch.float32:
+        formats = ()
+    wider = WiderEncoders(formats, lambda kind, dtype: wide(kind), lambda kind, dtype: None)  # type: ignore[arg-type,return-value]
     header = PartHeader(
         plan=plan.digest(),
         dtype="float16",
@@ -84,7 +91,7 @@ def work_of(
         shards=StubShards(),  # type: ignore[arg-type]
         files={},
         encoders={kind: encoder(kind) for kind in ("nucleotide", "protein")},  # type: ignore[misc]
-        float32_fallback=wide,  # type: ignore[arg-type]
+        wider=wider,
         classifier=None,
         header=header,
         token_budget=60,
@@ -177,6 +184,115 @@ def test_a_float32_run_has_nothing_wider_to_retry_in(plan: Plan, tmp_path: Path)
     assert n_failed == 1
 
 
+class WiderStubs(WiderEncoders):
+    """Encoders that overflow at some rows in some formats; `log` says what is loaded and released."""
+
+    def __init__(self, **bad: set[int]) -> None:
+        self.log: list[str] = []
+        self.made: dict[str, StubEncoder] = {}
+
+        def load(kind: str, dtype: torch.dtype) -> StubEncoder:
+            name = f"{kind} {dtype}".replace("torch.", "")
+            self.log.append(f"load {name}")
+            self.made[name] = StubEncoder(kind, dtype, bad=bad.get(f"{dtype}".removeprefix("torch."), set()))
+            return self.made[name]
+
+        def release(kind: str, dtype: torch.dtype) -> None:
+            self.log.append(f"release {kind} {dtype}".replace("torch.", ""))
+
+        super().__init__((torch.bfloat16, torch.float32), load, release)  # type: ignore[arg-type]
+
+
+def run_with(
+    wider: WiderStubs, plan: Plan, folder: Path, units: int = 1, stored: type[np.floating] = np.float32
+) -> dict[str, np.ndarray]:
+    """The part of a unit in which row 4 overflows float16 in the protein encoder, computed so many times."""
+    work = work_of(
+        plan, folder, lambda kind: StubEncoder(kind, torch.float16, bad={4} if kind == "protein" else set()), no_retry
+    )
+    header = replace(work.header, embedding_dtype=np.dtype(stored).name)
+    with Pipeline(replace(work, wider=wider, stored=np.dtype(stored), header=header), lambda **_: None) as pipeline:
+        for _ in range(units):
+            pipeline.run(0)
+    return parts.read(folder, 0, ["protein", "failed"])
+
+
+def test_bfloat16_is_tried_first_and_kept_and_float32_is_not_loaded_where_that_is_enough(
+    plan: Plan, tmp_path: Path
+) -> None:
+    wider = WiderStubs()
+    found = run_with(wider, plan, tmp_path, units=2)
+    assert found["protein"][:, 0].tolist() == list(range(N))
+    assert not found["failed"].any()
+    assert wider.log == ["load protein bfloat16"]
+    assert wider.made["protein bfloat16"].calls == [1, 1]
+
+
+def test_float32_is_tried_last_and_released_after_every_unit(plan: Plan, tmp_path: Path) -> None:
+    wider = WiderStubs(bfloat16={4})
+    found = run_with(wider, plan, tmp_path, units=2)
+    assert found["protein"][:, 0].tolist() == list(range(N))
+    assert not found["failed"].any()
+    single = ["load protein float32", "release protein float32"]
+    assert wider.log == ["load protein bfloat16", *single, *single]
+
+
+def test_only_rows_that_overflow_bfloat16_too_are_computed_in_float32(plan: Plan, tmp_path: Path) -> None:
+    wider = WiderStubs(bfloat16={7})
+    work = work_of(plan, tmp_path, lambda kind: StubEncoder(kind, torch.float16, bad={4, 7, 9}), no_retry)
+    with Pipeline(replace(work, wider=wider), lambda **_: None) as pipeline:
+        pipeline.run(0)
+    assert parts.read(tmp_path, 0, ["protein"])["protein"][:, 0].tolist() == list(range(N))
+    assert wider.made["protein bfloat16"].calls == [3]
+    assert wider.made["protein float32"].calls == [1]
+
+
+def test_what_only_storage_cannot_hold_loads_no_wider_encoder(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finite embedding beyond float16 fails in a run that stores float16, whichever encoder made it."""
+    wider, embed = WiderStubs(), StubEncoder.embed
+
+    def large(encoder: StubEncoder, tokens: Ragged) -> torch.Tensor:
+        found = embed(encoder, tokens)
+        return found * 1e6 if encoder.dtype == torch.bfloat16 else found
+
+    monkeypatch.setattr(StubEncoder, "embed", large)
+    with np.errstate(over="ignore"):
+        found = run_with(wider, plan, tmp_path, stored=np.float16)
+    assert np.flatnonzero(found["failed"]).tolist() == [4]
+    assert wider.log == ["load protein bfloat16"]
+
+
+def test_encoders_in_wider_formats_make_room_where_a_batch_does_not_fit(plan: Plan, tmp_path: Path) -> None:
+    wider = WiderStubs()
+    work = work_of(plan, tmp_path, lambda kind: StubEncoder(kind, torch.float16, most_rows=6, bad={4}), no_retry)
+    with Pipeline(replace(work, wider=wider), lambda **_: None) as pipeline:
+        for _ in range(2):
+            pipeline.run(0)
+    assert wider.log.count("load protein bfloat16") == wider.log.count("release protein bfloat16") + 1 == 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "formats"),
+    [
+        (torch.float16, (8, 0), (torch.bfloat16, torch.float32)),
+        (torch.float16, (7, 5), (torch.float32,)),
+        (torch.bfloat16, (8, 0), (torch.float32,)),
+        (torch.float32, (8, 0), ()),
+    ],
+)
+def test_formats_are_tried_in_the_order_of_their_size(
+    dtype: torch.dtype,
+    capability: tuple[int, int],
+    formats: tuple[torch.dtype, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_gpus(monkeypatch, capability=capability)
+    assert wider_formats(dtype, torch.device("cuda", 0)) == formats
+    assert wider_formats(torch.bfloat16, torch.device("cpu")) == (torch.float32,)
+
+
 def plain(kind: str) -> StubEncoder:
     return StubEncoder(kind, torch.float16)
 
@@ -240,7 +356,6 @@ def test_a_request_to_stop_leaves_no_half_written_part(plan: Plan, tmp_path: Pat
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_units_that_leave_a_gpu_on_a_stream_of_their_own_are_the_same_files(plan: Plan, tmp_path: Path) -> None:
     for name, encoder in (("cpu", StubEncoder), ("cuda", CudaStubEncoder)):
         (tmp_path / name).mkdir()

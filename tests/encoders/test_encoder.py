@@ -270,7 +270,6 @@ def test_float16_on_a_cpu_is_a_usage_error() -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("kind", PARITY_FOLDERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_cuda_agrees_with_the_cpu(models, batches, encoders, kind, dtype) -> None:

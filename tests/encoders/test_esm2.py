@@ -176,7 +176,6 @@ def test_another_kind_of_esm_is_refused(tmp_path, change) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_variable_length_kernel_agrees_with_float32(tmp_path, dtype: torch.dtype) -> None:
     folder, device = write_esm2(tmp_path), torch.device("cuda")

@@ -23,13 +23,16 @@ from tests.sample import write_contigs
 from tests.tiny_models import NUCLEOTIDE_WIDTH, PROTEIN_WIDTH, TinyModels, write_classifier
 from vpdist.commands.predict import predict
 from vpdist.config import Settings
+from vpdist.encoders.encoder import Encoder
 from vpdist.environment import LaunchContext
-from vpdist.errors import InputError, UsageError, VpdistError, WeightsError
+from vpdist.errors import InputError, StorageError, UsageError, VpdistError, WeightsError
 from vpdist.estimate import dry_run, timing_process
 from vpdist.estimate.dry_run import forecast, ranks_here
 from vpdist.estimate.forecast import Forecast
 from vpdist.estimate.timing_process import Timing, TimingRequest
 from vpdist.planning import plan, token_shards
+from vpdist.ragged import Ragged
+from vpdist.storage.run_folder import RunFolder
 
 pytestmark = pytest.mark.launcher
 VPDIST = [sys.executable, "-m", "vpdist"]
@@ -307,6 +310,66 @@ def test_a_piped_command_prints_no_control_characters_and_exit_codes_are_a_runs(
     assert "absent.fa: cannot be read" in absent.stderr
     assert run("plan", str(contigs), "--ranks", "0").returncode == 2
     assert run(*arguments(models, contigs)[:-4], "--nucleotide-model", str(tmp_path / "none")).returncode == 4
+
+
+def timed_here(request: TimingRequest, ranks: int, raise_if_ending: Callable[[], None]) -> list[Timing]:
+    """In this process, where the test decides what fits the memory."""
+    return [timing_process._timing(request, LaunchContext(), 0.0)]
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_halved_as_in_a_run(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed, refused, taken = Encoder.embed, list[int](), list[int]()
+
+    def with_little_memory(encoder: Encoder, tokens: Ragged) -> torch.Tensor:
+        (refused if len(tokens) > 1 else taken).append(len(tokens))
+        if len(tokens) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return embed(encoder, tokens)
+
+    monkeypatch.setattr(Encoder, "embed", with_little_memory)
+    monkeypatch.setattr(timing_process, "measure", timed_here)
+    monkeypatch.setattr(timing_process, "parent_process", multiprocessing.current_process)
+    monkeypatch.setattr(type(multiprocessing.current_process()), "is_alive", lambda process: True)
+    found = forecast(replace(settings, dry_run=True), 1, None)
+    assert refused
+    assert taken
+    assert found.time is not None
+    assert found.time.timed_batches > 0
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 11 GiB. Of the allocated memory 1 GiB is used"
+            ),
+            r"^CUDA out of memory\. Tried to allocate 11 GiB; free memory of the GPU",
+        ),
+        (MemoryError("no"), r"^out of memory \(no\)"),
+    ],
+)
+def test_encoders_that_do_not_fit_the_memory_are_no_bug(
+    error: Exception, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(timing_process, "_timing", refuse)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    request, folder = TimingRequest.__new__(TimingRequest), RunFolder(tmp_path)
+    object.__setattr__(request, "folder", folder)
+    folder.prepare(restart=False)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    with receiver, sender:
+        with pytest.raises(SystemExit) as ended:
+            timing_process._run(0, request, [sender], 0.0)
+        sent = receiver.recv()
+    assert ended.value.code == 6
+    assert isinstance(sent, StorageError)
+    assert re.match(told, str(sent))
 
 
 def timed_processes(parent: psutil.Process) -> list[psutil.Process]:

@@ -6,10 +6,17 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from tests.fake_gpus import fake_gpus
+from vpdist.environment import LaunchContext
 from vpdist.errors import VpdistError, WeightsError
+from vpdist.estimate import timing_process
 from vpdist.estimate.timing_process import Timing, TimingRequest, _timings
 from vpdist.storage.run_folder import RunFolder
 
@@ -73,3 +80,24 @@ def test_a_process_that_sends_nothing_is_reported_with_its_code_and_last_line(tm
     receiver, sender = Pipe(duplex=False)
     with sender, pytest.raises(VpdistError, match="ended with code -9 the last line"):
         collect(tmp_path, [Ended(-9, sentinel)], [receiver])
+
+
+def test_each_process_makes_its_gpu_current_before_it_loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    current = fake_gpus(monkeypatch)
+    loading: list[tuple[torch.device, list[torch.device]]] = []
+
+    def load(*arguments: Any) -> None:
+        loading.append((arguments[4], current.copy()))
+        raise WeightsError("enough")
+
+    made = request(tmp_path)
+    object.__setattr__(made, "inputs", SimpleNamespace(resolved=SimpleNamespace(threads=1, device="cuda")))
+    for name in ("stretches", "longest"):
+        object.__setattr__(made, name, np.empty((0, 2), dtype=np.int64))
+    monkeypatch.setattr(timing_process.plan_file, "map_plan", lambda path: (None, ""))
+    monkeypatch.setattr(timing_process, "cut_out", lambda plan, rows: (None, []))
+    monkeypatch.setattr(timing_process, "load_work", load)
+    with pytest.raises(WeightsError):
+        timing_process._timing(made, LaunchContext(rank=1, world_size=2, local_rank=1, local_world_size=2), 0.0)
+    mine = torch.device("cuda", 1)
+    assert loading == [(mine, [mine])]

@@ -36,7 +36,6 @@ def test_what_cannot_be_read_keeps_its_last_reading_and_is_logged_once(
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_on_a_gpu_the_reserved_memory_and_the_utilisation_are_read() -> None:
     pytest.importorskip("pynvml", reason="needs nvidia-ml-py")
     block = torch.ones(64 << 20, dtype=torch.uint8, device="cuda:0")

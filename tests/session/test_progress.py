@@ -261,7 +261,7 @@ def test_a_process_that_forgets_to_close_ends_all_the_same(tmp_path: Path) -> No
         "import sys, pathlib\n"
         "from vpdist.distributed import runtime\nfrom vpdist.environment import LaunchContext\n"
         "from vpdist.session.progress import Progress\n"
-        "progress = Progress(runtime.start(LaunchContext(), 'cpu'), 'log', pathlib.Path(sys.argv[1]), sys.stderr)\n"
+        "progress = Progress(runtime.start(LaunchContext()), 'log', pathlib.Path(sys.argv[1]), sys.stderr)\n"
         "progress.stage('embed')\nprogress.add(batches=1)\nraise SystemExit(7)\n"
     )
     path = tmp_path / "progress.jsonl"

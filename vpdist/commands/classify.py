@@ -10,12 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vpdist.commands import resolve_config
 from vpdist.commands.run_record import runs_with, this_run
+from vpdist.commands.threads import use_threads
 from vpdist.config import CONSENSUS, one_of
-from vpdist.cpu_quota import require_threads
 from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.errors import UsageError
 from vpdist.planning import plan_file
@@ -77,8 +75,7 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
         )
     store_summary.check_digest(folder, summary)
     classifier = load_classifier(path)
-    require_threads(recorded.threads)
-    torch.set_num_threads(recorded.threads)
+    use_threads(recorded.threads)
     plan, plan_id = plan_file.map_plan(folder.plan, n_fragments=summary.n_fragments, store=summary.digest)
     header = part_header(plan_id, recorded)
     missing = parts.remaining(folder.parts, plan, header)

@@ -16,17 +16,16 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from vpdist.commands import prepare, resolve_config, run_inputs
+from vpdist.commands.platforms import note_platforms
 from vpdist.commands.reuse import earlier_run
 from vpdist.commands.run_inputs import RunInputs
+from vpdist.commands.threads import use_threads
 from vpdist.config import Settings
-from vpdist.cpu_quota import require_threads
 from vpdist.embedding.encoder_process import EncoderProcess
-from vpdist.embedding.isolated_encoder import IsolatedEncoder
+from vpdist.embedding.isolated_encoder import isolated_work
 from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
 from vpdist.embedding.units_in_progress import UnitsInProgress, count_crashes, two_lists_of_units
-from vpdist.encoders.encoder import Encoder
 from vpdist.encoders.shape import encoder_shape
-from vpdist.environment import limit_library_threads
 from vpdist.errors import StorageError
 from vpdist.planning.plan import Plan, longest_first
 from vpdist.planning.sampler import TokenWeightedDistributedSampler
@@ -89,10 +88,8 @@ class _Predict:
         with self._stage("start"):
             inputs = run_inputs.resolve_inputs(self.settings, self.session)
             if self.control.is_first:
-                run_inputs.report_inputs(self.session, inputs.resolved)
-        limit_library_threads(inputs.resolved.threads)
-        require_threads(inputs.resolved.threads)
-        torch.set_num_threads(inputs.resolved.threads)
+                run_inputs.report_inputs(self.settings, self.session, inputs.resolved)
+        use_threads(inputs.resolved.threads)
         with self._stage("ingest"):
             summary = prepare.token_store(
                 self.control, self.folder, inputs, replace_unknown=self.settings.replace_unknown
@@ -157,6 +154,8 @@ class _Predict:
         """Compute missing parts and check all, until none is missing or damaged. Raises StorageError."""
         for attempt in range(ATTEMPTS):
             todo, crashing = self._remaining(work, attempt)
+            if attempt == 0 and self.control.is_first:
+                self._note_platforms(computing=bool(todo or crashing))
             if todo:
                 self._embed(work, todo, attempt)
             if crashing:
@@ -164,6 +163,15 @@ class _Predict:
             if not self._check(work, attempt):
                 return
         raise StorageError(f"{self.folder.parts}: parts were damaged {ATTEMPTS} times in a row; check the disk")
+
+    def _note_platforms(self, *, computing: bool) -> None:
+        """Record with what the embeddings are computed, and warn where that is not one device and version."""
+        device = self.control.runtime.device if computing else None
+        told = note_platforms(self.folder, device, self.settings.reuse)
+        self.warnings += told
+        self.folder.update_run(warnings=self.warnings)
+        for warning in told:
+            self.session.progress.message(warning)
 
     def _remaining(self, work: UnitWork, attempt: int) -> tuple[list[int], list[int]]:
         """Units without a valid part, in two lists: those to compute as usual, and those to compute in isolation.
@@ -224,14 +232,7 @@ class _Predict:
             work.files[kind].read(load)
 
         with EncoderProcess(runtime.device, *limits, read) as process:
-
-            def float32_fallback(kind: str) -> Encoder:
-                encoder = IsolatedEncoder(process, work.encoders[kind], torch.float32)
-                encoder.load()
-                return encoder
-
-            encoders = {kind: IsolatedEncoder(process, each, each.dtype) for kind, each in work.encoders.items()}
-            isolated = replace(work, encoders=encoders, float32_fallback=float32_fallback)
+            isolated = isolated_work(work, process)
 
             def run(position: int) -> None:
                 unit = crashing[position]

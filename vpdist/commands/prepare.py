@@ -14,6 +14,7 @@ import torch
 from vpdist.commands import input_identity, resolve_config
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.embedding.unit_pipeline import UnitWork
+from vpdist.embedding.wider_formats import WiderEncoders, wider_formats
 from vpdist.encoders.encoder import DTYPES, Encoder, load_encoder
 from vpdist.encoders.shape import encoder_shape
 from vpdist.errors import InputError, StorageError
@@ -115,16 +116,14 @@ def load_work(
     """Load the encoders, calling `raise_if_ending` after each. Raises WeightsError, also where a model's files are no
     longer those that its fingerprint was made from."""
     resolved = inputs.resolved
-    fallbacks: dict[str, Encoder] = {}
 
     def load(kind: str, dtype: torch.dtype) -> Encoder:
         files = inputs.files[kind]
         return files.read(lambda: load_encoder(files.folder, kind, dtype, device))
 
-    def float32_fallback(kind: str) -> Encoder:
-        if kind not in fallbacks:
-            fallbacks[kind] = load(kind, torch.float32)
-        return fallbacks[kind]
+    def release(kind: str, dtype: torch.dtype) -> None:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
     encoders: dict[str, Encoder] = {}
     for kind in inputs.files:
@@ -135,7 +134,7 @@ def load_work(
         shards=TokenShards(folder.tokens, plan, plan_id),
         files=inputs.files,
         encoders=encoders,
-        float32_fallback=float32_fallback,
+        wider=WiderEncoders(wider_formats(DTYPES[resolved.dtype], device), load, release),
         classifier=inputs.classifier,
         header=part_header(plan_id, resolved),
         token_budget=resolved.token_budget,

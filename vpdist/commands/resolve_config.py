@@ -12,6 +12,7 @@ import torch
 from vpdist.commands.compare_configs import refuse_other_configuration, same_samples
 from vpdist.config import MOST_THREADS, InputIdentity, ResolvedConfig, Settings
 from vpdist.cpu_quota import available_cores
+from vpdist.distributed.device import multiplies_bfloat16
 from vpdist.encoders.encoder import choose_dtype
 from vpdist.encoders.model_files import ModelFiles
 from vpdist.encoders.shape import EncoderShape, encoder_shape
@@ -59,10 +60,7 @@ def resolve_config(
     Raises UsageError naming the first field in which the folder's run differs, WeightsError.
     """
     recorded = recorded_config(folder)
-    if recorded is not None and settings.dtype == "auto":
-        dtype = recorded.dtype
-    else:
-        dtype = choose_dtype(settings.dtype, device)
+    dtype = encoders_dtype(settings, device, recorded)
     stored = settings.embedding_dtype
     if stored == "auto":
         stored = recorded.embedding_dtype if recorded else "float32" if dtype == "float32" else "float16"
@@ -86,6 +84,22 @@ def resolve_config(
     if recorded is not None:
         refuse_other_configuration(recorded, resolved, folder.path)
     return resolved
+
+
+def encoders_dtype(settings: Settings, device: torch.device, recorded: ResolvedConfig | None = None) -> str:
+    """The dtype of encoders: the recorded one, if any, where `settings` leaves it open.
+
+    Raises UsageError for one that this device is slow with, unless the run is refused for its device anyway.
+    """
+    if recorded is not None and settings.dtype == "auto":
+        dtype = recorded.dtype
+    else:
+        dtype = choose_dtype(settings.dtype, device)
+    if dtype == "bfloat16" and not multiplies_bfloat16(device) and (recorded is None or recorded.device == device.type):
+        raise UsageError(
+            f"--dtype bfloat16: {torch.cuda.get_device_name(device)} has no bfloat16 products; take float16 or float32"
+        )
+    return dtype
 
 
 def recorded_config(folder: RunFolder) -> ResolvedConfig | None:

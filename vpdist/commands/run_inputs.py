@@ -1,7 +1,7 @@
 """The inputs of a run: encoder folders, classifier, sequence files, and the resolved configuration.
 
-Rank 0 resolves and records in run.json; every other rank compares the weights and the classifier that it will load with
-what is recorded there.
+Rank 0 resolves and records in run.json; every other rank compares its device, and the weights and the classifier that
+it will load, with what is recorded there.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import filecmp
 import json
 import logging
-import platform
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +16,13 @@ from pathlib import Path
 from vpdist.commands import input_identity, resolve_config
 from vpdist.commands.early_checks import check_kind
 from vpdist.commands.input_list import read_list
+from vpdist.commands.platforms import platform_here
+from vpdist.commands.recorded_by_rank_0 import publish_recorded, rank_named, recorded_by_rank_0
 from vpdist.commands.run_record import runs_with, this_run
 from vpdist.config import InputIdentity, ResolvedConfig, Settings
+from vpdist.distributed.device import gpus_left_out
 from vpdist.encoder_kinds import CLASSIFIED
-from vpdist.encoders.encoder import DTYPES, choose_dtype, load_encoder
+from vpdist.encoders.encoder import DTYPES, load_encoder
 from vpdist.encoders.hub import resolve_model
 from vpdist.encoders.model_files import ModelFiles, fingerprinted
 from vpdist.encoders.shape import encoder_shape
@@ -29,16 +30,13 @@ from vpdist.errors import UsageError, WeightsError
 from vpdist.results.classifier import Classifier, load_classifier
 from vpdist.sequences.records import read_records, require_piped_input, spool_stdin
 from vpdist.sequences.tokenizers import load_tokenizer
-from vpdist.session.coordination import VISIBLE_WITHIN_S, Control
+from vpdist.session.coordination import Control
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import read_json
 from vpdist.storage.file_identity import FileIdentity
 from vpdist.storage.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
-
-DECISIONS = "decisions"
-"""Key: the resolved configuration, which run.json holds, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +74,9 @@ def resolve_inputs(settings: Settings, session: Session) -> RunInputs:
     if session.control.is_first:
         inputs = _resolve(settings, session, models, classifier, paths)
         _record(settings, session, inputs)
-        session.control.publish(DECISIONS, inputs.resolved.to_json())
     else:
         files = {kind: fingerprinted(folder) for kind, folder in models.items()}
-        inputs = RunInputs(files, classifier, paths, _recorded_by_rank_0(session))
+        inputs = RunInputs(files, classifier, paths, recorded_by_rank_0(session))
         _refuse_other_weights(session, inputs)
     logger.info("resolved configuration: %s", inputs.resolved)
     return inputs
@@ -125,63 +122,34 @@ def check_inputs(settings: Settings, control: Control) -> None:
     device = control.runtime.device
     for kind, folder in models.items():
         load_tokenizer(kind, folder)
-        load_encoder(folder, kind, DTYPES[choose_dtype(settings.dtype, device)], device)
+        load_encoder(folder, kind, DTYPES[resolve_config.encoders_dtype(settings, device)], device)
         control.raise_if_ending()
     for _ in read_records(paths, replace_unknown=settings.replace_unknown):
         control.raise_if_ending()
 
 
 def _record(settings: Settings, session: Session, inputs: RunInputs) -> None:
-    """On rank 0: write the run's inputs to run.json. Raises StorageError."""
-    run = this_run(session.control.runtime)
+    """On rank 0: write the run's inputs to run.json, and tell the other ranks. Raises StorageError."""
+    run, mine = this_run(session.control.runtime), platform_here(session.control.runtime.device)
     session.folder.update_run(
         **run,
         settings=settings.to_dict(),
         decisions=inputs.resolved.to_dict(),
+        platform=mine.to_dict(),
         models={kind: str(folder) for kind, folder in inputs.models.items()},
         runs=runs_with(read_json(session.folder.run) or {}, run),
     )
+    publish_recorded(session.control, inputs.resolved, mine)
 
 
-def report_inputs(session: Session, resolved: ResolvedConfig) -> None:
-    """On rank 0: one line for the user."""
+def report_inputs(settings: Settings, session: Session, resolved: ResolvedConfig) -> None:
+    """On rank 0: one line for the user, and one about GPUs that are left out."""
     session.progress.message(
         f"{session.control.runtime.world_size} rank(s) on {resolved.device}, {resolved.dtype}, "
         f"{resolved.token_budget} tokens a batch, {resolved.threads} thread(s) per rank"
     )
-
-
-def _recorded_by_rank_0(session: Session) -> ResolvedConfig:
-    """On the other ranks: the resolved configuration in run.json, once the key store says that it is there.
-
-    The store is not believed: others on this machine or network may have set the key (SECURITY.md). It says only which
-    run.json to wait for, as a network file system may show an older one for a while. Raises WeightsError where the two
-    still differ then.
-    """
-    control, folder = session.control, session.folder
-    published_at: float | None = None
-    recorded: object = None
-
-    def agrees() -> bool:
-        nonlocal published_at, recorded
-        published = control.runtime.keys.get(DECISIONS)
-        if published is None:
-            return False
-        published_at = published_at or time.monotonic()
-        recorded = (read_json(folder.run) or {}).get("decisions")
-        if json.dumps(recorded).encode() == published:
-            return True
-        if time.monotonic() > published_at + VISIBLE_WITHIN_S:
-            raise WeightsError(
-                f"{_here(control)}: the configuration in {folder.run} is another one than the ranks' key store says; "
-                f"somebody else has set it"
-            )
-        return False
-
-    control.wait_until(agrees)
-    if not isinstance(recorded, dict):
-        raise WeightsError(f"{_here(control)}: {folder.run} has no resolved configuration")
-    return ResolvedConfig.from_dict(recorded)
+    if settings.device == "auto" and (note := gpus_left_out()):
+        session.progress.message(note)
 
 
 def _with_listed_inputs(settings: Settings, session: Session) -> Settings:
@@ -254,7 +222,7 @@ def _spool(session: Session, target: Path) -> Path:
 
 def _refuse_other_weights(session: Session, inputs: RunInputs) -> None:
     """Raises WeightsError when this rank's encoders or its classifier differ from those that run.json names."""
-    here, resolved = _here(session.control), inputs.resolved
+    here, resolved = rank_named(session.control), inputs.resolved
     for kind, files in inputs.files.items():
         if files.fingerprint != resolved.models.get(kind):
             raise WeightsError(f"{here}: {files.folder} is another {kind} model than the one in {session.folder.run}")
@@ -263,7 +231,3 @@ def _refuse_other_weights(session: Session, inputs: RunInputs) -> None:
     classifier = None if inputs.classifier is None else inputs.classifier.fingerprint
     if classifier != resolved.classifier:
         raise WeightsError(f"{here}: the classifier is another one than the one in {session.folder.run}")
-
-
-def _here(control: Control) -> str:
-    return f"{platform.node()}, rank {control.runtime.rank}"

@@ -22,7 +22,7 @@ from vpdist.storage.run_folder import RunFolder
 def ranks_to_start(nproc: int | None, device: str, on_cpu: Callable[[], int]) -> int:
     """Number of ranks a command starts: `nproc`, else one per visible GPU, else `on_cpu()`. 1 means this process.
 
-    Under a launcher always 1. Raises UsageError for nproc < 1.
+    Under a launcher always 1. Raises UsageError for nproc < 1, and where the GPUs that are visible cannot be used.
     """
     within("nproc", nproc, least=1, most=MOST_RANKS_HERE)
     if environment.launch_context().launched:
@@ -33,7 +33,9 @@ def ranks_to_start(nproc: int | None, device: str, on_cpu: Callable[[], int]) ->
         return on_cpu()
     import torch  # takes seconds, so only if needed
 
-    return torch.cuda.device_count() or on_cpu()
+    from vpdist.distributed.device import uses_cuda
+
+    return torch.cuda.device_count() if uses_cuda(device) else on_cpu()
 
 
 def launch(arguments: Sequence[str], nproc: int, folder: RunFolder) -> int:

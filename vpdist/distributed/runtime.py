@@ -1,15 +1,16 @@
 """What a rank has in common with the others: process group and key store; and its device.
 
-gloo is initialised first and adopted by accelerate's PartialState, which by itself raises on several consumer GPUs with
-older drivers; vpdist needs no NCCL. The key store holds small texts and atomic counters; nothing is pickled. Keys begin
-with the attempt's id, because workers share their agent's store and would else read addresses of ended processes.
+gloo is initialised first and adopted by accelerate's PartialState. That is asked about processes only: told of a GPU it
+would make an NCCL group for a launch of one rank, and raise on several consumer GPUs with older drivers; vpdist needs
+no NCCL. The key store holds small texts and atomic counters; nothing is pickled. Keys begin with the attempt's id,
+because workers share their agent's store and would else read addresses of ended processes.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import TypeVar
@@ -20,6 +21,7 @@ from accelerate import PartialState
 from torch.distributed import HashStore, PrefixStore, Store, TCPStore
 
 from vpdist.distributed.attempt import Attempt, agree
+from vpdist.distributed.device import CPU, device_of_rank
 from vpdist.environment import LAUNCHER_ENDED, LaunchContext, described_to_accelerate, keep_connections_on_loopback
 from vpdist.errors import Interrupted, PeerLost, UsageError
 
@@ -100,13 +102,12 @@ class Runtime:
         return self.context.world_size
 
 
-def start(context: LaunchContext, device: str = "auto", raise_if_ending: Callable[[], None] = lambda: None) -> Runtime:
-    """Join the process group (if there is one) and choose the device: 'auto' (CUDA if there is any), 'cpu' or 'cuda'.
+def start(context: LaunchContext, raise_if_ending: Callable[[], None] = lambda: None) -> Runtime:
+    """Join the process group, if there is one; the device is the CPU until `on_device` has chosen another.
 
-    `raise_if_ending` is called while this process waits for the others. Raises UsageError if there is no CUDA device
-    for 'cuda', PeerLost if the other ranks cannot be reached, Interrupted if the launcher ends meanwhile.
+    `raise_if_ending` is called while this process waits for the others. Raises PeerLost if the other ranks cannot be
+    reached, Interrupted if the launcher ends meanwhile.
     """
-    on_cpu = not _uses_cuda(device, context.rank)
 
     def check_launcher() -> None:
         raise_if_ending()
@@ -115,36 +116,28 @@ def start(context: LaunchContext, device: str = "auto", raise_if_ending: Callabl
 
     keys, attempt = _join(context, check_launcher)
     with described_to_accelerate(context):
-        state = PartialState(cpu=on_cpu)
+        state = PartialState(cpu=True)
     if state.num_processes != context.world_size:
         raise UsageError(f"WORLD_SIZE is {context.world_size}, but accelerate finds {state.num_processes} processes")
-    chosen = torch.device("cpu") if on_cpu else state.device
-    return Runtime(context=context, device=chosen, keys=keys, attempt=attempt.number)
+    return Runtime(context=context, device=CPU, keys=keys, attempt=attempt.number)
+
+
+def on_device(runtime: Runtime, device: str) -> Runtime:
+    """The runtime on this rank's device for --device auto, cpu or cuda. Raises UsageError as `device_of_rank`."""
+    return replace(runtime, device=device_of_rank(runtime.context, device))
 
 
 def alone(context: LaunchContext, device: str = "auto") -> Runtime:
     """A runtime of world size 1, whatever the launcher has started: for what rank 0 does by itself.
 
-    Raises UsageError if there is no CUDA device for 'cuda'.
+    Raises UsageError as `device_of_rank`.
     """
     return Runtime(
         context=LaunchContext(launched=context.launched),
-        device=_cuda_device(context) if _uses_cuda(device, context.rank) else torch.device("cpu"),
+        device=device_of_rank(context, device),
         keys=_local_keys(),
         attempt=context.restart,
     )
-
-
-def _uses_cuda(device: str, rank: int) -> bool:
-    has_cuda = torch.cuda.is_available()
-    if device == "cuda" and not has_cuda:
-        raise UsageError(f"--device cuda: there is no CUDA device for rank {rank}")
-    return has_cuda and device != "cpu"
-
-
-def _cuda_device(context: LaunchContext) -> torch.device:
-    """This rank's GPU; a launcher may show each rank its own one only."""
-    return torch.device("cuda", context.local_rank % torch.cuda.device_count())
 
 
 def _local_keys() -> KeyStore:

@@ -6,6 +6,7 @@ Requests and replies are bytes on a pair of sockets: a line of JSON, and arrays 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import io
 import itertools
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vpdist.distributed.device import make_current
 from vpdist.encoders.encoder import DTYPES, Encoder, load_encoder
 from vpdist.environment import current_folder_off_path
 from vpdist.errors import VpdistError
@@ -100,6 +102,13 @@ class EncoderProcess:
             raise VpdistError(f"no memory for a second copy of {folder}, which computes units in isolation") from error
         [rows] = self._request({"kind": kind, "dtype": dtype, "folder": str(folder)}, batch.flat, batch.offsets)
         return rows
+
+    def release(self, kind: str, dtype: str) -> None:
+        """Have the child give back an encoder's memory, if it has it; a child that dies of that has none left."""
+        if (kind, dtype) in self._loaded:
+            self._loaded.remove((kind, dtype))
+            with contextlib.suppress(ChildDied):  # another one is started when it is needed
+                self._request({"kind": kind, "dtype": dtype, "release": True})
 
     def _request(self, header: dict[str, Any], *batch: np.ndarray) -> list[np.ndarray]:
         """The encoder's rows for a batch; without a batch nothing, once the encoder is loaded."""
@@ -194,20 +203,26 @@ def serve(channel: Connection, device: torch.device) -> None:
         kind, dtype = request["kind"], request["dtype"]
         rows = []
         try:
-            if request.get("again"):
+            if request.get("again") or request.get("release"):
                 encoders.pop((kind, dtype), None)
-            if (kind, dtype) not in encoders:
+            if request.get("release"):
+                _empty_cache(device)
+            elif (kind, dtype) not in encoders:
                 encoders[kind, dtype] = load_encoder(Path(request["folder"]), kind, DTYPES[dtype], device)
             if batch:
                 rows.append(encoders[kind, dtype].embed(Ragged(*batch)).cpu().numpy())
             reply = {"result": "done"}
         except torch.OutOfMemoryError:
             reply = {"result": "out of memory"}
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+            _empty_cache(device)
         except VpdistError as error:
             reply = {"result": "refused", "reason": str(error)}
         channel.send_bytes(packed(reply, *rows))
+
+
+def _empty_cache(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def main() -> None:
@@ -217,6 +232,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the process group's signals are for the parent, which ends this process
     torch.set_num_threads(int(threads))
+    make_current(torch.device(device))
     with Connection(int(descriptor)) as channel:
         serve(channel, torch.device(device))
 

@@ -10,11 +10,14 @@ differ in the last digits.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from vpdist.embedding.encoder_process import ChildDied, ChildHung, EncoderProcess
+from vpdist.embedding.unit_pipeline import UnitWork
+from vpdist.embedding.wider_formats import WiderEncoders, dtype_name
 from vpdist.encoder_kinds import KINDS
 from vpdist.encoders.encoder import Encoder
 from vpdist.ragged import Ragged
@@ -34,7 +37,7 @@ class IsolatedEncoder(Encoder):
         self.kind, self.width, self.folder, self.dtype = encoder.kind, encoder.width, encoder.folder, dtype
         self.vocabulary, self.length_bucket = encoder.vocabulary, encoder.length_bucket
         self.device = torch.device("cpu")
-        self._process, self._dtype_name = process, str(dtype).removeprefix("torch.")
+        self._process, self._dtype_name = process, dtype_name(dtype)
 
     def embed(self, tokens: Ragged) -> torch.Tensor:
         """(B, width) float32; NaN for a sequence that crashes any process. Raises as `EncoderProcess.embed`."""
@@ -78,6 +81,21 @@ class IsolatedEncoder(Encoder):
                 break
         logger.error("a %s sequence of %d tokens cannot be computed: its row fails", self.kind, len(sequence.flat))
         return None
+
+
+def isolated_work(work: UnitWork, process: EncoderProcess) -> UnitWork:
+    """The same work, computed by encoders of the child process."""
+
+    def load(kind: str, dtype: torch.dtype) -> Encoder:
+        encoder = IsolatedEncoder(process, work.encoders[kind], dtype)
+        encoder.load()
+        return encoder
+
+    def release(kind: str, dtype: torch.dtype) -> None:
+        process.release(kind, dtype_name(dtype))
+
+    encoders = {kind: IsolatedEncoder(process, each, each.dtype) for kind, each in work.encoders.items()}
+    return replace(work, encoders=encoders, wider=WiderEncoders(work.wider.formats, load, release))
 
 
 def with_tokens_replaced(batch: Ragged, bad: list[int], good: int, kept: int) -> Ragged:

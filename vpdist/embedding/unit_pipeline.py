@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vpdist.embedding.device_buffers import EmbeddingRows, InFlight
+from vpdist.embedding.wider_formats import WiderEncoders, dtype_name
 from vpdist.encoders.encoder import Encoder
 from vpdist.encoders.model_files import ModelFiles
 from vpdist.planning.plan import Plan, batches
@@ -41,8 +42,8 @@ class UnitWork:
     """Of each encoder by kind."""
     encoders: Mapping[str, Encoder]
     """By kind."""
-    float32_fallback: Callable[[str], Encoder]
-    """The encoder of a kind in float32, loaded on first use: for rows that overflow a narrower format."""
+    wider: WiderEncoders
+    """For rows that overflow the encoders' number format."""
     classifier: Classifier | None
     header: PartHeader
     token_budget: int
@@ -157,6 +158,7 @@ class Pipeline:
         except torch.OutOfMemoryError:
             logger.warning("out of memory: %d %s sequences, %d tokens", len(rows), encoder.kind, len(batch.flat))
         self._in_flight.wait()
+        self._work.wider.release()
         if encoder.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(rows) == 1:
@@ -173,7 +175,8 @@ class Pipeline:
         for kind, rows_MD in on_host.items():
             if embedded.known is not None and len(embedded.known.positions):
                 rows_MD[embedded.known.positions] = embedded.known.embeddings[kind]
-            self._retry_in_float32(self._work.encoders[kind], embedded.tokens[kind], rows_MD)
+            self._retry_wider(self._work.encoders[kind], embedded.tokens[kind], rows_MD)
+        self._work.wider.end_of_unit()
         self._finish_writing()
         if self._writer is None:
             self._writing = Future()
@@ -188,21 +191,33 @@ class Pipeline:
             self.failures += counted["failures"]
             self._report(**counted)
 
-    def _retry_in_float32(self, encoder: Encoder, tokens: Ragged, rows_MD: np.ndarray) -> None:
-        """Compute rows with NaN or infinity again in float32, in place. Rows that keep them have failed."""
-        overflowed = np.flatnonzero(~np.isfinite(rows_MD).all(axis=1))
-        if len(overflowed) == 0 or encoder.dtype == torch.float32:
-            return
-        logger.warning("%d %s rows overflow %s, retried in float32", len(overflowed), encoder.kind, encoder.dtype)
-        try:
-            fallback = self._work.float32_fallback(encoder.kind)
-        except torch.OutOfMemoryError:
-            logger.warning("no memory for the %s encoder in float32: these rows fail", encoder.kind)
-            return
-        for positions in batches(tokens.lengths[overflowed], self._work.token_budget):
+    def _retry_wider(self, encoder: Encoder, tokens: Ragged, rows_MD: np.ndarray) -> None:
+        """Compute rows with NaN or infinity again in wider formats, in place. Rows that keep them have failed."""
+        overflowed, tried = np.flatnonzero(~np.isfinite(rows_MD).all(axis=1)), dtype_name(encoder.dtype)
+        for dtype in self._work.wider.formats:
+            if len(overflowed) == 0:
+                return
+            name = dtype_name(dtype)
+            logger.warning("%d %s rows overflow %s, retried in %s", len(overflowed), encoder.kind, tried, name)
+            try:
+                wider = self._work.wider.encoder(encoder.kind, dtype)
+                overflowed = self._computed_again(wider, tokens, overflowed, rows_MD)
+            except torch.OutOfMemoryError:
+                logger.warning("no memory for the %s encoder in %s: these rows fail", encoder.kind, name)
+                return
+            tried = name
+
+    def _computed_again(self, wider: Encoder, tokens: Ragged, rows: np.ndarray, rows_MD: np.ndarray) -> np.ndarray:
+        """Compute some rows in a wider format, in place; returns those that overflow it, too. One that only the format
+        of stored embeddings cannot hold is not among them: no wider encoder helps it."""
+        left = []
+        for positions in batches(tokens.lengths[rows], self._work.token_budget):
             started = time.perf_counter()
-            rows_MD[overflowed[positions]] = self._embed(fallback, tokens, overflowed[positions]).cpu().numpy()
+            found_BD = self._embed(wider, tokens, rows[positions]).cpu().numpy()
+            rows_MD[rows[positions]] = found_BD
+            left.append(rows[positions][~np.isfinite(found_BD).all(axis=1)])
             self._report(compute_us=_microseconds_since(started))
+        return np.sort(np.concatenate(left))
 
 
 def _written(work: UnitWork, unit: int, embedded: dict[str, np.ndarray]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vpdist.encoder_kinds import KINDS, resolve
 from vpdist.encoders.cpu_kernels import keep_freed_pages
-from vpdist.encoders.packing import Packing, has_varlen_kernel, to_device
+from vpdist.encoders.packing import MOST_PER_HEAD, Packing, has_varlen_kernel, to_device
 from vpdist.encoders.shape import encoder_shape
 from vpdist.environment import bound_kernel_caches
 from vpdist.errors import UsageError, WeightsError
@@ -77,8 +77,8 @@ def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.devi
     """The encoder in `folder`, its weights as `dtype` on `device`.
 
     Built without memory, then filled tensor by tensor, so that weights exist once, whatever their dtype on disk.
-    Raises WeightsError naming the folder when it holds another kind of model than `kind`, or weights that do not
-    fit its config.json.
+    Raises WeightsError naming the folder when it holds another kind of model than `kind`, weights that do not fit its
+    config.json, or heads too large for the device's kernels.
     """
     bound_kernel_caches()
     keep_freed_pages()
@@ -88,6 +88,12 @@ def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.devi
     shape = encoder_shape(folder)
     if shape.kind != kind:
         raise WeightsError(f"{folder}: is {KINDS[shape.kind].model}, the {kind} model must be {KINDS[kind].model}")
+    head_size = shape.width // shape.heads
+    if head_size > MOST_PER_HEAD and not KINDS[kind].attention_bias and has_varlen_kernel(device, dtype):
+        raise WeightsError(
+            f"{folder}: has heads of {head_size} numbers, on a GPU half precision takes at most {MOST_PER_HEAD}; "
+            f"--dtype float32 takes any"
+        )
     model: nn.Module = resolve(KINDS[kind].loader)(folder, dtype, device)
     return Encoder(kind, model.eval().requires_grad_(False), shape.width, shape.vocabulary, folder)
 

@@ -15,9 +15,13 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from vpdist.encoders.cpu_attention import attention
 from vpdist.ragged import offsets_of
+
+MOST_PER_HEAD = 256
+"""Numbers of a head that the variable-length kernel takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,21 @@ class Packing:
 
         `bias_HLL` covers the longest group's length and depends on two positions only; every call gets the same.
         Without one, in half precision on CUDA, through the variable-length kernel; else through SDPA, group by group.
+        Heads that kernels do not take as they are get zeros at their end, which change neither scores nor values.
         """
+        if spare := spare_numbers(query_THE):
+            query_THE, key_THE, value_THE = (pad(each, (0, spare)) for each in (query_THE, key_THE, value_THE))
+            return self._attention(query_THE, key_THE, value_THE, scale, bias_HLL)[..., :-spare]
+        return self._attention(query_THE, key_THE, value_THE, scale, bias_HLL)
+
+    def _attention(
+        self,
+        query_THE: torch.Tensor,
+        key_THE: torch.Tensor,
+        value_THE: torch.Tensor,
+        scale: float,
+        bias_HLL: torch.Tensor | None,
+    ) -> torch.Tensor:
         if bias_HLL is None and has_varlen_kernel(query_THE.device, query_THE.dtype):
             from torch.nn.attention.varlen import varlen_attn
 
@@ -140,6 +158,12 @@ class Packing:
             present_N11L = present_NL.index_fill_(0, group.scattered, True).view(group.sequences, 1, 1, group.length)
             self._masks[group.start] = present_N11L if mask is None else torch.where(present_N11L, mask, -torch.inf)
         return self._masks[group.start]
+
+
+def spare_numbers(states_THE: torch.Tensor) -> int:
+    """Numbers that a head lacks to end at a multiple of 16 bytes: on CUDA the variable-length kernel refuses others,
+    and SDPA computes them by its slowest kernel, which holds all scores of a group in memory."""
+    return -states_THE.shape[-1] % (16 // states_THE.element_size()) if states_THE.is_cuda else 0
 
 
 def has_varlen_kernel(device: torch.device, dtype: torch.dtype) -> bool:

@@ -23,6 +23,7 @@ import torch
 from vpdist import environment
 from vpdist.commands import prepare, resolve_config, run_inputs
 from vpdist.commands.run_inputs import RunInputs
+from vpdist.commands.threads import use_threads
 from vpdist.config import ResolvedConfig, Settings
 from vpdist.cpu_quota import available_cores
 from vpdist.distributed import runtime
@@ -132,8 +133,7 @@ class _DryRun:
         """The stages of a run that need no embeddings, and the timing of a few batches."""
         with self._stage("start"):
             inputs = self._gather()
-        environment.limit_library_threads(inputs.resolved.threads)
-        torch.set_num_threads(inputs.resolved.threads)
+        use_threads(inputs.resolved.threads)
         with self._stage("ingest"):
             summary = prepare.token_store(
                 self.control, self.folder, inputs, replace_unknown=self.settings.replace_unknown

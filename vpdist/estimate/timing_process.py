@@ -25,9 +25,10 @@ import torch
 
 from vpdist.commands.prepare import load_work
 from vpdist.commands.run_inputs import RunInputs
+from vpdist.distributed.device import make_current
 from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
 from vpdist.environment import LaunchContext, current_folder_off_path
-from vpdist.errors import EXIT_BUG, Interrupted, VpdistError
+from vpdist.errors import EXIT_BUG, Interrupted, VpdistError, limit_reached
 from vpdist.estimate.workload import cut_out
 from vpdist.monitoring.telemetry import most_memory_bytes
 from vpdist.planning import plan_file
@@ -141,12 +142,13 @@ def _run(rank: int, request: TimingRequest, senders: Sequence[Connection], start
     with output_to_log(request.folder.log(rank), context):
         try:
             senders[rank].send(_timing(request, context, import_s))
-        except VpdistError as error:
-            senders[rank].send(error)
-            sys.exit(error.exit_code)
-        except Exception:  # noqa: BLE001 - the parent reports its last line
-            traceback.print_exc()
-            sys.exit(EXIT_BUG)
+        except Exception as error:  # noqa: BLE001 - the parent reports its last line
+            told = error if isinstance(error, VpdistError) else limit_reached(error)
+            if told is None:
+                traceback.print_exc()
+                sys.exit(EXIT_BUG)
+            senders[rank].send(told)
+            sys.exit(told.exit_code)
 
 
 def _timing(request: TimingRequest, context: LaunchContext, import_s: float) -> Timing:
@@ -154,6 +156,7 @@ def _timing(request: TimingRequest, context: LaunchContext, import_s: float) -> 
     torch.set_num_threads(resolved.threads)
     gpu = resolved.device == "cuda"
     device = torch.device("cuda", context.local_rank) if gpu else torch.device("cpu")
+    make_current(device)
 
     def memory_bytes() -> int:
         return torch.cuda.memory_allocated(device) if gpu else psutil.Process().memory_info().rss

@@ -65,7 +65,8 @@ def run_session(
         stop = StopRequest(on_second_signal=opened.end_immediately)
         stack.enter_context(stop.installed())
         try:
-            opened.control = control = Control(runtime.start(context, device, stop.raise_if_requested), stop)
+            opened.control = control = Control(runtime.start(context, stop.raise_if_requested), stop)
+            control.runtime = runtime.on_device(control.runtime, device)
             _compare_commands(control)
             if control.is_first:
                 _open_folder(folder, stack, control, opened.console, restart, must_exist=must_exist)
