@@ -37,14 +37,14 @@ def test_gpus_that_torch_cannot_use_are_told_with_the_reason(name: str, monkeypa
     with pytest.raises(UsageError, match=r"cannot use the 8 GPU\(s\).*too old \(found version 11040\).*--device cpu"):
         uses_cuda(name)
     with pytest.raises(UsageError, match="too old"):
-        launch.ranks_to_start(None, name)
+        launch.ranks_to_start(None, name, lambda: 1)
 
 
 def test_the_cpu_is_used_where_it_is_asked_for_or_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device_of_rank(LaunchContext()) == torch.device("cpu")
     old_driver(monkeypatch)
     assert device_of_rank(LaunchContext(), "cpu") == torch.device("cpu")
-    assert launch.ranks_to_start(None, "cpu") == 1
+    assert launch.ranks_to_start(None, "cpu", lambda: 1) == 1
 
 
 def test_cuda_where_there_is_none_says_what_torch_is_built_for() -> None:
@@ -54,9 +54,9 @@ def test_cuda_where_there_is_none_says_what_torch_is_built_for() -> None:
 
 
 def test_a_rank_is_started_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert launch.ranks_to_start(None, "auto") == 1
+    assert launch.ranks_to_start(None, "auto", lambda: 1) == 1
     fake_gpus.fake_gpus(monkeypatch, 3)
-    assert launch.ranks_to_start(None, "auto") == 3
+    assert launch.ranks_to_start(None, "auto", lambda: 1) == 3
 
 
 @pytest.mark.parametrize(("rank", "index"), [(0, 0), (1, 1), (2, 0)])
