@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from tests.fake_gpus import fake_gpus
 from tests.tiny_models import write_esm2
-from vpdist.encoders import packing
+from vpdist.encoders import encoder, packing
 from vpdist.encoders.encoder import load_encoder
 from vpdist.encoders.packing import Packing, spare_numbers
 from vpdist.errors import WeightsError
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -73,9 +72,9 @@ def test_the_variable_length_kernel_is_given_padded_heads(monkeypatch: pytest.Mo
 def test_heads_that_no_kernel_of_half_precision_takes_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_gpus(monkeypatch)
-    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", lambda enabled: None)
     folder = write_esm2(tmp_path, width=1024, layers=1, heads=2, intermediate=8)
+    assert load_encoder(folder, "protein", torch.float32, CPU).width == 1024
+    monkeypatch.setattr(encoder, "has_varlen_kernel", lambda device, dtype: dtype == torch.float16)  # as on a GPU
     with pytest.raises(WeightsError, match="heads of 512 numbers, on a GPU half precision takes at most 256"):
-        load_encoder(folder, "protein", torch.float16, CUDA)
+        load_encoder(folder, "protein", torch.float16, CPU)
     assert load_encoder(folder, "protein", torch.float32, CPU).width == 1024
