@@ -92,15 +92,17 @@ def test_a_sequence_that_overflows_leaves_the_others_of_a_padded_group_alone(len
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("first", "last"), [(0, 0), (1, 1)])
-def test_means_of_segments_are_the_means(dtype: torch.dtype, first: int, last: int) -> None:
-    lengths = [3, 7, 7, 300, 5]
+def test_means_of_segments_are_the_means_and_the_same_in_any_batch(dtype: torch.dtype, first: int, last: int) -> None:
+    lengths = [3, 64, 65, 66, 67, 7, 7, 300, 128, 5]
     hidden = torch.randn(sum(lengths), 5, generator=torch.Generator().manual_seed(0)).add(8).to(dtype)
     hidden[3:10] = torch.inf
     packed = packing(lengths)
     means = packed.means_of_segments(hidden, first, last)
     assert means.dtype == torch.float32
-    assert means.is_contiguous()
     torch.testing.assert_close(means, packed.means(hidden, first=first, last=last), atol=1e-5, rtol=1e-6)
+    for row, (start, stop) in enumerate(pairwise(packed.offsets)):
+        alone = packing([lengths[row]]).means_of_segments(hidden[start:stop], first, last)
+        assert torch.equal(alone[0], means[row])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vpdist.encoder_kinds import KINDS, resolve
 from vpdist.encoders.cpu_kernels import keep_freed_pages
-from vpdist.encoders.cuda_kernels import exact_products
+from vpdist.encoders.cuda_kernels import compiles, exact_products
 from vpdist.encoders.packing import Packing, has_varlen_kernel, to_device
 from vpdist.encoders.shape import encoder_shape
 from vpdist.environment import bound_kernel_caches
@@ -87,6 +87,7 @@ def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.devi
     if device.type == "cuda":
         # cuDNN plans for tens of milliseconds whenever a length group has a new size
         torch.backends.cuda.enable_cudnn_sdp(False)
+        compiles(device)  # now, as the log should tell, and the first batch not wait
     shape = encoder_shape(folder)
     if shape.kind != kind:
         raise WeightsError(f"{folder}: is {KINDS[shape.kind].model}, the {kind} model must be {KINDS[kind].model}")

@@ -25,6 +25,8 @@ LENGTHS_APART = 8
 queries, keys, values, attention and its output, and those copy and mask."""
 LONGEST_PADDED = 512
 """Longer sequences are never padded: a few of them keep a GPU busy, and their masks would outgrow all else."""
+SEGMENT = 64
+"""Tokens that one thread sums up, of each number of the vector: few enough that many threads share a long sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +131,32 @@ class Packing:
         return pooled_BD
 
     def means_of_segments(self, hidden_TD: torch.Tensor, first: int, last: int) -> torch.Tensor:
-        """The same by one kernel however many lengths there are: of three segments of every sequence the one between.
+        """The same by as many kernels for any number of lengths: sums of SEGMENT tokens, and their sums.
 
-        Each sum is made by one thread in the tokens' order, so that it is the same in any batch.
+        One thread makes each sum in order. Segments begin where their sequence does, so that bits are the same in any
+        batch.
         """
-        starts_B, stops_B = self.offsets[:-1], self.offsets[1:]
-        bounds_B3 = np.stack([starts_B, starts_B + first, stops_B - last], axis=1)
-        bounds = to_device(np.append(bounds_B3, self.offsets[-1]), hidden_TD.device)
-        means_SD = torch.segment_reduce(hidden_TD.float(), "mean", offsets=bounds, unsafe=True)
-        return means_SD.unflatten(0, (-1, 3))[:, 1].contiguous()
+        segments, sequences = self._segments(first, last)
+        counted_B1 = (self.lengths - first - last).astype(np.float32)[:, None]
+        bounds = (to_device(each, hidden_TD.device) for each in (segments, sequences, counted_B1))
+        segments_on_device, sequences_on_device, divisors_B1 = bounds
+        sums_SD = torch.segment_reduce(hidden_TD.float(), "sum", offsets=segments_on_device, unsafe=True)
+        sums_RD = torch.segment_reduce(sums_SD, "sum", offsets=sequences_on_device, unsafe=True)
+        return sums_RD.unflatten(0, (-1, 3))[:, 1] / divisors_B1
+
+    def _segments(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first token of every segment, and the first segment of every third of a sequence: its `first` tokens,
+        those between in segments of SEGMENT, its `last` tokens. Both with their end."""
+        starts_B, stops_B = self.offsets[:-1] + first, self.offsets[1:] - last
+        per_sequence_B = -(-(stops_B - starts_B) // SEGMENT) + 2
+        begin_B1 = offsets_of(per_sequence_B)
+        place_S = np.arange(begin_B1[-1]) - np.repeat(begin_B1[:-1], per_sequence_B) - 1
+        tokens_S = np.minimum(
+            np.repeat(starts_B, per_sequence_B) + place_S * SEGMENT, np.repeat(stops_B, per_sequence_B)
+        )
+        tokens_S[place_S < 0] = self.offsets[:-1]
+        thirds_B3 = np.stack([begin_B1[:-1], begin_B1[:-1] + 1, begin_B1[1:] - 1], axis=1)
+        return np.append(tokens_S, self.offsets[-1]), np.append(thirds_B3, begin_B1[-1])
 
     def attention(
         self,
