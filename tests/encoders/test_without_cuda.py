@@ -68,6 +68,13 @@ def test_a_layer_is_these_kernels() -> None:
     )
 
 
+def test_a_layer_moves_so_many_bytes_per_token_and_number() -> None:
+    """Besides products: queries, keys, values and their outputs, norms, sums, GELU, rotation; 2 bytes each."""
+    assert trace(SIZES["ESM-2 3B"], HALF, "mixed").bytes_per_number == pytest.approx(52, abs=0.5)
+    assert trace(SIZES["DNABERT-S"], HALF, "500 bp").bytes_per_number == pytest.approx(56, abs=0.5)
+    assert trace(SIZES["ESM-2 3B"], BFLOAT16, "mixed", fused=False).bytes_per_number == pytest.approx(84, abs=0.5)
+
+
 def test_means_take_as_many_kernels_however_many_lengths_there_are() -> None:
     for name in ("DNABERT-S", "ESM-2 650M"):
         lengths = lengths_of("mixed", SIZES[name].kind, BUDGET)
@@ -150,6 +157,14 @@ def without_num_splits(*given: Any, num_splits: int | None = None, **options: An
     return varlen_attn(*given, **options)
 
 
+padded = packing._padded
+
+
+def off_by_one_in_groups(flat: torch.Tensor, group: packing.LengthGroup) -> torch.Tensor:
+    return functional.pad(padded(flat, group), (1, 0))[..., 1:]
+
+
+offsets_of_64_bits = property(lambda self: packing.to_device(self.offsets, self.device))
 VARLEN = "torch.nn.attention.varlen.varlen_attn"
 LONG = np.arange(1489, 1505)
 CHANGES = {
@@ -165,6 +180,8 @@ CHANGES = {
     "GELU in three kernels": (dnabert_s, "gelu_times", in_three_kernels, "DNABERT-S", "500 bp", "15 launches"),
     "heads that are no rows": (esm2, "rotated", apart_in_memory, "ESM-2 8M", "single", "not contiguous"),
     "rows of odd length": (esm2, "rotated", off_by_one, "ESM-2 8M", "single", "strides .* not of 8"),
+    "groups of odd rows": (packing, "_padded", off_by_one_in_groups, "DNABERT-S", "single", "query: strides"),
+    "offsets of 64 bits": (Packing, "cu_seqlens", offsets_of_64_bits, "ESM-2 8M", "single", "cu_seq_q is torch.int64"),
     "a mask of truth values": (Packing, "_mask", bool_mask, "DNABERT-S", "crowded", "the mask is torch.bool"),
     "a bias of other numbers": (
         dnabert_s.DnabertS,
