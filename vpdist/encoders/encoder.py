@@ -87,11 +87,12 @@ def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.devi
     if device.type == "cuda":
         # cuDNN plans for tens of milliseconds whenever a length group has a new size
         torch.backends.cuda.enable_cudnn_sdp(False)
-        compiles(device)  # now, as the log should tell, and the first batch not wait
     shape = encoder_shape(folder)
     if shape.kind != kind:
         raise WeightsError(f"{folder}: is {KINDS[shape.kind].model}, the {kind} model must be {KINDS[kind].model}")
     model: nn.Module = resolve(KINDS[kind].loader)(folder, dtype, device)
+    if device.type == "cuda":
+        compiles(device)  # now, so that the log tells it at the start, and the first batch does not wait
     return Encoder(kind, model.eval().requires_grad_(False), shape.width, shape.vocabulary, folder)
 
 
