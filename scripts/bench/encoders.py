@@ -154,7 +154,7 @@ def measure(folder: Path, dtype_name: str, device_name: str, budget: int | None)
     torch.set_num_threads(1)
     device, dtype, shape = torch.device(device_name), DTYPES[dtype_name], encoder_shape(folder)
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    budget = budget or token_budget({shape.kind: shape}, dtype_name, memory)
+    budget = budget or token_budget({shape.kind: shape}, dtype_name, memory, chunk_length=500)
     rng = np.random.default_rng(0)
     encoder = load_encoder(folder, shape.kind, dtype, device)
     wanted = PASS_OPERATIONS[device.type]

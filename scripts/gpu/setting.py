@@ -108,7 +108,7 @@ class Setting:
 
     def budget(self, shape: EncoderShape, dtype: str) -> int:
         """Tokens of a batch."""
-        return self.sizes.tokens or token_budget({shape.kind: shape}, dtype, self.memory)
+        return self.sizes.tokens or token_budget({shape.kind: shape}, dtype, self.memory, chunk_length=500)
 
     def encoder(self, size: Size, dtype: str) -> Encoder:
         """An encoder with random weights."""

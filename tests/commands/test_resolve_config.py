@@ -32,8 +32,8 @@ def esm2(layers: int, width: int) -> dict[str, EncoderShape]:
 
 
 def test_a_cpu_takes_small_batches_whatever_the_model() -> None:
-    assert token_budget(esm2(6, 320), "float32", None) == token_budget(esm2(36, 2560), "bfloat16", None)
-    assert token_budget(esm2(6, 320), "float32", None) == CPU_TOKEN_BUDGET
+    assert token_budget(esm2(6, 320), "float32", None, 500) == token_budget(esm2(36, 2560), "bfloat16", None, 500)
+    assert token_budget(esm2(6, 320), "float32", None, 500) == CPU_TOKEN_BUDGET
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,11 @@ def test_a_cpu_takes_small_batches_whatever_the_model() -> None:
     ],
 )
 def test_a_gpu_takes_as_many_tokens_as_fit_beside_the_weights(layers, width, memory_gib, budget) -> None:
-    assert token_budget(esm2(layers, width), "float16", memory_gib * GIB) == budget
+    assert token_budget(esm2(layers, width), "float16", memory_gib * GIB, 500) == budget
 
 
 def test_wider_numbers_take_fewer_tokens() -> None:
-    half, single = (token_budget(esm2(36, 2560), dtype, 16 * GIB) for dtype in ("float16", "float32"))
+    half, single = (token_budget(esm2(36, 2560), dtype, 16 * GIB, 500) for dtype in ("float16", "float32"))
     assert single < half
 
 
@@ -98,6 +98,15 @@ def test_a_run_of_another_device_keeps_its_dtype_until_it_is_refused_for_the_dev
 ) -> None:
     fake_gpus(monkeypatch, 1, **T4)
     assert chosen("auto", recorded_on("cpu", "bfloat16")) == "bfloat16"
+
+
+def test_the_bias_of_long_chunks_takes_memory_from_the_batch() -> None:
+    shape = EncoderShape(
+        kind="nucleotide", layers=12, width=768, heads=12, intermediate=3072, gated=True, vocabulary=4096
+    )
+    short, long = (token_budget({"nucleotide": shape}, "float16", 4 * GIB, length) for length in (500, 20_000))
+    assert long < short
+    assert token_budget(esm2(36, 2560), "float16", 8 * GIB, 20_000) == 8192  # ESM-2 has none
 
 
 @pytest.fixture

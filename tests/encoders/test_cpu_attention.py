@@ -79,15 +79,12 @@ def test_the_precision_of_other_products_stays(dtype: torch.dtype) -> None:
 
 def test_float32_is_left_to_the_kernel_where_products_would_be_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
-    query, key, value = inputs(2, 2, 4, 8, torch.float32)
+    query, _, _ = inputs(2, 2, 4, 8, torch.float32)
     assert not serves(query, None)
     assert serves(query.bfloat16(), None)
-    expected = scaled_dot_product_attention(query, key, value, scale=0.25)
-    assert torch.equal(attention(query, key, value, None, 0.25), expected)
+    assert not serves(query.half(), None)
 
 
 def test_a_mask_of_truth_values_is_left_to_the_kernel(dtype: torch.dtype) -> None:
-    query, key, value = inputs(2, 2, 4, 8, dtype)
-    mask = torch.tensor([True, True, True, False]).expand(2, 1, 4, 4)
-    expected = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.25)
-    assert torch.equal(attention(query, key, value, mask, 0.25), expected)
+    query, _, _ = inputs(2, 2, 4, 8, dtype)
+    assert not serves(query, torch.tensor([True, True, True, False]).expand(2, 1, 4, 4))

@@ -107,6 +107,16 @@ def test_queries_and_keys_reordered_alike_are_rotated_as_the_library_rotates_the
     torch.testing.assert_close(turned, expected, atol=1e-5, rtol=0)
 
 
+def test_halves_are_rotated_in_place_with_the_bits_of_a_rotation_in_float32() -> None:
+    states = torch.randn(500, 4, 16, generator=torch.Generator().manual_seed(0)).mul(100).half()
+    angle = torch.arange(500)[:, None] * torch.logspace(0, -3, 8)
+    rotation = torch.polar(torch.ones_like(angle), angle)[:, None]
+    expected = esm2.rotated(states.float(), rotation).half()
+    turned = esm2.rotated(states, rotation)
+    assert torch.equal(turned, expected)
+    assert turned.data_ptr() == states.data_ptr()
+
+
 def test_the_hub_layout_gives_the_same_embeddings(tmp_path) -> None:
     tokens = sequences(3, 40)
     plain = load_encoder(write_esm2(tmp_path / "plain"), "protein", torch.float32, CPU)

@@ -13,6 +13,7 @@ from vpdist.commands.compare_configs import refuse_other_configuration, same_sam
 from vpdist.config import MOST_THREADS, InputIdentity, ResolvedConfig, Settings
 from vpdist.cpu_quota import available_cores
 from vpdist.distributed.device import multiplies_bfloat16
+from vpdist.encoder_kinds import KINDS
 from vpdist.encoders.encoder import choose_dtype
 from vpdist.encoders.model_files import ModelFiles
 from vpdist.encoders.shape import EncoderShape, encoder_shape
@@ -33,8 +34,13 @@ CUDA_LEAST_BUDGET = 1024
 CUDA_MEMORY_SHARE = 0.4
 """Share of the memory beside the weights for one batch's temporaries; the allocator reserves more than that."""
 TEMPORARIES_PER_TOKEN = 24
-"""Vectors of the model's width that a layer holds per token at its peak: residual, norm, queries, keys and values,
-their rotation in float32, and the feed-forward's inner layer before and after its activation."""
+"""Vectors of the model's width that a layer holds per token at its peak, counted by tests/without_cuda: at most 12 of
+ESM-2 (the feed-forward's inner layer before and after its activation), 18 of DNABERT-S, and 6 more for masks where
+lengths of up to 512 tokens are padded."""
+BASES_PER_TOKEN = 3
+"""Nucleotide strings of real contigs have 3.9 to 5.5 bases per token."""
+BIAS_MARGIN = 80
+"""An attention bias covers this many positions more than the longest sequence, at most."""
 UNIT_OPERATIONS = {"cpu": 3 * 10**12, "cuda": 9 * 10**15}
 """A unit takes about a minute at 50 GFLOP/s per CPU rank, 150 TFLOP/s per GPU."""
 THREADS_BESIDE_GPU = 4
@@ -66,7 +72,8 @@ def resolve_config(
         stored = recorded.embedding_dtype if recorded else "float32" if dtype == "float32" else "float16"
     shapes = {kind: encoder_shape(model.folder) for kind, model in models.items()}
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    budget = settings.token_budget or (recorded.token_budget if recorded else token_budget(shapes, dtype, memory))
+    default_budget = token_budget(shapes, dtype, memory, settings.chunk_length)
+    budget = settings.token_budget or (recorded.token_budget if recorded else default_budget)
     threads = settings.threads or (recorded.threads if recorded else default_threads(context, device))
     resolved = ResolvedConfig(
         input=recorded.input if recorded is not None and same_samples(recorded.input, found) else found,
@@ -140,18 +147,27 @@ def default_threads(context: LaunchContext, device: torch.device) -> int:
     return min(share, THREADS_BESIDE_GPU) if device.type == "cuda" else share
 
 
-def token_budget(shapes: Mapping[str, EncoderShape], dtype: str, cuda_memory: int | None) -> int:
+def token_budget(shapes: Mapping[str, EncoderShape], dtype: str, cuda_memory: int | None, chunk_length: int) -> int:
     """The default number of tokens per batch for encoders (by kind) that compute in `dtype`.
 
-    `cuda_memory`: bytes of the device's memory; None on a CPU.
+    `cuda_memory`: bytes of the device's memory; None on a CPU. `chunk_length` in bases bounds the longest sequence.
     """
     if cuda_memory is None:
         return CPU_TOKEN_BUDGET
     number_bytes = 4 if dtype == "float32" else 2
     weights = sum(number_bytes * shape.linear_flops_per_token // 2 for shape in shapes.values())
+    biases = sum(bias_bytes(shape, number_bytes, chunk_length // BASES_PER_TOKEN) for shape in shapes.values())
     per_token = max(number_bytes * TEMPORARIES_PER_TOKEN * shape.width for shape in shapes.values())
-    fitting = max(1, int(CUDA_MEMORY_SHARE * (cuda_memory - weights)) // per_token)
+    fitting = max(1, int(CUDA_MEMORY_SHARE * (cuda_memory - weights) - biases) // per_token)
     return min(CUDA_TOKEN_BUDGET, max(CUDA_LEAST_BUDGET, 1 << (fitting.bit_length() - 1)))
+
+
+def bias_bytes(shape: EncoderShape, number_bytes: int, longest: int) -> int:
+    """Bytes of an encoder's attention bias for sequences of up to `longest` tokens, and of the distances (float32) that
+    it is made from; it grows with the square of the length, whatever the batch."""
+    if not KINDS[shape.kind].attention_bias:
+        return 0
+    return (shape.heads * number_bytes + 4) * (longest + BIAS_MARGIN) ** 2
 
 
 def cost_of(shape: EncoderShape) -> EncoderCost:

@@ -1,7 +1,8 @@
 """Between host and device: tokens go in from pinned memory, embeddings come out on a stream of their own.
 
 On a CPU all of it is immediate. On CUDA only `InFlight` waits for the device: it bounds how far the launching thread
-runs ahead, so that counters follow what is done and a request to stop takes effect within a few batches.
+runs ahead, so that counters follow what is done and a request to stop takes effect within a few batches. Events that
+are waited for are blocking: the thread sleeps, where torch's default spins on a core that other threads need.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class InFlight:
         if self._device.type == "cpu":
             done()
             return
-        event = torch.cuda.Event()
+        event = torch.cuda.Event(blocking=True)
         event.record(torch.cuda.current_stream(self._device))
         self._launched.append((event, done))
         self.wait(BATCHES_AHEAD)
@@ -73,7 +74,7 @@ class EmbeddingRows:
             host_MD = torch.empty_like(self._rows_MD, device="cpu", pin_memory=True)
             host_MD.copy_(self._rows_MD, non_blocking=True)
             self._rows_MD.record_stream(self._stream)
-            self._copied = torch.cuda.Event()
+            self._copied = torch.cuda.Event(blocking=True)
             self._copied.record(self._stream)
         self._rows_MD = host_MD
 

@@ -13,19 +13,16 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 SCORE_BYTES = 2 << 20
 """Bytes of a block's scores: what fits into a core's second-level cache."""
 
 
 def attention(query_NHLE: Tensor, key_NHLE: Tensor, value_NHLE: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """(N, H, L, E): softmax(scale * query key + mask) value. `mask` is added, or says where True what is looked at.
+    """(N, H, L, E): softmax(scale * query key + mask) value, where `serves` says that it is computed here.
 
     Sequences and heads are computed on their own, so that a result does not depend on what else is in the batch.
     """
-    if not serves(query_NHLE, mask):
-        return scaled_dot_product_attention(query_NHLE, key_NHLE, value_NHLE, attn_mask=mask, scale=scale)
     n, h, length, width = query_NHLE.shape
     query = _copied(query_NHLE, torch.float32)
     key = _copied(key_NHLE, torch.float32).transpose(1, 2)

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from vpdist.encoders import shape, weights
 from vpdist.encoders.checkpoint import filled
-from vpdist.encoders.packing import Packing
+from vpdist.encoders.cuda_kernels import gelu_times
+from vpdist.encoders.packing import Packing, to_device
 from vpdist.errors import WeightsError
 
 UNUSED = re.compile(r"pooler\..*|cls\..*|embeddings\.position_ids")
@@ -140,8 +141,7 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
         gate_TI, value_TI = self.gated_layers(hidden_TD).chunk(2, dim=1)
-        inner_TI = functional.gelu(gate_TI).mul_(value_TI)
-        return self.layernorm(self.wo(inner_TI).add_(hidden_TD))
+        return self.layernorm(self.wo(gelu_times(gate_TI, value_TI)).add_(hidden_TD))
 
 
 class Layer(nn.Module):
@@ -184,10 +184,12 @@ class DnabertS(nn.Module):
         dtype = hidden_TD.dtype if hidden_TD.is_cuda else torch.float32  # CPU kernels take a float32 bias, more exact
         cached = self._bias_HLL
         if cached is None or cached.shape[1] < length or cached.dtype != dtype or cached.device != hidden_TD.device:
+            self._bias_HLL = cached = None  # not kept beside the new one
             size = -(-length // BIAS_STEP) * BIAS_STEP
             position_L = torch.arange(size, dtype=torch.float32, device=hidden_TD.device)
-            slopes_H = torch.tensor(alibi_slopes(self.config.heads), device=hidden_TD.device)
+            slopes_H = to_device(np.array(alibi_slopes(self.config.heads), dtype=np.float32), hidden_TD.device)
             distance_LL = (position_L[:, None] - position_L).abs_()
-            cached = (-slopes_H[:, None, None] * distance_LL).to(dtype)
+            cached = torch.empty(len(slopes_H), size, size, dtype=dtype, device=hidden_TD.device)
+            torch.mul(-slopes_H[:, None, None], distance_LL, out=cached)  # in float32, rounded once
             self._bias_HLL = cached
         return cached

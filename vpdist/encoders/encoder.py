@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vpdist.encoder_kinds import KINDS, resolve
 from vpdist.encoders.cpu_kernels import keep_freed_pages
+from vpdist.encoders.cuda_kernels import compiles, exact_products
 from vpdist.encoders.packing import MOST_PER_HEAD, Packing, has_varlen_kernel, to_device
 from vpdist.encoders.shape import encoder_shape
 from vpdist.environment import bound_kernel_caches
@@ -23,7 +24,7 @@ from vpdist.ragged import Ragged
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 CUDA_LENGTH_BUCKET = 16
-"""On CUDA lengths within 16 tokens share a kernel (and its padding): launches cost more than a few padded tokens."""
+"""On CUDA many lengths within 16 tokens share a kernel, and its padding (see packing.LENGTHS_APART)."""
 
 
 class Encoder:
@@ -82,6 +83,7 @@ def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.devi
     """
     bound_kernel_caches()
     keep_freed_pages()
+    exact_products()
     if device.type == "cuda":
         # cuDNN plans for tens of milliseconds whenever a length group has a new size
         torch.backends.cuda.enable_cudnn_sdp(False)
@@ -95,6 +97,8 @@ def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.devi
             f"--dtype float32 takes any"
         )
     model: nn.Module = resolve(KINDS[kind].loader)(folder, dtype, device)
+    if device.type == "cuda":
+        compiles(device)  # now, so that the log tells it at the start, and the first batch does not wait
     return Encoder(kind, model.eval().requires_grad_(False), shape.width, shape.vocabulary, folder)
 
 

@@ -23,7 +23,8 @@ from transformers import EsmConfig
 
 from vpdist.encoders import shape, weights
 from vpdist.encoders.checkpoint import filled
-from vpdist.encoders.packing import Packing
+from vpdist.encoders.cuda_kernels import compiles, rotated_bfloat16
+from vpdist.encoders.packing import Packing, to_device
 from vpdist.errors import WeightsError
 
 UNUSED = re.compile(
@@ -220,15 +221,20 @@ class Esm2(nn.Module):
 
     def _rotation(self, packing: Packing) -> Tensor:
         """(T, 1, E / 2) complex64 of modulus 1: the rotation of each pair of numbers at each token's position."""
-        self.inv_freq = self.inv_freq.to(packing.device)
+        if self.inv_freq.device != packing.device:
+            self.inv_freq = to_device(self.inv_freq, packing.device)
         angle_TE = packing.positions[:, None].float() * self.inv_freq
         return torch.polar(torch.ones_like(angle_TE), angle_TE)[:, None]
 
 
 def rotated(states_THE: Tensor, rotation_T1E: Tensor) -> Tensor:
     """Rotary position embedding in float32, whatever the dtype: numbers i and i + E / 2 of every head are the
-    parts of a complex number, which is rotated. They are interleaved (see `interleaved`). May work in place."""
-    exact_THE = states_THE.float()
+    parts of a complex number, which is rotated. They are interleaved (see `interleaved`). May work in place.
+
+    Halves as complex32 are multiplied in complex64 by the operator itself, and need no temporary."""
+    if states_THE.dtype == torch.bfloat16 and states_THE.is_cuda and compiles(states_THE.device):
+        return rotated_bfloat16(states_THE, rotation_T1E)
+    exact_THE = states_THE if states_THE.dtype == torch.float16 else states_THE.float()
     torch.view_as_complex(exact_THE.unflatten(2, (-1, 2))).mul_(rotation_T1E)
     return exact_THE.to(states_THE.dtype)
 
