@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from tests.tiny_models import write_esm2
-from vpdist.encoders import encoder, packing
+from vpdist.encoders import cpu_attention, encoder, packing
 from vpdist.encoders.encoder import load_encoder
 from vpdist.encoders.packing import Packing, spare_numbers
 from vpdist.errors import WeightsError
@@ -44,6 +44,7 @@ def test_zeros_at_the_end_of_heads_change_nothing(biased: bool, monkeypatch: pyt
         sizes.extend(each.shape[-1] for each in states)
         return scaled_dot_product_attention(*states, **options)  # type: ignore[arg-type]
 
+    monkeypatch.setattr(cpu_attention, "serves", lambda query, mask: False)
     monkeypatch.setattr(packing, "scaled_dot_product_attention", kernel)
     monkeypatch.setattr(packing, "spare_numbers", lambda states: -states.shape[-1] % 8)
     padded = packed.attention(*states, 0.3, bias)
