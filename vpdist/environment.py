@@ -166,8 +166,9 @@ def unused_launcher() -> str:
 
 
 def launcher_passes_on(number: signal.Signals) -> bool:
-    """Whether the agent that started this process ends by this signal, and then sends it to its ranks."""
-    return number.name in os.environ.get("TORCHELASTIC_SIGNALS_TO_HANDLE", "").split(",")
+    """Whether the agent that started this rank ends by this signal, and then sends it to its ranks."""
+    handled = os.environ.get("TORCHELASTIC_SIGNALS_TO_HANDLE", "").split(",")  # an earlier agent may have left it
+    return number.name in handled and "RANK" in os.environ
 
 
 def open_standard_streams() -> None:

@@ -20,7 +20,9 @@ from vpdist.results.scores import Scores
 from vpdist.sequences import token_store
 from vpdist.text import without_open_quotes
 
-HEADERS = st.text(st.sampled_from("\"'\\x2 \t,;#NA1e\u00df\u2028\x85\x1c") | st.characters(exclude_characters="\r\n\0"))
+HEADERS = st.text(
+    st.sampled_from("\"'\\x2 \t,;#NA1e\u00df\u2028\x85\x1c") | st.characters(codec="utf-8", exclude_characters="\r\n\0")
+)
 
 
 def rows_by_default(path: Path) -> list[list[str]]:

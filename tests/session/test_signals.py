@@ -77,19 +77,23 @@ def test_a_second_signal_stops_immediately_after_restoring_the_terminal(how: lis
 
 
 @pytest.mark.parametrize(
-    ("handler", "handled_by_launcher", "stops"),
+    ("handler", "handled_by_launcher", "is_rank", "stops"),
     [
-        (signal.SIG_DFL, "", True),
-        (signal.SIG_IGN, "", False),
-        (signal.SIG_IGN, "SIGTERM,SIGINT,SIGUSR1", False),
-        (signal.SIG_IGN, "SIGTERM,SIGINT,SIGHUP,SIGQUIT", True),
+        (signal.SIG_DFL, "", False, True),
+        (signal.SIG_IGN, "", False, False),
+        (signal.SIG_IGN, "SIGTERM,SIGINT,SIGUSR1", True, False),
+        (signal.SIG_IGN, "SIGTERM,SIGINT,SIGHUP,SIGQUIT", True, True),
+        (signal.SIG_IGN, "SIGTERM,SIGINT,SIGHUP,SIGQUIT", False, False),
     ],
-    ids=["a terminal", "nohup", "nohup vpdist --nproc", "nohup torchrun, which ends by it"],
+    ids=["a terminal", "nohup", "nohup vpdist --nproc", "nohup torchrun, which ends by it", "nohup, after a launcher"],
 )
 def test_a_hangup_stops_unless_it_is_ignored(
-    handler: signal.Handlers, handled_by_launcher: str, stops: bool, monkeypatch: pytest.MonkeyPatch
+    handler: signal.Handlers, handled_by_launcher: str, is_rank: bool, stops: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_SIGNALS_TO_HANDLE", handled_by_launcher)
+    monkeypatch.setenv("RANK", "0")
+    if not is_rank:
+        monkeypatch.delenv("RANK")
     before = signal.signal(signal.SIGHUP, handler)
     try:
         assert (signal.SIGHUP in stopping_signals()) == stops
