@@ -167,8 +167,7 @@ def unused_launcher() -> str:
 
 def launcher_passes_on(number: signal.Signals) -> bool:
     """Whether the agent that started this rank ends by this signal, and then sends it to its ranks."""
-    handled = os.environ.get("TORCHELASTIC_SIGNALS_TO_HANDLE", "").split(",")  # an earlier agent may have left it
-    return number.name in handled and "RANK" in os.environ
+    return "RANK" in os.environ and number.name in os.environ.get("TORCHELASTIC_SIGNALS_TO_HANDLE", "").split(",")
 
 
 def open_standard_streams() -> None:
