@@ -40,7 +40,7 @@ class Way:
 def ways(cores: int) -> list[Way]:
     """All that are compared; the first one is one thread, the second one what there is."""
     threads = ("--threads", str(cores), "--nproc", "1")
-    bounds = [1_000]
+    bounds = [300, 1_000, 30_000]
     return [
         Way("one thread", ("--threads", "1", "--nproc", "1")),
         Way("threads", threads),
