@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -106,7 +107,11 @@ def test_a_failure_is_raised_at_the_next_call(alone: Runtime) -> None:
 def test_a_bug_on_the_exchanges_thread_is_no_good_end(
     alone: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    others, read_by_others = set(threading.enumerate()), Telemetry.read
+
     def read(telemetry: Telemetry) -> None:
+        if threading.current_thread() in others:  # of a test before: a bug would end this process
+            return read_by_others(telemetry)
         raise ZeroDivisionError("no readings")
 
     monkeypatch.setattr(Telemetry, "read", read)
