@@ -1,7 +1,7 @@
 """What others set in the ranks' key store changes no number: every rank looks at the files."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,13 +41,19 @@ class Pair:
         folder.prepare(restart=False)
         self.folder, store = folder, HashStore()
         self.keys = KeyStore(store, lambda: store)
+        self.progress: list[Progress] = []
 
     def session(self, rank: int) -> Session:
         context = LaunchContext(rank=rank, world_size=RANKS, local_rank=rank, local_world_size=RANKS)
         device = torch.device("cpu")
         control = Control(Runtime(context=context, device=device, keys=self.keys), StopRequest(lambda stopped: 1))
         alone = Runtime(context=LaunchContext(), device=device, keys=self.keys)
-        return Session(control, self.folder, Progress(alone, "none", None, None))
+        self.progress.append(Progress(alone, "none", None, None))
+        return Session(control, self.folder, self.progress[-1])
+
+    def end(self) -> None:
+        for progress in self.progress:
+            progress.abort("the test ends")
 
 
 @pytest.fixture
@@ -56,11 +62,12 @@ def settings(models: TinyModels, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def pair(settings: Settings) -> Pair:
+def pair(settings: Settings) -> Iterator[Pair]:
     """Rank 0 has resolved and recorded its inputs."""
     pair = Pair(RunFolder(settings.output))
     resolve_inputs(settings, pair.session(0))
-    return pair
+    yield pair
+    pair.end()
 
 
 def test_the_other_ranks_resolve_what_rank_0_has_recorded(pair: Pair, settings: Settings, models: TinyModels) -> None:
