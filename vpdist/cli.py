@@ -66,7 +66,6 @@ def _run(settings: Settings, nproc: int | None) -> None:
     from vpdist.storage.run_folder import RunFolder
 
     folder = RunFolder(settings.output)
-    bound_spinning()
     with before_begin(folder):
         if launch_context().rank == 0:
             folder.check_writable()
@@ -210,6 +209,7 @@ def _version(
 def main() -> None:
     """Run the command line and exit with one of the documented codes. Rank 0 reports errors of before a run is open."""
     open_standard_streams()
+    bound_spinning()
     try:
         _refuse_empty(sys.argv)
         app()

@@ -28,7 +28,7 @@ from vpdist.sequences import decompression, other_formats
 from vpdist.sequences.fastq import read_fastq
 from vpdist.sequences.input_report import CutFile, InputReport
 from vpdist.storage.atomic_files import replacing
-from vpdist.text import without_open_quotes
+from vpdist.text import shortened, without_open_quotes
 
 UNNAMED = "unnamed"
 """Name of a record whose header is empty."""
@@ -39,6 +39,9 @@ takes a fifth of this; a compressed file of a few megabytes could hold a record 
 LINE_BYTES = 32
 LONGEST_HEADER = 1 << 20
 """Characters."""
+
+MOST_OF_REASON = 160
+"""Letters of what the reader says of a file: it may quote a whole line."""
 
 _PIECE = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -165,7 +168,9 @@ def _read_file(path: Path, number: int, report: InputReport, *, replace_unknown:
     except FileFormatError as error:
         position = f"after {count} complete records" if error.line is None else f"line {error.line + 1}"
         reason = " ".join(error.message.split())
-        raise InputError(f"not valid {error.format}: {_shortened(reason)}", path=source, position=position) from error
+        raise InputError(
+            f"not valid {error.format}: {shortened(reason, MOST_OF_REASON)}", path=source, position=position
+        ) from error
     except decompression.DECOMPRESSION_ERRORS as error:
         before_first = "before the first complete record" if compression else None
         location = f"after {count} complete records" if count else before_first
@@ -206,10 +211,10 @@ def _records(
 def _record(header: str, letters: str, source: str, replaced: Replaced | None) -> Record:
     if len(header) > LONGEST_HEADER:
         reason = f"a header has {len(header):,} characters, more than {LONGEST_HEADER:,}"
-        raise InputError(reason, path=source, record=_shortened(header, 40))
+        raise InputError(reason, path=source, record=header)
     if not header.isprintable():
         if "\0" in header:
-            raise InputError("binary data in a header", path=source, record=_shortened(repr(header), 40))
+            raise InputError("binary data in a header", path=source, record=repr(header))
         header = "".join(map(_printable, header))
     words = header.split(None, 1)
     name = words[0] if words else UNNAMED
@@ -255,7 +260,3 @@ def _sequence(letters: str, source: str, name: str, replaced: Replaced | None) -
     raise InputError(
         f"unexpected letter {letter!r}: {hint}{as_n}", path=source, record=name, position=f"letter {position + 1}"
     )
-
-
-def _shortened(text: str, length: int = 160) -> str:
-    return text if len(text) <= length else f"{text[: length - 3]}..."
