@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from vpdist.encoder_kinds import KINDS
+from vpdist.encoders.family import FAMILIES
 from vpdist.encoders.weights import DESCRIPTION_FILES, PICKLES, SAFETENSORS, weight_files
 from vpdist.errors import WeightsError
 
-PINNED_REVISIONS = {name: commit for kind in KINDS.values() for name, commit in kind.pinned.items()}
+PINNED_REVISIONS = {name: commit for family in FAMILIES.values() for name, commit in family.pinned.items()}
 """Commit of each public checkpoint, used unless `owner/name@revision` names another."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
