@@ -36,7 +36,7 @@ SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE
 
 SPIN_COUNT = "1000"
 """Rounds of a waiting thread. Two threads on two cores beside two busy processes: 9.6 times one thread's time without a
-bound, 1.09 with this one, 1.25 with 30,000 (`python -m scripts.bench.spinning`)."""
+bound, 1.2 with this one, 1.3 with 30,000 (`python -m scripts.bench.spinning`)."""
 KEPT_KERNELS = {"LRU_CACHE_CAPACITY": 16, "ONEDNN_PRIMITIVE_CACHE_CAPACITY": 64}
 """Kernels in each cache. In oneDNN's an encoder's linear layers need four per batch, its attention two for each length;
 with 16 a layer compiled them again, and batches of six lengths took a quarter longer."""
