@@ -110,7 +110,7 @@ def test_accelerate_reads_one_launcher_only_and_leaves_nothing_behind(
 
 STREAMS = """
 import os, sys
-from vpdist.environment import open_standard_streams
+from vpdist.standard_streams import open_standard_streams
 
 open_standard_streams()
 print("to nobody")

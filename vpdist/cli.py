@@ -15,11 +15,11 @@ from vpdist.environment import (
     bound_spinning,
     ending_with_launcher,
     launch_context,
-    open_standard_streams,
     unused_launcher,
 )
 from vpdist.errors import StorageError, UsageError, VpdistError, limit_reached
 from vpdist.options import option, with_settings
+from vpdist.standard_streams import open_standard_streams
 from vpdist.text import MESSAGE_LETTERS, printable, printable_lines, shortened
 
 app = typer.Typer(

@@ -7,12 +7,13 @@ No variable changes a number that vpdist computes.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -23,6 +24,8 @@ from vpdist.slurm_step import launch_variables
 PARENT = os.getppid()
 """This process's parent, read before the slow imports, so that a launcher that ends during them is noticed."""
 
+STORE_SECRET = "VPDIST_STORE_SECRET"
+"""See signed_store.py."""
 LAUNCHER_ENDED = "the launcher has ended"
 RESUMABLE = "run the same command again to resume"
 
@@ -33,7 +36,7 @@ SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE
 
 SPIN_COUNT = "1000"
 """Rounds of a waiting thread. Two threads on two cores beside two busy processes: 9.6 times one thread's time without a
-bound, 1.09 with this one, 1.25 with 30,000 (`python -m scripts.bench.spinning`)."""
+bound, 1.2 with this one, 1.3 with 30,000 (`python -m scripts.bench.spinning`)."""
 KEPT_KERNELS = {"LRU_CACHE_CAPACITY": 16, "ONEDNN_PRIMITIVE_CACHE_CAPACITY": 64}
 """Kernels in each cache. In oneDNN's an encoder's linear layers need four per batch, its attention two for each length;
 with 16 a layer compiled them again, and batches of six lengths took a quarter longer."""
@@ -67,6 +70,8 @@ class LaunchContext:
     """Host of the rendezvous store."""
     master_port: int = 0
     """Port of the rendezvous store."""
+    store_secret: str = field(default="", repr=False)
+    """What signs values in it; '': nothing does."""
 
     @property
     def on_loopback(self) -> bool:
@@ -128,6 +133,7 @@ def launch_context() -> LaunchContext:
         agent_store=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         master_address=address,
         master_port=port,
+        store_secret=variables.get(STORE_SECRET, ""),
     )
     told = bool(variables.keys() & {"LOCAL_RANK", "LOCAL_WORLD_SIZE"})
     return replace(context, placed=told or world_size == 1 or context.on_loopback)
@@ -168,25 +174,6 @@ def unused_launcher() -> str:
 def launcher_passes_on(number: signal.Signals) -> bool:
     """Whether the agent that started this rank ends by this signal, and then sends it to its ranks."""
     return "RANK" in os.environ and number.name in os.environ.get("TORCHELASTIC_SIGNALS_TO_HANDLE", "").split(",")
-
-
-def open_standard_streams() -> None:
-    """Open the null device in place of a standard stream that this process was started without.
-
-    Else the next file that is opened takes its descriptor, and is written to by whatever prints. To be called first.
-    """
-    for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != descriptor:
-                os.dup2(opened, descriptor)
-                os.close(opened)
-            os.set_inheritable(descriptor, True)
-        if getattr(sys, name) is None:
-            stream = open(descriptor, mode, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-            setattr(sys, name, stream)
 
 
 @contextmanager
@@ -254,6 +241,19 @@ def limit_library_threads(threads: int) -> None:
     """Limit the threads of the tokenizer library's pool; call before its first use."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+
+
+@contextmanager
+def with_store_secret() -> Iterator[None]:
+    """Processes started meanwhile share a new secret, by which they know each other's values in the key store: only
+    this user can read the environment of a process."""
+    before = os.environ.get(STORE_SECRET)
+    os.environ[STORE_SECRET] = before or secrets.token_hex(32)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[STORE_SECRET]
 
 
 @contextmanager

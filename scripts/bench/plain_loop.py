@@ -1,9 +1,9 @@
 """`python -m scripts.bench.plain_loop CONTIGS... --models MODELS --classifier C -o TSV`: the method as a plain loop.
 
 For comparison with `predict`: one process, one encoder after the other, results at the end. float32, torch's
-default threads. DNABERT-S takes one sequence per call; ESM-2 (the library's own model and attention) takes padded
-batches of up to 2,048 tokens in input order; then the classifier runs and one file is written. Fragments are made by
-vpdist's own code, in negligible time. MODELS and C as for scripts.bench.whole_runs.
+default threads, linear layers and attention. DNABERT-S takes one sequence per call; ESM-2 (the library's own model)
+takes padded batches of up to 2,048 tokens in input order; then the classifier runs and one file is written. Fragments
+are made by vpdist's own code, in negligible time. MODELS and C as for scripts.bench.whole_runs.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from transformers import EsmModel
 from transformers.utils import logging
 
+from vpdist.encoders import cpu_attention, cpu_kernels
 from vpdist.encoders.encoder import load_encoder
 from vpdist.results.classifier import load_classifier
 from vpdist.results.scores import softmax
@@ -61,12 +63,13 @@ def padded_batches(lengths: list[int], tokens: int) -> Iterator[range]:
 @torch.inference_mode()
 def nucleotide_embeddings(folder: Path, blocks: list[TokenBlock]) -> np.ndarray:
     """(fragments, width): the mean over all tokens, one sequence per call."""
-    encoder = load_encoder(folder, "nucleotide", torch.float32, torch.device("cpu"))
+    with patch.object(cpu_kernels, "serves", return_value=False):
+        encoder = load_encoder(folder, "nucleotide", torch.float32, torch.device("cpu"))
     rows = []
     for block in blocks:
         tokens = block.tokens["nucleotide"]
-        for i in range(len(tokens)):
-            rows.append(encoder.embed(tokens.between(i, i + 1)).numpy())
+        with patch.object(cpu_attention, "serves", return_value=False):
+            rows += [encoder.embed(tokens.between(i, i + 1)).numpy() for i in range(len(tokens))]
     return np.concatenate(rows)
 
 

@@ -66,7 +66,9 @@ def embed_s(job: Job, way: Way, folder: Path) -> float:
     """Seconds of the stage that embeds."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
     command = [sys.executable, *job.arguments(folder), *way.options]
-    subprocess.run(command, env=kept | dict(way.variables), check=True, stderr=subprocess.DEVNULL)
+    ended = subprocess.run(command, env=kept | dict(way.variables), stderr=subprocess.PIPE, text=True, check=False)
+    if ended.returncode != 0:
+        raise RuntimeError(f"{way.name} ended with {ended.returncode}: {ended.stderr[-2000:]}")
     return float(json.loads((folder / "run.json").read_text())["stage_seconds"]["embed"])
 
 

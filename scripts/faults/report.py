@@ -23,7 +23,7 @@ class Row:
     finish_s: tuple[float, ...]
     problems: tuple[str, ...] = ()
     late: tuple[str, ...] = ()
-    """What took longer than promised. Tests ignore it, since a busy machine may be the reason."""
+    """What took longer than promised. Tests print it only, since a busy machine may be the reason."""
 
     @property
     def missed(self) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from scripts.bench.encoders import median_seconds, one_pass, wait
+from scripts.bench.encoders import one_pass
+from scripts.bench.products import median_seconds, wait
 from scripts.gpu.setting import Setting, Size, random_sequences, with_layers
 from scripts.gpu.traces import per_layer, synchronises, traced
 from scripts.gpu.verdicts import FIGURE, Verdict, bounded, held, skipped

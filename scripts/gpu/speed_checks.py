@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from scripts.bench.encoders import fragment_lengths, median_seconds, one_pass, operations, seconds_of
+from scripts.bench.encoders import fragment_lengths, one_pass, operations
+from scripts.bench.products import median_seconds, seconds_of
 from scripts.demo.make_models import make_classifier
 from scripts.gpu.run_checks import settings_of
 from scripts.gpu.setting import Setting, Size, described, random_weights_on, write_contigs

@@ -1,12 +1,16 @@
 """The packed layers against the plain ones."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tests.tiny_models import write_dnabert_s, write_esm2
-from vpdist.encoders import cpu_kernels
+from vpdist.encoders import cpu_kernels, layers
 from vpdist.encoders.encoder import load_encoder
 from vpdist.ragged import Ragged
 
@@ -28,6 +32,36 @@ def test_a_packed_layer_gives_what_the_plain_one_gives(rows: int, dtype: torch.d
     plain = nn.Linear(96, 200).to(dtype)
     inputs = torch.randn(rows, 96).to(dtype)
     torch.testing.assert_close(cpu_kernels.PackedLinear(plain)(inputs), plain(inputs), **CLOSE[dtype])
+
+
+@pytest.mark.parametrize("rows", [1, 7, 168, 1024, 1500])
+@torch.inference_mode()
+def test_packed_layers_with_gelu_give_what_the_plain_ones_give(rows: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(rows)
+    given = (3 * torch.randn(rows, 96)).to(dtype)
+    for layer, packed in (
+        (layers.GeluLinear(96, 200), cpu_kernels.PackedLinear),
+        (layers.GatedGeluLinear(96, 200), cpu_kernels.PackedGatedGeluLinear),
+    ):
+        expected = layer.to(dtype).float()(given.float())
+        assert expected.shape == (rows, 200)
+        found = packed(layer.to(dtype))(given)
+        torch.testing.assert_close(found.float(), expected, atol=CLOSE[dtype]["atol"], rtol=2 * CLOSE[dtype]["rtol"])
+        assert (found.float() - expected).abs().mean() <= (layer(given).float() - expected).abs().mean() + 1e-6
+
+
+def test_a_rank_starts_without_importing_torchs_compiler_or_transformers(tmp_path: Path) -> None:
+    program = """
+import sys, torch
+from pathlib import Path
+from vpdist.encoders.encoder import load_encoder
+for kind, folder in zip(("nucleotide", "protein"), sys.argv[1:]):
+    load_encoder(Path(folder), kind, torch.float32, torch.device("cpu"))
+print([name for name in ("torch._dynamo", "transformers") if name in sys.modules])
+"""
+    folders = [str(write(tmp_path / write.__name__)) for write in (write_dnabert_s, write_esm2)]
+    ended = subprocess.run([sys.executable, "-c", program, *folders], check=True, capture_output=True, text=True)
+    assert ended.stdout == "[]\n"  # either takes most of a second
 
 
 @pytest.mark.parametrize(("kind", "write"), [("nucleotide", write_dnabert_s), ("protein", write_esm2)])

@@ -11,7 +11,7 @@ from torch.nn.attention.varlen import varlen_attn
 
 from tests.without_cuda.full_size import CASES, SIZES, lengths_of
 from tests.without_cuda.trace import BUDGET, check_layer, check_memory, trace
-from vpdist.encoders import dnabert_s, encoder, esm2, packing
+from vpdist.encoders import dnabert_s, encoder, esm2, layers, packing
 from vpdist.encoders.packing import Packing
 
 HALF, BFLOAT16, SINGLE = torch.float16, torch.bfloat16, torch.float32
@@ -173,11 +173,11 @@ CHANGES = {
     "tokens that are not pinned": (encoder, "to_device", copied_plainly, "ESM-2 8M", "single", "pinned is False"),
     "frequencies that are not pinned": (esm2, "to_device", copied_plainly, "ESM-2 8M", "single", "pinned is False"),
     "slopes that are not pinned": (dnabert_s, "to_device", copied_plainly, "DNABERT-S", "single", "pinned is False"),
-    "a number that is looked at": (dnabert_s, "gelu_times", looked_at, "DNABERT-S", "single", "item waits"),
-    "elements chosen by a mask": (dnabert_s, "gelu_times", chosen_by_mask, "DNABERT-S", "single", "by a mask waits"),
-    "a tensor on the host": (dnabert_s, "gelu_times", brought_to_the_host, "DNABERT-S", "single", "to cpu waits"),
+    "a number that is looked at": (layers, "gelu_times", looked_at, "DNABERT-S", "single", "item waits"),
+    "elements chosen by a mask": (layers, "gelu_times", chosen_by_mask, "DNABERT-S", "single", "by a mask waits"),
+    "a tensor on the host": (layers, "gelu_times", brought_to_the_host, "DNABERT-S", "single", "to cpu waits"),
     "rotation with a temporary": (esm2, "rotated", rotated_with_a_temporary, "ESM-2 3B", "500 bp", "14 launches"),
-    "GELU in three kernels": (dnabert_s, "gelu_times", in_three_kernels, "DNABERT-S", "500 bp", "15 launches"),
+    "GELU in three kernels": (layers, "gelu_times", in_three_kernels, "DNABERT-S", "500 bp", "15 launches"),
     "heads that are no rows": (esm2, "rotated", apart_in_memory, "ESM-2 8M", "single", "not contiguous"),
     "rows of odd length": (esm2, "rotated", off_by_one, "ESM-2 8M", "single", "strides .* not of 8"),
     "groups of odd rows": (packing, "_padded", off_by_one_in_groups, "DNABERT-S", "single", "query: strides"),

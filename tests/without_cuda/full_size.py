@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from transformers import EsmConfig
 
 from tests.without_cuda.pretended import CUDA
 from vpdist.encoders import dnabert_s, esm2
@@ -68,15 +67,13 @@ def encoder_of(size: Size, dtype: torch.dtype, layers: int) -> Encoder:
             )
         else:
             model = esm2.Esm2(
-                EsmConfig(
-                    vocab_size=shape.vocabulary,
-                    hidden_size=shape.width,
-                    num_hidden_layers=layers,
-                    num_attention_heads=shape.heads,
-                    intermediate_size=shape.intermediate,
-                    position_embedding_type="rotary",
+                esm2.Esm2Config(
+                    vocabulary=shape.vocabulary,
+                    width=shape.width,
+                    layers=layers,
+                    heads=shape.heads,
+                    intermediate=shape.intermediate,
                     token_dropout=True,
-                    emb_layer_norm_before=False,
                 )
             )
     for name, parameter in list(model.named_parameters()):

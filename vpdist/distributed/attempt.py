@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from torch.distributed import Store
 
+from vpdist.distributed.signed_store import SignedStore
 from vpdist.environment import LaunchContext
 from vpdist.errors import PeerLost
 
@@ -33,7 +34,9 @@ class Attempt:
     """Number of earlier attempts of the same launch, as far as the store or an agent knows it."""
 
 
-def agree(store: Store, context: LaunchContext, raise_if_ending: Callable[[], None], timeout_s: float) -> Attempt:
+def agree(
+    store: Store | SignedStore, context: LaunchContext, raise_if_ending: Callable[[], None], timeout_s: float
+) -> Attempt:
     """Wait until all ranks have joined; returns the attempt that this process belongs to.
 
     Args:
@@ -64,7 +67,7 @@ def agree(store: Store, context: LaunchContext, raise_if_ending: Callable[[], No
         wait.pause()
 
 
-def _confirm(store: Store, context: LaunchContext, attempt: str, wait: _Wait) -> Attempt:
+def _confirm(store: Store | SignedStore, context: LaunchContext, attempt: str, wait: _Wait) -> Attempt:
     """On rank 0: publish the attempt, read all answers, confirm them."""
     number = max(store.add(COUNTED, 1) - 1, context.restart)
     store.set(NEWEST, attempt)

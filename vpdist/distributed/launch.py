@@ -1,7 +1,7 @@
 """The built-in launch: one rank per visible GPU through torch's own elastic launch API.
 
 It listens on loopback only: the key store is bound to it (loopback_rendezvous.py), and so are gloo's connections
-(runtime.py).
+(runtime.py). The ranks share a secret, so that nobody else on this machine sets a value in the store (signed_store.py).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def launch(arguments: Sequence[str], nproc: int, folder: RunFolder) -> int:
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),  # else it leaves folders in the temporary one, which it needs
     )
     try:
-        with environment.current_folder_off_path():
+        with environment.current_folder_off_path(), environment.with_store_secret():
             elastic_launch(config, sys.executable)("-m", "vpdist", *arguments)
     except SignalException as error:
         return 128 + (signal.SIGINT if error.sigval == signal.SIGINT else signal.SIGTERM)

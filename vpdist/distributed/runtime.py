@@ -22,6 +22,7 @@ from torch.distributed import HashStore, PrefixStore, Store, TCPStore
 
 from vpdist.distributed.attempt import Attempt, agree
 from vpdist.distributed.device import CPU, device_of_rank
+from vpdist.distributed.signed_store import SignedStore
 from vpdist.environment import LAUNCHER_ENDED, LaunchContext, described_to_accelerate, keep_connections_on_loopback
 from vpdist.errors import Interrupted, PeerLost, UsageError
 
@@ -39,10 +40,12 @@ PIECE = 1 << 20
 class KeyStore:
     """Small texts and counters that every rank can read and set. Not thread-safe: `clone` it for another thread.
 
-    Every method raises PeerLost if the process that hosts the store has ended.
+    Every method raises PeerLost if the process that hosts the store has ended, and for a forged value (SignedStore).
     """
 
-    def __init__(self, store: Store, connect: Callable[[], Store], *, on_rank_0: bool = False) -> None:
+    def __init__(
+        self, store: Store | SignedStore, connect: Callable[[], Store | SignedStore], *, on_rank_0: bool = False
+    ) -> None:
         """`on_rank_0`: rank 0 hosts the store, no agent does; if it does not answer, that rank is the lost one."""
         self._store, self._connect, self._on_rank_0 = store, connect, on_rank_0
 
@@ -152,7 +155,9 @@ def _join(context: LaunchContext, raise_if_ending: Callable[[], None]) -> tuple[
         keep_connections_on_loopback()
     try:
         shared = _connect(context, raise_if_ending, host=context.rank == 0 and not context.agent_store)
-        attempt = agree(shared, context, raise_if_ending, RENDEZVOUS_TIMEOUT.total_seconds())
+        attempt = agree(
+            SignedStore(shared, context.store_secret), context, raise_if_ending, RENDEZVOUS_TIMEOUT.total_seconds()
+        )
         store = PrefixStore(f"vpdist/{attempt.id}", shared)
         dist.init_process_group(
             "gloo", store=store, rank=context.rank, world_size=context.world_size, timeout=RENDEZVOUS_TIMEOUT
@@ -162,9 +167,13 @@ def _join(context: LaunchContext, raise_if_ending: Callable[[], None]) -> tuple[
             f"rank {context.rank} could not join the other {context.world_size - 1} ranks through "
             f"{context.master_address}:{context.master_port}: {error}"
         ) from error
+
+    def signed(store: Store) -> SignedStore:
+        return SignedStore(store, context.store_secret, f"vpdist/{attempt.id}")
+
     keys = KeyStore(
-        store,
-        lambda: PrefixStore(f"vpdist/{attempt.id}", _connect(context, raise_if_ending)),
+        signed(shared),
+        lambda: signed(_connect(context, raise_if_ending)),
         on_rank_0=not context.agent_store,
     )
     return keys, attempt

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vpdist.encoders import shape, weights
 from vpdist.encoders.checkpoint import filled
-from vpdist.encoders.cuda_kernels import gelu_times
+from vpdist.encoders.layers import GatedGeluLinear, embedding
 from vpdist.encoders.packing import Packing, to_device
 from vpdist.errors import WeightsError
 
@@ -92,8 +92,8 @@ def alibi_slopes(heads: int) -> list[float]:
 class Embeddings(nn.Module):
     def __init__(self, config: DnabertSConfig) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocabulary, config.width)
-        self.token_type_embeddings = nn.Embedding(config.token_types, config.width)
+        self.word_embeddings = embedding(config.vocabulary, config.width)
+        self.token_type_embeddings = embedding(config.token_types, config.width)
         self.LayerNorm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, tokens_T: Tensor) -> Tensor:
@@ -135,13 +135,12 @@ class Attention(nn.Module):
 class GatedFeedForward(nn.Module):
     def __init__(self, config: DnabertSConfig) -> None:
         super().__init__()
-        self.gated_layers = nn.Linear(config.width, 2 * config.intermediate, bias=False)
+        self.gated_layers = GatedGeluLinear(config.width, config.intermediate)
         self.wo = nn.Linear(config.intermediate, config.width)
         self.layernorm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
-        gate_TI, value_TI = self.gated_layers(hidden_TD).chunk(2, dim=1)
-        return self.layernorm(self.wo(gelu_times(gate_TI, value_TI)).add_(hidden_TD))
+        return self.layernorm(self.wo(self.gated_layers(hidden_TD)).add_(hidden_TD))
 
 
 class Layer(nn.Module):

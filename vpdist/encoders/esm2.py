@@ -9,21 +9,19 @@ Shapes: T tokens of all sequences, D width, H heads, E = D / H, I inner width of
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from torch.nn import functional
-from transformers import EsmConfig
 
 from vpdist.encoders import shape, weights
 from vpdist.encoders.checkpoint import filled
 from vpdist.encoders.cuda_kernels import compiles, rotated_bfloat16
+from vpdist.encoders.layers import GeluLinear, embedding
 from vpdist.encoders.packing import Packing, to_device
 from vpdist.errors import WeightsError
 
@@ -32,16 +30,11 @@ UNUSED = re.compile(
 )
 """Published parameters that embeddings do not need: heads, and a position table that rotary attention replaces."""
 
-CONFIG_KEYS = (
-    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
-    *("layer_norm_eps", "position_embedding_type", "rope_theta", "token_dropout"),
-    *("emb_layer_norm_before", "is_decoder", "is_folding_model"),
-)
-"""What is read of a config.json. The library makes a name for each of `num_labels`, which may be millions, and more of
-other keys."""
+RARE_FORMS = ("is_decoder", "is_folding_model")
+"""Flags of a config.json that no ESM-2 encoder sets."""
 
-NUMBERS = {"layer_norm_eps": shape.EPS, "rope_theta": (1.0, 1e12)}
-"""Least and most of the keys whose values are no sizes."""
+ROPE_THETA = (1.0, 1e12)
+"""Least and most."""
 
 INV_FREQ = "rotary_embeddings.inv_freq"
 LAYER_INV_FREQ = re.compile(r"encoder\.layer\.[^.]+\.attention\.self\.rotary_embeddings\.inv_freq")
@@ -50,27 +43,52 @@ UNMASKED_IN_TRAINING = 1 - 0.15 * 0.8
 """Token dropout: embeddings are scaled by the share of tokens that training left unmasked; inference masks none."""
 
 
-def read_config(config: Mapping[str, Any], folder: Path) -> EsmConfig:
-    """The library's configuration from a published config.json. Raises WeightsError unless it is an ESM-2."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Esm2Config:
+    """Sizes and numbers of the model."""
+
+    width: int
+    layers: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+    layer_norm_eps: float = 1e-12
+    rope_theta: float = 10_000.0
+    token_dropout: bool = False
+
+
+def read_config(config: Mapping[str, Any], folder: Path) -> Esm2Config:
+    """The sizes in a published config.json, read without the transformers library, which takes a second to import.
+
+    Raises WeightsError unless it is an ESM-2, and for a size that is absent or a value out of range.
+    """
     path = folder / "config.json"
-    needed = {name: config[name] for name in CONFIG_KEYS if name in config}
-    for name, limits in NUMBERS.items():
-        if name in needed:
-            needed[name] = shape.real_number(path, needed, name, math.nan, *limits)
-    try:
-        described = EsmConfig.from_dict(needed)
-    except (StrictDataclassError, TypeError, ValueError) as error:
-        raise WeightsError(f"{folder}: config.json is not an ESM-2 configuration: {error}") from error
-    if described.position_embedding_type != "rotary" or described.is_decoder or described.is_folding_model:
+
+    def flag(name: str) -> bool:
+        value = config.get(name, False)
+        if value is not None and type(value) is not bool:
+            raise WeightsError(f"{path}: {name} must be true or false, not {value!r}")
+        return bool(value)
+
+    if config.get("position_embedding_type") != "rotary" or any(map(flag, RARE_FORMS)):
         raise WeightsError(f"{folder}: not an ESM-2 encoder (rotary positions, neither decoder nor folding model)")
-    if described.emb_layer_norm_before:
+    if flag("emb_layer_norm_before"):
         raise WeightsError(f"{folder}: not an ESM-2 encoder (it normalises its embeddings, as ESM-1b did)")
-    if described.hidden_size % (2 * described.num_attention_heads):
+    width, heads = (shape.whole_number(path, config, name) for name in ("hidden_size", "num_attention_heads"))
+    if width % (2 * heads):
         raise WeightsError(
-            f"{path}: hidden_size {described.hidden_size} gives {described.num_attention_heads} attention heads no "
-            f"even width, which rotary positions need"
+            f"{path}: hidden_size {width} gives {heads} attention heads no even width, which rotary positions need"
         )
-    return described
+    return Esm2Config(
+        width=width,
+        heads=heads,
+        layers=shape.whole_number(path, config, "num_hidden_layers"),
+        intermediate=shape.whole_number(path, config, "intermediate_size"),
+        vocabulary=shape.whole_number(path, config, "vocab_size"),
+        layer_norm_eps=shape.real_number(path, config, "layer_norm_eps", 1e-12, *shape.EPS),
+        rope_theta=shape.real_number(path, config, "rope_theta", 10_000.0, *ROPE_THETA),
+        token_dropout=flag("token_dropout"),
+    )
 
 
 def load(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -84,7 +102,7 @@ def load(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
     wanted = {name: sources(name) for name, _ in model.named_parameters()}
 
     def arrange(name: str, tensor: Tensor) -> Tensor:
-        return interleaved(name, tensor, config.num_attention_heads)
+        return interleaved(name, tensor, config.heads)
 
     return filled(model, state, wanted, dtype, device, folder, UNUSED, arrange)
 
@@ -113,16 +131,16 @@ def sources(name: str) -> tuple[str, ...]:
     return tuple(name.replace("qkv", part) for part in ("query", "key", "value"))
 
 
-def frequencies(config: EsmConfig) -> Tensor:
+def frequencies(config: Esm2Config) -> Tensor:
     """(E / 2,) float32: rotary frequencies as the configuration gives them (Su et al. 2021)."""
-    size = config.hidden_size // config.num_attention_heads
+    size = config.width // config.heads
     return 1.0 / (config.rope_theta ** (torch.arange(0, size, 2, dtype=torch.float32, device="cpu") / size))
 
 
 class Embeddings(nn.Module):
-    def __init__(self, config: EsmConfig) -> None:
+    def __init__(self, config: Esm2Config) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.word_embeddings = embedding(config.vocabulary, config.width)
         self.scale = UNMASKED_IN_TRAINING if config.token_dropout else 1.0
 
     def forward(self, tokens_T: Tensor) -> Tensor:
@@ -130,10 +148,10 @@ class Embeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, config: EsmConfig) -> None:
+    def __init__(self, config: Esm2Config) -> None:
         super().__init__()
-        self.heads = config.num_attention_heads
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
 
     def forward(self, hidden_TD: Tensor, packing: Packing, rotation_T1E: Tensor) -> Tensor:
         qkv_THE = self.qkv(hidden_TD).unflatten(1, (3 * self.heads, -1))
@@ -154,32 +172,33 @@ class Output(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, config: EsmConfig) -> None:
+    def __init__(self, config: Esm2Config) -> None:
         super().__init__()
         self.self = SelfAttention(config)
-        self.output = Output(config.hidden_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.output = Output(config.width, config.width)
+        self.LayerNorm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, hidden_TD: Tensor, packing: Packing, rotation_T1E: Tensor) -> Tensor:
         return self.output(self.self(self.LayerNorm(hidden_TD), packing, rotation_T1E), hidden_TD)
 
 
 class Intermediate(nn.Module):
-    def __init__(self, config: EsmConfig) -> None:
+    def __init__(self, config: Esm2Config) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.dense = GeluLinear(config.width, config.intermediate)
 
     def forward(self, hidden_TD: Tensor) -> Tensor:
-        return functional.gelu(self.dense(hidden_TD))
+        inner_TI: Tensor = self.dense(hidden_TD)
+        return inner_TI
 
 
 class Layer(nn.Module):
-    def __init__(self, config: EsmConfig) -> None:
+    def __init__(self, config: Esm2Config) -> None:
         super().__init__()
         self.attention = Attention(config)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.LayerNorm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.intermediate = Intermediate(config)
-        self.output = Output(config.intermediate_size, config.hidden_size)
+        self.output = Output(config.intermediate, config.width)
 
     def forward(self, hidden_TD: Tensor, packing: Packing, rotation_T1E: Tensor) -> Tensor:
         hidden_TD = self.attention(hidden_TD, packing, rotation_T1E)
@@ -187,16 +206,16 @@ class Layer(nn.Module):
 
 
 class Layers(nn.Module):
-    def __init__(self, config: EsmConfig) -> None:
+    def __init__(self, config: Esm2Config) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.emb_layer_norm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.emb_layer_norm_after = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
 
 class Esm2(nn.Module):
     """The encoder, without pooler and heads. For inference only: sums are made in place."""
 
-    def __init__(self, config: EsmConfig) -> None:
+    def __init__(self, config: Esm2Config) -> None:
         super().__init__()
         self.embeddings = Embeddings(config)
         self.encoder = Layers(config)
