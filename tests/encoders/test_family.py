@@ -19,7 +19,7 @@ from tests.tiny_models import TinyModels
 from vpdist.commands.cpu_ranks import weight_bytes
 from vpdist.commands.early_checks import check_kind
 from vpdist.commands.predict import predict
-from vpdist.commands.resolve_config import CUDA_TOKEN_BUDGET, cost_of, token_budget
+from vpdist.commands.resolve_config import cost_of, token_budget
 from vpdist.commands.verify import verify
 from vpdist.encoder_kinds import EncoderKind
 from vpdist.encoders.encoder import load_encoder
@@ -87,7 +87,7 @@ def letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_encoder_without_layers_has_no_cost_nor_memory(letters: Path) -> None:
     shapes = {"nucleotide": encoder_shape(letters)}
-    assert token_budget(shapes, "float16", 8 << 30, 500) == CUDA_TOKEN_BUDGET
+    assert token_budget(shapes, "float16", 8 << 30, 500) == token_budget(shapes, "float32", None, 500) == 1 << 16
     assert (weight_bytes(shapes), shapes["nucleotide"].head_size) == (4 * LETTERS**2, 0)
     assert cost_of(shapes["nucleotide"]).of(np.array([1, 500])).tolist() == [1, 1]
 

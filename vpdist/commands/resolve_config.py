@@ -28,6 +28,9 @@ from vpdist.storage.run_folder import RunFolder
 CPU_TOKEN_BUDGET = 1024
 """Tokens per batch on a CPU: from 512 to 4,096 the speed is the same at every width from 480 to 1,280 (BENCHMARKS.md),
 and small batches balance small inputs."""
+LAYERLESS_TOKEN_BUDGET = 1 << 16
+"""Tokens per batch of encoders without layers: with 1,024 the composition encoders take three times as long, and their
+parts, which hold a few batches at least, are so small that writing them takes 40 times as long."""
 CUDA_TOKEN_BUDGET = 16384
 """Tokens per batch on a GPU with enough memory: kernels then take long compared with their launches."""
 CUDA_LEAST_BUDGET = 1024
@@ -159,6 +162,8 @@ def token_budget(shapes: Mapping[str, EncoderShape], dtype: str, cuda_memory: in
 
     `cuda_memory`: bytes of the device's memory; None on a CPU. `chunk_length` in bases bounds the longest sequence.
     """
+    if shapes and not any(shape.layers for shape in shapes.values()):
+        return LAYERLESS_TOKEN_BUDGET
     if cuda_memory is None:
         return CPU_TOKEN_BUDGET
     number_bytes = 4 if dtype == "float32" else 2

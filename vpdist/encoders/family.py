@@ -125,7 +125,32 @@ ESM2 = EncoderFamily(
     },
 )
 
-FAMILIES = {family.name: family for family in (DNABERT_S, ESM2)}
+NUCLEOTIDE_COMPOSITION = EncoderFamily(
+    name="nucleotide composition",
+    kinds=(NUCLEOTIDE.name,),
+    matches=has_type("nucleotide_composition"),
+    recognised_by="model_type 'nucleotide_composition'",
+    shape="vpdist.encoders.composition:nucleotide_shape",
+    tokenizer="vpdist.sequences.composition_tokens:CodonTokenizer",
+    loader="vpdist.encoders.composition:load_nucleotide",
+    token="codon",
+    pools="relative frequencies of 4-mers and of codons",
+    has_weights=False,
+)
+PROTEIN_COMPOSITION = EncoderFamily(
+    name="protein composition",
+    kinds=(PROTEIN.name,),
+    matches=has_type("protein_composition"),
+    recognised_by="model_type 'protein_composition'",
+    shape="vpdist.encoders.composition:protein_shape",
+    tokenizer="vpdist.sequences.composition_tokens:ResidueTokenizer",
+    loader="vpdist.encoders.composition:load_protein",
+    token="residue",
+    pools="relative frequencies of residues and of their pairs",
+    has_weights=False,
+)
+
+FAMILIES = {family.name: family for family in (DNABERT_S, ESM2, NUCLEOTIDE_COMPOSITION, PROTEIN_COMPOSITION)}
 """By name."""
 
 
