@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_origin, get_type_hints
 
-from vpdist.encoder_kinds import CLASSIFIED, KINDS, in_files, options
+from vpdist.encoder_kinds import KINDS, in_files, options
 from vpdist.errors import UsageError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -178,8 +178,6 @@ class Settings:
             paths.add(name)
         if not self.models and not self.dry_run:
             raise UsageError(f"name at least one of {options(KINDS)}")
-        if self.classifier is not None and not self.models.keys() >= set(CLASSIFIED):
-            raise UsageError(f"a classifier needs both {options(CLASSIFIED)}")
         if not self.embeddings and self.classifier is None and not self.dry_run:
             raise UsageError("--no-embeddings without a classifier would keep nothing")
         for name, option in OPTIONS.items():

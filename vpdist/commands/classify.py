@@ -14,7 +14,6 @@ from vpdist.commands import resolve_config
 from vpdist.commands.run_record import runs_with, this_run
 from vpdist.commands.threads import use_threads
 from vpdist.config import CONSENSUS, one_of
-from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.errors import UsageError
 from vpdist.planning import plan_file
 from vpdist.planning.plan import Plan
@@ -69,12 +68,13 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
         raise UsageError(f"{folder.path}: the run is not complete; resume it with the same command first")
     if not recorded.embeddings:
         raise UsageError(f"{folder.path}: the run has no embeddings (--no-embeddings)")
-    if not recorded.models.keys() >= set(CLASSIFIED):
+    classifier = load_classifier(path)
+    if missing_kinds := [kind for kind in classifier.kinds if kind not in recorded.models]:
         raise UsageError(
-            f"{folder.path}: a classifier needs the embeddings of both encoders, but the run has those of one"
+            f"{folder.path}: {path} needs {' and '.join(classifier.kinds)} embeddings, but the run has no "
+            f"{' nor '.join(missing_kinds)} ones"
         )
     store_summary.check_digest(folder, summary)
-    classifier = load_classifier(path)
     use_threads(recorded.threads)
     plan, plan_id = plan_file.map_plan(folder.plan, n_fragments=summary.n_fragments, store=summary.digest)
     header = part_header(plan_id, recorded)
@@ -84,7 +84,7 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
             f"{folder.path}: {len(missing)} of {plan.n_units} units are missing; resume it with the same command first"
         )
     if plan.n_units:
-        first = parts.read(folder.parts, 0, CLASSIFIED)
+        first = parts.read(folder.parts, 0, classifier.kinds)
         widths = [array.shape[1] for array in first.values()]
         resolve_config.check_classifier(classifier, str(path), widths, recorded.chunk_length)
     chosen = consensus or _recorded_consensus(run)
@@ -114,7 +114,7 @@ def _scores(session: Session, classifier: Classifier, plan: Plan, n_fragments: i
     """Scores of all fragments under `classifier`."""
     scores = Scores.empty(n_fragments)
     for unit in range(plan.n_units):
-        part = parts.read(session.folder.parts, unit, ("failed", *CLASSIFIED))
+        part = parts.read(session.folder.parts, unit, ("failed", *classifier.kinds))
         fragment, row = parts.fragment_rows(plan, unit)
         scores.set_unit(fragment, row, part["failed"], logits(classifier, part))
         session.progress.add(units=1, fragments=len(fragment))

@@ -15,6 +15,7 @@ from vpdist.encoders.hub import local_folder
 from vpdist.encoders.shape import encoder_shape
 from vpdist.encoders.weights import files_read
 from vpdist.errors import InputError, StorageError, UsageError, WeightsError
+from vpdist.results.classifier_kinds import kinds_of_file, refuse_missing
 from vpdist.storage.atomic_files import open_regular
 from vpdist.storage.run_folder import RunFolder
 
@@ -50,6 +51,7 @@ def check_paths(settings: Settings) -> None:
             files_read(folder)
     if settings.classifier is not None:
         check_classifier_file(settings.classifier)
+        refuse_missing(kinds_of_file(settings.classifier), settings.models, str(settings.classifier))
     if settings.reuse is not None:
         RunFolder(settings.reuse).check_holds_run()
         if settings.reuse.resolve() == settings.output.resolve():

@@ -124,6 +124,18 @@ ESM2 = EncoderFamily(
         "facebook/esm2_t48_15B_UR50D": "5fbca39631164edc1d402a5aa369f982f72ee282",
     },
 )
+ESMC = EncoderFamily(
+    name="ESM C",
+    kinds=(PROTEIN.name,),
+    matches=has_type("esmc"),
+    recognised_by="model_type 'esmc'",
+    tokenizer="vpdist.sequences.tokenizers:ProteinTokenizer",
+    loader="vpdist.encoders.esmc:load",
+    gated=True,
+    special_per_end=1,
+    not_pooled=1,
+    token="residue",
+)
 
 NUCLEOTIDE_COMPOSITION = EncoderFamily(
     name="nucleotide composition",
@@ -150,7 +162,9 @@ PROTEIN_COMPOSITION = EncoderFamily(
     has_weights=False,
 )
 
-FAMILIES = {family.name: family for family in (DNABERT_S, ESM2, NUCLEOTIDE_COMPOSITION, PROTEIN_COMPOSITION)}
+FAMILIES = {
+    family.name: family for family in (DNABERT_S, ESM2, ESMC, NUCLEOTIDE_COMPOSITION, PROTEIN_COMPOSITION)
+}
 """By name."""
 
 
