@@ -37,6 +37,10 @@ class FakeHub:
     faults: dict[str, list[str | int]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     """Method, path and range of every request, in order."""
+    tokens: list[str] = field(default_factory=list)
+    """The token of every request that had one."""
+    large_files_at: str = ""
+    """Another server, to which requests for large files are redirected."""
     released: threading.Event = field(default_factory=threading.Event)
     """What silent answers wait for."""
 
@@ -74,6 +78,8 @@ def handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
             hub.asked.append(f"GET {path} {self.headers.get('Range', '')}".strip())
+            if token := self.headers.get("Authorization"):
+                hub.tokens.append(token)
             fault = hub.fault(path)
             if isinstance(fault, int):
                 return self.answer(fault, b"no", {})
@@ -93,7 +99,7 @@ def handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if content is None:
                 return self.answer(404, b"not found", {})
             if resolves and len(content) >= LARGE and not redirected and fault is None:
-                return self.answer(302, b"", {"Location": f"{hub.endpoint}/cdn{path}"})
+                return self.answer(302, b"", {"Location": f"{hub.large_files_at or hub.endpoint}/cdn{path}"})
             return self.answer_file(content, fault)
 
         def answer_json(self, content: object) -> None:

@@ -243,6 +243,17 @@ def test_pickled_weights_are_fetched_only_where_there_are_no_safetensors() -> No
     assert encoder_files([f"a/{name}" for name in both], "a") == ["a/config.json", "a/vocab.txt", "a/model.safetensors"]
 
 
+def test_the_token_is_sent_to_the_hub_alone(hub: FakeHub, esm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    with serving() as elsewhere:
+        elsewhere.add("owner/small", COMMIT, esm2)
+        hub.large_files_at = elsewhere.endpoint
+        assert model_fingerprint(resolve_model(MODEL)) == model_fingerprint(esm2)
+        assert set(hub.tokens) == {"Bearer secret"}
+        assert any("/cdn/" in line for line in elsewhere.asked)
+        assert elsewhere.tokens == []
+
+
 PROGRAM = """
 import sys
 from vpdist.encoders.hub import resolve_model

@@ -58,9 +58,10 @@ VIRNUCPRO_ENCODERS: Mapping[str, EncoderEntry] = {
     "protein": _encoder("protein", "facebook/esm2_t36_3B_UR50D", "ESM-2", 2560),
 }
 """Of the original method (Li et al. 2025)."""
-PARAMETERS = {"zhihan1996/DNABERT-S": 116_000_000, "facebook/esm2_t36_3B_UR50D": 2_838_000_000}
+PARAMETERS = {"zhihan1996/DNABERT-S": 116_400_000, "facebook/esm2_t36_3B_UR50D": 2_838_000_000}
 """Numbers of each encoder, counted from its sizes: a layer of width w with an inner width i has 4 w w for attention and
-2 w i (gated: 3 w i) for the feed-forward, and the embedding table has w for each token id."""
+2 w i (gated: 3 w i) for the feed-forward, the embedding table w for each token id; and ESM-2's head, which is published
+with it, some w w."""
 
 
 def _virnucpro(chunk_length: int, blob: str) -> Preset:
