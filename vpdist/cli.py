@@ -67,7 +67,7 @@ def _run(settings: Settings, nproc: int | None) -> None:
     from vpdist.commands.cpu_ranks import cpu_ranks
     from vpdist.commands.early_checks import check_paths
     from vpdist.distributed.launch import launch, ranks_to_start
-    from vpdist.models.choose import applied
+    from vpdist.models.choose import applied, needs_no_download
     from vpdist.models.download_display import fetch_encoders, shown_on
     from vpdist.session.before_begin import before_begin
     from vpdist.storage.run_folder import RunFolder
@@ -77,9 +77,9 @@ def _run(settings: Settings, nproc: int | None) -> None:
         if context.rank == 0:
             folder.check_writable()
             check_paths(settings)
-        settings = applied(settings, shown_on(sys.stderr, context.local_rank == 0))
-        if context.rank == 0:
-            check_paths(settings)  # of the model, too
+            if not context.launched or needs_no_download(settings):  # else ranks do so, and say where it fails
+                settings = applied(settings, shown_on(sys.stderr))
+                check_paths(settings)  # of the model, too
         if not context.launched:
             fetch_encoders(settings, shown_on(sys.stderr))
         if nproc is None and (note := unused_launcher()):

@@ -19,7 +19,7 @@ from vpdist.errors import UsageError, WeightsError
 from vpdist.models.bundle import Bundle, described_encoder
 from vpdist.models.catalogue import BUILT_IN, PRESETS, packaged
 from vpdist.models.classifier_file import recorded_chunk_length
-from vpdist.models.find import find_model
+from vpdist.models.find import find_model, is_here
 from vpdist.storage.downloads import SILENT, Listener
 
 
@@ -51,6 +51,11 @@ def applied(settings: Settings, listener: Listener = SILENT) -> Settings:
     else:
         _refuse_recorded(settings)
     return settings
+
+
+def needs_no_download(settings: Settings) -> bool:
+    """Whether `applied` asks nobody."""
+    return settings.offline or settings.model is None or is_here(settings.model)
 
 
 def model_of(settings: Settings) -> Bundle | None:

@@ -10,17 +10,15 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from vpdist.config import Settings
 from vpdist.encoders.hub import resolve_model
 from vpdist.environment import draws_bars
-from vpdist.storage.downloads import SILENT, Listener
+from vpdist.storage.downloads import Listener
 from vpdist.text import bytes_text, printable
 
 STEPS = 10
 """Lines of a download that is not drawn as a bar."""
 
 
-def shown_on(stream: TextIO, shown: bool = True) -> Listener:
-    """Who shows downloads on `stream`; nobody where that is not wanted."""
-    if not shown:
-        return SILENT
+def shown_on(stream: TextIO) -> Listener:
+    """Who shows downloads on `stream`."""
     return DownloadBar(stream) if draws_bars(stream) else DownloadLines(stream)
 
 
