@@ -162,9 +162,7 @@ PROTEIN_COMPOSITION = EncoderFamily(
     has_weights=False,
 )
 
-FAMILIES = {
-    family.name: family for family in (DNABERT_S, ESM2, ESMC, NUCLEOTIDE_COMPOSITION, PROTEIN_COMPOSITION)
-}
+FAMILIES = {family.name: family for family in (DNABERT_S, ESM2, ESMC, NUCLEOTIDE_COMPOSITION, PROTEIN_COMPOSITION)}
 """By name."""
 
 

@@ -1,0 +1,84 @@
+"""The model card: README.md of a model's folder, with the front matter by which the hub lists it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from huggingface_hub.repocard_data import EvalResult, ModelCardData
+
+from vpdist.models.description import Metric, Model
+
+TAGS = ("biology", "virus", "metagenomics", "dna", "vpdist")
+TASK = "text-classification"
+"""The hub has no task for sequences of bases."""
+
+
+def front_matter(model: Model) -> str:
+    """The YAML block at the head of the card: licence, tags, library, task, encoders, and figures as a model-index."""
+    metrics = () if model.training is None else model.training.metrics
+    described = ModelCardData(
+        base_model=[entry.hub for entry in model.encoders.values() if entry.hub is not None] or None,
+        eval_results=[_result(metric) for metric in metrics] or None,
+        library_name="vpdist",
+        license=model.licence,
+        model_name=model.name if metrics else None,
+        pipeline_tag=TASK,
+        tags=list(TAGS),
+    )
+    return f"---\n{described.to_yaml()}\n---\n"
+
+
+def _result(metric: Metric) -> EvalResult:
+    return EvalResult(
+        task_type=TASK,
+        task_name="virus or not",
+        dataset_type=_identifier(metric.data),
+        dataset_name=f"{metric.data}, {metric.of}",
+        metric_type=_identifier(metric.name),
+        metric_name=f"{metric.name} of {metric.of}",
+        metric_value=metric.value,
+    )
+
+
+def _identifier(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "unnamed"
+
+
+def body(model: Model) -> str:
+    """The card's text where its author has written none."""
+    return "\n".join(_lines(model))
+
+
+def _lines(model: Model) -> Iterator[str]:
+    yield f"\n# {model.name}\n\n{model.description}\n\n{model.accuracy}\n"
+    yield f"Method: {model.method}. Licence of the classifier: {model.licence}; encoders have their own.\n"
+    yield f"```bash\nvpdist predict reads.fa.gz -o RUN --model {model.name}\n```\n"
+    yield "## What it consists of\n\n| | |\n| --- | --- |"
+    for slot, entry in model.encoders.items():
+        yield f"| {slot} encoder | {entry.family}, `{entry.source}`: {entry.width} numbers, {entry.pooling} |"
+    yield f"| chunks | {model.chunk_length} bases; shorter ones down to {model.shortest_chunk} may be judged |"
+    yield f"| classifier | `{model.classifier.file}`, fingerprint {model.classifier.fingerprint} |\n"
+    if model.training is not None:
+        yield from _training_lines(model)
+
+
+def _training_lines(model: Model) -> Iterator[str]:
+    training = model.training
+    if training is None:
+        return
+    if training.data:
+        yield "## What it was trained on\n\n| file | label | records | digest |\n| --- | --- | ---: | --- |"
+        yield from (f"| {each.file} | {each.label} | {each.records:,} | {each.digest} |" for each in training.data)
+        yield ""
+    if training.metrics:
+        yield "## How well it does\n\n| figure | of | measured on | value | 95 % interval | n |"
+        yield "| --- | --- | --- | ---: | --- | ---: |"
+        yield from (f"| {_cells(metric)} |" for metric in training.metrics)
+        yield ""
+
+
+def _cells(metric: Metric) -> str:
+    interval = "" if metric.low is None or metric.high is None else f"{metric.low:.3f} to {metric.high:.3f}"
+    n = "" if metric.n is None else f"{metric.n:,}"
+    return " | ".join((metric.name, metric.of, metric.data, f"{metric.value:.3f}", interval, n))

@@ -1,0 +1,272 @@
+"""model.json as frozen dataclasses: what a model consists of, and what is known about it.
+
+`to_json` and `from_json` are each other's inverse. Reading is strict: the file may come from anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from vpdist.encoder_kinds import CLASSIFIED, WIDEST
+from vpdist.errors import WeightsError
+from vpdist.models.json_fields import Fields, shown
+
+FORMAT = "vpdist-model-1"
+SLOTS = CLASSIFIED
+"""What an encoder of a model may be for; the classifier takes their embeddings in this order."""
+LONGEST_CHUNK = 1_000_000
+TEXT, LINE = 10_000, 300
+"""Most letters of a text, and of one that is printed as a line."""
+MOST_FILES, MOST_METRICS, MOST_RECORDS = 10_000, 10_000, 1 << 48
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+NAME_WORDS = "at most 64 letters, digits, -, _ and ., the first a letter or a digit"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+SHA256 = re.compile(r"[0-9a-f]{64}")
+XXH3 = re.compile(r"[0-9a-f]{32}")
+DIGEST = re.compile(r"(sha256:[0-9a-f]{64}|xxh3:[0-9a-f]{32})")
+STEP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""One step of a relative path; none begins with a dot."""
+
+
+def is_relative(path: str) -> bool:
+    """Whether a path of a model.json leads down its folder, as text."""
+    return len(path) <= LINE and all(STEP.fullmatch(step) for step in path.split("/"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderEntry:
+    """The encoder of one slot: a folder inside the model, or a repository of the hub at a commit."""
+
+    folder: str | None = None
+    """Relative path of a folder in the Hugging Face layout."""
+    hub: str | None = None
+    """`owner/name`, when it is not in the folder."""
+    revision: str | None = None
+    """The commit of `hub`, 40 hexadecimal digits."""
+    fingerprint: str | None
+    """xxh3_128 (hex) of its files (`encoders.weights.model_fingerprint`); None where nobody has had them yet."""
+    family: str
+    """Which kind of model it is, such as DNABERT-S (`encoder_kinds`)."""
+    width: int
+    """Numbers of an embedding."""
+    pooling: str
+    """How an embedding is made of the vectors of tokens, in the words of `encoder_kinds`."""
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, as a user may give it: `owner/name@commit`, or the folder."""
+        return self.folder if self.folder is not None else f"{self.hub}@{self.revision}"
+
+    @classmethod
+    def from_json(cls, path: Path, where: str, content: object) -> EncoderEntry:
+        """Raises WeightsError."""
+        known = [each.name for each in fields(cls)]
+        entry = Fields.of(path, where, content, known[3:], known[:3])
+        folder = entry.text_or_none("folder", LINE)
+        hub = entry.text_or_none("hub", LINE, HUB_NAME, "of the form owner/name")
+        revision = entry.text_or_none("revision", LINE, COMMIT, "a commit of 40 hexadecimal digits")
+        if folder is not None and not is_relative(folder):
+            raise entry.wrong("folder", f"must be a path down the model's folder, not {shown(folder)}")
+        if (folder is None) == (hub is None) or (hub is None) != (revision is None):
+            raise entry.wrong("folder", "or hub with revision must be given, one of both")
+        return cls(
+            folder=folder,
+            hub=hub,
+            revision=revision,
+            fingerprint=entry.text_or_none("fingerprint", LINE, XXH3, "32 hexadecimal digits"),
+            family=entry.text("family", LINE),
+            width=entry.whole("width", 1, WIDEST),
+            pooling=entry.text("pooling", LINE),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierEntry:
+    """The classifier's file. `write_model` fills in the digests."""
+
+    file: str = "classifier.safetensors"
+    """Relative path."""
+    sha256: str = ""
+    """Of the file's bytes (hex)."""
+    fingerprint: str = ""
+    """xxh3_128 (hex) of its parameters (`Classifier.fingerprint`), the same in whichever file they are."""
+
+    @classmethod
+    def from_json(cls, path: Path, where: str, content: object) -> ClassifierEntry:
+        """Raises WeightsError."""
+        entry = Fields.of(path, where, content, [each.name for each in fields(cls)])
+        file = entry.text("file", LINE)
+        if not is_relative(file):
+            raise entry.wrong("file", f"must be a path down the model's folder, not {shown(file)}")
+        return cls(
+            file=file,
+            sha256=entry.text("sha256", LINE, SHA256, "64 hexadecimal digits"),
+            fingerprint=entry.text("fingerprint", LINE, XXH3, "32 hexadecimal digits"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFile:
+    """One file of labelled sequences that a model was fitted on."""
+
+    file: str
+    """Its name, without folders."""
+    label: str
+    """`virus`, or the name of a source of others."""
+    digest: str
+    """`sha256:` or `xxh3:` and hexadecimal digits, of its bytes."""
+    records: int
+
+    @classmethod
+    def from_json(cls, path: Path, where: str, content: object) -> DataFile:
+        """Raises WeightsError."""
+        entry = Fields.of(path, where, content, [each.name for each in fields(cls)])
+        return cls(
+            file=entry.text("file", LINE),
+            label=entry.text("label", LINE),
+            digest=entry.text("digest", LINE, DIGEST, "sha256: or xxh3: and hexadecimal digits"),
+            records=entry.whole("records", 0, MOST_RECORDS),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One figure about a model's calls, as the hub's model-index has them."""
+
+    name: str
+    """AUROC, AUPRC, F1, MCC, Brier score, ECE, ..."""
+    of: str
+    """What was judged: fragments, chunks or sequences, and of which length where that is one class."""
+    data: str
+    """What it was measured on, such as `held-out groups`."""
+    value: float
+    low: float | None = None
+    """Lower end of the 95 % interval."""
+    high: float | None = None
+    n: int | None = None
+    """How many were judged."""
+
+    @classmethod
+    def from_json(cls, path: Path, where: str, content: object) -> Metric:
+        """Raises WeightsError."""
+        known = [each.name for each in fields(cls)]
+        entry = Fields.of(path, where, content, known[:4], known[4:])
+        return cls(
+            name=entry.text("name", LINE),
+            of=entry.text("of", LINE),
+            data=entry.text("data", LINE),
+            value=entry.real("value"),
+            low=entry.real_or_none("low"),
+            high=entry.real_or_none("high"),
+            n=entry.whole_or_none("n", 0, MOST_RECORDS),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How a model was fitted and how well it does."""
+
+    data: tuple[DataFile, ...] = ()
+    seed: int | None = None
+    splits: Mapping[str, Any] = field(default_factory=dict)
+    """The rule and the sizes of the sides; any JSON."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The optimiser's and others; any JSON."""
+    metrics: tuple[Metric, ...] = ()
+
+    @classmethod
+    def from_json(cls, path: Path, where: str, content: object) -> Training:
+        """Raises WeightsError."""
+        entry = Fields.of(path, where, content, [each.name for each in fields(cls)])
+        data, metrics = entry.items("data", MOST_FILES), entry.items("metrics", MOST_METRICS)
+        return cls(
+            data=tuple(DataFile.from_json(path, f"{where}.data[{n}]", each) for n, each in enumerate(data)),
+            seed=entry.whole_or_none("seed", -(1 << 63), (1 << 63) - 1),
+            splits=entry.mapping("splits"),
+            settings=entry.mapping("settings"),
+            metrics=tuple(Metric.from_json(path, f"{where}.metrics[{n}]", each) for n, each in enumerate(metrics)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model: everything that must fit together for its scores to mean what they meant when it was made."""
+
+    name: str
+    method: str
+    """Whose method it is, in a few words."""
+    description: str
+    """One line: for what it is, and for what not."""
+    accuracy: str
+    """One line: its main figure and on what it was measured, or that none is known."""
+    licence: str
+    """An identifier of the hub's, such as mit."""
+    encoders: Mapping[str, EncoderEntry]
+    """By slot: nucleotide, protein, or both."""
+    chunk_length: int
+    """Bases of the chunks that the classifier was trained on."""
+    shortest_chunk: int
+    """Bases of the shortest chunk that it may judge."""
+    classifier: ClassifierEntry = field(default_factory=ClassifierEntry)
+    calibration: Any = None
+    """Any JSON; kept as it is."""
+    null_scores: Any = None
+    """Any JSON; kept as it is."""
+    training: Training | None = None
+
+    def __post_init__(self) -> None:
+        """Raises WeightsError for encoders of no slot: callers make models, too."""
+        if not self.encoders or not self.encoders.keys() <= set(SLOTS):
+            raise WeightsError(
+                f"model {self.name}: its encoders are for {sorted(self.encoders)}, of {', '.join(SLOTS)}"
+            )
+
+    @property
+    def width(self) -> int:
+        """Numbers that the classifier takes."""
+        return sum(entry.width for entry in self.encoders.values())
+
+    def to_json(self) -> str:
+        """The text of its model.json."""
+        content = {"format": FORMAT} | asdict(self)
+        for entry in content["encoders"].values():
+            for name in ("folder", "hub", "revision"):
+                if entry[name] is None:
+                    del entry[name]
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, path: Path, content: object) -> Model:
+        """The model that the object in `path` describes. Raises WeightsError naming the file and the field."""
+        if isinstance(content, dict) and content.get("format") != FORMAT:
+            raise WeightsError(f"{path}: format is {shown(content.get('format'))}; this version reads {FORMAT}")
+        entry = Fields.of(path, "", content, ["format", *(each.name for each in fields(cls))])
+        encoders = Fields.of(path, "encoders", entry.mapping("encoders"), (), SLOTS).content
+        if not encoders:
+            raise entry.wrong("encoders", f"must name an encoder for {' or '.join(SLOTS)}")
+        chunk_length = entry.whole("chunk_length", 3, LONGEST_CHUNK)
+        training = entry.content["training"]
+        return cls(
+            name=entry.text("name", LINE, NAME, NAME_WORDS),
+            method=entry.text("method", LINE),
+            description=entry.text("description", LINE),
+            accuracy=entry.text("accuracy", LINE),
+            licence=entry.text("licence", LINE, NAME, NAME_WORDS),
+            encoders={
+                slot: EncoderEntry.from_json(path, f"encoders.{slot}", encoders[slot])
+                for slot in SLOTS
+                if slot in encoders
+            },
+            chunk_length=chunk_length,
+            shortest_chunk=entry.whole("shortest_chunk", 1, chunk_length),
+            classifier=ClassifierEntry.from_json(path, "classifier", entry.content["classifier"]),
+            calibration=entry.content["calibration"],
+            null_scores=entry.content["null_scores"],
+            training=None if training is None else Training.from_json(path, "training", training),
+        )
