@@ -97,7 +97,9 @@ def test_a_moved_model_is_the_same(written: Bundle, tmp_path: Path) -> None:
 
 
 def test_a_model_may_have_one_encoder_which_the_hub_keeps(tmp_path: Path) -> None:
-    bundle = write_model(tmp_path, described(protein=hub_entry(32)), Classifier(32, 8).eval())
+    bundle = write_model(
+        tmp_path, described(protein=hub_entry(32)), Classifier(32, 8, metadata={"kinds": "protein"}).eval()
+    )
     assert bundle.encoder("protein") == f"owner/name@{COMMIT}"
     assert list(bundle.model.encoders) == ["protein"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "classifier.safetensors", "model.json"]
@@ -117,7 +119,12 @@ def test_the_card_has_the_front_matter_of_the_hub_and_the_figures(written: Bundl
 
 
 def test_a_card_of_the_authors_own_stands_below_the_front_matter(tmp_path: Path) -> None:
-    write_model(tmp_path, described(protein=hub_entry(32)), Classifier(32, 8), "\nWhat failed: much.\n")
+    write_model(
+        tmp_path,
+        described(protein=hub_entry(32)),
+        Classifier(32, 8, metadata={"kinds": "protein"}),
+        "\nWhat failed: much.\n",
+    )
     head, text = (tmp_path / "README.md").read_text().removeprefix("---\n").split("---\n")
     assert "base_model" in yaml.safe_load(head)
     assert text == "\nWhat failed: much.\n"
@@ -250,6 +257,10 @@ def test_parts_that_do_not_belong_together_are_not_written(models: TinyModels, t
     model = described(nucleotide=hub_entry(48), protein=hub_entry(32))
     with pytest.raises(WeightsError, match=r"takes 81 numbers, but the encoders give 48 \+ 32"):
         write_model(tmp_path / "a", model, Classifier(81, 8))
+    with pytest.raises(
+        WeightsError, match="takes protein embeddings, but the model has nucleotide and protein encoders"
+    ):
+        write_model(tmp_path / "a", model, Classifier(80, 8, metadata={"kinds": "protein"}))
     with pytest.raises(WeightsError, match="trained on chunks of 300 bases, but the model has 500"):
         write_model(tmp_path / "b", model, Classifier(80, 8, metadata={"chunk_length": "300"}))
     with pytest.raises(WeightsError, match=r"has folders for \[\], not for \['protein'\]"):

@@ -21,7 +21,6 @@ from vpdist.commands.recorded_by_rank_0 import publish_recorded, rank_named, rec
 from vpdist.commands.run_record import runs_with, this_run
 from vpdist.config import InputIdentity, ResolvedConfig, Settings
 from vpdist.distributed.device import gpus_left_out
-from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.encoders.encoder import DTYPES, load_encoder
 from vpdist.encoders.hub import resolve_model
 from vpdist.encoders.model_files import ModelFiles, fingerprinted
@@ -29,6 +28,7 @@ from vpdist.encoders.shape import encoder_shape
 from vpdist.errors import UsageError, WeightsError
 from vpdist.models import choose
 from vpdist.results.classifier import Classifier, load_classifier
+from vpdist.results.classifier_kinds import refuse_missing
 from vpdist.sequences.records import read_records, require_piped_input, spool_stdin
 from vpdist.sequences.tokenizers import load_tokenizer
 from vpdist.session.coordination import Control
@@ -213,11 +213,12 @@ def _models(settings: Settings, session: Session) -> dict[str, Path]:
 
 
 def _classifier(settings: Settings, models: dict[str, Path]) -> Classifier | None:
-    """The classifier, if any, checked against the encoders. Raises WeightsError."""
+    """The classifier, if any, checked against the encoders. Raises UsageError where one is missing, WeightsError."""
     if settings.classifier is None:
         return None
     classifier = load_classifier(settings.classifier)
-    widths = [encoder_shape(models[kind]).width for kind in CLASSIFIED if kind in models]
+    refuse_missing(classifier.kinds, models, str(settings.classifier))
+    widths = [encoder_shape(models[kind]).width for kind in classifier.kinds]
     resolve_config.check_classifier(classifier, str(settings.classifier), widths, settings.bases_per_chunk)
     return classifier
 

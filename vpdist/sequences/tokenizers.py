@@ -17,7 +17,8 @@ import numpy as np
 import xxhash
 from tokenizers import Tokenizer
 
-from vpdist.encoder_kinds import KINDS, resolve
+from vpdist.encoder_kinds import KINDS, NUCLEOTIDE, PROTEIN, EncoderKind, resolve
+from vpdist.encoders.shape import encoder_shape
 from vpdist.errors import WeightsError
 from vpdist.ragged import Ragged, offsets_of
 from vpdist.sequences.tokenizer_json import checked
@@ -39,23 +40,30 @@ class FragmentTokenizer(Protocol):
     """xxh3_128 (hex) of the file that defines it."""
 
     def encode(self, texts: Ragged) -> Ragged:
-        """Token ids of each text (ASCII, uint8)."""
+        """Token ids of each text (ASCII, uint8), in the number format of the encoder's kind; at least as many as the
+        encoder's family needs (EncoderFamily.fewest_tokens)."""
 
 
 def load_tokenizer(kind: str, folder: Path) -> FragmentTokenizer:
     """The tokenizer in the folder of an encoder. Raises WeightsError where its kind cannot use it."""
-    tokenizer: FragmentTokenizer = resolve(KINDS[kind].tokenizer)(folder)
+    tokenizer: FragmentTokenizer = resolve(encoder_shape(folder).family.tokenizer)(folder, KINDS[kind])
     return tokenizer
+
+
+def refuse_large_ids(path: Path, largest: int, kind: EncoderKind) -> None:
+    """Raises WeightsError where the tokenizer in `path` has ids that the tokens of a kind of encoder cannot hold."""
+    if largest > (most := np.iinfo(kind.token_type).max):
+        raise WeightsError(f"{path}: has token ids above {most}")
 
 
 class NucleotideTokenizer:
     """The tokenizer of a DNABERT-S folder (tokenizer.json), with its truncation and padding off.
 
     Raises WeightsError when the folder has no usable tokenizer.json (see tokenizer_json.py), when it does not put its
-    tokens between [CLS] and [SEP], or when its ids exceed uint16.
+    tokens between [CLS] and [SEP], or when its ids exceed the number format of the kind.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: EncoderKind = NUCLEOTIDE) -> None:
         path = folder / "tokenizer.json"
         content = _read(path)
         description = checked(path, content)
@@ -69,12 +77,12 @@ class NucleotideTokenizer:
         if first is None or last is None or not bare or ids != [first, *bare, last]:
             raise WeightsError(f"{path}: does not put sequences between [CLS] and [SEP]")
         self._cls, self._sep = first, last
-        if max(self._tokenizer.get_vocab().values()) > np.iinfo(np.uint16).max:
-            raise WeightsError(f"{path}: has token ids above {np.iinfo(np.uint16).max}")
+        refuse_large_ids(path, max(self._tokenizer.get_vocab().values()), kind)
+        self._token_type = np.dtype(kind.token_type)
         self.fingerprint = xxhash.xxh3_128_hexdigest(content)
 
     def encode(self, texts: Ragged) -> Ragged:
-        """Token ids (uint16) of each nucleotide string (ASCII, uint8)."""
+        """Token ids of each nucleotide string (ASCII, uint8)."""
         pieces: list[np.ndarray] = []
         strings = [string.decode("ascii") for string in texts.strings()]
         lengths = np.zeros(len(strings), np.int64)
@@ -82,19 +90,20 @@ class NucleotideTokenizer:
             some = strings[start : start + _STRINGS_PER_CALL]
             # the library would copy every encoding to add special tokens: 15 % of its time
             ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(some, add_special_tokens=False)]
-            pieces.append(np.fromiter(chain.from_iterable(ids), np.uint16))
+            pieces.append(np.fromiter(chain.from_iterable(ids), self._token_type))
             lengths[start : start + len(ids)] = [len(one) for one in ids]
-        flat = np.concatenate(pieces) if pieces else np.zeros(0, np.uint16)
+        flat = np.concatenate(pieces) if pieces else np.zeros(0, self._token_type)
         return _with_special_tokens(flat, lengths, self._cls, self._sep)
 
 
 class ProteinTokenizer:
     """The tokenizer of an ESM-2 folder (vocab.txt, or tokenizer.json): one token per residue.
 
-    Raises WeightsError when the folder has neither, when a special token is missing, or when ids exceed uint8.
+    Raises WeightsError when the folder has neither, when a special token is missing, or when ids exceed the number
+    format of the kind.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: EncoderKind = PROTEIN) -> None:
         path = folder / "vocab.txt"
         if not path.exists() and (folder / "tokenizer.json").exists():
             path = folder / "tokenizer.json"
@@ -105,17 +114,16 @@ class ProteinTokenizer:
             raise WeightsError(f"{path}: is not an ESM-2 vocabulary: it lacks {', '.join(missing)}")
         if not all(isinstance(token, str) and type(number) is int and number >= 0 for token, number in id_of.items()):
             raise WeightsError(f"{path}: is not a vocabulary that vpdist reads: a token is no text, or an id no number")
-        if max(id_of.values()) > np.iinfo(np.uint8).max:
-            raise WeightsError(f"{path}: has token ids above {np.iinfo(np.uint8).max}")
+        refuse_large_ids(path, max(id_of.values()), kind)
         self._cls, self._eos = id_of["<cls>"], id_of["<eos>"]
-        self._id_of_letter = np.full(256, id_of["<unk>"], np.uint8)
+        self._id_of_letter = np.full(256, id_of["<unk>"], kind.token_type)
         for token, number in id_of.items():
             if len(token) == 1 and token.isascii():
                 self._id_of_letter[ord(token)] = number
         self.fingerprint = xxhash.xxh3_128_hexdigest(content)
 
     def encode(self, texts: Ragged) -> Ragged:
-        """Token ids (uint8) of each protein (ASCII, uint8)."""
+        """Token ids of each protein (ASCII, uint8)."""
         residues, lengths = texts.flat, texts.lengths
         kept = np.minimum(lengths, MAX_RESIDUES)
         if (kept < lengths).any():
