@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -11,13 +12,15 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.tiny_models import TinyModels
 from vpdist.encoders.weights import model_fingerprint
 from vpdist.errors import StorageError, UsageError, WeightsError
 from vpdist.models import bundle as bundles
 from vpdist.models.bundle import Bundle, encoder_entry, read_model, write_model
-from vpdist.models.description import DataFile, EncoderEntry, Metric, Model, Training
+from vpdist.models.description import ClassifierEntry, DataFile, EncoderEntry, Metric, Model, Training
 from vpdist.results.classifier import Classifier, load_classifier
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -266,3 +269,41 @@ def test_parts_that_do_not_belong_together_are_not_written(models: TinyModels, t
     with pytest.raises(WeightsError, match=r"has folders for \[\], not for \['protein'\]"):
         write_model(tmp_path / "c", model, Classifier(80, 8), encoders={"protein": models.protein})
     assert list(tmp_path.iterdir()) == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+WHOLE = json.loads(
+    replace(
+        described(nucleotide=hub_entry(48, "DNABERT-S"), protein=hub_entry(32)),
+        classifier=ClassifierEntry(sha256="0" * 64, fingerprint="0" * 32),
+        training=TRAINING,
+    ).to_json()
+)
+
+
+def places(content: Any) -> list[tuple[Any, Any]]:
+    """Every object or list in a JSON text with each of its keys."""
+    keys = list(content) if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else []
+    return [(content, key) for key in keys] + [place for key in keys for place in places(content[key])]
+
+
+@given(data=st.data())
+def test_any_value_in_any_place_is_read_or_refused(data: st.DataObject) -> None:
+    content = copy.deepcopy(WHOLE)
+    assert Model.from_json(Path("model.json"), content).training == TRAINING
+    owner, key = data.draw(st.sampled_from(places(content)))
+    owner[key] = data.draw(JSON)
+    told = ""
+    try:
+        read = Model.from_json(Path("model.json"), content)
+    except WeightsError as error:
+        told = str(error)
+    if told:
+        assert told.startswith("model.json: ")
+        assert told.isprintable()
+    else:
+        assert Model.from_json(Path("model.json"), json.loads(read.to_json())).to_json() == read.to_json()
