@@ -26,7 +26,7 @@ TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 
 
 def write_for(path: Path, *kinds: str, recorded: str | None = None) -> Path:
-    """A classifier that takes these kinds, and records them."""
+    """A classifier that takes these kinds, and records them and its chunk length."""
     widths = {f"{kind}_width": width if kind in kinds else 0 for kind, width in WIDTHS.items()}
     save_classifier(tiny_classifier(**widths), path, {"kinds": recorded or ",".join(kinds), "chunk_length": "500"})
     return path

@@ -51,7 +51,8 @@ def check_paths(settings: Settings) -> None:
             files_read(folder)
     if settings.classifier is not None:
         check_classifier_file(settings.classifier)
-        refuse_missing(kinds_of_file(settings.classifier), settings.models, str(settings.classifier))
+        if settings.model is None:  # which may name the encoders
+            refuse_missing(kinds_of_file(settings.classifier), settings.models, str(settings.classifier))
     if settings.reuse is not None:
         RunFolder(settings.reuse).check_holds_run()
         if settings.reuse.resolve() == settings.output.resolve():

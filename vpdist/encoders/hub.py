@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vpdist.encoders.family import FAMILIES
-from vpdist.encoders.weights import DESCRIPTION_FILES, PICKLES, SAFETENSORS, weight_files
+from vpdist.encoders.weights import DESCRIPTION_FILES, PICKLES, SAFETENSORS, files_read
 from vpdist.errors import WeightsError
 from vpdist.storage.atomic_files import read_limited, storage_error, temporary_beside, write_file
 from vpdist.storage.downloads import SILENT, Digest, Listener, RemoteFile, fetch_all, first_line, one_at_a_time
@@ -220,7 +220,7 @@ def _repository(name: str) -> str:
 def is_encoder(folder: Path) -> bool:
     """Whether a snapshot has all files of an encoder that vpdist reads; an interrupted download lacks some."""
     try:
-        weight_files(folder)
+        files_read(folder)
     except WeightsError:
         return False
     present = [(folder / name).is_file() for name in DESCRIPTION_FILES]
