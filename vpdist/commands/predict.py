@@ -56,7 +56,7 @@ def predict(settings: Settings) -> int:
 
     return run_session(
         RunFolder(settings.output),
-        lambda session: _Predict(settings, session).stages(),
+        lambda session: Predict(settings, session).stages(),
         device=settings.device,
         progress=settings.progress,
         stall_timeout=settings.stall_timeout,
@@ -65,7 +65,7 @@ def predict(settings: Settings) -> int:
 
 
 @dataclass(slots=True)
-class _Predict:
+class Predict:
     """One run of `predict` on one rank."""
 
     settings: Settings
