@@ -24,27 +24,35 @@ from vpdist.commands.early_checks import check_classifier_file, check_input, che
 from vpdist.config import OPTIONS, ResolvedConfig, Settings
 from vpdist.encoders.hub import local_folder
 from vpdist.errors import StorageError, UsageError, VpdistError
+from vpdist.models.classifier_file import recorded_chunk_length
+from vpdist.models.find import find_model
 from vpdist.session.ending import as_storage_error
 from vpdist.storage.run_folder import RunFolder
 
 COMPUTING = (
-    "[--nucleotide-model] [--protein-model] [--chunk-length=500] [--min-length=0] [--replace-unknown] "
+    "[--model] [--nucleotide-model] [--protein-model] [--chunk-length] [--min-length=0] [--replace-unknown] "
     "[--dtype=auto] [--embedding-dtype=auto] [--token-budget=auto] [--threads] [--device=auto] [--progress=auto] [--offline] "
 )
 RUNNING = "[--nproc] [--reuse] [--schedule=static] [--stall-timeout=1800.0] [--restart] "
 COMMANDS = {
-    "predict": "[inputs=[]] [--files-from] -o/--output --classifier [--consensus=mean] [--no-embeddings] [--legacy-output] "
+    "predict": "[inputs=[]] [--files-from] -o/--output [--classifier] [--consensus=mean] [--no-embeddings] [--legacy-output] "
     + (COMPUTING + RUNNING),
     "embed": "[inputs=[]] [--files-from] -o/--output " + COMPUTING + RUNNING,
     "plan": "[inputs=[]] [--files-from] [-o/--output] [--classifier] [--ranks] [--no-embeddings] [--json] " + COMPUTING,
-    "classify": "run --classifier [--consensus] [--progress=auto] [--legacy-output]",
+    "classify": "run [--model] [--classifier] [--consensus] [--progress=auto] [--offline] [--legacy-output]",
+    "train": "--virus --other -o/--output [--groups] [--gbff] [--hidden=512] [--dropout=0.5] [--optimizer=sgd] "
+    "[--learning-rate=0.0002] [--momentum=0.9] [--weight-decay=0.0] [--decay-every=10] [--decay=0.85] [--epochs=200] "
+    "[--patience=5] [--batch-size=32] [--class-weights=none] [--validation-share=0.1] [--test-share=0.1] "
+    "[--bootstraps=1000] [--seed=2026] [--name] [--description] [--licence=unknown] " + COMPUTING + RUNNING,
     "verify": "run",
     "watch": "run",
-    "download": "models",
-    "import-classifier": "source -o/--output [--chunk-length]",
+    "download": "names",
+    "models": "[--folder] [--json]",
+    "import-classifier": "source -o/--output [--chunk-length] [--nucleotide-model] [--protein-model] [--offline]",
 }
 TYPED = {
     "--files-from": "list.txt",
+    "--model": "virnucpro-500",
     "--nucleotide-model": "some/encoder",
     "--protein-model": "some/other",
     "--classifier": "c.safetensors",
@@ -73,7 +81,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 def settings_of(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Settings:
     made: list[Settings] = []
-    monkeypatch.setattr(cli, "_run", lambda settings, nproc: made.append(settings))
+    monkeypatch.setattr(cli, "_run", lambda settings, nproc, *run: made.append(settings))
     assert run_main(monkeypatch, *arguments) == 0
     return made[0]
 
@@ -95,13 +103,13 @@ def test_a_command_takes_these_options_and_no_others(command: str) -> None:
 
 
 def test_every_setting_that_can_be_typed_has_its_help() -> None:
-    assert {field.name for field in fields(Settings)} - set(OPTIONS) == {"dry_run"}
+    assert {field.name for field in fields(Settings)} - set(OPTIONS) == {"calls", "dry_run"}
     assert all(option.help for option in OPTIONS.values())
 
 
 def test_what_is_not_typed_is_the_default_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     made = settings_of(monkeypatch, "embed", "a.fa", "-", "-o", "run", "--protein-model", "some/encoder")
-    assert made == Settings(inputs=("a.fa", "-"), output=Path("run"), protein_model="some/encoder")
+    assert made == Settings(inputs=("a.fa", "-"), output=Path("run"), protein_model="some/encoder", calls=False)
 
 
 def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +119,7 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
     assert made == Settings(
         inputs=("a.fa",),
         output=Path("run"),
+        model="virnucpro-500",
         nucleotide_model="some/encoder",
         protein_model="some/other",
         classifier=Path("c.safetensors"),
@@ -192,7 +201,7 @@ def test_whatever_is_typed_becomes_settings_of_a_run_or_is_refused(given: dict[s
         ResolvedConfig(
             **dict(zip(("min_length", "token_budget", "threads"), numbers, strict=True)),
             input=(),
-            chunk_length=settings.chunk_length,
+            chunk_length=settings.bases_per_chunk,
             models={},
             dtype="float32",
             embedding_dtype="float32",
@@ -211,6 +220,8 @@ def test_whatever_paths_are_named_are_checked_with_a_documented_code(names: list
         lambda: RunFolder(Path(output)).status_time(),
         lambda: RunFolder(Path(output)).check_holds_run(),
         lambda: local_folder(model),
+        lambda: find_model(model, offline=True),
+        lambda: recorded_chunk_length(Path(classifier)),
         lambda: check_classifier_file(Path(classifier)),
         lambda: check_input(source, Path(source)),
     ):
@@ -268,6 +279,7 @@ def test_a_system_without_a_temporary_folder_is_told(monkeypatch: pytest.MonkeyP
         (("embed", "a.fa", "-o", "run", "--nucleotide-model", ""), "--nucleotide-model is empty"),
         (("embed", "", "-o", "run", *ENCODERS), "an argument is empty"),
         (("classify", "", "--classifier", "c"), "an argument is empty"),
+        (("predict", "a.fa", "-o", "run", "--model", ""), "--model is empty"),
         (("verify", ""), "an argument is empty"),
         (("watch", ""), "an argument is empty"),
         (("import-classifier", "a.pth", "-o", ""), "-o is empty"),
@@ -362,6 +374,12 @@ def test_a_wrong_path_is_told_without_torch(
     [
         (("classify", "none", "--classifier", "reads.fa"), 2),
         (("classify", "run", "--classifier", "none.safetensors"), 4),
+        (("classify", "run", "--model", "none"), 4),
+        (("classify", "run"), 2),
+        (("classify", "run", "--model", "none", "--classifier", "none.safetensors"), 2),
+        (("predict", "reads.fa", "-o", "new", "--model", "none"), 4),
+        (("predict", "reads.fa", "-o", "new", "--model", "virnucpro-500", "--offline"), 4),
+        (("predict", "reads.fa", "-o", "new", "--protein-model", "encoder"), 2),
         (("verify", "none"), 2),
         (("embed", "reads.fa", "-o", "x" * 300, "--protein-model", "encoder"), 6),
     ],
@@ -372,6 +390,7 @@ def test_a_wrong_folder_or_classifier_is_told_without_torch(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
+    (tmp_path / "reads.fa").write_text(">x\nACGT\n")
     ended, packages = imported(*arguments)
     assert (ended, packages & {"torch"}) == (code, set())
 

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 import vpdist
+from vpdist import model_commands
 from vpdist.config import MOST_RANKS, Settings, within
 from vpdist.environment import (
     bound_spinning,
@@ -32,6 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+model_commands.add_to(app)
+
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Nproc = Annotated[
     int | None,
@@ -41,20 +44,22 @@ Nproc = Annotated[
 
 @app.command()
 @with_settings(
-    "inputs files_from output classifier nucleotide_model protein_model chunk_length min_length replace_unknown "
+    "inputs files_from output model classifier nucleotide_model protein_model chunk_length min_length replace_unknown "
     "consensus dtype embedding_dtype embeddings token_budget threads device nproc schedule progress stall_timeout "
-    "offline restart reuse legacy_output",
-    required="classifier",
+    "offline restart reuse legacy_output"
 )
 def predict(settings: Settings, nproc: Nproc = None) -> None:
     """Call every sequence virus or not, and keep the embeddings that led there."""
+    if settings.models and settings.classifier is None and settings.model is None:
+        raise UsageError("name a --classifier, or a --model; `vpdist embed` only embeds")
     _run(settings, nproc)
 
 
 @app.command()
 @with_settings(
-    "inputs files_from output nucleotide_model protein_model chunk_length min_length replace_unknown dtype "
-    "embedding_dtype token_budget threads device nproc schedule progress stall_timeout offline restart reuse"
+    "inputs files_from output model nucleotide_model protein_model chunk_length min_length replace_unknown dtype "
+    "embedding_dtype token_budget threads device nproc schedule progress stall_timeout offline restart reuse",
+    calls=False,
 )
 def embed(settings: Settings, nproc: Nproc = None) -> None:
     """Only embed: `predict` without the classifier. Either model may be left out."""
@@ -63,19 +68,20 @@ def embed(settings: Settings, nproc: Nproc = None) -> None:
 
 @app.command(cls=SeveralValues)
 @with_settings(
-    "virus other model groups gbff nucleotide_model protein_model chunk_length min_length replace_unknown hidden "
-    "dropout optimizer learning_rate momentum weight_decay decay_every decay epochs patience batch_size class_weights "
-    "validation_share test_share bootstraps seed name description licence dtype embedding_dtype token_budget threads "
-    "device nproc schedule progress stall_timeout offline restart reuse",
+    "virus other folder groups gbff model nucleotide_model protein_model chunk_length min_length replace_unknown "
+    "hidden dropout optimizer learning_rate momentum weight_decay decay_every decay epochs patience batch_size "
+    "class_weights validation_share test_share bootstraps seed name description licence dtype embedding_dtype "
+    "token_budget threads device nproc schedule progress stall_timeout offline restart reuse",
     inputs=("",),  # --virus and --other
     output=Path(),
+    calls=False,
 )
 def train(
     settings: Settings,
     training: TrainSettings,
     virus: Annotated[list[str], typer.Option(metavar="[NAME=]FA...", help="Sequences of viruses, as predict reads.")],
     other: Annotated[list[str], typer.Option(metavar="[NAME=]FA...", help="Other sequences; NAME: see the tables.")],
-    model: Annotated[Path, typer.Option("-o", "--output", metavar="MODEL", help="The folder of the new model.")],
+    folder: Annotated[Path, typer.Option("-o", "--output", metavar="MODEL", help="The folder of the new model.")],
     groups: Annotated[
         Path | None, typer.Option(help="Lines name<TAB>group: such sequences are on one side, too.")
     ] = None,
@@ -87,7 +93,7 @@ def train(
     """Fit a classifier on labelled sequences, judge it on sequences kept apart, and write a model for `predict`."""
     from vpdist.training.labelled import Labelled
 
-    labelled = Labelled(model, labelled_files(virus, other), groups, tuple(gbff or ()))
+    labelled = Labelled(folder, labelled_files(virus, other), groups, tuple(gbff or ()))
     settings = replace(settings, inputs=labelled.inputs, output=labelled.run)
     labelled.check()
 
@@ -111,14 +117,21 @@ def _run(settings: Settings, nproc: int | None, run: Callable[[Settings], int] =
     from vpdist.commands.cpu_ranks import cpu_ranks
     from vpdist.commands.early_checks import check_paths
     from vpdist.distributed.launch import launch, ranks_to_start
+    from vpdist.models.choose import applied, needs_no_download
+    from vpdist.models.download_display import fetch_encoders, shown_on
     from vpdist.session.before_begin import before_begin
     from vpdist.storage.run_folder import RunFolder
 
-    folder = RunFolder(settings.output)
+    folder, context = RunFolder(settings.output), launch_context()
     with before_begin(folder):
-        if launch_context().rank == 0:
+        if context.rank == 0:
             folder.check_writable()
             check_paths(settings)
+            if not context.launched or needs_no_download(settings):  # else ranks do so, and say where it fails
+                settings = applied(settings, shown_on(sys.stderr))
+                check_paths(settings)  # of the model, too
+        if not context.launched:
+            fetch_encoders(settings, shown_on(sys.stderr))
         if nproc is None and (note := unused_launcher()):
             typer.echo(f"vpdist: {printable(note)}", err=True)
         ranks = ranks_to_start(nproc, settings.device, lambda: cpu_ranks(settings))
@@ -129,8 +142,8 @@ def _run(settings: Settings, nproc: int | None, run: Callable[[Settings], int] =
 
 @app.command()
 @with_settings(
-    "inputs files_from folder classifier nucleotide_model protein_model ranks chunk_length min_length replace_unknown "
-    "dtype embedding_dtype embeddings token_budget threads device progress offline as_json",
+    "inputs files_from folder model classifier nucleotide_model protein_model ranks chunk_length min_length "
+    "replace_unknown dtype embedding_dtype embeddings token_budget threads device progress offline as_json",
     output=Path(),
     dry_run=True,
 )
@@ -149,12 +162,16 @@ def plan(
     from vpdist.commands.cpu_ranks import cpu_ranks
     from vpdist.commands.early_checks import check_paths
     from vpdist.distributed.launch import ranks_to_start
+    from vpdist.models.choose import applied
+    from vpdist.models.download_display import shown_on
 
     within("ranks", ranks, least=1, most=MOST_RANKS)
     context = launch_context()
     if context.rank != 0:
         return  # rank 0 does it for all
     check_paths(settings)
+    settings = applied(settings, shown_on(sys.stderr))
+    check_paths(settings)  # of the model, too
     if ranks is None and context.launched:
         ranks = context.world_size
     elif ranks is None:
@@ -168,22 +185,40 @@ def plan(
 @app.command()
 def classify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A complete run folder that keeps its embeddings.")],
-    classifier: Annotated[Path, option("classifier")],
+    model: Annotated[str | None, option("model")] = None,
+    classifier: Annotated[Path | None, option("classifier")] = None,
     consensus: Annotated[str | None, option("consensus", default="as in the run")] = None,
     progress: Annotated[str, option("progress")] = "auto",
+    offline: Annotated[bool, option("offline")] = False,
     legacy_output: Annotated[bool, option("legacy_output")] = False,
 ) -> None:
     """Make new calls from a run's embeddings, in seconds."""
     from vpdist.commands.early_checks import check_classifier_file
+    from vpdist.models.download_display import shown_on
+    from vpdist.models.find import find_model
     from vpdist.storage.run_folder import RunFolder
 
+    if (model is None) == (classifier is None):
+        raise UsageError("name a --model or a --classifier, one of both")
     if launch_context().rank == 0:
         RunFolder(run).check_holds_run()
-        check_classifier_file(classifier)
+        if classifier is not None:
+            check_classifier_file(classifier)
+        if model is not None:
+            find_model(model, offline=offline, listener=shown_on(sys.stderr))
     with ending_with_launcher():
         from vpdist.commands.classify import classify as new_calls
 
-    raise typer.Exit(new_calls(run, classifier, consensus=consensus, legacy_output=legacy_output, progress=progress))
+    code = new_calls(
+        run,
+        classifier,
+        model=model,
+        offline=offline,
+        consensus=consensus,
+        legacy_output=legacy_output,
+        progress=progress,
+    )
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -200,36 +235,6 @@ def verify(run: RunArgument) -> None:
     if problems:
         raise typer.Exit(StorageError.exit_code)
     typer.echo(printable(f"{run}: complete and undamaged"))
-
-
-@app.command()
-def download(
-    models: Annotated[list[str], typer.Argument(metavar="ID...", help="Hub ids: owner/name or owner/name@revision.")],
-) -> None:
-    """Fetch encoders at their pinned revisions, so that --offline finds them."""
-    from vpdist.encoders.hub import resolve_model
-
-    for model in models:
-        typer.echo(printable(f"{model}: {resolve_model(model)}"))
-
-
-@app.command("import-classifier")
-def import_classifier(
-    source: Annotated[Path, typer.Argument(metavar="X.pth", help="A classifier as the original saves it.")],
-    target: Annotated[Path, typer.Option("-o", "--output", help="The safetensors file to write.")],
-    chunk_length: Annotated[
-        int | None, typer.Option(help="Bases per chunk that it was trained on; it is then refused at any other length.")
-    ] = None,
-) -> None:
-    """Convert an original classifier to safetensors without running it."""
-    within("chunk-length", chunk_length, least=3, most=1_000_000)
-    from vpdist.results.classifier import import_classifier as convert
-
-    known = convert(source, target, chunk_length)
-    typer.echo(printable(f"{target}: written"))
-    if known is None:
-        advice = "give --chunk-length, so that it is not used at another one"
-        typer.echo(printable(f"warning: {target}: the chunk length it was trained on is not known; {advice}"), err=True)
 
 
 @app.command()

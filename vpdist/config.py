@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_origin, get_type_hints
 
 from vpdist.encoder_kinds import CLASSIFIED, KINDS, in_files, options
 from vpdist.errors import UsageError
+from vpdist.option_declarations import Option, encodable, parsed_budget
+from vpdist.option_declarations import one_of as one_of
+from vpdist.option_declarations import within as within
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 STORED_DTYPES = ("auto", "float32", "float16")
@@ -22,74 +24,12 @@ SCHEDULES = ("static", "dynamic")
 CONSENSUS = ("mean", "max", "fraction")
 PROGRESS_MODES = ("auto", "bars", "log", "none")
 DEVICES = ("auto", "cpu", "cuda")
+DEFAULT_CHUNK_LENGTH = 500
+"""Bases per chunk where neither an option, nor a model, nor a classifier says."""
 MOST_THREADS = 1024
 """More than machines have cores; for some thousands, libraries cannot start them and end the process."""
 MOST_TOKENS, MOST_BASES, MOST_SECONDS = 1 << 40, 1 << 48, 10**9
 MOST_RANKS_HERE, MOST_RANKS = 1024, 1 << 20
-LONGEST_NUMBER = 18
-"""Digits; Python refuses to read far longer numbers."""
-
-
-def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises UsageError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise UsageError(f"--{option} {value}: choose one of {', '.join(choices)}")
-
-
-def parsed_budget(text: str) -> int | None:
-    """A --token-budget: a number, or None for auto. Raises UsageError."""
-    if text == "auto":
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= LONGEST_NUMBER):
-        raise UsageError(f"--token-budget {text}: give auto or a number of tokens")
-    return int(text)
-
-
-def within(option: str, value: float | None, least: float, most: float | None = None) -> None:
-    """Raises UsageError when `value` is given and not (as NaN is not) at least `least` and at most `most`."""
-    if value is not None and not (least <= value and (most is None or value <= most)):
-        bounds = f"at least {least}" if most is None else f"from {least} to {most:,}"
-        raise UsageError(f"--{option} {value}: must be {bounds}")
-
-
-def encodable(option: str, *names: object) -> None:
-    """Raises UsageError for a name that is not UTF-8: run.json, tables and messages between ranks are."""
-    for name in map(str, names):
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            shown = name.encode(errors="backslashreplace").decode()
-            raise UsageError(f"{option} {shown}: the name is not UTF-8; rename it, or link to it") from None
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """What the command line says of a field of `Settings`, and which values the field may have.
-
-    Its name, type and default are the field's own unless stated; `parse` makes the field's value of what is given.
-    """
-
-    help: str
-    """{choices} in it becomes their list."""
-    choices: tuple[str, ...] = ()
-    least: int | None = None
-    most: int | None = None
-    flags: tuple[str, ...] = ()
-    """The last one is the long form."""
-    metavar: str | None = None
-    typed: Any = None
-    default: Any = None
-    parse: Callable[[Any], Any] = lambda given: given
-
-    def flags_of(self, name: str) -> tuple[str, ...]:
-        return self.flags or (f"--{name.replace('_', '-')}",)
-
-    def check(self, name: str, value: Any) -> None:
-        """Raises UsageError unless field `name` may be `value`."""
-        if self.choices:
-            one_of(name.replace("_", "-"), value, self.choices)
-        if self.least is not None:
-            within(name.replace("_", "-"), value, self.least, self.most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +50,24 @@ class Settings:
         str | None, Option("A file that names inputs, one a line; - for standard input.", metavar="LIST")
     ] = None
     output: Annotated[Path, Option("The run folder.", flags=("-o", "--output"), metavar="RUN")]
+    model: Annotated[
+        str | None,
+        Option(
+            "A model: a name (`vpdist models`), a folder or a hub id; options for its parts override.",
+            metavar="NAME|FOLDER|ID",
+        ),
+    ] = None
     nucleotide_model: Annotated[str | None, Option("DNABERT-S: a folder or a hub id like zhihan1996/DNABERT-S.")] = None
     protein_model: Annotated[str | None, Option("ESM-2: a folder or a hub id like facebook/esm2_t36_3B_UR50D.")] = None
     classifier: Annotated[Path | None, Option("A vpdist classifier, or an original .pth.")] = None
     chunk_length: Annotated[
-        int, Option("Bases per chunk: what the classifier was trained on.", least=3, most=1_000_000)
-    ] = 500
+        int | None,
+        Option(
+            "Bases per chunk: what the classifier was trained on; by default what it says, without one 500.",
+            least=3,
+            most=1_000_000,
+        ),
+    ] = None
     min_length: Annotated[
         int, Option("Shorter sequences are listed as filtered, not scored.", least=0, most=MOST_BASES)
     ] = 0
@@ -160,6 +112,8 @@ class Settings:
         Path | None, Option("A run of which embeddings of the same fragments are taken over.", metavar="OLDRUN")
     ] = None
     legacy_output: Annotated[bool, Option("Also write the original method's two files.")] = False
+    calls: bool = True
+    """Whether a model's classifier is used, as by every command but `vpdist embed`."""
     dry_run: bool = False
     """Only count and estimate (`vpdist plan`): the models may be left out, nothing is kept."""
 
@@ -170,20 +124,26 @@ class Settings:
             raise UsageError("standard input (-) can be read once only")
         encodable("input", *self.inputs)
         encodable("--output or --reuse", self.output, self.reuse)
-        encodable("model or classifier", *self.models.values(), self.classifier)
+        encodable("model or classifier", self.model, *self.models.values(), self.classifier)
         paths: set[str] = set()
         for name in map(str, map(Path, self.inputs)):
             if name in paths:
                 raise UsageError(f"{name} is named twice")
             paths.add(name)
-        if not self.models and not self.dry_run:
-            raise UsageError(f"name at least one of {options(KINDS)}")
-        if self.classifier is not None and not self.models.keys() >= set(CLASSIFIED):
+        nothing = self.model is None and not self.models
+        if nothing and not self.dry_run and (self.classifier is not None or not self.calls):
+            raise UsageError(f"name at least one of {options(KINDS)}, or --model")
+        if self.classifier is not None and self.model is None and not self.models.keys() >= set(CLASSIFIED):
             raise UsageError(f"a classifier needs both {options(CLASSIFIED)}")
-        if not self.embeddings and self.classifier is None and not self.dry_run:
+        if not self.embeddings and self.classifier is None and self.models and not (self.model or self.dry_run):
             raise UsageError("--no-embeddings without a classifier would keep nothing")
         for name, option in OPTIONS.items():
             option.check(name, getattr(self, name))
+
+    @property
+    def bases_per_chunk(self) -> int:
+        """The chunk length; `models.choose.applied` has made sure that it is the classifier's."""
+        return DEFAULT_CHUNK_LENGTH if self.chunk_length is None else self.chunk_length
 
     @property
     def models(self) -> dict[str, str]:
@@ -204,7 +164,7 @@ OPTIONS: dict[str, Option] = {
     for name, declared in get_type_hints(Settings, include_extras=True).items()
     if get_origin(declared) is Annotated
 }
-"""By field; every field of `Settings` but `dry_run` is one."""
+"""By field; every field of `Settings` but `calls` and `dry_run` is one."""
 
 
 InputIdentity = tuple[tuple[str, int, int, str], ...]

@@ -196,17 +196,11 @@ def described_to_accelerate(context: LaunchContext) -> Iterator[None]:
     By itself accelerate also believes WORLD_SIZE or LOCAL_RANK alone and those of MPI, and waits for processes that
     nobody has started. What it sets is undone: threads are chosen later, per rank.
     """
+    own = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
+    places = (context.rank, context.world_size, context.local_rank, context.local_world_size)
     told = {"OMP_NUM_THREADS": "1"}
     if context.world_size > 1:
-        told |= {
-            "RANK": str(context.rank),
-            "WORLD_SIZE": str(context.world_size),
-            "LOCAL_RANK": str(context.local_rank),
-            "LOCAL_WORLD_SIZE": str(context.local_world_size),
-            "MASTER_ADDR": context.master_address,
-            "MASTER_PORT": str(context.master_port),
-        }
-    own = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
+        told |= zip(own, map(str, (*places, context.master_address, context.master_port)), strict=False)
     kept = {name: value for name, value in os.environ.items() if name in own or name.startswith(FOREIGN)}
     for name in kept:
         del os.environ[name]
@@ -298,3 +292,8 @@ def keep_connections_on_loopback() -> None:
 def draws_bars(stream: TextIO) -> bool:
     """Whether `stream` is a terminal that can move its cursor, not under continuous integration."""
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not os.environ.get("CI")
+
+
+def github_endpoint() -> str:
+    """Where files of GitHub's repositories are fetched from; like HF_ENDPOINT, a variable can name a mirror."""
+    return os.environ.get("VPDIST_GITHUB_ENDPOINT", "https://raw.githubusercontent.com").rstrip("/")

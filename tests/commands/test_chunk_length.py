@@ -1,5 +1,6 @@
 """A classifier belongs to the chunk length that it was trained on: another is refused, an unknown one is told."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from vpdist.commands.classify import classify
 from vpdist.commands.predict import predict
 from vpdist.results.classifier import save_classifier
 
-WARNING = "it is not known on which chunk length it was trained"
+WARNING = "does not say with which encoders and on which chunk length it was trained"
 
 
 @pytest.fixture
@@ -26,10 +27,26 @@ def test_an_unknown_chunk_length_is_told_once_and_the_run_goes_on(
     assert predict(models.settings(source, run, classifier=unknown, chunk_length=300)) == 0
     told = capfd.readouterr().err
     assert told.count(WARNING) == 1
-    assert f"warning: {unknown}: {WARNING}; this run has 300 bases" in told
+    assert f"warning: {unknown}: {WARNING}, so neither can be checked; this run has 300 bases" in told
     assert WARNING in (run / "status.json").read_text()
     assert classify(run, unknown, consensus=None, legacy_output=False, progress="none") == 0
     assert capfd.readouterr().err.count(WARNING) == 1
+
+
+def test_an_unknown_chunk_length_must_be_given(
+    models: TinyModels, unknown: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = write_contigs(tmp_path / "contigs.fa", n=3)
+    assert predict(models.settings(source, tmp_path / "run", classifier=unknown)) == 2
+    assert f"{unknown}: does not say on which chunks it was trained; give --chunk-length" in capfd.readouterr().err
+
+
+def test_a_known_chunk_length_is_the_default(models: TinyModels, tmp_path: Path) -> None:
+    source, short = write_contigs(tmp_path / "contigs.fa", n=3), tmp_path / "short.safetensors"
+    save_classifier(tiny_classifier(), short, {"chunk_length": "300"})
+    assert predict(models.settings(source, tmp_path / "run", classifier=short)) == 0
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (run["decisions"]["chunk_length"], run["settings"]["chunk_length"], run["model"]) == (300, 300, None)
 
 
 def test_nothing_is_told_of_a_chunk_length_that_is_known(

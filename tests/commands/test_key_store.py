@@ -139,7 +139,7 @@ def test_an_older_run_json_that_a_rank_still_sees_is_waited_out(
         pair.folder.run.write_bytes(newest)
 
     monkeypatch.setattr("vpdist.session.coordination.time.sleep", look_again)
-    assert resolve_inputs(settings, pair.session(1)).resolved.chunk_length == settings.chunk_length
+    assert resolve_inputs(settings, pair.session(1)).resolved.chunk_length == settings.bases_per_chunk
 
 
 @pytest.mark.parametrize(

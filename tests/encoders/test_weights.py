@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -312,40 +311,6 @@ def test_a_half_downloaded_model_is_refused(cache) -> None:
     (snapshot / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match="no weights"):
         load_state_dict(resolve_model(f"owner/name@{REVISION}", offline=True))
-
-
-@pytest.mark.parametrize("missing", ["config.json", "vocab.txt", "model.safetensors"])
-def test_a_half_downloaded_model_is_completed_from_the_hub(cache, monkeypatch, missing) -> None:
-    snapshot = cached(cache, "owner/name", REVISION)
-    (snapshot / missing).unlink()
-    asked = []
-
-    def hub(name: str, *, revision: str, local_files_only: bool, allow_patterns: list[str]) -> str:
-        if not local_files_only:
-            asked.append((name, revision, allow_patterns))
-            (snapshot / missing).write_text("from the hub")
-        return str(snapshot)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", hub)
-    assert resolve_model(f"owner/name@{REVISION}") == snapshot
-    assert [(name, revision) for name, revision, _ in asked] == [("owner/name", REVISION)]
-    assert not any(pattern.endswith((".py", ".bin", "*")) for pattern in asked[0][2])
-
-
-def test_pickled_weights_are_downloaded_only_where_there_are_no_safetensors(cache, monkeypatch, tmp_path) -> None:
-    asked = []
-
-    def hub(name: str, *, revision: str, local_files_only: bool, allow_patterns: list[str]) -> str:
-        if local_files_only:
-            raise LocalEntryNotFoundError("nothing here")
-        asked.append("pytorch_model.bin" in allow_patterns)
-        if asked[-1]:
-            write_dnabert_s(tmp_path)
-        return str(tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", hub)
-    assert load_state_dict(resolve_model("zhihan1996/DNABERT-S"))
-    assert asked == [False, True]
 
 
 def test_a_hub_that_cannot_be_reached_says_so(cache, monkeypatch) -> None:

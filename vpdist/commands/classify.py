@@ -7,15 +7,20 @@ Parts do not change; tables are replaced, and run.json records the classifier th
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vpdist.commands import resolve_config
+from vpdist.commands.run_inputs import Waiting
 from vpdist.commands.run_record import runs_with, this_run
 from vpdist.commands.threads import use_threads
-from vpdist.config import CONSENSUS, one_of
+from vpdist.config import CONSENSUS, ResolvedConfig, one_of
 from vpdist.encoder_kinds import CLASSIFIED
-from vpdist.errors import UsageError
+from vpdist.errors import UsageError, WeightsError
+from vpdist.models import choose
+from vpdist.models.bundle import Bundle
+from vpdist.models.find import find_model
 from vpdist.planning import plan_file
 from vpdist.planning.plan import Plan
 from vpdist.results import parts
@@ -31,12 +36,23 @@ from vpdist.storage.run_folder import RunFolder
 from vpdist.storage.table_switch import TablesOrigin
 
 
-def classify(output: Path, classifier: Path, *, consensus: str | None, legacy_output: bool, progress: str) -> int:
+def classify(
+    output: Path,
+    classifier: Path | None,
+    *,
+    model: str | None = None,
+    offline: bool = False,
+    consensus: str | None,
+    legacy_output: bool,
+    progress: str,
+) -> int:
     """Run `vpdist classify` on this rank; returns the exit code.
 
     Args:
         output: a run folder with complete parts that keep their embeddings.
-        classifier: a classifier file.
+        classifier: a classifier file, or None where a model is named.
+        model: a model (`models.find`) whose encoders are those of the run.
+        offline: ask nobody for the model.
         consensus: mean, max or fraction; None: that of the run.
         legacy_output: also write the original method's two files.
         progress: auto, bars, log or none.
@@ -49,7 +65,8 @@ def classify(output: Path, classifier: Path, *, consensus: str | None, legacy_ou
 
         def make() -> str:
             nonlocal outcome
-            outcome = _new_calls(session, classifier, consensus, legacy_output)
+            bundle = None if model is None else find_model(model, offline=offline, listener=Waiting(session.control))
+            outcome = _new_calls(session, classifier, bundle, consensus, legacy_output)
             return "1"
 
         session.control.broadcast_from_rank_0("classified", make)
@@ -58,7 +75,9 @@ def classify(output: Path, classifier: Path, *, consensus: str | None, legacy_ou
     return run_session(RunFolder(output), body, device="cpu", progress=progress, stall_timeout=1800.0, must_exist=True)
 
 
-def _new_calls(session: Session, path: Path, consensus: str | None, legacy_output: bool) -> Outcome:
+def _new_calls(
+    session: Session, given: Path | None, bundle: Bundle | None, consensus: str | None, legacy_output: bool
+) -> Outcome:
     """All of `vpdist classify`, on rank 0. Raises UsageError, WeightsError, StorageError."""
     started = time.monotonic()
     folder = session.folder
@@ -69,12 +88,14 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
         raise UsageError(f"{folder.path}: the run is not complete; resume it with the same command first")
     if not recorded.embeddings:
         raise UsageError(f"{folder.path}: the run has no embeddings (--no-embeddings)")
-    if not recorded.models.keys() >= set(CLASSIFIED):
+    if bundle is None and not recorded.models.keys() >= set(CLASSIFIED):
         raise UsageError(
             f"{folder.path}: a classifier needs the embeddings of both encoders, but the run has those of one"
         )
+    path = _fitting(recorded, given, bundle, folder)
     store_summary.check_digest(folder, summary)
     classifier = load_classifier(path)
+    kinds = [kind for kind in CLASSIFIED if kind in recorded.models]
     use_threads(recorded.threads)
     plan, plan_id = plan_file.map_plan(folder.plan, n_fragments=summary.n_fragments, store=summary.digest)
     header = part_header(plan_id, recorded)
@@ -84,14 +105,15 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
             f"{folder.path}: {len(missing)} of {plan.n_units} units are missing; resume it with the same command first"
         )
     if plan.n_units:
-        first = parts.read(folder.parts, 0, CLASSIFIED)
+        first = parts.read(folder.parts, 0, kinds)
         widths = [array.shape[1] for array in first.values()]
         resolve_config.check_classifier(classifier, str(path), widths, recorded.chunk_length)
     chosen = consensus or _recorded_consensus(run)
     session.begin()
-    folder.update_run(runs=runs_with(run, this_run(session.control.runtime)))
+    told = None if bundle is None else choose.named(bundle)
+    folder.update_run(runs=runs_with(run, this_run(session.control.runtime)), tables_model=told)
     session.progress.stage("classify", planned_units=plan.n_units)
-    scores = checked_scores(_scores(session, classifier, plan, summary.n_fragments))
+    scores = checked_scores(_scores(session, classifier, kinds, plan, summary.n_fragments))
     sources = recorded.input_names
     origin = TablesOrigin(command="classify", classifier=classifier.fingerprint, consensus=chosen, plan=header.plan)
     raise_if_ending = session.control.raise_if_ending
@@ -102,6 +124,29 @@ def _new_calls(session: Session, path: Path, consensus: str | None, legacy_outpu
     return Outcome("\n".join([*warnings, text]), totals.failed_fragments)
 
 
+def _fitting(recorded: ResolvedConfig, given: Path | None, bundle: Bundle | None, folder: RunFolder) -> Path:
+    """The classifier's file; that of a model only where the run has the model's encoders and chunk length.
+
+    Raises WeightsError naming both sides.
+    """
+    if bundle is None:
+        return Path(str(given))
+    model = bundle.model
+    if recorded.chunk_length != model.chunk_length:
+        raise WeightsError(
+            f"model {model.name}: was trained on chunks of {model.chunk_length} bases, but those of {folder.path} have "
+            f"{recorded.chunk_length}"
+        )
+    if recorded.models.keys() != model.encoders.keys():
+        raise WeightsError(
+            f"model {model.name}: has encoders for {' and '.join(model.encoders)}, but {folder.path} embeddings of "
+            f"{' and '.join(recorded.models)}"
+        )
+    choose.refuse_other_fingerprints(bundle, recorded.models, dict.fromkeys(recorded.models, str(folder.path)))
+    bundle.check_classifier()
+    return bundle.classifier
+
+
 def _recorded_consensus(run: dict[str, Any]) -> str:
     """The run's own consensus. Raises UsageError where run.json has an unknown one."""
     settings = run.get("settings")
@@ -110,11 +155,11 @@ def _recorded_consensus(run: dict[str, Any]) -> str:
     return str(chosen)
 
 
-def _scores(session: Session, classifier: Classifier, plan: Plan, n_fragments: int) -> Scores:
+def _scores(session: Session, classifier: Classifier, kinds: Sequence[str], plan: Plan, n_fragments: int) -> Scores:
     """Scores of all fragments under `classifier`."""
     scores = Scores.empty(n_fragments)
     for unit in range(plan.n_units):
-        part = parts.read(session.folder.parts, unit, ("failed", *CLASSIFIED))
+        part = parts.read(session.folder.parts, unit, ("failed", *kinds))
         fragment, row = parts.fragment_rows(plan, unit)
         scores.set_unit(fragment, row, part["failed"], logits(classifier, part))
         session.progress.add(units=1, fragments=len(fragment))

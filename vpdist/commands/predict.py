@@ -27,6 +27,7 @@ from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
 from vpdist.embedding.units_in_progress import UnitsInProgress, count_crashes, two_lists_of_units
 from vpdist.encoders.shape import encoder_shape
 from vpdist.errors import StorageError
+from vpdist.models import choose
 from vpdist.planning.plan import Plan, longest_first
 from vpdist.planning.sampler import TokenWeightedDistributedSampler
 from vpdist.results import parts
@@ -50,17 +51,13 @@ CRASHES_UNTIL_ISOLATED = 2
 
 def predict(settings: Settings) -> int:
     """Run `vpdist predict` (or `embed`, without a classifier) on this rank; returns the exit code."""
-
-    def check(control: Control) -> None:
-        run_inputs.check_inputs(settings, control)
-
     return run_session(
         RunFolder(settings.output),
-        lambda session: Predict(settings, session).stages(),
+        lambda session: Predict(choose.applied(settings, run_inputs.Waiting(session.control)), session).stages(),
         device=settings.device,
         progress=settings.progress,
         stall_timeout=settings.stall_timeout,
-        restart=check if settings.restart else None,
+        restart=(lambda control: run_inputs.check_inputs(settings, control)) if settings.restart else None,
     )
 
 

@@ -72,12 +72,12 @@ def resolve_config(
         stored = recorded.embedding_dtype if recorded else "float32" if dtype == "float32" else "float16"
     shapes = {kind: encoder_shape(model.folder) for kind, model in models.items()}
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    default_budget = token_budget(shapes, dtype, memory, settings.chunk_length)
+    default_budget = token_budget(shapes, dtype, memory, settings.bases_per_chunk)
     budget = settings.token_budget or (recorded.token_budget if recorded else default_budget)
     threads = settings.threads or (recorded.threads if recorded else default_threads(context, device))
     resolved = ResolvedConfig(
         input=recorded.input if recorded is not None and same_samples(recorded.input, found) else found,
-        chunk_length=settings.chunk_length,
+        chunk_length=settings.bases_per_chunk,
         min_length=settings.min_length,
         models={kind: model.fingerprint for kind, model in models.items()},
         dtype=dtype,
@@ -132,12 +132,12 @@ def check_classifier(classifier: Classifier, name: str, widths: Sequence[int], c
 
 
 def unknown_chunk_length(classifier: Classifier | None, name: str, chunk_length: int) -> list[str]:
-    """A warning where a classifier does not say which chunks it was trained on."""
+    """A warning where a classifier does not say which chunks it was trained on, hence nothing of it can be checked."""
     if classifier is None or classifier.chunk_length is not None:
         return []
     return [
-        f"warning: {name}: it is not known on which chunk length it was trained; this run has {chunk_length} bases "
-        f"(`vpdist import-classifier --chunk-length` records it)"
+        f"warning: {name}: does not say with which encoders and on which chunk length it was trained, so neither can "
+        f"be checked; this run has {chunk_length} bases (`vpdist import-classifier --chunk-length` makes a model of it)"
     ]
 
 

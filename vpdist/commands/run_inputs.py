@@ -27,16 +27,37 @@ from vpdist.encoders.hub import resolve_model
 from vpdist.encoders.model_files import ModelFiles, fingerprinted
 from vpdist.encoders.shape import encoder_shape
 from vpdist.errors import UsageError, WeightsError
+from vpdist.models import choose
 from vpdist.results.classifier import Classifier, load_classifier
 from vpdist.sequences.records import read_records, require_piped_input, spool_stdin
 from vpdist.sequences.tokenizers import load_tokenizer
 from vpdist.session.coordination import Control
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import read_json
+from vpdist.storage.downloads import Listener
 from vpdist.storage.file_identity import FileIdentity
 from vpdist.storage.run_folder import RunFolder
+from vpdist.text import bytes_text
 
 logger = logging.getLogger(__name__)
+
+
+class Waiting(Listener):
+    """A download inside a run: it ends when the run must, and tells its user what it does."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    def begin(self, what: str, missing: int, n_files: int) -> None:
+        self.tell(f"{what}: downloading {n_files} files, {bytes_text(missing)}")
+
+    def advance(self, n_bytes: int) -> None:
+        self._control.raise_if_ending()
+
+    def tell(self, text: str) -> None:
+        logger.info("%s", text)
+        if self._control.is_first and self._control.progress is not None:
+            self._control.progress.message(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +86,7 @@ def resolve_inputs(settings: Settings, session: Session) -> RunInputs:
 
     Raises InputError, WeightsError, StorageError; UsageError where the folder's run has another configuration.
     """
+    settings = choose.applied(settings, Waiting(session.control))
     models = _models(settings, session)
     classifier = _classifier(settings, models)
     settings = _with_listed_inputs(settings, session)
@@ -93,6 +115,8 @@ def _resolve(
     found = input_identity.input_identity(settings.inputs, paths)
     identities = input_identity.file_identities(settings.inputs, paths)
     files = {kind: fingerprinted(folder) for kind, folder in models.items()}
+    fingerprints = {kind: each.fingerprint for kind, each in files.items()}
+    choose.refuse_other_encoders(settings, choose.model_of(settings), fingerprints)
     runtime = session.control.runtime
     resolved = resolve_config.resolve_config(
         settings, runtime.context, runtime.device, session.folder, files, classifier, found
@@ -107,7 +131,8 @@ def check_inputs(settings: Settings, control: Control) -> None:
     Models are loaded, and every input is read to its end, but for standard input, which can be read once only. Raises
     UsageError, InputError, WeightsError.
     """
-    models = {kind: resolve_model(model, offline=settings.offline) for kind, model in settings.models.items()}
+    settings = choose.applied(settings, Waiting(control))
+    models = {kind: resolve_model(model, settings.offline, Waiting(control)) for kind, model in settings.models.items()}
     for kind, folder in models.items():
         check_kind(kind, settings.models[kind], folder)
     _classifier(settings, models)
@@ -134,6 +159,7 @@ def _record(settings: Settings, session: Session, inputs: RunInputs) -> None:
     session.folder.update_run(
         **run,
         settings=settings.to_dict(),
+        model=choose.recorded(settings, choose.model_of(settings)),
         decisions=inputs.resolved.to_dict(),
         platform=mine.to_dict(),
         models={kind: str(folder) for kind, folder in inputs.models.items()},
@@ -177,7 +203,7 @@ def _models(settings: Settings, session: Session) -> dict[str, Path]:
     for kind, model in settings.models.items():
         key = f"model/{context.node}/{kind}"
         if context.local_rank == 0:
-            folders[kind] = resolve_model(model, offline=settings.offline)
+            folders[kind] = resolve_model(model, settings.offline, Waiting(control))
             control.publish(key, "1")
         else:
             control.wait_for(key)
@@ -191,8 +217,8 @@ def _classifier(settings: Settings, models: dict[str, Path]) -> Classifier | Non
     if settings.classifier is None:
         return None
     classifier = load_classifier(settings.classifier)
-    widths = [encoder_shape(models[kind]).width for kind in CLASSIFIED]
-    resolve_config.check_classifier(classifier, str(settings.classifier), widths, settings.chunk_length)
+    widths = [encoder_shape(models[kind]).width for kind in CLASSIFIED if kind in models]
+    resolve_config.check_classifier(classifier, str(settings.classifier), widths, settings.bases_per_chunk)
     return classifier
 
 

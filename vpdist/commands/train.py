@@ -21,6 +21,7 @@ from vpdist.commands.trained_model import Trained, write_trained
 from vpdist.config import Settings
 from vpdist.distributed.sums import Sums
 from vpdist.errors import StorageError, UsageError
+from vpdist.models import choose
 from vpdist.session.coordination import VISIBLE_WITHIN_S, Control
 from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
@@ -48,7 +49,9 @@ def train(settings: Settings, training: TrainSettings, labelled: Labelled) -> in
 
     return run_session(
         RunFolder(settings.output),
-        lambda session: _Train(settings, training, labelled, session).stages(),
+        lambda session: _Train(
+            choose.applied(settings, run_inputs.Waiting(session.control)), training, labelled, session
+        ).stages(),
         device=settings.device,
         progress=settings.progress,
         stall_timeout=settings.stall_timeout,

@@ -26,7 +26,7 @@ from vpdist.results.classifier import Classifier
 from vpdist.storage.atomic_files import write_file, write_json
 from vpdist.text import printable
 from vpdist.train_settings import TrainSettings
-from vpdist.training.fit import Reached
+from vpdist.training.fit_state import Reached
 from vpdist.training.judge import ALL, LEVELS, side_name
 from vpdist.training.labelled import Labelled, Records
 from vpdist.training.metrics import NAMES, TITLES

@@ -36,6 +36,7 @@ from vpdist.estimate.forecast import Counts, Disk, Forecast, Memory, Rank, Time,
 from vpdist.estimate.sample_files import SampledParts, SampledShards, total_bytes
 from vpdist.estimate.timing_process import Timing, TimingRequest
 from vpdist.estimate.workload import Workload
+from vpdist.models import choose
 from vpdist.monitoring.telemetry import most_memory_bytes
 from vpdist.planning import fragment_keys
 from vpdist.planning.plan import deal, plan_order, shared_rows
@@ -66,6 +67,7 @@ def forecast(settings: Settings, ranks: int, output: Path | None) -> Forecast:
     `output`: where the run folder would be, if known. Raises InputError, WeightsError, UsageError as the run would,
     StorageError where `output` or the temporary folder (TMPDIR) cannot be used, Interrupted by a signal.
     """
+    settings = choose.applied(settings)
     if output is not None:
         _free_bytes(output)  # a name that no folder can have is told at once
     try:

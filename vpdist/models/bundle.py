@@ -77,17 +77,22 @@ def read_model(folder: Path) -> Bundle:
     Raises WeightsError naming file and field for anything but a whole model.json of this format, and for paths that
     lead out of the folder.
     """
+    bundle = read_description(folder)
+    _ = bundle.classifier
+    for slot in bundle.model.encoders:
+        bundle.encoder(slot)
+    return bundle
+
+
+def read_description(folder: Path) -> Bundle:
+    """As `read_model`, whether or not the files that the description names are there."""
     path = folder / MODEL_FILE
     content = _content(contained(folder, MODEL_FILE, "the description of a model"), MODEL_FILE_LIMIT)
     try:
         described = json.loads(content.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: cannot be read as JSON: {error}") from error
-    bundle = Bundle(folder, Model.from_json(path, described), hashlib.sha256(content).hexdigest())
-    _ = bundle.classifier
-    for slot in bundle.model.encoders:
-        bundle.encoder(slot)
-    return bundle
+    return Bundle(folder, Model.from_json(path, described), hashlib.sha256(content).hexdigest())
 
 
 def is_model(folder: Path) -> bool:
@@ -98,13 +103,19 @@ def is_model(folder: Path) -> bool:
 def encoder_entry(folder: Path, slot: str, *, hub: str | None = None, revision: str | None = None) -> EncoderEntry:
     """The entry of an encoder whose files are in `folder`: named by the hub's id and commit where it is from there,
     else to be copied into the model. Reads all its weights for the fingerprint. Raises WeightsError."""
+    entry = described_encoder(folder, slot, hub=hub, revision=revision)
+    return replace(entry, fingerprint=model_fingerprint(folder))
+
+
+def described_encoder(folder: Path, slot: str, *, hub: str | None = None, revision: str | None = None) -> EncoderEntry:
+    """As `encoder_entry`, from config.json alone: without the fingerprint."""
     shape = encoder_shape(folder)
     kind = KINDS[shape.kind]
     return EncoderEntry(
         folder=f"encoders/{slot}" if hub is None else None,
         hub=hub,
         revision=revision,
-        fingerprint=model_fingerprint(folder),
+        fingerprint=None,
         family=kind.model,
         width=shape.width,
         pooling=kind.pooling,

@@ -204,4 +204,4 @@ def _build(
 
 def logits(classifier: Classifier, embedded: Mapping[str, np.ndarray]) -> np.ndarray:
     """(m, 2) logits of a whole unit from its embeddings as stored, so that `classify` repeats them to the bit."""
-    return classifier.logits(*(embedded[kind] for kind in CLASSIFIED))
+    return classifier.logits(*(embedded[kind] for kind in CLASSIFIED if kind in embedded))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vpdist.errors import UsageError
 from vpdist.session.coordination import Control
 from vpdist.train_settings import TrainSettings
 from vpdist.training import fit_state
+from vpdist.training.fit_state import Reached
 from vpdist.training.metrics import auroc
 from vpdist.training.network import Network, slices_of
 from vpdist.training.rows import Rows
@@ -42,21 +43,6 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.row)
-
-
-@dataclass(slots=True)
-class Reached:
-    """Where a fit is after an epoch."""
-
-    epoch: int = 0
-    """Epochs done."""
-    steps: int = 0
-    best_epoch: int = 0
-    best_loss: float = math.inf
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    def ended(self, settings: TrainSettings) -> bool:
-        return self.epoch >= settings.epochs or self.epoch - self.best_epoch >= settings.patience
 
 
 class Fit:

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
+import math
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
 from vpdist.storage.atomic_files import read_error, read_limited, storage_error, write_file
+from vpdist.train_settings import TrainSettings
 from vpdist.training.network import Network
-
-if TYPE_CHECKING:
-    from vpdist.training.fit import Reached
 
 logger = logging.getLogger(__name__)
 
 STATE_LIMIT = 1 << 32
 """Bytes of a state at most."""
 NOW, BEST, OPTIMIZER = "now.", "best.", "optimizer."
+
+
+@dataclass(slots=True)
+class Reached:
+    """Where a fit is after an epoch."""
+
+    epoch: int = 0
+    """Epochs done."""
+    steps: int = 0
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def ended(self, settings: TrainSettings) -> bool:
+        return self.epoch >= settings.epochs or self.epoch - self.best_epoch >= settings.patience
 
 
 def copied(network: Network) -> dict[str, torch.Tensor]:

@@ -1,0 +1,90 @@
+"""The commands about models themselves: list, download, import. Each imports what it alone needs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vpdist.config import within
+from vpdist.errors import UsageError
+from vpdist.options import option
+from vpdist.text import printable, printable_lines
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the functions below commands of `app`."""
+    app.command()(models)
+    app.command()(download)
+    app.command("import-classifier")(import_classifier)
+
+
+def models(
+    folder: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="Also list the model, or the models, in this folder.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List the models that are known and those that are here: size, digest, licence, accuracy. Asks nobody."""
+    from vpdist.models.listed import listed
+
+    found = listed(folder or [])
+    if as_json:
+        typer.echo(json.dumps({"models": [model.to_dict() for model in found]}, indent=2))
+    else:
+        typer.echo(printable_lines("\n".join(line for model in found for line in model.lines())))
+
+
+def download(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help="Models (`vpdist models`), or hub ids owner/name[@commit] of encoders."),
+    ],
+) -> None:
+    """Fetch everything of a model, or encoders at their pinned revisions, so that --offline finds them."""
+    from vpdist.models.download_display import shown_on
+    from vpdist.models.find import download as fetch
+
+    for name in names:
+        typer.echo(printable(f"{name}: {fetch(name, shown_on(sys.stderr))}"))
+
+
+def import_classifier(
+    source: Annotated[Path, typer.Argument(metavar="X.pth", help="A classifier as the original saves it.")],
+    target: Annotated[
+        Path, typer.Option("-o", "--output", help="The folder of a new model, or a file NAME.safetensors.")
+    ],
+    chunk_length: Annotated[
+        int | None, typer.Option(help="Bases per chunk that it was trained on; it is then refused at any other length.")
+    ] = None,
+    nucleotide_model: Annotated[
+        str | None, typer.Option(help="The model's nucleotide encoder: a folder, which is copied, or a hub id.")
+    ] = None,
+    protein_model: Annotated[
+        str | None, typer.Option(help="The model's protein encoder: a folder, which is copied, or a hub id.")
+    ] = None,
+    offline: Annotated[bool, option("offline")] = False,
+) -> None:
+    """Make a model of an original classifier, or convert it to safetensors, without running it."""
+    within("chunk-length", chunk_length, least=3, most=1_000_000)
+    encoders = {"nucleotide": nucleotide_model, "protein": protein_model}
+    given = {slot: name for slot, name in encoders.items() if name is not None}
+    if target.suffix != ".safetensors":
+        from vpdist.models.download_display import shown_on
+        from vpdist.models.imported import import_model
+
+        bundle = import_model(source, target, chunk_length, given, offline=offline, listener=shown_on(sys.stderr))
+        typer.echo(printable(f"{target}: written; model {bundle.model.name}, digest sha256:{bundle.digest}"))
+        return
+    if given:
+        raise UsageError(f"-o {target}: a file holds no encoders; name a folder, for a model")
+    from vpdist.results.classifier import import_classifier as convert
+
+    known = convert(source, target, chunk_length)
+    typer.echo(printable(f"{target}: written"))
+    if known is None:
+        advice = "give --chunk-length, so that it is not used at another one"
+        typer.echo(printable(f"warning: {target}: the chunk length it was trained on is not known; {advice}"), err=True)

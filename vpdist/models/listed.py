@@ -1,0 +1,103 @@
+"""What `vpdist models` tells: the models that are known, which of them are here, how large, and how good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vpdist.errors import WeightsError
+from vpdist.models.bundle import Bundle, is_model
+from vpdist.models.catalogue import PRESETS, packaged
+from vpdist.models.description import Model
+from vpdist.models.find import encoder_here, find_model
+from vpdist.text import bytes_text
+
+HERE, PARTLY, TO_DOWNLOAD, REFUSED = "here", "without its encoders", "to be downloaded", "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """One model."""
+
+    name: str
+    """What --model takes."""
+    state: str
+    """HERE, PARTLY, TO_DOWNLOAD or REFUSED."""
+    bytes: int
+    """Of all its files that are here; of the download, about, where it has not been made."""
+    digest: str | None
+    """SHA-256 of its model.json, as run.json records it; None where that is not here."""
+    licence: str
+    chunk_length: int
+    encoders: dict[str, str]
+    """By slot: family and source."""
+    accuracy: str
+    description: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        size = bytes_text(self.bytes) if self.state != TO_DOWNLOAD else f"about {bytes_text(self.bytes)}"
+        yield f"{self.name}  ({self.state}, {size}, licence {self.licence})"
+        if self.chunk_length:
+            yield f"    chunks of {self.chunk_length} bases; {'; '.join(map(': '.join, self.encoders.items()))}"
+        for text in (self.description, self.accuracy, f"digest {self.digest}" if self.digest else ""):
+            if text:
+                yield f"    {text}"
+
+
+def listed(folders: Iterable[Path]) -> list[Listed]:
+    """The models of this package, the presets, and those in `folders` (or in folders there). Asks nobody."""
+    names = [*packaged(), *PRESETS]
+    for folder in folders:
+        inner = sorted(path for path in folder.iterdir() if is_model(path)) if folder.is_dir() else []
+        names += [str(folder)] if is_model(folder) or not inner else map(str, inner)
+    return [_listed(name) for name in names]
+
+
+def _listed(name: str) -> Listed:
+    try:
+        bundle = find_model(name, offline=True)
+    except WeightsError as error:
+        if (preset := PRESETS.get(name)) is None:
+            return Listed(
+                name=name,
+                state=REFUSED,
+                bytes=0,
+                digest=None,
+                licence="unknown",
+                chunk_length=0,
+                encoders={},
+                accuracy=str(error),
+                description="",
+            )
+        return _of(preset.model, name, TO_DOWNLOAD, preset.bytes, None)
+    folders = [encoder_here(bundle, slot) for slot in bundle.model.encoders]
+    size = _bytes(bundle.folder) + sum(_bytes(folder) for folder in folders if folder and not _inside(folder, bundle))
+    return _of(bundle.model, name, HERE if all(folders) else PARTLY, size, f"sha256:{bundle.digest}")
+
+
+def _of(model: Model, name: str, state: str, size: int, digest: str | None) -> Listed:
+    return Listed(
+        name=name,
+        state=state,
+        bytes=size,
+        digest=digest,
+        licence=model.licence,
+        chunk_length=model.chunk_length,
+        encoders={slot: f"{entry.family} ({entry.source})" for slot, entry in model.encoders.items()},
+        accuracy=model.accuracy,
+        description=model.description,
+    )
+
+
+def _inside(folder: Path, bundle: Bundle) -> bool:
+    return folder.resolve().is_relative_to(bundle.folder.resolve())
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
