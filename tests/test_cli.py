@@ -40,6 +40,10 @@ COMMANDS = {
     "embed": "[inputs=[]] [--files-from] -o/--output " + COMPUTING + RUNNING,
     "plan": "[inputs=[]] [--files-from] [-o/--output] [--classifier] [--ranks] [--no-embeddings] [--json] " + COMPUTING,
     "classify": "run [--model] [--classifier] [--consensus] [--progress=auto] [--offline] [--legacy-output]",
+    "train": "--virus --other -o/--output [--groups] [--gbff] [--hidden=512] [--dropout=0.5] [--optimizer=sgd] "
+    "[--learning-rate=0.0002] [--momentum=0.9] [--weight-decay=0.0] [--decay-every=10] [--decay=0.85] [--epochs=200] "
+    "[--patience=5] [--batch-size=32] [--class-weights=none] [--validation-share=0.1] [--test-share=0.1] "
+    "[--bootstraps=1000] [--seed=2026] [--name] [--description] [--licence=unknown] " + COMPUTING + RUNNING,
     "verify": "run",
     "watch": "run",
     "download": "names",
@@ -77,7 +81,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 def settings_of(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Settings:
     made: list[Settings] = []
-    monkeypatch.setattr(cli, "_run", lambda settings, nproc: made.append(settings))
+    monkeypatch.setattr(cli, "_run", lambda settings, nproc, *run: made.append(settings))
     assert run_main(monkeypatch, *arguments) == 0
     return made[0]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -19,9 +21,10 @@ from vpdist.environment import (
     unused_launcher,
 )
 from vpdist.errors import StorageError, UsageError, VpdistError, limit_reached
-from vpdist.options import option, with_settings
+from vpdist.options import SeveralValues, option, with_settings
 from vpdist.standard_streams import open_standard_streams
 from vpdist.text import MESSAGE_LETTERS, printable, printable_lines, shortened
+from vpdist.train_settings import TrainSettings, labelled_files
 
 app = typer.Typer(
     help="Tell viral sequences from everything else in sequencing data, on as many GPUs as there are.",
@@ -63,7 +66,54 @@ def embed(settings: Settings, nproc: Nproc = None) -> None:
     _run(settings, nproc)
 
 
-def _run(settings: Settings, nproc: int | None) -> None:
+@app.command(cls=SeveralValues)
+@with_settings(
+    "virus other folder groups gbff model nucleotide_model protein_model chunk_length min_length replace_unknown "
+    "hidden dropout optimizer learning_rate momentum weight_decay decay_every decay epochs patience batch_size "
+    "class_weights validation_share test_share bootstraps seed name description licence dtype embedding_dtype "
+    "token_budget threads device nproc schedule progress stall_timeout offline restart reuse",
+    inputs=("",),  # --virus and --other
+    output=Path(),
+    calls=False,
+)
+def train(
+    settings: Settings,
+    training: TrainSettings,
+    virus: Annotated[list[str], typer.Option(metavar="[NAME=]FA...", help="Sequences of viruses, as predict reads.")],
+    other: Annotated[list[str], typer.Option(metavar="[NAME=]FA...", help="Other sequences; NAME: see the tables.")],
+    folder: Annotated[Path, typer.Option("-o", "--output", metavar="MODEL", help="The folder of the new model.")],
+    groups: Annotated[
+        Path | None, typer.Option(help="Lines name<TAB>group: such sequences are on one side, too.")
+    ] = None,
+    gbff: Annotated[
+        list[Path] | None, typer.Option(help="GenBank files: only fragments inside an annotated CDS are used.")
+    ] = None,
+    nproc: Nproc = None,
+) -> None:
+    """Fit a classifier on labelled sequences, judge it on sequences kept apart, and write a model for `predict`."""
+    from vpdist.training.labelled import Labelled
+
+    labelled = Labelled(folder, labelled_files(virus, other), groups, tuple(gbff or ()))
+    settings = replace(settings, inputs=labelled.inputs, output=labelled.run)
+    labelled.check()
+
+    def run(settings: Settings) -> int:
+        with ending_with_launcher():
+            from vpdist.commands.train import train as fit_and_judge
+
+        return fit_and_judge(settings, training, labelled)
+
+    _run(settings, nproc, run)
+
+
+def _predict(settings: Settings) -> int:
+    with ending_with_launcher():
+        from vpdist.commands.predict import predict as run  # imports torch
+
+    return run(settings)
+
+
+def _run(settings: Settings, nproc: int | None, run: Callable[[Settings], int] = _predict) -> None:
     from vpdist.commands.cpu_ranks import cpu_ranks
     from vpdist.commands.early_checks import check_paths
     from vpdist.distributed.launch import launch, ranks_to_start
@@ -87,9 +137,6 @@ def _run(settings: Settings, nproc: int | None) -> None:
         ranks = ranks_to_start(nproc, settings.device, lambda: cpu_ranks(settings))
         if ranks > 1:
             raise typer.Exit(launch(sys.argv[1:], ranks, folder))
-        with ending_with_launcher():
-            from vpdist.commands.predict import predict as run  # imports torch
-
         raise typer.Exit(run(settings))
 
 

@@ -10,13 +10,36 @@ from inspect import Parameter
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from vpdist.config import OPTIONS, Settings
+from vpdist.train_settings import TRAIN_OPTIONS, TrainSettings
 
 Command = Callable[..., None]
 
-TYPES = get_type_hints(Settings)
-DEFAULTS = {field.name: Parameter.empty if field.default is MISSING else field.default for field in fields(Settings)}
+ALL_OPTIONS = OPTIONS | TRAIN_OPTIONS
+TYPES = get_type_hints(TrainSettings) | get_type_hints(Settings)
+DEFAULTS = {
+    field.name: Parameter.empty if field.default is MISSING else field.default
+    for field in (*fields(TrainSettings), *fields(Settings))
+}
+
+
+class SeveralValues(TyperCommand):
+    """A command whose options of several values take them one after the other, `--virus a.fa b.fa`, too: a shell writes
+    out `*.fa` in that way. It has no positional arguments."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        several = {flag for option in self.params if getattr(option, "multiple", False) for flag in option.opts}
+        written: list[str] = []
+        current = ""
+        for argument in args:
+            if argument.startswith("-") and argument != "-":
+                current = argument if argument in several else ""
+            elif current and written[-1] != current:
+                written.append(current)
+            written.append(argument)
+        return super().parse_args(ctx, written)
 
 
 def option(name: str, *, default: str | None = None) -> Any:
@@ -24,7 +47,7 @@ def option(name: str, *, default: str | None = None) -> Any:
 
     `default`: a text for the help, if the parameter's own default says nothing.
     """
-    declared = OPTIONS[name]
+    declared = ALL_OPTIONS[name]
     choices = " or ".join(filter(None, (", ".join(declared.choices[:-1]), *declared.choices[-1:])))
     arguments: dict[str, Any] = {"metavar": declared.metavar, "help": declared.help.format(choices=choices)}
     if name == "inputs":  # the only positional one
@@ -36,7 +59,8 @@ def with_settings(names: str, *, required: str = "", **fixed: Any) -> Callable[[
     """Make a command of a function that takes `Settings`, and its own options by name.
 
     Args:
-        names: the command's options in the order of its help: fields of Settings, and the function's own parameters.
+        names: the command's options in the order of its help: fields of Settings, of TrainSettings if the function
+            takes those as `training`, and the function's own parameters.
         required: fields that have a default, but not in this command.
         fixed: values of fields that are no options of this command.
     """
@@ -46,8 +70,12 @@ def with_settings(names: str, *, required: str = "", **fixed: Any) -> Callable[[
 
         @functools.wraps(function)
         def command(**typed: Any) -> None:
-            given = {name: OPTIONS[name].parse(value) for name, value in typed.items() if name not in own}
-            function(Settings(**given, **fixed), **{name: value for name, value in typed.items() if name in own})
+            given = {name: OPTIONS[name].parse(value) for name, value in typed.items() if name in OPTIONS.keys() - own}
+            rest = {name: value for name, value in typed.items() if name in own}
+            if "training" in own:
+                chosen = {name: value for name, value in typed.items() if name in TRAIN_OPTIONS.keys() - own}
+                rest["training"] = TrainSettings(**chosen)
+            function(Settings(**given, **fixed), **rest)
 
         parameters = [own[name] if name in own else _parameter(name, required.split()) for name in names.split()]
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads it
@@ -59,7 +87,7 @@ def with_settings(names: str, *, required: str = "", **fixed: Any) -> Callable[[
 
 
 def _parameter(name: str, required: list[str]) -> Parameter:
-    declared = OPTIONS[name]
+    declared = ALL_OPTIONS[name]
     default = DEFAULTS[name] if declared.default is None else declared.default
     return Parameter(
         name,

@@ -17,9 +17,9 @@ export CUDA_VISIBLE_DEVICES= # on two CPU ranks also where there are GPUs
 rm -rf demo
 run python -m scripts.demo.make_sample demo/sample
 run python -m scripts.demo.make_models demo/models
-run vpdist embed demo/sample/virus.fa -o demo/virus --nproc 2 "${models[@]}"
-run vpdist embed demo/sample/other.fa -o demo/other --nproc 2 "${models[@]}"
-run python -m scripts.demo.fit_classifier demo/virus demo/other demo/classifier.safetensors
+run vpdist train --virus demo/sample/virus.fa --other demo/sample/other.fa -o demo/model --nproc 2 "${models[@]}" \
+    --optimizer adamw --learning-rate 0.003 --weight-decay 0.1 --batch-size 256 --epochs 15 \
+    --description "Fitted on synthetic organisms: for trying out only."
 run torchrun --standalone --nproc-per-node=2 -m vpdist predict demo/sample/sample.fa.gz -o demo/run \
-    "${models[@]}" --classifier demo/classifier.safetensors
+    "${models[@]}" --classifier demo/model/classifier.safetensors
 run python -m scripts.demo.show demo/run demo/sample/truth.tsv

@@ -1,9 +1,7 @@
 """Scripts of the demonstration: sample, models, classifier, summary; and the pinned versions."""
 
 import gzip
-import json
 import re
-import shutil
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -19,13 +17,10 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import EsmConfig, EsmForMaskedLM
 
-from scripts.demo import fit_classifier, make_models, make_sample, show
+from scripts.demo import make_models, make_sample, show
 from scripts.demo.metrics import accuracy, auroc
-from vpdist.config import ResolvedConfig
 from vpdist.encoders.encoder import load_encoder
 from vpdist.ragged import Ragged
-from vpdist.results.classifier import load_classifier
-from vpdist.storage import hdf5_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -173,105 +168,6 @@ def test_a_score_of_zero_is_a_virus_call() -> None:
 
 
 # The classifier
-
-
-def write_run(run: Path, rng: np.random.Generator, centre: float) -> None:
-    """A run folder as `vpdist embed` writes it: 40 sequences with 10 fragments each, in two parts, with shared rows."""
-    (run / "parts").mkdir(parents=True)
-    names = [f"s{number // 10}" for number in range(400)]
-    (run / "fragments.tsv").write_text("fragment_id\tseq_name\n" + "".join(f"f\t{name}\n" for name in names))
-    for unit, fragment in enumerate(np.array_split(rng.permutation(400), 2)):
-        row = np.arange(len(fragment)) // 2
-        failed = np.zeros(row[-1] + 1, dtype=np.uint8)
-        nucleotide, protein = (rng.normal(centre, 1, (len(failed), 6)).astype(np.float32) for _ in range(2))
-        failed[0], nucleotide[0] = 1, np.nan
-        datasets = {"fragment": fragment, "row": row, "failed": failed, "nucleotide": nucleotide, "protein": protein}
-        hdf5_files.write_atomic(run / "parts" / f"unit-{unit:06d}.h5", datasets, {})
-
-
-@pytest.fixture(scope="module")
-def labelled_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder, rng = tmp_path_factory.mktemp("runs"), np.random.default_rng(0)
-    write_run(folder / "virus", rng, 0.6)
-    write_run(folder / "other", rng, -0.6)
-    return folder / "virus", folder / "other"
-
-
-def test_the_same_runs_give_the_same_classifier_to_the_bit(labelled_runs: tuple[Path, Path], tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        fit_classifier.main(*labelled_runs, tmp_path / name, hidden=16)
-    assert load_classifier(tmp_path / "a").fingerprint == load_classifier(tmp_path / "b").fingerprint
-
-
-def test_the_fitted_classifier_tells_kinds_apart_that_differ(
-    labelled_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fit_classifier.main(*labelled_runs, tmp_path / "classifier", hidden=16)
-    figures = re.findall(r"held out: (\d+) \w+, accuracy ([\d.]+), AUROC ([\d.]+)", capsys.readouterr().out)
-    (fragments, _, by_fragment), (sequences, _, by_sequence) = figures
-    assert 140 < int(fragments) <= 160  # a fifth of 800, less those without an embedding
-    assert int(sequences) == 16
-    assert float(by_fragment) > 0.9
-    assert float(by_sequence) > 0.95
-    classifier = load_classifier(tmp_path / "classifier")
-    assert classifier.input_width == 12
-    assert "trying out" in classifier.metadata["trained_on"]
-
-
-def write_run_json(run: Path, chunk_length: int) -> None:
-    config = ResolvedConfig(
-        input=(("reads.fa", 1, 1, "0"),),
-        chunk_length=chunk_length,
-        min_length=0,
-        models={"nucleotide": "n", "protein": "p"},
-        dtype="float32",
-        embedding_dtype="float32",
-        embeddings=True,
-        token_budget=1024,
-        threads=1,
-        device="cpu",
-        classifier=None,
-    )
-    (run / "run.json").write_text(json.dumps({"decisions": config.to_dict()}))
-
-
-def test_the_fitted_classifier_says_on_which_chunk_length_it_was_trained(
-    labelled_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fit_classifier.main(*labelled_runs, tmp_path / "unknown", hidden=16)
-    assert load_classifier(tmp_path / "unknown").chunk_length is None
-    assert "the chunk length is not recorded" in capsys.readouterr().out
-    virus, other = (Path(shutil.copytree(run, tmp_path / run.name)) for run in labelled_runs)
-    write_run_json(virus, 300)
-    write_run_json(other, 300)
-    fit_classifier.main(virus, other, tmp_path / "known", hidden=16)
-    assert load_classifier(tmp_path / "known").chunk_length == "300"
-    write_run_json(other, 500)
-    with pytest.raises(typer.BadParameter, match=r"chunks of different lengths .*virus: 300, .*other: 500"):
-        fit_classifier.main(virus, other, tmp_path / "mixed", hidden=16)
-
-
-def test_fragments_keep_their_own_embedding_and_failed_ones_are_left_out(labelled_runs: tuple[Path, Path]) -> None:
-    data = fit_classifier.read_run(labelled_runs[0], virus=True)
-    assert len(data.virus) == 400 - 2 * 2
-    assert np.isfinite(data.nucleotide).all()
-    with hdf5_files.opened(labelled_runs[0] / "parts" / "unit-000001.h5") as file:
-        fragment, row, protein = (hdf5_files.read(file, name) for name in ("fragment", "row", "protein"))
-    same = np.flatnonzero((data.protein == protein[row[7]]).all(axis=1))
-    assert f"{labelled_runs[0]}: s{fragment[7] // 10}" in data.sequence[same]
-
-
-def test_a_sequence_is_never_in_both_training_and_held_out_data(labelled_runs: tuple[Path, Path]) -> None:
-    data = fit_classifier.read_run(labelled_runs[0], virus=True)
-    training, held_out = fit_classifier.split(data, np.random.default_rng(0))
-    assert not set(training.sequence) & set(held_out.sequence)
-    assert len(training.virus) + len(held_out.virus) == len(data.virus)
-
-
-def test_a_folder_without_parts_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "fragments.tsv").write_text("fragment_id\tseq_name\n")
-    with pytest.raises(typer.BadParameter, match=str(tmp_path)):
-        fit_classifier.read_run(tmp_path, virus=True)
 
 
 # The summary

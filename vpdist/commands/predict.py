@@ -53,7 +53,7 @@ def predict(settings: Settings) -> int:
     """Run `vpdist predict` (or `embed`, without a classifier) on this rank; returns the exit code."""
     return run_session(
         RunFolder(settings.output),
-        lambda session: _Predict(choose.applied(settings, run_inputs.Waiting(session.control)), session).stages(),
+        lambda session: Predict(choose.applied(settings, run_inputs.Waiting(session.control)), session).stages(),
         device=settings.device,
         progress=settings.progress,
         stall_timeout=settings.stall_timeout,
@@ -62,7 +62,7 @@ def predict(settings: Settings) -> int:
 
 
 @dataclass(slots=True)
-class _Predict:
+class Predict:
     """One run of `predict` on one rank."""
 
     settings: Settings

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from vpdist.display.rates import COUNTED, Line, Rates
 from vpdist.monitoring.counters import Snapshot
-from vpdist.text import bytes_text, clock_text, count_text, span_text
+from vpdist.text import bytes_text, clock_text, count_text, printable, span_text
 
 QUIET_S = 10.0
 """From this age of the newest snapshot on, the heading displays it."""
@@ -97,7 +97,7 @@ def bar_lines(rates: Rates, snapshot: Snapshot, width: int, height: int, now: fl
 
 
 def _heading(total: Line, snapshot: Snapshot, width: int, age_s: float) -> Text:
-    facts = []
+    facts = [printable(snapshot.note)] if snapshot.note else []
     if total.planned and total.counts["tokens"]:
         facts.append(f"{count_text(total.done)} of {count_text(total.planned)} tokens")
     facts += [f"{count_text(total.counts[name])} {name}" for name in COUNTED if total.counts[name]]

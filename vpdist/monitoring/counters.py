@@ -15,7 +15,10 @@ import numpy as np
 
 from vpdist.encoder_kinds import KINDS
 
-STAGES = ("start", "ingest", "plan", "layout", "load", "embed", "classify", "check", "tables")
+STAGES = (
+    *("start", "groups", "ingest", "plan", "layout", "load", "embed", "classify", "check", "tables"),
+    *("rows", "fit", "judge"),
+)
 
 COUNTERS = (
     "records",
@@ -136,7 +139,7 @@ class Snapshot:
     `source` ("round": gathered; "keys": a round is overdue and rank 0 read the key store), `ended` (null while the run
     goes on, "" after success, else why it ended), `stage` of the run, `totals` (counter -> sum over ranks since the run
     began), `columns` (names of the counters) and `ranks`: a list of objects with the fields of `RankRow`, whose
-    `counters` and `base` are lists in the order of `columns`.
+    `counters` and `base` are lists in the order of `columns`; and `note`, where there is one.
     """
 
     time: float
@@ -144,6 +147,8 @@ class Snapshot:
     source: str
     rows: tuple[RankRow, ...]
     ended: str | None = None
+    note: str = ""
+    """What the stage has reached, in words."""
 
     @property
     def totals(self) -> dict[str, int]:
@@ -173,7 +178,7 @@ class Snapshot:
             "totals": self.totals,
             "columns": COUNTERS,
             "ranks": [asdict(row) for row in self.rows],
-        }
+        } | ({"note": self.note} if self.note else {})
         return json.dumps(fields, separators=(",", ":"))
 
     @classmethod
@@ -186,7 +191,9 @@ class Snapshot:
                 RankRow(**row | {name: tuple(row[name][index] for index in order) for name in ("counters", "base")})
                 for row in fields["ranks"]
             )
-            snapshot = cls(fields["time"], fields["elapsed"], fields["source"], rows, fields["ended"])
+            snapshot = cls(
+                fields["time"], fields["elapsed"], fields["source"], rows, fields["ended"], fields.get("note", "")
+            )
             if not snapshot.is_sound():
                 raise TypeError("a value has a wrong type or range")
             return snapshot
@@ -197,6 +204,7 @@ class Snapshot:
         """Whether all values have the types and ranges of a run's: a line of progress.jsonl may hold anything."""
         return (
             type(self.source) is str
+            and type(self.note) is str
             and (self.ended is None or type(self.ended) is str)
             and len(self.rows) > 0
             and _is_time(self.time, EARLIEST_S)

@@ -41,7 +41,7 @@ class Exchange:
     """One rank's part in the exchange, and its thread.
 
     `vector` (WIDTH,) int64 is written by the main thread alone. `failure` is what the main thread must raise;
-    `finished` is set when every rank was done.
+    `finished` is set when every rank was done. Snapshots carry `note`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Exchange:
         run on the thread. `spent_us` returns the cost of the other parts of monitoring."""
         self.failure: VpdistError | None = None
         self._lost: tuple[int, ...] = ()
-        self.finished = False
+        self.finished, self.note = False, ""
         self._runtime, self._vector, self._intervals = runtime, vector, intervals
         self._on_snapshot, self._on_forced_exit, self._spent_us = on_snapshot, on_forced_exit, spent_us
         self._gather = Gather(runtime, intervals.stall_timeout_s + 60)
@@ -79,11 +79,10 @@ class Exchange:
         self._liveness = Liveness(runtime.world_size, self._start_time, intervals.stalled_s)
         self._rank_0_liveness = Liveness(1, self._start_time, intervals.stalled_s)
         self._grace_s = intervals.grace_s
-        self._beat = 0
         self._steps: Steps | None = None
         self._work: dist.Work | None = None
         self._posted_at = -np.inf
-        self._posted_added = 0
+        self._posted_added = self._beat = 0
         self._batches_per_round = 1
         self._next: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="vpdist-exchange", daemon=True)
@@ -217,7 +216,9 @@ class Exchange:
         now = time.monotonic()
         elapsed = now - self._start_time
         self._on_snapshot(
-            self._liveness.snapshot(now, time=time.time(), elapsed=elapsed, source=source, ended=ended, lost=self._lost)
+            self._liveness.snapshot(
+                now, time=time.time(), elapsed=elapsed, source=source, ended=ended, lost=self._lost, note=self.note
+            )
         )
 
     # Keys

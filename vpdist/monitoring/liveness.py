@@ -68,6 +68,7 @@ class Liveness:
         source: str,
         ended: str | None = None,
         lost: Collection[int] = (),
+        note: str = "",
     ) -> Snapshot:
         """The newest vectors as a Snapshot."""
         silent_s, states = self.silent_s(now), self.states(now, lost)
@@ -87,4 +88,4 @@ class Liveness:
             )
             for rank, row in enumerate(self.matrix)
         )
-        return Snapshot(time, elapsed, source, rows, ended)
+        return Snapshot(time, elapsed, source, rows, ended, note)

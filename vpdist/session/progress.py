@@ -92,6 +92,7 @@ class Progress:
         `shared`: units are assigned dynamically, and the planned numbers are an equal share of all.
         """
         vector = self._vector.copy()
+        self._exchange.note = ""
         vector[FIRST_BASE:FIRST_STATE] = vector[:FIRST_BASE]
         vector[Cell.STAGE], vector[Cell.SHARED] = STAGES.index(name), shared
         vector[Cell.PLANNED_TOKENS], vector[Cell.PLANNED_UNITS], vector[Cell.ADDED] = planned_tokens, planned_units, 0
@@ -131,6 +132,14 @@ class Progress:
         """One line for the user: above the bars or among the log lines (rank 0), and in this rank's log."""
         logger.info("%s", text)
         if self._runtime.rank == 0:
+            self._display_thread.put(text)
+
+    def note(self, text: str) -> None:
+        """What the stage has reached, in words: in the heading of the bars, or as a line where there are none."""
+        self._exchange.note = text
+        self._exchange.wake()
+        logger.info("%s", text)
+        if self._runtime.rank == 0 and not self._shows_bars:
             self._display_thread.put(text)
 
     def close(self) -> None:

@@ -41,6 +41,8 @@ class Session:
     def begin(self) -> None:
         """Write status.json: the command runs. Raises StorageError."""
         self._check_lock()
+        if self.begun:
+            return
         self.begun = True
         if self.control.is_first:
             with contextlib.suppress(FileNotFoundError):

@@ -1,0 +1,268 @@
+"""`vpdist train`, stage by stage: groups, embeddings, sides, fit, figures, model.
+
+Everything before the fit is `vpdist embed` into MODEL/run, on all ranks and resumable as that is. Groups come first:
+files that cannot be used are refused before anything is embedded.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import xxhash
+
+from vpdist.commands import run_inputs
+from vpdist.commands.embedded_run import EmbeddedRun, finished_run
+from vpdist.commands.predict import Predict
+from vpdist.commands.trained_model import Trained, write_trained
+from vpdist.config import Settings
+from vpdist.distributed.sums import Sums
+from vpdist.errors import StorageError, UsageError
+from vpdist.models import choose
+from vpdist.session.coordination import VISIBLE_WITHIN_S, Control
+from vpdist.session.run_session import run_session
+from vpdist.session.session import Outcome, Session
+from vpdist.storage.run_folder import RunFolder
+from vpdist.train_settings import TrainSettings
+from vpdist.training import annotation, judge, plots
+from vpdist.training.fit import Examples, Fit
+from vpdist.training.fragments import Fragments, read_fragments
+from vpdist.training.groups import find_groups
+from vpdist.training.labelled import Labelled, Records, read_labelled
+from vpdist.training.rows import Rows, map_rows, rows_path, write_rows
+from vpdist.training.sides import TRAINING, VALIDATION, Sides, divide
+
+FIT_VERSION = 1
+"""Changes when the same data and settings give another classifier."""
+STATE = "state.safetensors"
+
+
+def train(settings: Settings, training: TrainSettings, labelled: Labelled) -> int:
+    """Run `vpdist train` on this rank; returns the exit code. `settings`: of `vpdist embed` into the model's run."""
+
+    def check(control: Control) -> None:
+        run_inputs.check_inputs(settings, control)
+        (labelled.fit / STATE).unlink(missing_ok=True)
+
+    return run_session(
+        RunFolder(settings.output),
+        lambda session: _Train(
+            choose.applied(settings, run_inputs.Waiting(session.control)), training, labelled, session
+        ).stages(),
+        device=settings.device,
+        progress=settings.progress,
+        stall_timeout=settings.stall_timeout,
+        restart=check if settings.restart else None,
+    )
+
+
+@dataclass(slots=True)
+class _Train:
+    """One run of `train` on one rank."""
+
+    settings: Settings
+    training: TrainSettings
+    labelled: Labelled
+    session: Session
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def control(self) -> Control:
+        return self.session.control
+
+    def stages(self) -> Outcome:
+        """All stages, in order."""
+        started = time.monotonic()
+        self.session.begin()
+        records, group = self._groups()
+        embedded = Predict(self.settings, self.session).stages()
+        run = finished_run(self.session.folder)
+        rows = self._rows(run)
+        sums = Sums(self.control.runtime, self.settings.stall_timeout + 60, self.control.raise_if_ending)
+        fragments, sides = self._sides(run, records, group)
+        fit_on, validation = (self._examples(fragments, sides, side, sums) for side in (TRAINING, VALIDATION))
+        fit = self._fit(run, rows, sums, fit_on, validation, sides)
+        text = self._model(run, rows, records, fragments, sides, fit, started)
+        return Outcome("\n".join([embedded.message, *self.warnings, text]), embedded.failures)
+
+    def _groups(self) -> tuple[Records | None, np.ndarray]:
+        """On rank 0 the records and the group of each; the others wait, and have none."""
+        self.session.progress.stage("groups")
+        found: tuple[Records | None, np.ndarray] = (None, np.zeros(0, np.int64))
+
+        def make() -> str:
+            nonlocal found
+            if not plots.can_draw():
+                self._warn(plots.NOT_INSTALLED)
+            annotation.check_installed(self.labelled.gbff)
+            unknown, ending = self.settings.replace_unknown, self.control.raise_if_ending
+            records = read_labelled(self.labelled, ending, replace_unknown=unknown)
+            found = records, find_groups(self.labelled, records, ending, replace_unknown=unknown)
+            n_groups = len(np.unique(found[1]))
+            self.session.progress.message(f"{len(records.names):,} labelled sequences in {n_groups:,} groups")
+            return "1"
+
+        self.control.broadcast_from_rank_0("train/groups", make)
+        return found
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(f"warning: {text}")
+        self.session.progress.message(self.warnings[-1])
+
+    def _rows(self, run: EmbeddedRun) -> Rows:
+        """The embeddings in one file, which rank 0 writes."""
+        progress, folder = self.session.progress, self.session.folder
+        path = rows_path(self.labelled.fit, run.plan, run.header)
+        progress.stage("rows", planned_units=run.plan.n_units if self.control.is_first else 0)
+
+        def count(fragments: int) -> None:
+            progress.add(units=1, fragments=fragments)
+            self.control.raise_if_ending()
+
+        def make() -> str:
+            write_rows(path, folder.parts, run.plan, run.kinds, run.widths, run.dtype, count)
+            return "1"
+
+        self.control.broadcast_from_rank_0("train/rows", make)
+        _await_file(self.control, path)
+        return map_rows(path, run.plan, run.widths, run.dtype)
+
+    def _sides(
+        self, run: EmbeddedRun, records: Records | None, group: np.ndarray
+    ) -> tuple[Fragments, Sides] | tuple[None, None]:
+        """On rank 0: all fragments, and the side of each record. Raises UsageError, InputError."""
+        if records is None:
+            return None, None
+        control, labelled = self.control, self.labelled
+        if len(records.names) != run.summary.n_records:
+            raise UsageError("a labelled file has changed since it was embedded; use --restart to embed it again")
+        fragments = read_fragments(self.session.folder, run.summary, run.plan, control.raise_if_ending)
+        if labelled.gbff:
+            fragments, told = annotation.inside_coding(fragments, records, labelled, control.raise_if_ending)
+            self.session.progress.message(told)
+        number = {source: index for index, source in enumerate(labelled.sources)}
+        source_of_file = np.array([number[file.source] for file in labelled.files], np.int32)
+        sides = divide(
+            group,
+            fragments.per_record(len(records.names)),
+            source_of_file[records.file],
+            labelled.sources,
+            validation_share=self.training.validation_share,
+            test_share=self.training.test_share,
+            seed=self.training.seed,
+        )
+        if joined := self._joined_labels(records, group):
+            self._warn(
+                f"{joined:,} groups hold viruses and others, which share an accession or a 25-mer (prophages?); "
+                f"each is on one side"
+            )
+        return fragments, sides
+
+    def _virus(self, records: Records) -> np.ndarray:
+        """(n,) bool, the label of each record."""
+        return np.array([file.virus for file in self.labelled.files])[records.file]
+
+    def _joined_labels(self, records: Records, group: np.ndarray) -> int:
+        """How many groups hold both labels."""
+        virus = self._virus(records)
+        return len(np.intersect1d(group[virus], group[~virus]))
+
+    def _examples(self, fragments: Fragments | None, sides: Sides | None, side: int, sums: Sums) -> Examples:
+        """The examples of a side, which rank 0 tells the others."""
+        packed = np.zeros(0, np.int64)
+        if fragments is not None and sides is not None:
+            mine = np.flatnonzero(fragments.usable & (sides.side[fragments.record] == side))
+            virus_of = {file.source: file.virus for file in self.labelled.files}
+            virus = np.array([virus_of[source] for source in self.labelled.sources])
+            packed = 2 * fragments.row[mine] + virus[sides.source[fragments.record[mine]]]
+        size = int(self.control.broadcast_from_rank_0(f"train/side/{side}", lambda: str(len(packed))))
+        shared = torch.from_numpy(packed) if self.control.is_first else torch.zeros(size, dtype=torch.int64)
+        numbers = sums.add(shared).numpy()
+        return Examples(numbers // 2, numbers % 2 == 1)
+
+    def _fit(
+        self, run: EmbeddedRun, rows: Rows, sums: Sums, training: Examples, validation: Examples, sides: Sides | None
+    ) -> Fit:
+        def make() -> str:
+            assert sides is not None
+            made_from = (FIT_VERSION, run.plan.digest(), run.header.attributes(0), sides.digest(), self.training.fit)
+            self.session.progress.message(
+                f"fitting {sum(run.widths)} x {self.training.hidden} x 2 on {len(training):,} fragments, "
+                f"{len(validation):,} for validation"
+            )
+            return xxhash.xxh3_128_hexdigest(repr(made_from).encode())
+
+        key = self.control.broadcast_from_rank_0("train/key", make)
+        fit = Fit(self.control, sums, rows, training, validation, self.training, self.labelled.fit / STATE, key)
+        fit.run()
+        return fit
+
+    def _model(
+        self,
+        run: EmbeddedRun,
+        rows: Rows,
+        records: Records | None,
+        fragments: Fragments | None,
+        sides: Sides | None,
+        fit: Fit,
+        started: float,
+    ) -> str:
+        """Rank 0 judges the classifier and writes the model; the others wait. Returns the summary."""
+        self.session.progress.stage("judge")
+        text = ""
+
+        def make() -> str:
+            nonlocal text
+            assert records is not None
+            assert fragments is not None
+            assert sides is not None
+            classifier, ending = fit.network.classifier.eval(), self.control.raise_if_ending
+            scored = judge.score(
+                fragments, sides, self._virus(records), lambda row: classifier.logits(*rows.by_encoder(row)), ending
+            )
+            training = self.training
+            table = judge.figures(
+                scored,
+                sides,
+                records.lengths,
+                resamples=training.bootstraps,
+                seed=training.seed,
+                raise_if_ending=ending,
+            )
+            confusion = judge.confusion(scored, sides, self.labelled.sources)
+            trained = Trained(
+                self.settings,
+                training,
+                self.labelled,
+                run.resolved,
+                run.kinds,
+                records,
+                sides,
+                fit.reached,
+                classifier,
+                table,
+                confusion,
+                plots.draw(self.labelled.model / "plots", scored, training.name or self.labelled.model.name)
+                if plots.can_draw()
+                else [],
+            )
+            text = write_trained(trained, self.control.runtime, time.monotonic() - started)
+            return "1"
+
+        self.control.broadcast_from_rank_0("train/model", make)
+        return text
+
+
+def _await_file(control: Control, path: Path) -> None:
+    """Wait for a file that rank 0 has written; a network file system may show it late. Raises StorageError."""
+    until = time.monotonic() + VISIBLE_WITHIN_S
+
+    def exists() -> bool:
+        if not path.exists() and time.monotonic() > until:
+            raise StorageError(f"{path}: was written by rank 0 but is not visible to rank {control.runtime.rank}")
+        return path.exists()
+
+    control.wait_until(exists)
