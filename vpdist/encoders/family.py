@@ -108,7 +108,7 @@ DNABERT_S = EncoderFamily(
 ESM2 = EncoderFamily(
     name="ESM-2",
     kinds=(PROTEIN.name,),
-    matches=has_type("esm"),
+    matches=lambda config: config.get("model_type") == "esm" and config.get("position_embedding_type") != "absolute",
     recognised_by="model_type 'esm'",
     tokenizer="vpdist.sequences.tokenizers:ProteinTokenizer",
     loader="vpdist.encoders.esm2:load",
@@ -136,14 +136,27 @@ ESMC = EncoderFamily(
     not_pooled=1,
     token="residue",
 )
+NATIVE_TYPES = ("esm", "bert", "modernbert", "llama", "mistral", "t5")
+"""Model types that the transformers library's own classes compute, where no other family matches."""
+NATIVE = EncoderFamily(
+    name="transformers",
+    kinds=(NUCLEOTIDE.name, PROTEIN.name),
+    matches=lambda config: config.get("model_type") in NATIVE_TYPES,
+    recognised_by=f"model_type {', '.join(NATIVE_TYPES)}",
+    shape="vpdist.encoders.native_types:native_shape",
+    tokenizer="vpdist.sequences.library_tokenizer:LibraryTokenizer",
+    loader="vpdist.encoders.native:load",
+    attention_bias=True,  # T5 has one, others a mask of what comes later
+    pools="mean over tokens but special ones",
+)
 
 FAMILIES = {family.name: family for family in (DNABERT_S, ESM2, ESMC)}
-"""By name."""
+"""Those that are asked first, by name."""
 
 
 def family_named(name: str) -> EncoderFamily:
     """A row by its name. Raises KeyError."""
-    return FAMILIES[name]
+    return NATIVE if name == NATIVE.name else FAMILIES[name]
 
 
 def family_of(path: Path, config: Mapping[str, Any]) -> EncoderFamily:
@@ -151,7 +164,9 @@ def family_of(path: Path, config: Mapping[str, Any]) -> EncoderFamily:
     found = [family for family in FAMILIES.values() if family.matches(config)]
     if len(found) > 1:
         raise WeightsError(f"{path}: describes {' and '.join(family.name for family in found)} at once")
+    if not found and NATIVE.matches(config):
+        return NATIVE
     if not found:
-        known = " nor ".join(f"{family.name} ({family.recognised_by})" for family in FAMILIES.values())
+        known = " nor ".join(f"{family.name} ({family.recognised_by})" for family in (*FAMILIES.values(), NATIVE))
         raise WeightsError(f"{path}: describes neither {known}: model_type is {config.get('model_type')!r}")
     return found[0]
