@@ -132,7 +132,8 @@ def _of_llama(path: Path, config: Mapping[str, Any], values: Values) -> Values:
 def _of_mistral(path: Path, config: Mapping[str, Any], values: Values) -> Values:
     window = config.get("sliding_window")
     near = None if window is None else shapes.whole_number(path, config, "sliding_window")
-    return {**_of_llama(path, config, values), "sliding_window": near}
+    usual = {} if config.get("num_key_value_heads") is not None else {"num_key_value_heads": 8}
+    return {**_of_llama(path, {**config, **usual}, values), "sliding_window": near}
 
 
 def _of_modernbert(path: Path, config: Mapping[str, Any], values: Values) -> Values:
