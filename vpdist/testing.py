@@ -40,7 +40,7 @@ LONG = 400
 
 
 def check_encoder(
-    folder: Path,
+    folder: Path | str,
     kind: str,
     sequences: Sequence[str] | None = None,
     *,
@@ -56,7 +56,7 @@ def check_encoder(
 
     Raises AssertionError that says what is not kept; VpdistError where the folder cannot be loaded.
     """
-    letters = LETTERS[KINDS[kind].reads]
+    folder, letters = Path(folder), LETTERS[KINDS[kind].reads]
     draw = random.Random(0)
     texts = list(sequences or ("".join(draw.choices(letters, k=length)) for length in LENGTHS))
     assert fingerprinted(folder) == fingerprinted(folder), "the fingerprint differs between two readings"
