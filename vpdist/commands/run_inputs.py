@@ -156,6 +156,8 @@ def check_inputs(settings: Settings, control: Control) -> None:
 def _record(settings: Settings, session: Session, inputs: RunInputs) -> None:
     """On rank 0: write the run's inputs to run.json, and tell the other ranks. Raises StorageError."""
     run, mine = this_run(session.control.runtime), platform_here(session.control.runtime.device)
+    families = {kind: encoder_shape(folder).family for kind, folder in inputs.models.items()}
+    plugins = {kind: family.plugin for kind, family in families.items() if family.plugin}
     session.folder.update_run(
         **run,
         settings=settings.to_dict(),
@@ -163,6 +165,7 @@ def _record(settings: Settings, session: Session, inputs: RunInputs) -> None:
         decisions=inputs.resolved.to_dict(),
         platform=mine.to_dict(),
         models={kind: str(folder) for kind, folder in inputs.models.items()},
+        **({"plugins": plugins} if plugins else {}),
         runs=runs_with(read_json(session.folder.run) or {}, run),
     )
     publish_recorded(session.control, inputs.resolved, mine)

@@ -7,7 +7,9 @@ encoder or several (`encoder_kinds.KINDS`). Nothing here needs torch; rows refer
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,10 @@ class EncoderFamily:
     files: tuple[str, ...] = ()
     """Further files of the folder that it reads, if they are there, besides weights.DESCRIPTION_FILES and weights."""
     fingerprint: str = ""
-    """What its embeddings depend on besides the files: a text that enters the fingerprint of its folders."""
+    """What its embeddings depend on besides the files: a text that enters the fingerprint of its folders. Of a plug-in
+    that says nothing, its package and version."""
+    plugin: str = ""
+    """Name and version of the package that plugs it in; filled in when that is loaded."""
     pinned: Mapping[str, str] = field(default_factory=dict)
     """Commit of each public checkpoint, used unless `owner/name@revision` names another."""
 
@@ -108,7 +113,7 @@ DNABERT_S = EncoderFamily(
 ESM2 = EncoderFamily(
     name="ESM-2",
     kinds=(PROTEIN.name,),
-    matches=has_type("esm"),
+    matches=lambda config: config.get("model_type") == "esm" and config.get("position_embedding_type") != "absolute",
     recognised_by="model_type 'esm'",
     tokenizer="vpdist.sequences.tokenizers:ProteinTokenizer",
     loader="vpdist.encoders.esm2:load",
@@ -136,22 +141,70 @@ ESMC = EncoderFamily(
     not_pooled=1,
     token="residue",
 )
+NATIVE_TYPES = ("esm", "bert", "modernbert", "llama", "mistral", "t5")
+"""Model types that the transformers library's own classes compute, where no other family matches."""
+NATIVE = EncoderFamily(
+    name="transformers",
+    kinds=(NUCLEOTIDE.name, PROTEIN.name),
+    matches=lambda config: config.get("model_type") in NATIVE_TYPES,
+    recognised_by=f"model_type {', '.join(NATIVE_TYPES)}",
+    shape="vpdist.encoders.native_types:native_shape",
+    tokenizer="vpdist.sequences.library_tokenizer:LibraryTokenizer",
+    loader="vpdist.encoders.native:load",
+    attention_bias=True,  # T5 has one, others a mask of what comes later
+    pools="mean over tokens but special ones",
+)
 
 FAMILIES = {family.name: family for family in (DNABERT_S, ESM2, ESMC)}
-"""By name."""
+"""Those that are asked first, by name."""
+
+
+GROUP = "vpdist.encoders"
+"""Entry points of this group are rows of other packages."""
+
+
+@cache
+def plugged_in() -> Mapping[str, EncoderFamily]:
+    """The rows that installed packages plug in, by name; their modules are imported at the first call.
+
+    Raises WeightsError for one that cannot be loaded, is no EncoderFamily, or has the name of another.
+    """
+    found: dict[str, EncoderFamily] = {}
+    for entry in entry_points(group=GROUP):
+        package = "a package" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+        here = f"the plug-in {entry.name} = {entry.value} of {package}"
+        try:
+            family = entry.load()
+        except Exception as error:  # code of others may raise anything
+            raise WeightsError(f"{here}: cannot be loaded: {error!r}") from error
+        if not isinstance(family, EncoderFamily):
+            raise WeightsError(f"{here}: is no vpdist.encoders.family.EncoderFamily")
+        if family.name in {*FAMILIES, NATIVE.name, *found}:
+            raise WeightsError(f"{here}: there is another encoder of the name {family.name!r}")
+        found[family.name] = replace(family, plugin=package, fingerprint=family.fingerprint or package)
+    return found
 
 
 def family_named(name: str) -> EncoderFamily:
-    """A row by its name. Raises KeyError."""
-    return FAMILIES[name]
+    """A row by its name. Raises KeyError, WeightsError."""
+    if name in (*FAMILIES, NATIVE.name):
+        return {**FAMILIES, NATIVE.name: NATIVE}[name]
+    return plugged_in()[name]
 
 
 def family_of(path: Path, config: Mapping[str, Any]) -> EncoderFamily:
-    """The family of the model that the config.json `path` describes. Raises WeightsError for none, or for several."""
+    """The family of the model that the config.json `path` describes: one of FAMILIES, else one that is plugged in,
+    else NATIVE. Raises WeightsError for none, or for several."""
     found = [family for family in FAMILIES.values() if family.matches(config)]
+    if not found:
+        found = [family for family in plugged_in().values() if family.matches(config)]
     if len(found) > 1:
         raise WeightsError(f"{path}: describes {' and '.join(family.name for family in found)} at once")
+    if not found and NATIVE.matches(config):
+        return NATIVE
     if not found:
-        known = " nor ".join(f"{family.name} ({family.recognised_by})" for family in FAMILIES.values())
+        known = " nor ".join(
+            f"{family.name} ({family.recognised_by})" for family in (*FAMILIES.values(), *plugged_in().values(), NATIVE)
+        )
         raise WeightsError(f"{path}: describes neither {known}: model_type is {config.get('model_type')!r}")
     return found[0]

@@ -43,11 +43,14 @@ def with_weights(
     device: torch.device,
     unused: re.Pattern[str],
     named: Callable[[str], str],
+    *,
+    packs: bool = True,
 ) -> nn.Module:
     """The model that `make` makes, with the weights in `folder`, on `device`; parameters as `dtype`, buffers as made.
 
     `named`: a parameter's name in the model for that of a tensor in the folder; tensors that fit `unused` by that name
-    are passed over. Raises WeightsError where weights are missing, surplus, or do not fit.
+    are passed over. `packs`: whether linear layers may be replaced (cpu_kernels), whose weights the library then does
+    not find. Raises WeightsError where weights are missing, surplus, or do not fit.
 
     It is made twice: on the meta device to compare sizes, then with parameters that are memory which nothing touches,
     so that the machine does not provide it, and with all else that follows from the configuration.
@@ -58,7 +61,7 @@ def with_weights(
     weights.fitted(state, sizes, folder, unused)
     with no_init_weights():
         model = make()
-    model = filled(model, state, {name: (name,) for name, _ in sizes}, dtype, device, folder, unused)
+    model = filled(model, state, {name: (name,) for name, _ in sizes}, dtype, device, folder, unused, packs=packs)
     for module in model.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, buffer.to(device))

@@ -45,6 +45,8 @@ class EncoderShape:
     """Numbers of a token's queries in all heads of a layer, where that is not the width."""
     key_width: int | None = None
     """Numbers of its keys, and of its values, where that is not the width."""
+    longest: int | None = None
+    """Most tokens of a sequence, special ones included, where its positions have an end."""
     other_flops_per_token: int = 0
     """Operations per token outside of transformer layers."""
 

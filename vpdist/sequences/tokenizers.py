@@ -7,8 +7,6 @@ in [CLS] ... [SEP], never truncated; proteins as uint8 in <cls> ... <eos>, trunc
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
@@ -19,16 +17,16 @@ from tokenizers import Tokenizer
 
 from vpdist.encoder_kinds import KINDS, NUCLEOTIDE, PROTEIN, EncoderKind, resolve
 from vpdist.encoders.shape import encoder_shape
+from vpdist.encoders.special_tokens import read_file, usable
+from vpdist.encoders.tokenizer_json import checked
 from vpdist.errors import WeightsError
 from vpdist.ragged import Ragged, offsets_of
-from vpdist.sequences.tokenizer_json import checked
-from vpdist.storage.atomic_files import JSON_LIMIT, read_limited
 
 MAX_RESIDUES = 1024
 """Residues of a protein that ESM-2 reads; the original method's limit."""
 
 _EVERY_LETTER = "ACGTNRYSWKMBDHV-."
-_STRINGS_PER_CALL = 16
+STRINGS_PER_CALL = 16
 """An encoding also keeps every token's text, 10 KB for 500 bases. Calls for 16 strings, freed while still in the cache,
 take a fifth less time than calls for 4,096."""
 
@@ -65,9 +63,9 @@ class NucleotideTokenizer:
 
     def __init__(self, folder: Path, kind: EncoderKind = NUCLEOTIDE) -> None:
         path = folder / "tokenizer.json"
-        content = _read(path)
+        content = read_file(path)
         description = checked(path, content)
-        with _usable(path):
+        with usable(path):
             self._tokenizer = Tokenizer.from_str(description)
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
@@ -86,8 +84,8 @@ class NucleotideTokenizer:
         pieces: list[np.ndarray] = []
         strings = [string.decode("ascii") for string in texts.strings()]
         lengths = np.zeros(len(strings), np.int64)
-        for start in range(0, len(strings), _STRINGS_PER_CALL):
-            some = strings[start : start + _STRINGS_PER_CALL]
+        for start in range(0, len(strings), STRINGS_PER_CALL):
+            some = strings[start : start + STRINGS_PER_CALL]
             # the library would copy every encoding to add special tokens: 15 % of its time
             ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(some, add_special_tokens=False)]
             pieces.append(np.fromiter(chain.from_iterable(ids), self._token_type))
@@ -107,7 +105,7 @@ class ProteinTokenizer:
         path = folder / "vocab.txt"
         if not path.exists() and (folder / "tokenizer.json").exists():
             path = folder / "tokenizer.json"
-        content = _read(path)
+        content = read_file(path)
         id_of = _vocabulary(path, content)
         missing = [token for token in ("<cls>", "<eos>", "<unk>", "A") if token not in id_of]
         if missing:
@@ -141,24 +139,6 @@ def _with_special_tokens(flat: np.ndarray, lengths: np.ndarray, first: int, last
     tokens[offsets[:-1]], tokens[offsets[1:] - 1] = first, last
     tokens[is_inner] = flat
     return Ragged(tokens, offsets)
-
-
-@contextmanager
-def _usable(path: Path) -> Iterator[None]:
-    """Raises WeightsError for what the library raises: Exceptions and panics, which are BaseExceptions."""
-    try:
-        yield
-    except BaseException as error:
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            raise WeightsError(f"{path}: is not a tokenizer that the tokenizers library reads: {error}") from error
-        raise
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return read_limited(path, JSON_LIMIT, follow=True)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _vocabulary(path: Path, content: bytes) -> dict[str, int]:
