@@ -96,7 +96,9 @@ def test_a_preset_runs_and_then_runs_offline(
 ) -> None:
     source = write_contigs(tmp_path / "contigs.fa", n=4)
     assert predict(asked(source, tmp_path / "a", model=NAME, progress="log")) == 0
-    assert "owner/protein" in capfd.readouterr().err  # what it downloads
+    told = capfd.readouterr().err
+    assert "owner/protein" in told  # what it downloads
+    assert f"model {NAME}: The original authors' model for chunks of 500 bases; not measured by vpdist" in told
     tried = cut_off(monkeypatch)
     assert predict(asked(source, tmp_path / "b", model=NAME, offline=True)) == 0
     assert tried == []
