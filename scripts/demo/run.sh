@@ -21,5 +21,5 @@ run vpdist train --virus demo/sample/virus.fa --other demo/sample/other.fa -o de
     --optimizer adamw --learning-rate 0.003 --weight-decay 0.1 --batch-size 256 --epochs 15 \
     --description "Fitted on synthetic organisms: for trying out only."
 run torchrun --standalone --nproc-per-node=2 -m vpdist predict demo/sample/sample.fa.gz -o demo/run \
-    "${models[@]}" --classifier demo/model/classifier.safetensors
+    --model demo/model
 run python -m scripts.demo.show demo/run demo/sample/truth.tsv

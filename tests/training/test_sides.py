@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from tests.training.test_kmers import labelled, random_bases, words
 from vpdist.errors import UsageError
+from vpdist.train_settings import LabelledFile
 from vpdist.training.groups import find_groups
-from vpdist.training.labelled import read_labelled
+from vpdist.training.labelled import Labelled, read_labelled
 from vpdist.training.sides import SIDES, TEST, TRAINING, VALIDATION, Sides, divide
 
 SOURCES = ("virus", "other")
@@ -94,3 +95,19 @@ def test_no_25_mer_is_on_two_sides(tmp_path: Path, seed: int) -> None:
     assert len(np.unique(group)) < len(group) - 10
     assert {len(found) for found in sides_of.values()} == {1}
     assert {side for found in sides_of.values() for side in found} == {TRAINING, VALIDATION, TEST}
+
+
+def test_real_contigs_of_one_accession_are_on_one_side(shared: Path, tmp_path: Path) -> None:
+    files = tuple(
+        LabelledFile(str(shared / "data" / f"{name}.fa.gz"), name == "virus", name) for name in ("virus", "host")
+    )
+    given = Labelled(tmp_path, files)
+    records = read_labelled(given)
+    sides = divided(find_groups(given, records), np.ones(len(records.names), np.int64), records.file)
+    sides_of: dict[str, set[int]] = {}
+    for name, side in zip(records.names, sides.side.tolist(), strict=True):
+        sides_of.setdefault(name.split("#")[0].split(".")[0], set()).add(side)
+    assert len(records.names) == 2000
+    assert len(sides_of) > 1000
+    assert {len(found) for found in sides_of.values()} == {1}
+    assert np.bincount(sides.side).tolist() == pytest.approx([1600, 200, 200], abs=30)

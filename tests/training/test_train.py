@@ -162,12 +162,13 @@ def test_plots_are_there_as_png_and_svg(one_rank: Path) -> None:
     assert "](plots/roc.png)" in (one_rank / "README.md").read_text()
 
 
-def test_predict_takes_the_classifier_and_calls_most_sequences_right(
+def test_predict_takes_the_model_and_calls_most_sequences_right(
     one_rank: Path, models: TinyModels, tmp_path: Path
 ) -> None:
     paths = write_labelled(tmp_path, n=12, seed=99)
     settings = models.settings(paths[0], tmp_path / "run", inputs=tuple(map(str, paths)))
-    assert predict(replace(settings, classifier=one_rank / "classifier.safetensors")) == 0
+    named = {"nucleotide_model": None, "protein_model": None, "classifier": None, "model": str(one_rank)}
+    assert predict(replace(settings, **named)) == 0  # type: ignore[arg-type]
     with open(tmp_path / "run" / "sequences.tsv", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     right = [(row["prediction"] == "virus") == row["source"].endswith("virus.fa") for row in rows]
