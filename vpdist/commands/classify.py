@@ -119,7 +119,7 @@ def _new_calls(
     warnings = summary.warnings(sources, recorded.min_length)
     warnings += resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
     text = summary_text(folder, totals, time.monotonic() - started, called=True)
-    return Outcome("\n".join([*warnings, text]), totals.failed_fragments)
+    return Outcome("\n".join([*warnings, text, *choose.told(bundle)]), totals.failed_fragments)
 
 
 def _fitting(recorded: ResolvedConfig, given: Path | None, bundle: Bundle | None, folder: RunFolder) -> Path:

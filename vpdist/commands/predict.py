@@ -293,4 +293,5 @@ class Predict:
             self.folder.update_run(stage_seconds=self.seconds, seconds=round(seconds, 3), statuses=statuses)
         called = self.settings.classifier is not None
         lines = [*self.warnings, summary_text(self.folder, totals, seconds, called=called)]
+        lines += choose.told(choose.calling_model_of(self.settings))
         return Outcome("\n".join(lines), totals.failed_fragments)

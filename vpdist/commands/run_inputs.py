@@ -173,8 +173,8 @@ def _record(settings: Settings, session: Session, inputs: RunInputs) -> None:
 
 def report_inputs(settings: Settings, session: Session, resolved: ResolvedConfig) -> None:
     """On rank 0: one line for the user, one about the model, and one about GPUs that are left out."""
-    if (bundle := choose.model_of(settings)) is not None:
-        session.progress.message(f"model {bundle.model.name}: {bundle.model.description}; {bundle.model.accuracy}")
+    for line in choose.told(choose.model_of(settings)):
+        session.progress.message(line)
     session.progress.message(
         f"{session.control.runtime.world_size} rank(s) on {resolved.device}, {resolved.dtype}, "
         f"{resolved.token_budget} tokens a batch, {resolved.threads} thread(s) per rank"

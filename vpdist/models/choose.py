@@ -63,6 +63,12 @@ def model_of(settings: Settings) -> Bundle | None:
     return None if settings.model is None else find_model(settings.model, offline=True)
 
 
+def calling_model_of(settings: Settings) -> Bundle | None:
+    """As `model_of`; None where another classifier, or none, makes the calls."""
+    bundle = model_of(settings)
+    return bundle if bundle is not None and settings.classifier == bundle.classifier else None
+
+
 def is_whole(settings: Settings, bundle: Bundle) -> bool:
     """Whether the model's own classifier, or none, is used: then all of the model must be."""
     return settings.classifier in (None, bundle.classifier)
@@ -94,6 +100,15 @@ def recorded(settings: Settings, bundle: Bundle | None) -> dict[str, Any] | None
         return None
     own = "its own" if is_whole(settings, bundle) else str(settings.classifier)
     return named(bundle) | {"from": settings.model, "classifier": own}
+
+
+def told(bundle: Bundle | None) -> list[str]:
+    """What people must know of the model that made the calls: its name, what it is, and how well it does."""
+    return (
+        []
+        if bundle is None
+        else [f"model {bundle.model.name}: {bundle.model.description.rstrip('.')}; {bundle.model.accuracy}"]
+    )
 
 
 def named(bundle: Bundle) -> dict[str, Any]:
