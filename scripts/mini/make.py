@@ -2,7 +2,8 @@
 
 Writes the two encoders, which are a config.json each, fits the classifier by `vpdist train` and copies the model into
 FOLDER, by default that of the package. The same files and seed give the same model. WORK keeps embeddings and the fit's
-state, and goes on there.
+state, and goes on there. `--without FA...` names sequences that the model is to be judged on: none of their accessions
+is used.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import dnaio
+
 from vpdist.models.bundle import CARD_FILE, MODEL_FILE, is_model, read_model
+from vpdist.training.groups import accession
 
 NAME = "mini"
 DESCRIPTION = (
@@ -29,11 +33,13 @@ FIT = {
     "learning-rate": "0.002",
     "weight-decay": "0.01",
     "batch-size": "1024",
-    "epochs": "16",
-    "patience": "16",
+    "epochs": "20",
+    "patience": "20",
     "decay-every": "4",
-    "decay": "0.4",
+    "decay": "0.5",
     "class-weights": "balanced",
+    "validation-share": "0.03",
+    "test-share": "0.05",
 }
 """Options of `vpdist train`."""
 COPIED = (MODEL_FILE, CARD_FILE, "classifier.safetensors", *(f"encoders/{kind}/config.json" for kind in ENCODERS))
@@ -44,6 +50,33 @@ def write_encoders(folder: Path) -> None:
     for kind in ENCODERS:
         (folder / kind).mkdir(parents=True, exist_ok=True)
         (folder / kind / "config.json").write_text(json.dumps({"model_type": f"{kind}_composition"}) + "\n")
+
+
+def keep_apart(files: Sequence[str], judged: Sequence[Path], folder: Path) -> list[str]:
+    """Copies of `files` (each may have NAME= before it), as plain FASTA in `folder`, without the accessions that are in
+    `judged`."""
+    accessions = {accession(record.name) for record in records_of(judged)}
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = []
+    for text in files:
+        name, equals, path = text.rpartition("=")
+        target = folder / Path(path).name.removesuffix(".gz")
+        n = left_out = 0
+        with target.open("w", encoding="ascii") as file:
+            for n, record in enumerate(records_of([Path(path)]), 1):  # noqa: B007 - n is told below
+                if accession(record.name) in accessions:
+                    left_out += 1
+                else:
+                    file.write(f">{record.name}\n{record.sequence}\n")
+        print(f"{path}: {left_out:,} of {n:,} sequences are left out", flush=True)
+        kept.append(f"{name}{equals}{target}")
+    return kept
+
+
+def records_of(paths: Sequence[Path]) -> Iterator[dnaio.SequenceRecord]:
+    for path in paths:
+        with dnaio.open(path) as reader:
+            yield from reader
 
 
 def train(virus: Sequence[str], other: Sequence[str], work: Path, seed: int, nproc: int | None, licence: str) -> Path:
@@ -79,6 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--virus", nargs="+", required=True, help="FASTA of viruses")
     parser.add_argument("--other", nargs="+", required=True, help="FASTA of others, NAME=FILE to count them by name")
+    parser.add_argument("--without", nargs="*", type=Path, default=[], help="FASTA that the model is to be judged on")
     parser.add_argument("--work", type=Path, default=Path("mini"))
     parser.add_argument("--into", type=Path, default=Path("vpdist/models/mini"))
     parser.add_argument("--licence", default="mit", help="of the classifier")
@@ -86,7 +120,10 @@ def main() -> None:
     parser.add_argument("--nproc", type=int)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    model = train(arguments.virus, arguments.other, arguments.work, arguments.seed, arguments.nproc, arguments.licence)
+    virus, other = arguments.virus, arguments.other
+    if arguments.without:
+        virus, other = (keep_apart(files, arguments.without, arguments.work / "kept") for files in (virus, other))
+    model = train(virus, other, arguments.work, arguments.seed, arguments.nproc, arguments.licence)
     copy(model, arguments.into)
     size = sum(path.stat().st_size for path in arguments.into.rglob("*") if path.is_file())
     print(f"{arguments.into}: {size:,} bytes")
