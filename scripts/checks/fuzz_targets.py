@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import json
 import lzma
 import sys
 import unicodedata
@@ -23,6 +24,7 @@ from safetensors.torch import save
 
 from vpdist.commands import resolve_config
 from vpdist.display.log_lines import LogLines
+from vpdist.encoders.native_types import TYPES
 from vpdist.encoders.shape import encoder_shape
 from vpdist.encoders.weights import load_state_dict
 from vpdist.errors import InputError, StorageError, UsageError, WeightsError
@@ -94,11 +96,22 @@ class Seeds:
     """A finished run folder."""
 
 
+SIZES = dict.fromkeys(
+    (
+        *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"),
+        *("d_model", "d_kv", "d_ff", "num_layers", "num_heads"),
+    ),
+    2,
+) | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "position_embedding_type": "absolute"}
+"""Of a tiny encoder, by the names of all model types."""
+
+
 def targets(seeds: Seeds) -> dict[str, Target]:
     """All targets, by name."""
     classifiers, run = (WeightsError,), seeds.run
     part = next(path for path in sorted((run / "parts").iterdir())).read_bytes()
     config = tuple((folder / "config.json").read_bytes() for folder in (seeds.nucleotide, seeds.protein))
+    config += tuple(json.dumps({"model_type": name, **SIZES}).encode() for name in (*TYPES, "esmc"))
     tokenizer, vocabulary = seeds.nucleotide / "tokenizer.json", seeds.protein / "vocab.txt"
     return {
         "records": Target(_records, (InputError,), _sequence_files()),
