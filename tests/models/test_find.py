@@ -160,6 +160,13 @@ def test_a_short_name_is_no_folder_of_the_current_one(
         find_model(f"./{NAME}")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-this-name/x", "owner/name", "a/b/c", ""])
+def test_a_name_that_cannot_be_one_is_refused(name: str) -> None:
+    for find in (find_model, download):
+        with pytest.raises(WeightsError):
+            find(name)
+
+
 def test_an_unknown_name_is_told_with_the_known_ones() -> None:
     with pytest.raises(WeightsError, match=r"nor one of the known names: .*virnucpro-500, virnucpro-300"):
         find_model("virnucpro")
