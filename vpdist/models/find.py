@@ -63,9 +63,11 @@ def download(name: str, listener: Listener = SILENT) -> Path:
     preset = PRESETS.get(name)
     if preset is not None:
         listener.tell(f"{name}: about {bytes_text(preset.bytes)} in all, less what is here")
-    elif name not in packaged() and HUB_ID.fullmatch(name) and hub.local_folder(name) is None:
-        where = name_and_revision(name)
-        folder = hub.snapshot(*where, _model_or_encoder, _is_model_or_encoder, listener=listener)
+    elif name not in packaged():
+        folder = hub.local_folder(name)
+        if folder is None:
+            where = name_and_revision(name)
+            folder = hub.snapshot(*where, _model_or_encoder, _is_model_or_encoder, listener=listener)
         if not is_model(folder):
             return folder
     return _with_encoders(find_model(name, listener=listener), preset, listener).folder
