@@ -211,6 +211,13 @@ def test_the_list_tells_what_is_here(
     assert f"    digest sha256:{bundle.digest}" in lines
 
 
+def test_a_damaged_download_is_listed_as_refused(published: Published) -> None:
+    (find_model(NAME).folder / "model.json").write_text("{")
+    refused = next(model for model in listed([]) if model.name == NAME)
+    assert refused.state == REFUSED
+    assert "model.json: cannot be read as JSON" in refused.accuracy
+
+
 def test_a_folder_that_cannot_be_read_is_told() -> None:
     with pytest.raises(StorageError, match="cannot be read: File name too long"):
         listed([Path("x" * 300)])
