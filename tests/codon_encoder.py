@@ -1,4 +1,4 @@
-"""A third kind of encoder, as small as one can be: a vector per codon. What it takes is in this file, its row included.
+"""A third kind of encoder, as small as one can be: a vector per codon. What it takes is in this file, its rows included.
 
     python -m tests.codon_encoder INPUT RUN CODON_MODEL|- PROTEIN_MODEL|-
 
@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from vpdist.config import Settings
 from vpdist.encoder_kinds import KINDS, EncoderKind
+from vpdist.encoders import family as families
 from vpdist.encoders import shape as shapes
 from vpdist.encoders import weights
 from vpdist.encoders.checkpoint import filled
@@ -33,22 +36,26 @@ WIDTH = 12
 
 CODON = EncoderKind(
     name="codon",
-    model="codon vectors",
-    recognised_by="model_type=codon",
     reads="nucleotide",
-    tokenizer="tests.codon_encoder:CodonTokenizer",
     token_type="uint8",
+    pooling="mean over codons",
+)
+CODON_VECTORS = families.EncoderFamily(
+    name="codon vectors",
+    kinds=(CODON.name,),
+    matches=families.has_type("codon"),
+    recognised_by="model_type 'codon'",
+    shape="tests.codon_encoder:shape",
+    tokenizer="tests.codon_encoder:CodonTokenizer",
     loader="tests.codon_encoder:load",
-    gated=False,
-    attention_bias=False,
+    special_per_end=1,
     not_pooled=1,
     token="codon",
-    pinned={},
 )
 
 
 class CodonTokenizer:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: EncoderKind) -> None:
         self.fingerprint = "codons"
 
     def encode(self, texts: Ragged) -> Ragged:
@@ -58,6 +65,14 @@ class CodonTokenizer:
             sequences.append([BEGIN, *codons, END])
         flat = np.array([token for sequence in sequences for token in sequence], np.uint8)
         return Ragged.from_lengths(flat, [len(sequence) for sequence in sequences])
+
+
+def shape(path: Path, config: Mapping[str, Any], family: families.EncoderFamily) -> shapes.EncoderShape:
+    return shapes.EncoderShape(
+        family=family,
+        width=shapes.whole_number(path, config, "hidden_size"),
+        vocabulary=shapes.whole_number(path, config, "vocab_size"),
+    )
 
 
 class CodonVectors(nn.Module):
@@ -70,17 +85,17 @@ class CodonVectors(nn.Module):
 
 
 def load(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    shape = shapes.encoder_shape(folder)
+    size = shapes.encoder_shape(folder)
     with torch.device("meta"):
-        model = CodonVectors(shape.vocabulary, shape.width)
+        model = CodonVectors(size.vocabulary, size.width)
     wanted = {name: (name,) for name, _ in model.named_parameters()}
     return filled(model, weights.load_state_dict(folder), wanted, dtype, device, folder, re.compile("no other name"))
 
 
 def write_codon_vectors(folder: Path) -> Path:
     folder.mkdir()
-    sizes = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 1}
-    (folder / "config.json").write_text(json.dumps({"model_type": "codon", "vocab_size": OTHER + 1, **sizes}))
+    config = {"model_type": "codon", "vocab_size": OTHER + 1, "hidden_size": WIDTH}
+    (folder / "config.json").write_text(json.dumps(config))
     vectors = np.random.default_rng(0).normal(size=(OTHER + 1, WIDTH)).astype(np.float32)
     save_file({"codons.weight": torch.from_numpy(vectors)}, folder / "model.safetensors")
     return folder
@@ -93,6 +108,7 @@ class CodonSettings(Settings):
 
 def main(source: str, run: str, *models: str) -> int:
     KINDS[CODON.name] = CODON
+    families.FAMILIES[CODON_VECTORS.name] = CODON_VECTORS
     from vpdist.commands.predict import predict  # the modules that ask the table what counters there are come only now
     from vpdist.commands.verify import verify
 

@@ -84,6 +84,8 @@ def handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if isinstance(fault, int):
                 return self.answer(fault, b"no", {})
             parts = path.strip("/").split("/")
+            if len(parts) < 4:
+                return self.answer(404, b"not found", {})
             if parts[:2] == ["api", "models"] and parts[4] == "tree":
                 return self.answer_json(hub.listing("/".join(parts[2:4]), parts[5]))
             if parts[:2] == ["api", "models"] and parts[4] == "revision":

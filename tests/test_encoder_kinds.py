@@ -20,6 +20,7 @@ from tests.tiny_models import TinyModels
 from vpdist.commands.predict import predict
 from vpdist.config import Settings
 from vpdist.encoder_kinds import KINDS, in_files, pooling_text
+from vpdist.encoders.family import DNABERT_S, ESM2, FAMILIES
 from vpdist.storage import hdf5_files
 
 
@@ -39,14 +40,20 @@ def parts(run: Path) -> dict[str, bytes]:
 def test_files_name_the_methods_encoders_even_where_one_does_not_run() -> None:
     assert in_files({"protein": "p"}, "") == {"nucleotide": "", "protein": "p"}
     both = "nucleotide: mean over all tokens; protein: mean over residues"
-    assert pooling_text({"protein": "p"}) == pooling_text({"nucleotide": "n", "protein": "p"}) == both
+    assert pooling_text({"protein": "p"}, {}) == pooling_text({"nucleotide": "n", "protein": "p"}, {}) == both
+    assert pooling_text({"protein": "p"}, {"protein": "sum"}) == "nucleotide: mean over all tokens; protein: sum"
+
+
+def test_the_methods_own_encoders_pool_as_their_kinds_say() -> None:
+    assert {family.kinds[0]: family.pooling for family in (DNABERT_S, ESM2)} == {
+        name: kind.pooling for name, kind in KINDS.items()
+    }
 
 
 def test_tokens_that_a_mean_leaves_out_are_told_apart_in_words() -> None:
-    protein = KINDS["protein"]
-    texts = [replace(protein, not_pooled=number).pooling for number in range(4)]
+    texts = [replace(ESM2, not_pooled=number).pooling for number in range(4)]
     assert len(set(texts)) == 4
-    assert [replace(protein, not_pooled=number).fewest_tokens for number in range(4)] == [2, 3, 5, 7]
+    assert [replace(ESM2, not_pooled=number).fewest_tokens for number in range(4)] == [2, 3, 5, 7]
 
 
 def test_parts_with_another_pooling_are_computed_again(
@@ -56,7 +63,7 @@ def test_parts_with_another_pooling_are_computed_again(
     assert predict(settings) == 0
     before = parts(settings.output)
     (settings.output / "parts" / next(iter(before))).unlink()
-    monkeypatch.setitem(KINDS, "protein", replace(KINDS["protein"], not_pooled=0))
+    monkeypatch.setitem(FAMILIES, "ESM-2", replace(ESM2, not_pooled=0))
     assert predict(settings) == 0
     anew = replace(settings, output=tmp_path / "anew")
     assert predict(anew) == 0
@@ -76,7 +83,7 @@ def with_codons(*arguments: Path | str) -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
-def test_a_third_encoder_is_a_file_and_a_row(models: TinyModels, contigs: Path, tmp_path: Path) -> None:
+def test_a_third_kind_is_a_file_and_two_rows(models: TinyModels, contigs: Path, tmp_path: Path) -> None:
     folder, run = write_codon_vectors(tmp_path / "codon"), tmp_path / "run"
     with_codons(contigs, run, folder, models.protein)
     with h5py.File(run / "tokens" / "block-000000.h5") as block:

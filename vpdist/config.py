@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import operator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_origin, get_type_hints
 
-from vpdist.encoder_kinds import CLASSIFIED, KINDS, in_files, options
+from vpdist.encoder_kinds import KINDS, in_files, options
 from vpdist.errors import UsageError
 from vpdist.option_declarations import Option, encodable, parsed_budget
 from vpdist.option_declarations import one_of as one_of
@@ -133,8 +133,6 @@ class Settings:
         nothing = self.model is None and not self.models
         if nothing and not self.dry_run and (self.classifier is not None or not self.calls):
             raise UsageError(f"name at least one of {options(KINDS)}, or --model")
-        if self.classifier is not None and self.model is None and not self.models.keys() >= set(CLASSIFIED):
-            raise UsageError(f"a classifier needs both {options(CLASSIFIED)}")
         if not self.embeddings and self.classifier is None and self.models and not (self.model or self.dry_run):
             raise UsageError("--no-embeddings without a classifier would keep nothing")
         for name, option in OPTIONS.items():
@@ -190,6 +188,8 @@ class ResolvedConfig:
     """cpu or cuda."""
     classifier: str | None
     """Fingerprint of the classifier's parameters."""
+    poolings: dict[str, str] = field(default_factory=dict)
+    """Pooling in words, by kind, of encoders with another one than the method's own (encoder_kinds.KINDS)."""
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -198,12 +198,12 @@ class ResolvedConfig:
     def __post_init__(self) -> None:
         """Raises ValueError for what no run can have: configurations are read from files, too."""
         texts = (self.dtype, self.embedding_dtype, self.device)
-        fingerprints = (*self.models.values(), self.classifier)
+        fingerprints = (*self.models.values(), self.classifier, *self.poolings.values())
         chosen = zip(texts, (DTYPES[1:], STORED_DTYPES[1:], DEVICES[1:]), strict=True)
         if any(type(text) is not str or text not in choices for text, choices in chosen):
             raise ValueError(f"{', '.join(map(str, texts))} are not a run's number formats and device")
         if any(fingerprint is not None and type(fingerprint) is not str for fingerprint in fingerprints):
-            raise ValueError("a fingerprint is not a text")
+            raise ValueError("a fingerprint or a pooling is not a text")
         for name, least, most in (
             ("chunk_length", 3, 1_000_000),
             ("min_length", 0, MOST_BASES),
@@ -217,11 +217,16 @@ class ResolvedConfig:
             raise ValueError(f"embeddings is {self.embeddings!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """One level of fields; of an encoder `{kind}_model`, None where files name it and it does not run."""
+        """One level of fields; of an encoder `{kind}_model`, None where files name it and it does not run, and
+        `{kind}_pooling` where it is not the method's own."""
         fields: dict[str, Any] = {}
         for name, value in asdict(self).items():
-            each = {f"{kind}_model": model for kind, model in in_files(self.models, None).items()}
-            fields |= each if name == "models" else {name: value}
+            if name == "models":
+                fields |= {f"{kind}_model": model for kind, model in in_files(self.models, None).items()}
+            elif name == "poolings":
+                fields |= {f"{kind}_pooling": pooling for kind, pooling in self.poolings.items()}
+            else:
+                fields[name] = value
         return fields
 
     def to_json(self) -> str:
@@ -236,7 +241,9 @@ class ResolvedConfig:
         found = {name: fields.pop(f"{name}_model") for name in KINDS if f"{name}_model" in fields}
         if missing := in_files({}, None).keys() - found.keys():
             raise ValueError(f"no model is named for {', '.join(sorted(missing))}")
-        return cls(models={name: model for name, model in found.items() if model is not None}, **fields)
+        poolings = {name: fields.pop(f"{name}_pooling") for name in KINDS if f"{name}_pooling" in fields}
+        models = {name: model for name, model in found.items() if model is not None}
+        return cls(models=models, poolings=poolings, **fields)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ResolvedConfig:

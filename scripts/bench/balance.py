@@ -16,15 +16,18 @@ import numpy as np
 from scripts.bench.goals import Row
 from scripts.bench.large_inputs import fragment_keys
 from vpdist.commands.resolve_config import CPU_TOKEN_BUDGET, CUDA_TOKEN_BUDGET, UNIT_OPERATIONS, cost_of
+from vpdist.encoders import family
 from vpdist.encoders.shape import EncoderShape
 from vpdist.planning.plan import COST_SCALE, FragmentKeys, Limits, Plan, build, longest_first
 from vpdist.planning.sampler import TokenWeightedDistributedSampler
 from vpdist.sequences.six_frames import chunk_bounds
 
 DNABERT_S = EncoderShape(
-    kind="nucleotide", layers=12, width=768, heads=12, intermediate=3072, gated=True, vocabulary=4096
+    family=family.DNABERT_S, layers=12, width=768, heads=12, intermediate=3072, gated=True, vocabulary=4096
 )
-ESM2_3B = EncoderShape(kind="protein", layers=36, width=2560, heads=40, intermediate=10240, gated=False, vocabulary=33)
+ESM2_3B = EncoderShape(
+    family=family.ESM2, layers=36, width=2560, heads=40, intermediate=10240, gated=False, vocabulary=33
+)
 COSTS = {shape.kind: cost_of(shape) for shape in (DNABERT_S, ESM2_3B)}
 GPU_LIMITS = Limits(token_budget=CUDA_TOKEN_BUDGET, unit_cost=UNIT_OPERATIONS["cuda"] // COST_SCALE, unit_rows=10_000)
 """As `vpdist predict` plans for GPUs."""

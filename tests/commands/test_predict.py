@@ -639,6 +639,7 @@ def test_the_whole_parity_set_comes_out_as_the_original_answers(shared: Path, tm
         nucleotide_model=str(parity / "dnabert_s_tiny"),
         protein_model=str(parity / "esm2_tiny"),
         classifier=parity / "classifier_original_format.pth",
+        chunk_length=500,
         dtype="float32",
         progress="none",
         legacy_output=True,

@@ -18,6 +18,7 @@ from vpdist.commands.resolve_config import (
     token_budget,
 )
 from vpdist.config import ResolvedConfig, Settings
+from vpdist.encoders.family import DNABERT_S, ESM2
 from vpdist.encoders.shape import EncoderShape
 from vpdist.errors import InputError, UsageError
 
@@ -26,7 +27,7 @@ GIB = 1 << 30
 
 def esm2(layers: int, width: int) -> dict[str, EncoderShape]:
     shape = EncoderShape(
-        kind="protein", layers=layers, width=width, heads=20, intermediate=4 * width, gated=False, vocabulary=33
+        family=ESM2, layers=layers, width=width, heads=20, intermediate=4 * width, gated=False, vocabulary=33
     )
     return {"protein": shape}
 
@@ -102,7 +103,7 @@ def test_a_run_of_another_device_keeps_its_dtype_until_it_is_refused_for_the_dev
 
 def test_the_bias_of_long_chunks_takes_memory_from_the_batch() -> None:
     shape = EncoderShape(
-        kind="nucleotide", layers=12, width=768, heads=12, intermediate=3072, gated=True, vocabulary=4096
+        family=DNABERT_S, layers=12, width=768, heads=12, intermediate=3072, gated=True, vocabulary=4096
     )
     short, long = (token_budget({"nucleotide": shape}, "float16", 4 * GIB, length) for length in (500, 20_000))
     assert long < short

@@ -16,6 +16,8 @@ from vpdist.commands.predict import predict
 from vpdist.embedding.encoder_process import ChildDied, ChildHung
 from vpdist.embedding.isolated_encoder import IsolatedEncoder, isolated_work
 from vpdist.embedding.wider_formats import WiderEncoders
+from vpdist.encoders.family import ESM2
+from vpdist.encoders.shape import EncoderShape
 from vpdist.ragged import Ragged
 from vpdist.results import parts
 
@@ -26,7 +28,8 @@ DEADLY = 66
 class StubEncoder:
     """What an isolated encoder takes over from the rank's own."""
 
-    kind, width, folder, vocabulary, length_bucket = "protein", 2, Path("esm2"), 100, 1
+    kind, folder, length_bucket = "protein", Path("esm2"), 1
+    shape = EncoderShape(family=ESM2, width=2, vocabulary=100)
     dtype = torch.float32
 
 

@@ -198,7 +198,7 @@ def test_tokens_of_another_model_are_refused_before_they_reach_the_device(encode
 @pytest.mark.parametrize(("kind", "other"), [("nucleotide", "protein"), ("protein", "nucleotide")])
 def test_a_model_of_the_other_kind_is_refused_naming_its_folder(models, kind, other) -> None:
     folder = getattr(models, other)
-    with pytest.raises(WeightsError, match=f"{folder}: is .*, the {kind} model must be"):
+    with pytest.raises(WeightsError, match=f"{folder}: is .*, which is no {kind} encoder"):
         load_encoder(folder, kind, torch.float32, CPU)
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.tiny_models import write_dnabert_s, write_esm2
 from vpdist.encoders import esm2
 from vpdist.encoders.encoder import load_encoder
+from vpdist.encoders.family import DNABERT_S, ESM2
 from vpdist.encoders.hub import PINNED_REVISIONS, resolve_model
 from vpdist.encoders.packing import Packing
 from vpdist.encoders.shape import EncoderShape, encoder_shape, read_config
@@ -91,10 +93,10 @@ def test_planning_needs_no_torch(tmp_path) -> None:
 
 def test_the_shape_is_read_from_the_configuration(tmp_path) -> None:
     assert encoder_shape(write_dnabert_s(tmp_path / "n")) == EncoderShape(
-        kind="nucleotide", layers=2, width=48, heads=6, intermediate=96, gated=True, vocabulary=154
+        family=DNABERT_S, layers=2, width=48, heads=6, intermediate=96, gated=True, vocabulary=154
     )
     assert encoder_shape(write_esm2(tmp_path / "p")) == EncoderShape(
-        kind="protein", layers=2, width=32, heads=2, intermediate=64, gated=False, vocabulary=33
+        family=ESM2, layers=2, width=32, heads=2, intermediate=64, gated=False, vocabulary=33
     )
 
 
@@ -153,7 +155,8 @@ def test_the_fingerprint_changes_with_one_bit_of_any_file_that_is_read(tmp_path,
     content = bytearray((folder / name).read_bytes())
     content[-1] ^= 1
     (folder / name).write_bytes(content)
-    assert model_fingerprint(folder) != before
+    assert model_fingerprint(folder, ESM2) != before
+    assert model_fingerprint(folder, replace(ESM2, fingerprint="2")) != model_fingerprint(folder, ESM2)
 
 
 def test_the_fingerprint_covers_every_shard(tmp_path) -> None:

@@ -107,6 +107,7 @@ def command_line(command: str, option: str | None, value: str, valid: dict[str, 
         "classify": ("run", "--classifier"),
         "import-classifier": ("c.pth", "--output"),
         "download": ("zhihan1996/DNABERT-S",),
+        "models": ("--json",),
     }.get(command, ("run",))
     argument, *options = needs
     typed = [text for name in options if name != option for text in valid[name]]
@@ -122,7 +123,7 @@ def test_every_option_of_every_command_takes_odd_values_or_refuses_them(
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(launch, "launch", lambda arguments, nproc, folder: 0)
-    monkeypatch.setattr(hub, "_snapshot", lambda *_: pytest.fail("nothing is downloaded here"))
+    monkeypatch.setattr(hub, "_listing", lambda *_: pytest.fail("nothing is downloaded here"))
     valid = {
         "--output": ("--output", "out"),
         "--classifier": ("--classifier", str(models.classifier)),

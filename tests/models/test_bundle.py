@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -11,13 +12,15 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.tiny_models import TinyModels
 from vpdist.encoders.weights import model_fingerprint
 from vpdist.errors import StorageError, UsageError, WeightsError
 from vpdist.models import bundle as bundles
 from vpdist.models.bundle import Bundle, encoder_entry, read_model, write_model
-from vpdist.models.description import DataFile, EncoderEntry, Metric, Model, Training
+from vpdist.models.description import ClassifierEntry, DataFile, EncoderEntry, Metric, Model, Training
 from vpdist.results.classifier import Classifier, load_classifier
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -97,7 +100,9 @@ def test_a_moved_model_is_the_same(written: Bundle, tmp_path: Path) -> None:
 
 
 def test_a_model_may_have_one_encoder_which_the_hub_keeps(tmp_path: Path) -> None:
-    bundle = write_model(tmp_path, described(protein=hub_entry(32)), Classifier(32, 8).eval())
+    bundle = write_model(
+        tmp_path, described(protein=hub_entry(32)), Classifier(32, 8, metadata={"kinds": "protein"}).eval()
+    )
     assert bundle.encoder("protein") == f"owner/name@{COMMIT}"
     assert list(bundle.model.encoders) == ["protein"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "classifier.safetensors", "model.json"]
@@ -117,7 +122,12 @@ def test_the_card_has_the_front_matter_of_the_hub_and_the_figures(written: Bundl
 
 
 def test_a_card_of_the_authors_own_stands_below_the_front_matter(tmp_path: Path) -> None:
-    write_model(tmp_path, described(protein=hub_entry(32)), Classifier(32, 8), "\nWhat failed: much.\n")
+    write_model(
+        tmp_path,
+        described(protein=hub_entry(32)),
+        Classifier(32, 8, metadata={"kinds": "protein"}),
+        "\nWhat failed: much.\n",
+    )
     head, text = (tmp_path / "README.md").read_text().removeprefix("---\n").split("---\n")
     assert "base_model" in yaml.safe_load(head)
     assert text == "\nWhat failed: much.\n"
@@ -250,8 +260,50 @@ def test_parts_that_do_not_belong_together_are_not_written(models: TinyModels, t
     model = described(nucleotide=hub_entry(48), protein=hub_entry(32))
     with pytest.raises(WeightsError, match=r"takes 81 numbers, but the encoders give 48 \+ 32"):
         write_model(tmp_path / "a", model, Classifier(81, 8))
+    with pytest.raises(
+        WeightsError, match="takes protein embeddings, but the model has nucleotide and protein encoders"
+    ):
+        write_model(tmp_path / "a", model, Classifier(80, 8, metadata={"kinds": "protein"}))
     with pytest.raises(WeightsError, match="trained on chunks of 300 bases, but the model has 500"):
         write_model(tmp_path / "b", model, Classifier(80, 8, metadata={"chunk_length": "300"}))
     with pytest.raises(WeightsError, match=r"has folders for \[\], not for \['protein'\]"):
         write_model(tmp_path / "c", model, Classifier(80, 8), encoders={"protein": models.protein})
     assert list(tmp_path.iterdir()) == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+WHOLE = json.loads(
+    replace(
+        described(nucleotide=hub_entry(48, "DNABERT-S"), protein=hub_entry(32)),
+        classifier=ClassifierEntry(sha256="0" * 64, fingerprint="0" * 32),
+        training=TRAINING,
+    ).to_json()
+)
+
+
+def places(content: Any) -> list[tuple[Any, Any]]:
+    """Every object or list in a JSON text with each of its keys."""
+    keys = list(content) if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else []
+    return [(content, key) for key in keys] + [place for key in keys for place in places(content[key])]
+
+
+@given(data=st.data())
+def test_any_value_in_any_place_is_read_or_refused(data: st.DataObject) -> None:
+    content = copy.deepcopy(WHOLE)
+    assert Model.from_json(Path("model.json"), content).training == TRAINING
+    owner, key = data.draw(st.sampled_from(places(content)))
+    owner[key] = data.draw(JSON)
+    told = ""
+    try:
+        read = Model.from_json(Path("model.json"), content)
+    except WeightsError as error:
+        told = str(error)
+    if told:
+        assert told.startswith("model.json: ")
+        assert told.isprintable()
+    else:
+        assert Model.from_json(Path("model.json"), json.loads(read.to_json())).to_json() == read.to_json()

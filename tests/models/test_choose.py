@@ -96,7 +96,9 @@ def test_a_preset_runs_and_then_runs_offline(
 ) -> None:
     source = write_contigs(tmp_path / "contigs.fa", n=4)
     assert predict(asked(source, tmp_path / "a", model=NAME, progress="log")) == 0
-    assert "owner/protein" in capfd.readouterr().err  # what it downloads
+    told = capfd.readouterr().err
+    assert "owner/protein" in told  # what it downloads
+    assert f"model {NAME}: The original authors' model for chunks of 500 bases; not measured by vpdist" in told
     tried = cut_off(monkeypatch)
     assert predict(asked(source, tmp_path / "b", model=NAME, offline=True)) == 0
     assert tried == []
@@ -133,11 +135,10 @@ def test_embedding_and_planning_take_a_model_too(bundle: Bundle, tmp_path: Path)
 def test_a_model_with_one_encoder_runs(models: TinyModels, tmp_path: Path) -> None:
     source = write_contigs(tmp_path / "contigs.fa", n=4)
     entry = encoder_entry(models.protein, "protein")
-    write_classifier(tmp_path / "c.safetensors", nucleotide_width=0)
+    classifier = tiny_classifier(nucleotide_width=0)
+    classifier.metadata["kinds"] = "protein"
     model = replace(model_with(models, tmp_path / "both").model, name="protein-only", encoders={"protein": entry})
-    one = write_model(
-        tmp_path / "one", model, load_classifier(tmp_path / "c.safetensors"), encoders={"protein": models.protein}
-    )
+    one = write_model(tmp_path / "one", model, classifier, encoders={"protein": models.protein})
     assert predict(asked(source, tmp_path / "run", model=str(one.folder))) == 0
     header, first = (tmp_path / "run" / "sequences.tsv").read_text().splitlines()[:2]
     assert dict(zip(header.split("\t"), first.split("\t"), strict=True))["status"] == "ok"

@@ -15,7 +15,7 @@ from tests.models.conftest import COMMITS, NAME, Published
 from tests.test_cli import run_main
 from tests.tiny_models import TinyModels
 from vpdist.encoders.weights import model_fingerprint
-from vpdist.errors import WeightsError
+from vpdist.errors import StorageError, WeightsError
 from vpdist.models import catalogue
 from vpdist.models.bundle import encoder_entry, write_model
 from vpdist.models.catalogue import PRESETS
@@ -202,6 +202,11 @@ def test_the_list_tells_what_is_here(
     assert any(line.startswith(f"{bundle.folder}  (here, ") for line in lines)
     assert any(line.startswith(f"{tmp_path / 'none'}  ({REFUSED}, ") for line in lines)
     assert f"    digest sha256:{bundle.digest}" in lines
+
+
+def test_a_folder_that_cannot_be_read_is_told() -> None:
+    with pytest.raises(StorageError, match="cannot be read: File name too long"):
+        listed([Path("x" * 300)])
 
 
 def test_a_download_that_is_not_drawn_is_told_in_tenths(

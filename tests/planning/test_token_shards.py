@@ -70,7 +70,7 @@ def written_shards(blocks: list[Path], tmp_path_factory: pytest.TempPathFactory)
 
 def test_every_row_has_the_tokens_of_each_of_its_fragments(written_shards: tuple[Path, Plan, list[TokenBlock]]) -> None:
     folder, plan, contents = written_shards
-    shards = TokenShards(folder, plan, plan.digest())
+    shards = TokenShards(folder, plan, plan.digest(), {})
     of_fragment: dict[str, list[list[int]]] = {
         kind: [tokens[i].tolist() for tokens in (block.tokens[kind] for block in contents) for i in range(len(tokens))]
         for kind in KINDS
@@ -95,10 +95,10 @@ def test_a_shard_does_not_depend_on_the_order_in_which_shards_are_made(
 
 def test_a_shard_of_another_plan_is_refused(written_shards: tuple[Path, Plan, list[TokenBlock]]) -> None:
     folder, plan, _ = written_shards
-    assert token_shards.shard_is_valid(folder, 0, plan, plan.digest())
-    assert not token_shards.shard_is_valid(folder, 0, plan, "another")
+    assert token_shards.shard_is_valid(folder, 0, plan, plan.digest(), {})
+    assert not token_shards.shard_is_valid(folder, 0, plan, "another", {})
     with pytest.raises(DamagedFile, match="another plan"):
-        TokenShards(folder, plan, "another").unit(0)
+        TokenShards(folder, plan, "another", {}).unit(0)
 
 
 def test_a_plan_can_be_mapped_again_and_damage_is_found(

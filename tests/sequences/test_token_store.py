@@ -16,14 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.tiny_models import ESM2_VOCABULARY, nucleotide_tokenizer
-from vpdist.encoder_kinds import KINDS
 from vpdist.errors import InputError
 from vpdist.ragged import Ragged
 from vpdist.sequences import blocks as block_module
 from vpdist.sequences import token_store
 from vpdist.sequences.blocks import BlockTable, RawBlock, Texts, TokenBlock
 from vpdist.sequences.six_frames import FRAMES
-from vpdist.sequences.tokenizers import FragmentTokenizer, load_tokenizer
+from vpdist.sequences.tokenizers import FragmentTokenizer, NucleotideTokenizer, ProteinTokenizer
 from vpdist.storage import hdf5_files
 from vpdist.storage.hdf5_files import DamagedFile
 
@@ -35,7 +34,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Tokenizers:
     folder = tmp_path_factory.mktemp("tokenizers")
     nucleotide_tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "vocab.txt").write_text("\n".join(ESM2_VOCABULARY))
-    return {kind: load_tokenizer(kind, folder) for kind in KINDS}
+    return {"nucleotide": NucleotideTokenizer(folder), "protein": ProteinTokenizer(folder)}
 
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch, bases: int, chunks: int, records: int) -> None:

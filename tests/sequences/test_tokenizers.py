@@ -64,7 +64,7 @@ def test_slices_of_strings_do_not_show(nucleotide_folder: Path, monkeypatch: pyt
     tokenizer = NucleotideTokenizer(nucleotide_folder)
     strings = ["ACGT" * (i % 7 + 1) + "N" * (i % 3) for i in range(50)]
     whole = as_lists(tokenizer.encode(as_ragged(strings)))
-    monkeypatch.setattr("vpdist.sequences.tokenizers._STRINGS_PER_CALL", 8)
+    monkeypatch.setattr("vpdist.sequences.tokenizers.STRINGS_PER_CALL", 8)
     assert as_lists(tokenizer.encode(as_ragged(strings))) == whole
 
 

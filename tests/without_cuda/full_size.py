@@ -13,6 +13,7 @@ from transformers import EsmConfig
 from tests.without_cuda.pretended import CUDA
 from vpdist.encoders import dnabert_s, esm2
 from vpdist.encoders.encoder import Encoder
+from vpdist.encoders.family import DNABERT_S, ESM2
 from vpdist.encoders.shape import EncoderShape
 from vpdist.ragged import Ragged
 
@@ -30,7 +31,7 @@ class Size:
     def shape(self) -> EncoderShape:
         nucleotide = self.kind == "nucleotide"
         return EncoderShape(
-            kind=self.kind,
+            family=DNABERT_S if nucleotide else ESM2,
             layers=self.layers,
             width=self.width,
             heads=self.heads,
@@ -82,7 +83,8 @@ def encoder_of(size: Size, dtype: torch.dtype, layers: int) -> Encoder:
         owner, _, leaf = name.rpartition(".")
         weight = torch.empty(parameter.shape, dtype=dtype, device=CUDA)
         setattr(model.get_submodule(owner), leaf, nn.Parameter(weight, requires_grad=False))
-    return Encoder(size.kind, model.eval().requires_grad_(False), shape.width, shape.vocabulary, Path("published"))
+    device = next(model.parameters()).device
+    return Encoder(size.kind, model.eval().requires_grad_(False), shape, Path("published"), dtype, device)
 
 
 def lengths_of(case: str, kind: str, budget: int) -> np.ndarray:

@@ -7,7 +7,6 @@ Parts do not change; tables are replaced, and run.json records the classifier th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from vpdist.commands.run_inputs import Waiting
 from vpdist.commands.run_record import runs_with, this_run
 from vpdist.commands.threads import use_threads
 from vpdist.config import CONSENSUS, ResolvedConfig, one_of
-from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.errors import UsageError, WeightsError
 from vpdist.models import choose
 from vpdist.models.bundle import Bundle
@@ -88,14 +86,14 @@ def _new_calls(
         raise UsageError(f"{folder.path}: the run is not complete; resume it with the same command first")
     if not recorded.embeddings:
         raise UsageError(f"{folder.path}: the run has no embeddings (--no-embeddings)")
-    if bundle is None and not recorded.models.keys() >= set(CLASSIFIED):
-        raise UsageError(
-            f"{folder.path}: a classifier needs the embeddings of both encoders, but the run has those of one"
-        )
     path = _fitting(recorded, given, bundle, folder)
-    store_summary.check_digest(folder, summary)
     classifier = load_classifier(path)
-    kinds = [kind for kind in CLASSIFIED if kind in recorded.models]
+    if missing_kinds := [kind for kind in classifier.kinds if kind not in recorded.models]:
+        raise UsageError(
+            f"{folder.path}: {path} needs {' and '.join(classifier.kinds)} embeddings, but the run has no "
+            f"{' nor '.join(missing_kinds)} ones"
+        )
+    store_summary.check_digest(folder, summary)
     use_threads(recorded.threads)
     plan, plan_id = plan_file.map_plan(folder.plan, n_fragments=summary.n_fragments, store=summary.digest)
     header = part_header(plan_id, recorded)
@@ -105,7 +103,7 @@ def _new_calls(
             f"{folder.path}: {len(missing)} of {plan.n_units} units are missing; resume it with the same command first"
         )
     if plan.n_units:
-        first = parts.read(folder.parts, 0, kinds)
+        first = parts.read(folder.parts, 0, classifier.kinds)
         widths = [array.shape[1] for array in first.values()]
         resolve_config.check_classifier(classifier, str(path), widths, recorded.chunk_length)
     chosen = consensus or _recorded_consensus(run)
@@ -113,7 +111,7 @@ def _new_calls(
     told = None if bundle is None else choose.named(bundle)
     folder.update_run(runs=runs_with(run, this_run(session.control.runtime)), tables_model=told)
     session.progress.stage("classify", planned_units=plan.n_units)
-    scores = checked_scores(_scores(session, classifier, kinds, plan, summary.n_fragments))
+    scores = checked_scores(_scores(session, classifier, plan, summary.n_fragments))
     sources = recorded.input_names
     origin = TablesOrigin(command="classify", classifier=classifier.fingerprint, consensus=chosen, plan=header.plan)
     raise_if_ending = session.control.raise_if_ending
@@ -155,11 +153,11 @@ def _recorded_consensus(run: dict[str, Any]) -> str:
     return str(chosen)
 
 
-def _scores(session: Session, classifier: Classifier, kinds: Sequence[str], plan: Plan, n_fragments: int) -> Scores:
+def _scores(session: Session, classifier: Classifier, plan: Plan, n_fragments: int) -> Scores:
     """Scores of all fragments under `classifier`."""
     scores = Scores.empty(n_fragments)
     for unit in range(plan.n_units):
-        part = parts.read(session.folder.parts, unit, ("failed", *kinds))
+        part = parts.read(session.folder.parts, unit, ("failed", *classifier.kinds))
         fragment, row = parts.fragment_rows(plan, unit)
         scores.set_unit(fragment, row, part["failed"], logits(classifier, part))
         session.progress.add(units=1, fragments=len(fragment))

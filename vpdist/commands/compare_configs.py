@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from vpdist.config import OPTIONS, InputIdentity, ResolvedConfig
@@ -14,8 +15,11 @@ def same_samples(old: InputIdentity, new: InputIdentity) -> bool:
 
 
 def refuse_other_configuration(old: ResolvedConfig, new: ResolvedConfig, folder: Path) -> None:
-    """Raises UsageError naming the first field in which a run folder's configuration differs from this command's."""
-    were, are = old.to_dict(), new.to_dict()
+    """Raises UsageError naming the first field in which a run folder's configuration differs from this command's.
+
+    Not for another pooling of the same models: parts tell it, and are computed again.
+    """
+    were, are = replace(old, poolings=new.poolings).to_dict(), new.to_dict()
     for name in {**were, **are}:
         before, now = were.get(name), are.get(name)
         if before == now:

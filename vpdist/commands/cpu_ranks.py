@@ -55,7 +55,7 @@ def cpu_ranks(settings: Settings) -> int:
 
 def weight_bytes(shapes: Mapping[str, EncoderShape]) -> int:
     """Memory of the weights of all encoders in float32; half of it in a narrower format."""
-    return sum(4 * (shape.linear_flops_per_token // 2 + shape.vocabulary * shape.width) for shape in shapes.values())
+    return sum(4 * shape.parameters for shape in shapes.values())
 
 
 def _seconds(shapes: Mapping[str, EncoderShape], inputs: tuple[str, ...]) -> float:

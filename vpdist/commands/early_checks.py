@@ -13,8 +13,9 @@ from vpdist.config import Settings
 from vpdist.encoder_kinds import KINDS
 from vpdist.encoders.hub import local_folder
 from vpdist.encoders.shape import encoder_shape
-from vpdist.encoders.weights import weight_files
+from vpdist.encoders.weights import files_read
 from vpdist.errors import InputError, StorageError, UsageError, WeightsError
+from vpdist.results.classifier_kinds import kinds_of_file, refuse_missing
 from vpdist.storage.atomic_files import open_regular
 from vpdist.storage.run_folder import RunFolder
 
@@ -47,9 +48,11 @@ def check_paths(settings: Settings) -> None:
         folder = local_folder(model)
         if folder is not None:
             check_kind(kind, model, folder)
-            weight_files(folder)
+            files_read(folder)
     if settings.classifier is not None:
         check_classifier_file(settings.classifier)
+        if settings.model is None:  # which may name the encoders
+            refuse_missing(kinds_of_file(settings.classifier), settings.models, str(settings.classifier))
     if settings.reuse is not None:
         RunFolder(settings.reuse).check_holds_run()
         if settings.reuse.resolve() == settings.output.resolve():
@@ -61,8 +64,9 @@ def check_paths(settings: Settings) -> None:
 
 def check_kind(kind: str, model: str, folder: Path) -> None:
     """Raises WeightsError unless `model`, which lies in `folder`, is an encoder of this kind."""
-    if (actual := encoder_shape(folder).kind) != kind:
-        raise WeightsError(f"{KINDS[kind].option} {model}: is a {actual} encoder")
+    family = encoder_shape(folder).family
+    if kind not in family.kinds:
+        raise WeightsError(f"{KINDS[kind].option} {model}: is a {' or '.join(family.kinds)} encoder ({family.name})")
 
 
 def check_classifier_file(path: Path) -> None:

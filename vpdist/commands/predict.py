@@ -98,7 +98,7 @@ class Predict:
             earlier = earlier_run(self.session, self.settings.reuse, summary, plan, plan_id, inputs)
         with self._stage("layout"):
             self._check_room(inputs, plan, plan_id)
-            prepare.lay_out_tokens(self.control, self.folder, summary, plan, plan_id)
+            prepare.lay_out_tokens(self.control, self.folder, summary, plan, plan_id, inputs)
         with self._stage("load"):
             work = prepare.load_work(
                 self.folder, inputs, plan, plan_id, self.control.runtime.device, self.control.raise_if_ending

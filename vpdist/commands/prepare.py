@@ -94,15 +94,23 @@ def make_plan(control: Control, folder: RunFolder, summary: StoreSummary, inputs
     return plan, plan_id
 
 
-def lay_out_tokens(control: Control, folder: RunFolder, summary: StoreSummary, plan: Plan, plan_id: str) -> None:
+def lay_out_tokens(
+    control: Control, folder: RunFolder, summary: StoreSummary, plan: Plan, plan_id: str, inputs: RunInputs
+) -> None:
     """Write the tokens in plan order, each rank its share; valid shards are kept. Raises StorageError."""
     blocks, first_fragment = store_summary.block_paths(folder, summary), summary.first_fragment()
+    fewest = _fewest_tokens(inputs)
 
     def make(shard: int) -> None:
-        if not token_shards.shard_is_valid(folder.tokens, shard, plan, plan_id):
+        if not token_shards.shard_is_valid(folder.tokens, shard, plan, plan_id, fewest):
             token_shards.write_shard(folder.tokens, shard, plan, plan_id, blocks, first_fragment)
 
     control.share_dynamically("layout", len(plan.shard_unit) - 1, make)
+
+
+def _fewest_tokens(inputs: RunInputs) -> dict[str, int]:
+    """The smallest length of a sequence that each encoder can embed, by kind."""
+    return {kind: encoder_shape(model).family.fewest_tokens for kind, model in inputs.models.items()}
 
 
 def load_work(
@@ -131,7 +139,7 @@ def load_work(
         raise_if_ending()
     return UnitWork(
         plan=plan,
-        shards=TokenShards(folder.tokens, plan, plan_id),
+        shards=TokenShards(folder.tokens, plan, plan_id, _fewest_tokens(inputs)),
         files=inputs.files,
         encoders=encoders,
         wider=WiderEncoders(wider_formats(DTYPES[resolved.dtype], device), load, release),

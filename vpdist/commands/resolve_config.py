@@ -87,10 +87,17 @@ def resolve_config(
         threads=threads,
         device=device.type,
         classifier=classifier.fingerprint if classifier is not None else None,
+        poolings=other_poolings(shapes),
     )
     if recorded is not None:
         refuse_other_configuration(recorded, resolved, folder.path)
     return resolved
+
+
+def other_poolings(shapes: Mapping[str, EncoderShape]) -> dict[str, str]:
+    """The pooling, in words, of the encoders (by kind) that pool otherwise than the method's own."""
+    poolings = {kind: shape.family.pooling for kind, shape in shapes.items()}
+    return {kind: pooling for kind, pooling in poolings.items() if pooling != KINDS[kind].pooling}
 
 
 def encoders_dtype(settings: Settings, device: torch.device, recorded: ResolvedConfig | None = None) -> str:
@@ -165,7 +172,7 @@ def token_budget(shapes: Mapping[str, EncoderShape], dtype: str, cuda_memory: in
 def bias_bytes(shape: EncoderShape, number_bytes: int, longest: int) -> int:
     """Bytes of an encoder's attention bias for sequences of up to `longest` tokens, and of the distances (float32) that
     it is made from; it grows with the square of the length, whatever the batch."""
-    if not KINDS[shape.kind].attention_bias:
+    if not shape.family.attention_bias:
         return 0
     return (shape.heads * number_bytes + 4) * (longest + BIAS_MARGIN) ** 2
 

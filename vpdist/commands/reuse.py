@@ -96,6 +96,8 @@ def _comparable(earlier: RunFolder, resolved: ResolvedConfig) -> ResolvedConfig:
             raise UsageError(f"--reuse {earlier.path}: its {kind} model is another one than this run's")
     if recorded.models.keys() != resolved.models.keys():
         raise UsageError(f"--reuse {earlier.path}: it has embeddings of more encoders than this run")
+    if recorded.poolings != resolved.poolings:
+        raise UsageError(f"--reuse {earlier.path}: its embeddings are pooled in another way than this run's")
     for option, before, now in (
         ("--dtype", recorded.dtype, resolved.dtype),
         ("--embedding-dtype", recorded.embedding_dtype, resolved.embedding_dtype),

@@ -21,7 +21,6 @@ from vpdist.commands.recorded_by_rank_0 import publish_recorded, rank_named, rec
 from vpdist.commands.run_record import runs_with, this_run
 from vpdist.config import InputIdentity, ResolvedConfig, Settings
 from vpdist.distributed.device import gpus_left_out
-from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.encoders.encoder import DTYPES, load_encoder
 from vpdist.encoders.hub import resolve_model
 from vpdist.encoders.model_files import ModelFiles, fingerprinted
@@ -29,6 +28,7 @@ from vpdist.encoders.shape import encoder_shape
 from vpdist.errors import UsageError, WeightsError
 from vpdist.models import choose
 from vpdist.results.classifier import Classifier, load_classifier
+from vpdist.results.classifier_kinds import refuse_missing
 from vpdist.sequences.records import read_records, require_piped_input, spool_stdin
 from vpdist.sequences.tokenizers import load_tokenizer
 from vpdist.session.coordination import Control
@@ -156,6 +156,8 @@ def check_inputs(settings: Settings, control: Control) -> None:
 def _record(settings: Settings, session: Session, inputs: RunInputs) -> None:
     """On rank 0: write the run's inputs to run.json, and tell the other ranks. Raises StorageError."""
     run, mine = this_run(session.control.runtime), platform_here(session.control.runtime.device)
+    families = {kind: encoder_shape(folder).family for kind, folder in inputs.models.items()}
+    plugins = {kind: family.plugin for kind, family in families.items() if family.plugin}
     session.folder.update_run(
         **run,
         settings=settings.to_dict(),
@@ -163,13 +165,16 @@ def _record(settings: Settings, session: Session, inputs: RunInputs) -> None:
         decisions=inputs.resolved.to_dict(),
         platform=mine.to_dict(),
         models={kind: str(folder) for kind, folder in inputs.models.items()},
+        **({"plugins": plugins} if plugins else {}),
         runs=runs_with(read_json(session.folder.run) or {}, run),
     )
     publish_recorded(session.control, inputs.resolved, mine)
 
 
 def report_inputs(settings: Settings, session: Session, resolved: ResolvedConfig) -> None:
-    """On rank 0: one line for the user, and one about GPUs that are left out."""
+    """On rank 0: one line for the user, one about the model, and one about GPUs that are left out."""
+    if (bundle := choose.model_of(settings)) is not None:
+        session.progress.message(f"model {bundle.model.name}: {bundle.model.description}; {bundle.model.accuracy}")
     session.progress.message(
         f"{session.control.runtime.world_size} rank(s) on {resolved.device}, {resolved.dtype}, "
         f"{resolved.token_budget} tokens a batch, {resolved.threads} thread(s) per rank"
@@ -213,11 +218,12 @@ def _models(settings: Settings, session: Session) -> dict[str, Path]:
 
 
 def _classifier(settings: Settings, models: dict[str, Path]) -> Classifier | None:
-    """The classifier, if any, checked against the encoders. Raises WeightsError."""
+    """The classifier, if any, checked against the encoders. Raises UsageError where one is missing, WeightsError."""
     if settings.classifier is None:
         return None
     classifier = load_classifier(settings.classifier)
-    widths = [encoder_shape(models[kind]).width for kind in CLASSIFIED if kind in models]
+    refuse_missing(classifier.kinds, models, str(settings.classifier))
+    widths = [encoder_shape(models[kind]).width for kind in classifier.kinds]
     resolve_config.check_classifier(classifier, str(settings.classifier), widths, settings.bases_per_chunk)
     return classifier
 

@@ -75,7 +75,7 @@ def _of_state(folder: RunFolder) -> Iterator[str]:
 
 def _of_shards(folder: RunFolder, plan: Plan, plan_id: str) -> Iterator[str]:
     for shard in range(len(plan.shard_unit) - 1):
-        if not token_shards.shard_is_valid(folder.tokens, shard, plan, plan_id):
+        if not token_shards.shard_is_valid(folder.tokens, shard, plan, plan_id, {}):
             path = token_shards.shard_path(folder.tokens, shard)
             yield f"{path}: is missing, damaged, or belongs to another plan"
 

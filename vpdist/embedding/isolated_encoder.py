@@ -18,7 +18,6 @@ import torch
 from vpdist.embedding.encoder_process import ChildDied, ChildHung, EncoderProcess
 from vpdist.embedding.unit_pipeline import UnitWork
 from vpdist.embedding.wider_formats import WiderEncoders, dtype_name
-from vpdist.encoder_kinds import KINDS
 from vpdist.encoders.encoder import Encoder
 from vpdist.ragged import Ragged
 
@@ -34,8 +33,8 @@ class IsolatedEncoder(Encoder):
 
     def __init__(self, process: EncoderProcess, encoder: Encoder, dtype: torch.dtype) -> None:
         """The same encoder as `encoder`, in `dtype`."""
-        self.kind, self.width, self.folder, self.dtype = encoder.kind, encoder.width, encoder.folder, dtype
-        self.vocabulary, self.length_bucket = encoder.vocabulary, encoder.length_bucket
+        self.kind, self.shape, self.folder, self.dtype = encoder.kind, encoder.shape, encoder.folder, dtype
+        self.length_bucket = encoder.length_bucket
         self.device = torch.device("cpu")
         self._process, self._dtype_name = process, dtype_name(dtype)
 
@@ -53,9 +52,8 @@ class IsolatedEncoder(Encoder):
         good = [row for row in range(n) if row not in bad]
         if good:
             try:
-                rows_BD[good] = self._embed(with_tokens_replaced(tokens, bad, good[0], KINDS[self.kind].not_pooled))[
-                    good
-                ]
+                not_pooled = self.shape.family.not_pooled
+                rows_BD[good] = self._embed(with_tokens_replaced(tokens, bad, good[0], not_pooled))[good]
             except ChildDied as error:
                 logger.warning("%s again: the %d good sequences keep what was computed alone", error, len(good))
                 rows_BD[good] = [alone[row] for row in good]

@@ -22,9 +22,12 @@ def filled(
     folder: Path,
     unused: re.Pattern[str],
     arrange: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor,
+    *,
+    packs: bool = True,
 ) -> nn.Module:
     """`model`, each parameter a copy of the tensors of `state` that `wanted` names for it, concatenated by rows, which
-    `arrange` orders. Raises WeightsError as `fitted` does.
+    `arrange` orders. Raises WeightsError as `fitted` does. `packs`: whether linear layers may become
+    cpu_kernels.PackedLinear.
 
     Copied (and reordered for the processor) one by one, so that the host never holds a second set; copied at all,
     because the tensors are mapped from files that may be replaced during the run.
@@ -40,7 +43,7 @@ def filled(
         folder,
         unused,
     )
-    packs = cpu_kernels.serves(device, dtype)
+    packs = packs and cpu_kernels.serves(device, dtype)
     for name, names in wanted.items():
         parameter = torch.empty(shapes[name], dtype=dtype, device=device)
         for part, source in zip(parameter.chunk(len(names)), names, strict=True):

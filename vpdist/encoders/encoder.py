@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vpdist.encoder_kinds import KINDS, resolve
+from vpdist.encoder_kinds import resolve
 from vpdist.encoders.cpu_kernels import keep_freed_pages
 from vpdist.encoders.cuda_kernels import compiles, exact_products
 from vpdist.encoders.packing import MOST_PER_HEAD, Packing, has_varlen_kernel, to_device
-from vpdist.encoders.shape import encoder_shape
+from vpdist.encoders.shape import EncoderShape, encoder_shape
 from vpdist.environment import bound_kernel_caches
 from vpdist.errors import UsageError, WeightsError
 from vpdist.ragged import Ragged
@@ -30,16 +30,29 @@ CUDA_LENGTH_BUCKET = 16
 class Encoder:
     """A loaded model that embeds batches of tokens."""
 
-    def __init__(self, kind: str, model: nn.Module, width: int, vocabulary: int, folder: Path) -> None:
-        weight = next(model.parameters())
-        self.kind, self.model, self.width, self.vocabulary, self.folder = kind, model, width, vocabulary, folder
-        self.device, self.dtype = weight.device, weight.dtype
+    def __init__(
+        self,
+        kind: str,
+        model: nn.Module,
+        shape: EncoderShape,
+        folder: Path,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.kind, self.model, self.shape, self.folder = kind, model, shape, folder
+        self.dtype, self.device = dtype, device
         self.length_bucket = CUDA_LENGTH_BUCKET if self.device.type == "cuda" else 1
         """See `Packing`."""
 
+    @property
+    def width(self) -> int:
+        """Numbers of an embedding."""
+        return self.shape.width
+
     def padding(self, lengths: np.ndarray) -> int:
         """Tokens of padding that attention computes in a batch of these lengths. Linear layers never see any."""
-        if not KINDS[self.kind].attention_bias and has_varlen_kernel(self.device, self.dtype):
+        varlen = not self.shape.family.attention_bias and has_varlen_kernel(self.device, self.dtype)
+        if varlen or not self.shape.heads:
             return 0
         return Packing(lengths, self.device, self.length_bucket).padded_tokens
 
@@ -53,12 +66,12 @@ class Encoder:
         lengths = tokens.lengths
         if len(lengths) == 0:
             return torch.empty(0, self.width, device=self.device)
-        not_pooled = KINDS[self.kind].not_pooled
-        if lengths.min() <= 2 * not_pooled:
+        family = self.shape.family
+        if lengths.min() <= 2 * family.not_pooled:
             raise ValueError(f"a {self.kind} sequence of {lengths.min()} tokens has none to pool")
-        if (largest := int(tokens.flat.max())) >= self.vocabulary:
+        if (largest := int(tokens.flat.max())) >= self.shape.vocabulary:
             raise WeightsError(
-                f"{self.folder}: token {largest} is not in the model's vocabulary of {self.vocabulary}; "
+                f"{self.folder}: token {largest} is not in the model's vocabulary of {self.shape.vocabulary}; "
                 f"does its tokenizer belong to another model?"
             )
         order = np.argsort(lengths, kind="stable")
@@ -66,9 +79,12 @@ class Encoder:
         if not in_order:
             tokens, lengths = tokens.take(order), lengths[order]
         packing = Packing(lengths, self.device, self.length_bucket)
-        hidden_TD = self.model(to_device(tokens.flat.astype(np.int32), self.device), packing)
-        # EncoderKind.pooling describes this pooling; parts record that text, so that another pooling is recognised
-        pooled_BD = packing.means(hidden_TD, first=not_pooled, last=not_pooled)
+        pooled_BD = self.model(to_device(tokens.flat.astype(np.int32), self.device), packing)
+        # EncoderFamily.pooling describes the pooling; parts record that text, so that another one is recognised
+        if family.pools:
+            pooled_BD = pooled_BD.float()
+        else:
+            pooled_BD = packing.means(pooled_BD, first=family.not_pooled, last=family.not_pooled)
         if in_order:
             return pooled_BD
         return torch.empty_like(pooled_BD).index_copy_(0, to_device(order, self.device), pooled_BD)
@@ -78,7 +94,7 @@ def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.devi
     """The encoder in `folder`, its weights as `dtype` on `device`.
 
     Built without memory, then filled tensor by tensor, so that weights exist once, whatever their dtype on disk.
-    Raises WeightsError naming the folder when it holds another kind of model than `kind`, weights that do not fit its
+    Raises WeightsError naming the folder when its model is no encoder of this kind, for weights that do not fit its
     config.json, or heads too large for the device's kernels.
     """
     bound_kernel_caches()
@@ -88,18 +104,18 @@ def load_encoder(folder: Path, kind: str, dtype: torch.dtype, device: torch.devi
         # cuDNN plans for tens of milliseconds whenever a length group has a new size
         torch.backends.cuda.enable_cudnn_sdp(False)
     shape = encoder_shape(folder)
-    if shape.kind != kind:
-        raise WeightsError(f"{folder}: is {KINDS[shape.kind].model}, the {kind} model must be {KINDS[kind].model}")
-    head_size = shape.width // shape.heads
-    if head_size > MOST_PER_HEAD and not KINDS[kind].attention_bias and has_varlen_kernel(device, dtype):
+    family = shape.family
+    if kind not in family.kinds:
+        raise WeightsError(f"{folder}: is {family.name}, which is no {kind} encoder")
+    if shape.head_size > MOST_PER_HEAD and not family.attention_bias and has_varlen_kernel(device, dtype):
         raise WeightsError(
-            f"{folder}: has heads of {head_size} numbers, on a GPU half precision takes at most {MOST_PER_HEAD}; "
+            f"{folder}: has heads of {shape.head_size} numbers, on a GPU half precision takes at most {MOST_PER_HEAD}; "
             f"--dtype float32 takes any"
         )
-    model: nn.Module = resolve(KINDS[kind].loader)(folder, dtype, device)
+    model: nn.Module = resolve(family.loader)(folder, dtype, device)
     if device.type == "cuda":
         compiles(device)  # now, so that the log tells it at the start, and the first batch does not wait
-    return Encoder(kind, model.eval().requires_grad_(False), shape.width, shape.vocabulary, folder)
+    return Encoder(kind, model.eval().requires_grad_(False), shape, folder, dtype, device)
 
 
 def choose_dtype(name: str, device: torch.device) -> str:

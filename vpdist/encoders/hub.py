@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vpdist.encoder_kinds import KINDS
-from vpdist.encoders.weights import DESCRIPTION_FILES, PICKLES, SAFETENSORS, weight_files
+from vpdist.encoders.family import FAMILIES
+from vpdist.encoders.weights import DESCRIPTION_FILES, PICKLES, SAFETENSORS, files_read
 from vpdist.errors import WeightsError
 from vpdist.storage.atomic_files import read_limited, storage_error, temporary_beside, write_file
 from vpdist.storage.downloads import SILENT, Digest, Listener, RemoteFile, fetch_all, first_line, one_at_a_time
@@ -19,7 +19,7 @@ from vpdist.storage.downloads import SILENT, Digest, Listener, RemoteFile, fetch
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
-PINNED_REVISIONS = {name: commit for kind in KINDS.values() for name, commit in kind.pinned.items()}
+PINNED_REVISIONS = {name: commit for family in FAMILIES.values() for name, commit in family.pinned.items()}
 """Commit of each public checkpoint, used unless `owner/name@revision` names another."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -220,7 +220,7 @@ def _repository(name: str) -> str:
 def is_encoder(folder: Path) -> bool:
     """Whether a snapshot has all files of an encoder that vpdist reads; an interrupted download lacks some."""
     try:
-        weight_files(folder)
+        files_read(folder)
     except WeightsError:
         return False
     present = [(folder / name).is_file() for name in DESCRIPTION_FILES]

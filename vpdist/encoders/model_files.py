@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from vpdist.encoders.family import EncoderFamily
+from vpdist.encoders.shape import encoder_shape
 from vpdist.encoders.weights import files_read, model_fingerprint
 from vpdist.errors import WeightsError
 from vpdist.storage.file_identity import FileIdentity
@@ -26,6 +28,7 @@ class ModelFiles:
     """The files of a model as they were when their fingerprint was made."""
 
     folder: Path
+    family: EncoderFamily
     fingerprint: str
     identities: tuple[tuple[str, FileIdentity], ...]
     """Of each file that enters the fingerprint, by its name."""
@@ -38,28 +41,32 @@ class ModelFiles:
         known = self
         for _ in range(TRIES):
             loaded = load()
-            if _identities(self.folder) == known.identities:
+            if _identities(self.folder, self.family) == known.identities:
                 return loaded
             del loaded  # before there are two
-            known = fingerprinted(self.folder)
+            known = fingerprinted(self.folder, self.family)
             if known.fingerprint != self.fingerprint:
                 raise WeightsError(f"{platform.node()}:{self.folder}: the model's files have changed during the run")
         raise _changing(self.folder)
 
 
-def fingerprinted(folder: Path) -> ModelFiles:
-    """The fingerprint of the model in `folder`, and the files it was made from. Raises WeightsError."""
+def fingerprinted(folder: Path, family: EncoderFamily | None = None) -> ModelFiles:
+    """The fingerprint of the model in `folder`, and the files it was made from. Raises WeightsError.
+
+    `family`: what it is; by default told from its config.json.
+    """
+    family = family or encoder_shape(folder).family
     for _ in range(TRIES):
-        before = _identities(folder)
-        fingerprint = model_fingerprint(folder)
-        if _identities(folder) == before:
-            return ModelFiles(folder, fingerprint, before)
+        before = _identities(folder, family)
+        fingerprint = model_fingerprint(folder, family)
+        if _identities(folder, family) == before:
+            return ModelFiles(folder, family, fingerprint, before)
     raise _changing(folder)
 
 
-def _identities(folder: Path) -> tuple[tuple[str, FileIdentity], ...]:
+def _identities(folder: Path, family: EncoderFamily) -> tuple[tuple[str, FileIdentity], ...]:
     identities = []
-    for path in files_read(folder):
+    for path in files_read(folder, family):
         try:
             identities.append((path.name, FileIdentity.of(path)))
         except OSError as error:

@@ -1,4 +1,4 @@
-"""An encoder's config.json: its kind and sizes, read within limits, without torch."""
+"""An encoder's config.json: its family and sizes, read within limits, without torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vpdist.encoder_kinds import KINDS, WIDEST
+from vpdist.encoder_kinds import WIDEST, resolve
+from vpdist.encoders.family import EncoderFamily, family_of
 from vpdist.errors import WeightsError
 from vpdist.storage.atomic_files import JSON_LIMIT, read_limited
 from vpdist.storage.lfs_pointer import IS_LFS_POINTER, LFS_POINTER
@@ -21,33 +22,66 @@ EPS = (0.0, 1.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderShape:
-    """The size of an encoder, from which a sequence's cost follows before any weight is read."""
+    """The size of an encoder, from which a sequence's cost follows before any weight is read.
 
-    kind: str
-    """Its name in encoder_kinds.KINDS."""
-    layers: int
-    """Transformer layers."""
+    An encoder that is no transformer has neither layers nor heads.
+    """
+
+    family: EncoderFamily
+    """Which model it is."""
     width: int
     """Numbers per token, and per embedding."""
-    heads: int
-    """Attention heads per layer."""
-    intermediate: int
-    """Width of the feed-forward's inner layer, of one half where it is gated."""
-    gated: bool
-    """Whether the feed-forward's first product has two halves (a gate and a value)."""
     vocabulary: int
-    """Number of token ids the embedding table has."""
+    """Number of token ids the embedding table has; ids are below it."""
+    layers: int = 0
+    """Transformer layers."""
+    heads: int = 0
+    """Attention heads per layer."""
+    intermediate: int = 0
+    """Width of the feed-forward's inner layer, of one half where it is gated."""
+    gated: bool = False
+    """Whether the feed-forward's first product has two halves (a gate and a value)."""
+    query_width: int | None = None
+    """Numbers of a token's queries in all heads of a layer, where that is not the width."""
+    key_width: int | None = None
+    """Numbers of its keys, and of its values, where that is not the width."""
+    longest: int | None = None
+    """Most tokens of a sequence, special ones included, where its positions have an end."""
+    other_flops_per_token: int = 0
+    """Operations per token outside of transformer layers."""
+
+    @property
+    def kind(self) -> str:
+        """The kind of encoder that it is, the first one where it may be several."""
+        return self.family.kinds[0]
+
+    @property
+    def head_size(self) -> int:
+        """Numbers of a head, 0 without heads."""
+        return self._query_width // self.heads if self.heads else 0
 
     @property
     def linear_flops_per_token(self) -> int:
         """Floating-point operations of all linear layers for one token (two per multiply-add)."""
         feed_forward_products = 3 if self.gated else 2
-        return self.layers * (8 * self.width**2 + 2 * feed_forward_products * self.width * self.intermediate)
+        key_width = self.width if self.key_width is None else self.key_width
+        attention = 4 * self.width * (self._query_width + key_width)  # queries and output; keys and values
+        feed_forward = 2 * feed_forward_products * self.width * self.intermediate
+        return self.layers * (attention + feed_forward) + self.other_flops_per_token
 
     @property
     def attention_flops_per_token_pair(self) -> int:
         """Operations of all attention layers for one (query, key) pair: a sequence of t tokens has t * t of them."""
-        return self.layers * 4 * self.width
+        return self.layers * 4 * self._query_width
+
+    @property
+    def parameters(self) -> int:
+        """Numbers of its weights, about: those of linear layers and of the embedding table."""
+        return self.linear_flops_per_token // 2 + self.vocabulary * self.width
+
+    @property
+    def _query_width(self) -> int:
+        return self.width if self.query_width is None else self.query_width
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -60,32 +94,34 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def encoder_shape(folder: Path) -> EncoderShape:
-    """The shape that config.json describes. Raises WeightsError for any other kind of model, or a size out of range."""
+    """The shape that config.json describes, its family included.
+
+    Raises WeightsError for what is no encoder that vpdist knows, or for a size out of range.
+    """
     path = folder / "config.json"
     config = read_config(folder)
-    kinds = [kind for kind in KINDS.values() if kind.is_described_by(config)]
-    if len(kinds) > 1:
-        raise WeightsError(f"{path}: describes {' and '.join(kind.model for kind in kinds)} at once")
-    if not kinds:
-        known = " nor ".join(f"{kind.model} ({kind.recognised_by_text})" for kind in KINDS.values())
-        raise WeightsError(f"{path}: describes neither {known}: model_type is {config.get('model_type')!r}")
+    family = family_of(path, config)
+    shape: EncoderShape = resolve(family.shape)(path, config, family)
+    if shape.width > WIDEST:
+        raise WeightsError(f"{path}: hidden_size is {shape.width:,}, more than the limit of {WIDEST:,}")
+    return shape
 
-    kind = kinds[0]
+
+def transformer_shape(path: Path, config: Mapping[str, Any], family: EncoderFamily) -> EncoderShape:
+    """The shape of a transformer by the usual names of its sizes. Raises WeightsError for a size out of range."""
 
     def size(name: str) -> int:
         return whole_number(path, config, name)
 
     shape = EncoderShape(
-        kind=kind.name,
+        family=family,
         layers=size("num_hidden_layers"),
         width=size("hidden_size"),
         heads=size("num_attention_heads"),
         intermediate=size("intermediate_size"),
-        gated=kind.gated,
+        gated=family.gated,
         vocabulary=size("vocab_size"),
     )
-    if shape.width > WIDEST:
-        raise WeightsError(f"{path}: hidden_size is {shape.width:,}, more than the limit of {WIDEST:,}")
     if shape.layers > MOST_LAYERS:
         raise WeightsError(f"{path}: has {shape.layers:,} layers, more than the limit of {MOST_LAYERS:,}")
     if shape.width % shape.heads:

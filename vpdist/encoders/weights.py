@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from vpdist.encoders.shape import read_model_json
+from vpdist.encoders.family import EncoderFamily
+from vpdist.encoders.shape import encoder_shape, read_model_json
 from vpdist.errors import WeightsError
 from vpdist.storage.atomic_files import UNREADABLE
 from vpdist.storage.lfs_pointer import IS_LFS_POINTER, LFS_POINTER
@@ -59,17 +60,21 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def files_read(folder: Path) -> list[Path]:
-    """All files of a model that vpdist reads: config, tokenizer and weights. Raises WeightsError as `weight_files`."""
-    described = [folder / name for name in DESCRIPTION_FILES if (folder / name).is_file()]
-    return [*described, *weight_files(folder)]
+def files_read(folder: Path, family: EncoderFamily | None = None) -> list[Path]:
+    """All files of a model that vpdist reads: config, tokenizer, what its family (by default told from config.json)
+    reads besides, and weights, where it has any. Raises WeightsError as `weight_files` and `encoder_shape`."""
+    family = family or encoder_shape(folder).family
+    described = [folder / name for name in (*DESCRIPTION_FILES, *family.files) if (folder / name).is_file()]
+    return [*described, *(weight_files(folder) if family.has_weights else [])]
 
 
-def model_fingerprint(folder: Path) -> str:
-    """xxh3_128 (hex) over names, sizes and bytes of config, tokenizer and weight files; the folder's path and files
-    that vpdist does not read (other formats, model cards) do not enter. Raises WeightsError."""
-    digest = xxhash.xxh3_128()
-    for path in files_read(folder):
+def model_fingerprint(folder: Path, family: EncoderFamily | None = None) -> str:
+    """xxh3_128 (hex) over the family's `fingerprint`, and names, sizes and bytes of config, tokenizer and weight files;
+    the folder's path and files that vpdist does not read (other formats, model cards) do not enter. Raises
+    WeightsError."""
+    family = family or encoder_shape(folder).family
+    digest = xxhash.xxh3_128(family.fingerprint.encode())
+    for path in files_read(folder, family):
         try:
             digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
             for number, block in enumerate(_blocks(path)):

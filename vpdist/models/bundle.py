@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vpdist.encoder_kinds import KINDS
 from vpdist.encoders.shape import encoder_shape
 from vpdist.encoders.weights import files_read, model_fingerprint
 from vpdist.errors import UsageError, WeightsError
@@ -110,15 +109,16 @@ def encoder_entry(folder: Path, slot: str, *, hub: str | None = None, revision: 
 def described_encoder(folder: Path, slot: str, *, hub: str | None = None, revision: str | None = None) -> EncoderEntry:
     """As `encoder_entry`, from config.json alone: without the fingerprint."""
     shape = encoder_shape(folder)
-    kind = KINDS[shape.kind]
+    if slot not in shape.family.kinds:
+        raise WeightsError(f"{folder}: is a {' or '.join(shape.family.kinds)} encoder, not a {slot} one")
     return EncoderEntry(
         folder=f"encoders/{slot}" if hub is None else None,
         hub=hub,
         revision=revision,
         fingerprint=None,
-        family=kind.model,
+        family=shape.family.name,
         width=shape.width,
-        pooling=kind.pooling,
+        pooling=shape.family.pooling,
     )
 
 
@@ -137,7 +137,7 @@ def write_model(
 
     Args:
         model: its entry of the classifier is replaced by what is written.
-        classifier: its width must be the sum of the encoders'.
+        classifier: its width must be the sum of the encoders', its `kinds` the model's slots.
         card_text: the card below the front matter, which is made here; by default a description of `model`.
         encoders: by slot, the folder of each encoder that the model has as a folder, to be copied.
         overwrite: whether a model that is there may be replaced; it is gone as soon as the writing begins.
@@ -173,6 +173,11 @@ def _refuse_misfit(model: Model, classifier: Classifier, encoders: Mapping[str, 
     wanted = {slot for slot, entry in model.encoders.items() if entry.folder is not None}
     if encoders.keys() != wanted:
         raise WeightsError(f"model {model.name}: has folders for {sorted(wanted)}, not for {sorted(encoders)}")
+    if set(classifier.kinds) != model.encoders.keys():
+        raise WeightsError(
+            f"model {model.name}: the classifier takes {' and '.join(classifier.kinds)} embeddings, but the model has "
+            f"{' and '.join(model.encoders)} encoders"
+        )
     if classifier.input_width != model.width:
         widths = " + ".join(str(entry.width) for entry in model.encoders.values())
         raise WeightsError(

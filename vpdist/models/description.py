@@ -233,13 +233,13 @@ class Model:
         return sum(entry.width for entry in self.encoders.values())
 
     def to_json(self) -> str:
-        """The text of its model.json."""
+        """The text of its model.json. Raises ValueError for numbers that JSON has not, as NaN."""
         content = {"format": FORMAT} | asdict(self)
         for entry in content["encoders"].values():
             for name in ("folder", "hub", "revision"):
                 if entry[name] is None:
                     del entry[name]
-        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, path: Path, content: object) -> Model:

@@ -11,6 +11,7 @@ from vpdist.errors import UsageError
 from vpdist.models.bundle import Bundle, encoder_entry, write_model
 from vpdist.models.catalogue import VIRNUCPRO_ENCODERS
 from vpdist.models.description import SLOTS, EncoderEntry, Model
+from vpdist.results.classifier_kinds import KINDS_KEY, kinds_text
 from vpdist.storage.downloads import SILENT, Listener
 
 
@@ -43,6 +44,8 @@ def import_model(
         found = {slot: resolve_model(encoders[slot], offline, listener) for slot in SLOTS if slot in encoders}
         entries = {slot: _entry(slot, encoders[slot], path) for slot, path in found.items()}
         copied = {slot: found[slot] for slot, entry in entries.items() if entry.folder is not None}
+        if set(entries) != set(classifier.kinds):
+            classifier.metadata[KINDS_KEY] = kinds_text(entries)  # an original file does not say
     elif classifier.input_width != sum(entry.width for entry in entries.values()):
         raise UsageError(
             f"{source}: takes {classifier.input_width} numbers, so its encoders are not the original method's; name "

@@ -12,6 +12,7 @@ from vpdist.models.bundle import Bundle, is_model
 from vpdist.models.catalogue import PRESETS, packaged
 from vpdist.models.description import Model
 from vpdist.models.find import encoder_here, find_model
+from vpdist.storage.atomic_files import storage_error
 from vpdist.text import bytes_text
 
 HERE, PARTLY, TO_DOWNLOAD, REFUSED = "here", "without its encoders", "to be downloaded", "refused"
@@ -51,11 +52,17 @@ class Listed:
 
 
 def listed(folders: Iterable[Path]) -> list[Listed]:
-    """The models of this package, the presets, and those in `folders` (or in folders there). Asks nobody."""
+    """The models of this package, the presets, and those in `folders` (or in folders there). Asks nobody.
+
+    Raises StorageError for a folder that cannot be read.
+    """
     names = [*packaged(), *PRESETS]
     for folder in folders:
-        inner = sorted(path for path in folder.iterdir() if is_model(path)) if folder.is_dir() else []
-        names += [str(folder)] if is_model(folder) or not inner else map(str, inner)
+        try:
+            inner = [] if is_model(folder) or not folder.is_dir() else sorted(filter(is_model, folder.iterdir()))
+        except OSError as error:
+            raise storage_error(folder, error, "read") from error
+        names += map(str, inner or [folder])
     return [_listed(name) for name in names]
 
 

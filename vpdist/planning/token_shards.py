@@ -6,7 +6,7 @@ depends on the plan only and is made by whichever rank is free.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -23,33 +23,33 @@ def shard_path(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:05d}.h5"
 
 
-def shard_is_valid(folder: Path, shard: int, plan: Plan, plan_id: str) -> bool:
-    """Whether a shard exists, is undamaged and belongs to this plan."""
+def shard_is_valid(folder: Path, shard: int, plan: Plan, plan_id: str, fewest: Mapping[str, int]) -> bool:
+    """Whether a shard exists, is undamaged and belongs to this plan. `fewest`: see `TokenShards`."""
     try:
-        _map_shard(folder, shard, plan, plan_id)
+        _map_shard(folder, shard, plan, plan_id, fewest)
     except DamagedFile:
         return False
     return True
 
 
-def _map_shard(folder: Path, shard: int, plan: Plan, plan_id: str) -> dict[str, Ragged]:
+def _map_shard(folder: Path, shard: int, plan: Plan, plan_id: str, fewest: Mapping[str, int]) -> dict[str, Ragged]:
     """A shard's tokens by kind, mapped from disk, digests and offsets checked. Raises DamagedFile."""
     path = shard_path(folder, shard)
     with hdf5_files.opened(path) as file:
         attributes = hdf5_files.attributes(file)
         if (attributes.get("plan"), attributes.get("shard")) != (plan_id, shard):
             raise DamagedFile(f"{path}: belongs to another plan, or is another shard of it")
-        return _mapped(file, len(plan.shard_rows(shard)), verify=True)
+        return _mapped(file, len(plan.shard_rows(shard)), fewest, verify=True)
 
 
-def _mapped(file: h5py.File, n: int, *, verify: bool) -> dict[str, Ragged]:
-    """Tokens by kind of the n sequences of a shard or block. Raises DamagedFile."""
+def _mapped(file: h5py.File, n: int, fewest: Mapping[str, int], *, verify: bool) -> dict[str, Ragged]:
+    """Tokens by kind of the n sequences of a shard or block, of at least `fewest` tokens each. Raises DamagedFile."""
     mapped: dict[str, Ragged] = {}
     for name, kind in KINDS.items():
         if not hdf5_files.has(file, kind.token_datasets[0]):
             continue
         tokens = Ragged(*(hdf5_files.map_dataset(file, dataset, verify=verify) for dataset in kind.token_datasets))
-        if tokens.flat.dtype != kind.token_type or not tokens.is_sound(n=n, least=kind.fewest_tokens):
+        if tokens.flat.dtype != kind.token_type or not tokens.is_sound(n=n, least=fewest.get(name, 1)):
             raise DamagedFile(f"{file.filename}: does not hold the {name} tokens of {n} sequences")
         mapped[name] = tokens
     return mapped
@@ -71,7 +71,7 @@ def write_shard(
     for block in np.flatnonzero(np.diff(bounds)).tolist():
         rows = by_fragment[bounds[block] : bounds[block + 1]]
         with hdf5_files.opened(blocks[block]) as file:
-            mapped = _mapped(file, int(first_fragment[block + 1] - first_fragment[block]), verify=False)
+            mapped = _mapped(file, int(first_fragment[block + 1] - first_fragment[block]), {}, verify=False)
         for kind, tokens in mapped.items():
             pieces[kind].append((rows, tokens.take(wanted[rows] - first_fragment[block])))
     datasets: dict[str, np.ndarray] = {}
@@ -96,10 +96,13 @@ def _joined(pieces: list[tuple[np.ndarray, Ragged]], n_rows: int) -> Ragged:
 
 
 class TokenShards:
-    """Reads units' tokens; keeps the latest shard mapped."""
+    """Reads units' tokens; keeps the latest shard mapped.
 
-    def __init__(self, folder: Path, plan: Plan, plan_id: str) -> None:
-        self.folder, self.plan, self.plan_id = folder, plan, plan_id
+    `fewest`: the smallest length of a sequence that each encoder can embed, by kind; 1 where nothing is said.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, plan_id: str, fewest: Mapping[str, int]) -> None:
+        self.folder, self.plan, self.plan_id, self.fewest = folder, plan, plan_id, fewest
         self._shard = -1
         self._mapped: dict[str, Ragged] = {}
 
@@ -108,6 +111,6 @@ class TokenShards:
         shard = int(np.searchsorted(self.plan.shard_unit, unit, side="right")) - 1
         if shard != self._shard:
             # checking the digest also reads every page that is about to be used
-            self._mapped, self._shard = _map_shard(self.folder, shard, self.plan, self.plan_id), shard
+            self._mapped, self._shard = _map_shard(self.folder, shard, self.plan, self.plan_id, self.fewest), shard
         rows, first = self.plan.rows(unit), self.plan.shard_rows(shard).start
         return {kind: tokens.between(rows.start - first, rows.stop - first) for kind, tokens in self._mapped.items()}

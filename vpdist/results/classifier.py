@@ -1,8 +1,8 @@
-"""The classifier on top of both embeddings: virus or not.
+"""The classifier on top of the embeddings: virus or not.
 
-Enters: the embeddings of every fragment, of each kind in encoder_kinds.CLASSIFIED. Leaves: two logits each (class 1 is
-virus). Files are safetensors of this project or the original's pickled modules, recognised by content. A pickle is
-read, never run.
+Enters: the embeddings of every fragment, of each kind that the classifier takes, by default both. Leaves: two logits
+each (class 1 is virus). Files are safetensors of this project or the original's pickled modules, recognised by content.
+A pickle is read, never run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.errors import WeightsError
+from vpdist.results.classifier_kinds import kinds_text, recorded_kinds
 from vpdist.results.pickled_classifier import read_classifier_pickle
 from vpdist.storage.atomic_files import read_limited, write_file
 from vpdist.storage.lfs_pointer import IS_LFS_POINTER, LFS_POINTER
@@ -69,6 +70,11 @@ class Classifier(nn.Module):
         return self.metadata.get(CHUNK_LENGTH)
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of encoder whose embeddings it takes, in the order of concatenation."""
+        return recorded_kinds(self.metadata, "the classifier")
+
+    @property
     def input_width(self) -> int:
         return self.hidden_layer.in_features
 
@@ -82,7 +88,7 @@ class Classifier(nn.Module):
         return self.output_layer(self.dropout(hidden_BH))
 
     def logits(self, *embeddings: np.ndarray) -> np.ndarray:
-        """(m, 2) float32 of embeddings (m, d) of any float type, one array per kind in the order of CLASSIFIED:
+        """(m, 2) float32 of embeddings (m, d) of any float type, one array per kind in the order of `kinds`:
         computed in float32, on the CPU, without dropout.
 
         The bits depend on the arrays as a whole and on the thread count. Raises WeightsError for other widths than the
@@ -106,8 +112,11 @@ class Classifier(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """xxh3_128 (hex) over eps and PARAMETERS; the same for a .pth and its conversion."""
+        """xxh3_128 (hex) over eps, PARAMETERS, and the kinds where they are not both; the same for a .pth and its
+        conversion."""
         digest = xxhash.xxh3_128(f"eps={self.bn1.eps!r}".encode())
+        if self.kinds != CLASSIFIED:
+            digest.update(f"kinds={kinds_text(self.kinds)}".encode())
         for name, tensor in self.parameters_by_name().items():
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
             digest.update(tensor.numpy().astype("<f4", copy=False).tobytes())
@@ -171,6 +180,7 @@ def _from_safetensors(path: Path, content: bytes) -> Classifier:
             raise WeightsError(f"{path}: is safetensors, but not a classifier of vpdist (format {FORMAT})")
         eps, dropout = float(described["eps"]), float(described["dropout"])
         metadata = {str(key): str(value) for key, value in json.loads(described["metadata"]).items()}
+        recorded_kinds(metadata, str(path))
     except (SafetensorError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path}: cannot be read as a classifier: {error}") from error
     if other := sorted(name for name, tensor in tensors.items() if tensor.dtype not in FLOATS):
@@ -204,4 +214,4 @@ def _build(
 
 def logits(classifier: Classifier, embedded: Mapping[str, np.ndarray]) -> np.ndarray:
     """(m, 2) logits of a whole unit from its embeddings as stored, so that `classify` repeats them to the bit."""
-    return classifier.logits(*(embedded[kind] for kind in CLASSIFIED if kind in embedded))
+    return classifier.logits(*(embedded[kind] for kind in classifier.kinds))

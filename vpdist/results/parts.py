@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,8 @@ class PartHeader:
     """Fingerprint, or '' where nothing was classified."""
     embeddings: bool
     """Whether embeddings are stored."""
+    poolings: Mapping[str, str] = field(default_factory=dict)
+    """Pooling in words of encoders with another one than the method's own, by kind."""
 
     def attributes(self, unit: int) -> dict[str, str | int]:
         return {
@@ -60,7 +62,7 @@ class PartHeader:
             **{f"{kind}_model": fingerprint for kind, fingerprint in in_files(self.models, "").items()},
             "classifier": self.classifier,
             "embeddings": int(self.embeddings),
-            "pooling": pooling_text(self.models),
+            "pooling": pooling_text(self.models, self.poolings),
         }
 
     def datasets(self) -> tuple[str, ...]:
@@ -201,4 +203,5 @@ def part_header(plan_id: str, resolved: ResolvedConfig) -> PartHeader:
         models=resolved.models,
         classifier=resolved.classifier or "",
         embeddings=resolved.embeddings,
+        poolings=resolved.poolings,
     )
