@@ -79,8 +79,9 @@ def figures(judged: Judged, weight: np.ndarray) -> dict[str, float]:
 def with_intervals(
     judged: Judged, resamples: int, seed: int, raise_if_ending: Callable[[], None] = lambda: None
 ) -> dict[str, dict[str, float | None]]:
-    """Every figure with its 95 % interval: percentiles over resamples of whole groups (Efron 1979). `raise_if_ending` is
-    called between resamples.
+    """Every figure with its 95 % interval: percentiles over resamples of whole groups (Efron 1979).
+
+    `raise_if_ending` is called between resamples.
 
     Items of a group are no independent observations. None where a figure, or its interval, cannot be known.
     """
