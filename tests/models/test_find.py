@@ -160,6 +160,13 @@ def test_a_short_name_is_no_folder_of_the_current_one(
         find_model(f"./{NAME}")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-this-name/x", "owner/name", "a/b/c"])
+def test_a_name_that_cannot_be_one_is_refused(name: str) -> None:
+    for find in (find_model, download):
+        with pytest.raises(WeightsError):
+            find(name)
+
+
 def test_an_unknown_name_is_told_with_the_known_ones() -> None:
     with pytest.raises(WeightsError, match=r"nor one of the known names: .*virnucpro-500, virnucpro-300"):
         find_model("virnucpro")
@@ -202,6 +209,13 @@ def test_the_list_tells_what_is_here(
     assert any(line.startswith(f"{bundle.folder}  (here, ") for line in lines)
     assert any(line.startswith(f"{tmp_path / 'none'}  ({REFUSED}, ") for line in lines)
     assert f"    digest sha256:{bundle.digest}" in lines
+
+
+def test_a_damaged_download_is_listed_as_refused(published: Published) -> None:
+    (find_model(NAME).folder / "model.json").write_text("{")
+    refused = next(model for model in listed([]) if model.name == NAME)
+    assert refused.state == REFUSED
+    assert "model.json: cannot be read as JSON" in refused.accuracy
 
 
 def test_a_folder_that_cannot_be_read_is_told() -> None:

@@ -60,15 +60,17 @@ def download(name: str, listener: Listener = SILENT) -> Path:
 
     Raises WeightsError, StorageError.
     """
-    if name in PRESETS:
-        listener.tell(f"{name}: about {bytes_text(PRESETS[name].bytes)} in all, less what is here")
-    if name in PRESETS or name in packaged() or Path(name).is_dir():
-        return _with_encoders(find_model(name, listener=listener), PRESETS.get(name), listener).folder
-    if not HUB_ID.fullmatch(name):
-        find_model(name, offline=True)  # tells what may be named
-    hub.local_folder(name)  # a hub id needs a commit
-    folder = hub.snapshot(*name_and_revision(name), _model_or_encoder, _is_model_or_encoder, listener=listener)
-    return _with_encoders(_of_hub(name, False, listener), None, listener).folder if is_model(folder) else folder
+    preset = PRESETS.get(name)
+    if preset is not None:
+        listener.tell(f"{name}: about {bytes_text(preset.bytes)} in all, less what is here")
+    elif name not in packaged():
+        folder = hub.local_folder(name)
+        if folder is None:
+            where = name_and_revision(name)
+            folder = hub.snapshot(*where, _model_or_encoder, _is_model_or_encoder, listener=listener)
+        if not is_model(folder):
+            return folder
+    return _with_encoders(find_model(name, listener=listener), preset, listener).folder
 
 
 def _with_encoders(bundle: Bundle, preset: Preset | None, listener: Listener) -> Bundle:

@@ -9,7 +9,7 @@ from typing import Any
 
 from vpdist.errors import WeightsError
 from vpdist.models.bundle import Bundle, is_model
-from vpdist.models.catalogue import PRESETS, packaged
+from vpdist.models.catalogue import PRESETS, downloads, packaged
 from vpdist.models.description import Model
 from vpdist.models.find import encoder_here, find_model
 from vpdist.storage.atomic_files import storage_error
@@ -70,7 +70,8 @@ def _listed(name: str) -> Listed:
     try:
         bundle = find_model(name, offline=True)
     except WeightsError as error:
-        if (preset := PRESETS.get(name)) is None:
+        preset = PRESETS.get(name)
+        if preset is None or is_model(downloads() / preset.folder_name):  # it is there, but damaged
             return Listed(
                 name=name,
                 state=REFUSED,
