@@ -2,8 +2,8 @@
 
     python -m scripts.bench.training --rows 200000 --width 750 --batch-size 1024
 
-Rows are random numbers in float16; what is timed are whole epochs, validation and the state on disk included. Also told:
-how long it takes to find the groups of random sequences.
+Rows are random numbers in float16; what is timed are whole epochs, validation and the state on disk included. Told is
+also how long it takes to find the groups of random sequences.
 """
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from tests.snapshots import row, snapshot
@@ -39,6 +41,18 @@ def test_there_is_a_bar_for_every_rank_and_one_for_all() -> None:
     assert ["25.0%" in lines[2], "75.0%" in lines[3], "50.0%" in lines[4]] == [True] * 3
     bars = [line.count("#") / (line.count("#") + line.count("-")) for line in lines[2:]]
     assert bars == [pytest.approx(0.25, abs=0.05), pytest.approx(0.75, abs=0.05), pytest.approx(0.5, abs=0.05)]
+
+
+def test_the_heading_has_as_much_of_the_note_as_fits() -> None:
+    rates, note = Rates(), "epoch 3/200, loss 0.5123, validation 0.4876, best 0.4876 at 3"
+    newest = replace(snapshot(10, row(0, stage="fit", planned_units=9, units=3)), note=note)
+    rates.observe(newest)
+
+    def heading(width: int) -> str:
+        return bar_lines(rates, newest, width, 9, newest.time, PLAIN)[0].plain
+
+    assert heading(120).startswith(f"fit  {note}, 3 units")
+    assert heading(40).startswith("fit  epoch 3/200, loss 0.5123   ")
 
 
 def test_a_single_rank_needs_no_bar_for_all() -> None:

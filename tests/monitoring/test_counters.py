@@ -33,10 +33,11 @@ ROWS = st.builds(
 )
 
 
-@given(st.lists(ROWS, min_size=1, max_size=4), st.none() | st.text())
-def test_a_snapshot_survives_the_way_through_a_line_of_json(rows: list[RankRow], ended: str | None) -> None:
-    original = Snapshot(1.5, 0.25, "round", tuple(rows), ended)
+@given(st.lists(ROWS, min_size=1, max_size=4), st.none() | st.text(), st.text())
+def test_a_snapshot_survives_the_way_through_a_line_of_json(rows: list[RankRow], ended: str | None, note: str) -> None:
+    original = Snapshot(1.5, 0.25, "round", tuple(rows), ended, note)
     line = original.to_json()
+    assert ('"note"' in line) == bool(note)
     assert "\n" not in line
     assert Snapshot.from_json(line) == original
 

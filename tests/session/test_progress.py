@@ -63,6 +63,20 @@ def test_every_mode_records_the_exact_final_counters(alone: Runtime, tmp_path: P
     assert not set(stream.getvalue()) & {"\x1b", "\r"}
 
 
+def test_a_note_is_a_line_where_there_are_no_bars_and_ends_with_its_stage(alone: Runtime, tmp_path: Path) -> None:
+    stream, path = Stream(), tmp_path / "progress.jsonl"
+    progress = Progress(alone, "log", path, stream)
+    progress.stage("fit", planned_units=2)
+    progress.note("epoch 1/2, loss 0.5")
+    progress.add(units=1)
+    wait_until(lambda: any(each.note for each in recorded(path)), "the note")
+    progress.stage("judge")
+    progress.close()
+    assert stream.getvalue().count("epoch 1/2, loss 0.5\n") == 1
+    assert {each.note for each in recorded(path) if each.stage == "fit"} <= {"", "epoch 1/2, loss 0.5"}
+    assert recorded(path)[-1].note == ""
+
+
 def test_what_counting_costs_is_counted(alone: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "perf_counter_ns", itertools.count(0, 1000).__next__)  # a call takes a microsecond
     progress = Progress(alone, "none", tmp_path / "progress.jsonl", None)

@@ -164,7 +164,7 @@ def test_a_fit_that_was_killed_at_every_epoch_gives_the_same_bits(
     assert (tmp_path / "a/history.jsonl").read_bytes() == (tmp_path / "b/history.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("change", ["other key", "flipped byte", "cut"])
+@pytest.mark.parametrize("change", ["other key", "flipped byte", "flipped number", "cut"])
 def test_a_state_of_another_fit_or_a_damaged_one_begins_anew(tmp_path: Path, change: str) -> None:
     settings = TrainSettings(hidden=8, epochs=2)
     first = fit_in(tmp_path, settings)
@@ -174,6 +174,9 @@ def test_a_state_of_another_fit_or_a_damaged_one_begins_anew(tmp_path: Path, cha
     assert fit_state.read(state, "k") == content
     if change == "flipped byte":
         content[3] ^= 64
+        state.write_bytes(content)
+    elif change == "flipped number":
+        content[-40] ^= 1
         state.write_bytes(content)
     elif change == "cut":
         state.write_bytes(content[:-5])

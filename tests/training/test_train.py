@@ -55,7 +55,7 @@ def one_rank(models: TinyModels, files: tuple[Path, Path], tmp_path_factory: pyt
     output = tmp_path_factory.mktemp("one") / "model"
     told = run_here(models, files, output)
     assert "80 labelled sequences in 40 groups" in told
-    assert "epoch 6 of at most 6: loss 0." in told
+    assert "epoch 6/6, loss 0." in told
     return output
 
 
@@ -173,6 +173,17 @@ def test_predict_takes_the_model_and_calls_most_sequences_right(
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     right = [(row["prediction"] == "virus") == row["source"].endswith("virus.fa") for row in rows]
     assert np.mean(right) > 0.8
+
+
+def test_a_model_of_one_kind_of_encoder_is_fitted_and_predicts(
+    models: TinyModels, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    given = arguments(models, files, tmp_path / "model", "--nproc", "1", "--progress", "none")[2:]
+    at = given.index("--nucleotide-model")
+    assert CliRunner().invoke(app, given[:at] + given[at + 2 :]).exit_code == 0
+    assert list(read_model(tmp_path / "model").model.encoders) == ["protein"]
+    predicted = ["predict", str(files[0]), "-o", str(tmp_path / "run"), "--model", str(tmp_path / "model")]
+    assert CliRunner().invoke(app, [*predicted, "--nproc", "1", "--threads", "1", "--progress", "none"]).exit_code == 0
 
 
 def test_the_same_command_again_repeats_nothing_and_other_settings_fit_on_the_same_embeddings(

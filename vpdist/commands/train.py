@@ -20,8 +20,10 @@ from vpdist.commands.predict import Predict
 from vpdist.commands.trained_model import Trained, write_trained
 from vpdist.config import Settings
 from vpdist.distributed.sums import Sums
+from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.errors import StorageError, UsageError
 from vpdist.models import choose
+from vpdist.results.classifier_kinds import KINDS_KEY, kinds_text
 from vpdist.session.coordination import VISIBLE_WITHIN_S, Control
 from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
@@ -220,6 +222,8 @@ class _Train:
             assert fragments is not None
             assert sides is not None
             classifier, ending = fit.network.classifier.eval(), self.control.raise_if_ending
+            if run.kinds != CLASSIFIED:
+                classifier.metadata[KINDS_KEY] = kinds_text(run.kinds)
             scored = judge.score(
                 fragments, sides, self._virus(records), lambda row: classifier.logits(*rows.by_encoder(row)), ending
             )

@@ -97,7 +97,7 @@ def bar_lines(rates: Rates, snapshot: Snapshot, width: int, height: int, now: fl
 
 
 def _heading(total: Line, snapshot: Snapshot, width: int, age_s: float) -> Text:
-    facts = [printable(snapshot.note)] if snapshot.note else []
+    facts = printable(snapshot.note).split(", ") if snapshot.note else []
     if total.planned and total.counts["tokens"]:
         facts.append(f"{count_text(total.done)} of {count_text(total.planned)} tokens")
     facts += [f"{count_text(total.counts[name])} {name}" for name in COUNTED if total.counts[name]]

@@ -148,7 +148,7 @@ class Snapshot:
     rows: tuple[RankRow, ...]
     ended: str | None = None
     note: str = ""
-    """What the stage has reached, in words."""
+    """What the stage has reached, in words; the bars show as much as fits, up to a comma."""
 
     @property
     def totals(self) -> dict[str, int]:

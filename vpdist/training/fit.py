@@ -189,8 +189,8 @@ class Fit:
         fit_state.write(self._state, self._key, self.reached, self.network, self.optimizer, self.best)
         if self._control.progress is not None:
             self._control.progress.note(
-                f"epoch {line['epoch']} of at most {self._settings.epochs}: loss {line['loss']:.4f}, validation "
-                f"{line['validation_loss']:.4f}, AUROC {line['validation_auroc']:.4f}; "
+                f"epoch {line['epoch']}/{self._settings.epochs}, loss {line['loss']:.4f}, validation "
+                f"{line['validation_loss']:.4f}, AUROC {line['validation_auroc']:.4f}, "
                 f"best {self.reached.best_loss:.4f} at {self.reached.best_epoch}"
             )
         return json.dumps(line)

@@ -11,8 +11,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
+import xxhash
 from safetensors import SafetensorError
 
+from vpdist.storage import hdf5_files
 from vpdist.storage.atomic_files import read_error, read_limited, storage_error, write_file
 from vpdist.train_settings import TrainSettings
 from vpdist.training.network import Network
@@ -57,7 +59,7 @@ def write(
     tensors |= {BEST + name: tensor for name, tensor in best.items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"{OPTIMIZER}{number}.{name}": torch.as_tensor(value).clone() for name, value in state.items()}
-    described = {"key": key, "reached": json.dumps(asdict(reached))}
+    described = {"key": key, "reached": json.dumps(asdict(reached)), "digest": _digest(tensors)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -81,10 +83,13 @@ def read(path: Path, key: str) -> bytes:
     except OSError as error:
         raise read_error(path, error) from error
     try:
-        if _described(content)["key"] == key:
-            safetensors.torch.load(content)
+        described = _described(content)
+        if described["key"] != key:
+            logger.info("%s is of a fit with other data or settings", path)
+        elif _digest(safetensors.torch.load(content)) == described["digest"]:
             return content
-        logger.info("%s is of a fit with other data or settings", path)
+        else:
+            logger.warning("%s is damaged, the fit begins anew: its digest does not match its content", path)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning("%s is damaged, the fit begins anew: %s", path, error)
     return b""
@@ -102,6 +107,14 @@ def restore(
         states.setdefault(int(number), {})[field] = tensor
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     return json.loads(_described(content)["reached"]), _with_prefix(tensors, BEST)
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    """xxh3_128 (hex) of all tensors with their names."""
+    digest = xxhash.xxh3_128()
+    for name in sorted(tensors):
+        digest.update(f"{name} {hdf5_files.array_digest(tensors[name].numpy())}\n".encode())
+    return digest.hexdigest()
 
 
 def _described(content: bytes) -> dict[str, str]:

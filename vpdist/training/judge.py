@@ -88,10 +88,9 @@ def figures(
             which = np.ones(len(classes), bool) if name == ALL else classes == name
             if not which.any():
                 continue
-            raise_if_ending()
             judged = Judged.of(items.virus[which], items.share[which], sides.group[items.record[which]])
             counts = {"n": len(judged), "virus": int(judged.virus.sum()), "groups": judged.n_groups}
-            table[level][name] = counts | with_intervals(judged, resamples, seed)
+            table[level][name] = counts | with_intervals(judged, resamples, seed, raise_if_ending)
     return table
 
 

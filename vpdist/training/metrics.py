@@ -5,6 +5,7 @@ Scores s lie in [0, 1]; a call is virus where s >= 1/2. Ties in scores count hal
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,8 +76,12 @@ def figures(judged: Judged, weight: np.ndarray) -> dict[str, float]:
     }
 
 
-def with_intervals(judged: Judged, resamples: int, seed: int) -> dict[str, dict[str, float | None]]:
+def with_intervals(
+    judged: Judged, resamples: int, seed: int, raise_if_ending: Callable[[], None] = lambda: None
+) -> dict[str, dict[str, float | None]]:
     """Every figure with its 95 % interval: percentiles over resamples of whole groups (Efron 1979).
+
+    `raise_if_ending` is called between resamples.
 
     Items of a group are no independent observations. None where a figure, or its interval, cannot be known.
     """
@@ -84,6 +89,7 @@ def with_intervals(judged: Judged, resamples: int, seed: int) -> dict[str, dict[
     rng = np.random.default_rng(seed)
     drawn: list[list[float]] = []
     for _ in range(resamples if judged.n_groups > 1 and not np.isnan(exact["auroc"]) else 0):
+        raise_if_ending()
         times = np.bincount(rng.integers(0, judged.n_groups, judged.n_groups), minlength=judged.n_groups)
         drawn.append(list(figures(judged, times[judged.group].astype(np.float64)).values()))
     table = np.array(drawn).reshape(-1, len(NAMES))
