@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `make demo`: try vpdist on a synthetic sample. Everything is written to demo/, which is removed first.
-# The encoders are random and the classifier has seen synthetic organisms only: for trying out, not for real sequences.
+# The encoders of the first part are random, their classifier has seen synthetic organisms only: for trying out, not for
+# real sequences. The second part runs the built-in model, on real contigs too where there are labelled ones.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -23,3 +24,9 @@ run vpdist train --virus demo/sample/virus.fa --other demo/sample/other.fa -o de
 run torchrun --standalone --nproc-per-node=2 -m vpdist predict demo/sample/sample.fa.gz -o demo/run \
     --model demo/model
 run python -m scripts.demo.show demo/run demo/sample/truth.tsv
+echo
+echo "The built-in model, mini, knows real viruses and none of these invented ones:"
+run vpdist predict demo/sample/sample.fa.gz -o demo/mini --nproc 2
+if [ -d ../shared/data ]; then
+    run python -m scripts.mini.judge --virus ../shared/data/virus.fa.gz --other ../shared/data/host.fa.gz --model mini
+fi

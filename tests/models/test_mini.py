@@ -60,7 +60,7 @@ def test_it_tells_real_contigs_apart_as_well_as_its_card_says(shared: Path, tmp_
         assert predict(settings) == 0
         for level, found in scores.items():
             with (settings.output / f"{level}.tsv").open(newline="") as file:
-                rows = [row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+                rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
             pairs = [(row["virus_score"], row["nonvirus_score"]) for row in rows if row["virus_score"] != "NA"]
             virus, other = np.array(pairs, dtype=np.float64).T
             found.append(virus / (virus + other))
