@@ -96,13 +96,14 @@ class Seeds:
     """A finished run folder."""
 
 
-SIZES = dict.fromkeys(
-    (
-        *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"),
-        *("d_model", "d_kv", "d_ff", "num_layers", "num_heads"),
-    ),
-    2,
-) | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "position_embedding_type": "absolute"}
+SIZES = {
+    **dict.fromkeys(("num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"), 2),
+    **dict.fromkeys(("d_kv", "d_ff", "num_layers", "num_heads", "num_key_value_heads"), 2),
+    "hidden_size": 4,
+    "d_model": 4,
+    "position_embedding_type": "absolute",
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+}
 """Of a tiny encoder, by the names of all model types."""
 
 
