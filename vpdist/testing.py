@@ -165,8 +165,11 @@ def _check_cost(encoder: Encoder, tokens: Ragged) -> None:
 def _further_operators() -> dict[Any, Any]:
     """Operators of a CPU that torch does not count itself: linear layers through oneDNN, and attention."""
 
-    def linear(inputs: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
-        return 2 * prod(inputs) * weight[0]
+    def linear(inputs: Sequence[int], *others: Any, **_: Any) -> int:
+        weight = [each for each in others if isinstance(each, torch.Size) and len(each) == 2][
+            -1
+        ]  # a factor is before it
+        return 2 * prod(inputs) * int(weight[0])
 
     def attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
         return int(sdpa_flop_count(query, key, value))

@@ -18,7 +18,7 @@ from vpdist.encoders.weights import model_fingerprint
 from vpdist.errors import StorageError, WeightsError
 from vpdist.models import catalogue
 from vpdist.models.bundle import encoder_entry, write_model
-from vpdist.models.catalogue import PRESETS
+from vpdist.models.catalogue import PRESETS, packaged
 from vpdist.models.find import download, find_model, is_here
 from vpdist.models.listed import HERE, PARTLY, REFUSED, TO_DOWNLOAD, listed
 from vpdist.results.classifier import load_classifier
@@ -87,7 +87,7 @@ def test_offline_asks_nobody(published: Published, monkeypatch: pytest.MonkeyPat
         find_model(NAME, offline=True)
     with pytest.raises(WeightsError, match="without --offline"):
         find_model(f"owner/model@{COMMIT}", offline=True)
-    assert [model.state for model in listed([])] == [TO_DOWNLOAD] * len(PRESETS)
+    assert [model.state for model in listed([])] == [HERE] * len(packaged()) + [TO_DOWNLOAD] * len(PRESETS)
     assert tried == []
     with pytest.raises(WeightsError):
         find_model(NAME)

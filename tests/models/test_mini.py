@@ -37,12 +37,12 @@ def test_it_is_whole_and_small() -> None:
 
 
 def test_without_any_option_for_a_model_it_makes_the_calls_and_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = write_contigs(tmp_path / "contigs.fa")
     settings = Settings(inputs=(str(source),), output=tmp_path / "run", progress="none", offline=True)
     assert predict(settings) == 0
-    told = capsys.readouterr()
+    told = capfd.readouterr()
     assert "model mini: A small composition model" in told.out + told.err
     assert json.loads((settings.output / "run.json").read_text())["model"]["name"] == BUILT_IN
     with (settings.output / "sequences.tsv").open(newline="") as file:
