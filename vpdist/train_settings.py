@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_origin, get_type_hints
 from vpdist.config import Option, encodable
 from vpdist.errors import UsageError
 
+LEARNING_RATE_SCHEDULES = ("step", "cosine")
 OPTIMIZERS = ("sgd", "adamw")
 CLASS_WEIGHTS = ("none", "balanced")
 VIRUS, OTHER = "virus", "other"
@@ -45,6 +46,9 @@ class TrainSettings:
     learning_rate: Annotated[float, Option("Of the first epochs.")] = 0.0002
     momentum: Annotated[float, Option("Of sgd.")] = 0.9
     weight_decay: Annotated[float, Option("Of either optimizer.")] = 0.0
+    learning_rate_schedule: Annotated[
+        str, Option("{choices}; cosine: the learning rate falls to 0 over --epochs.", LEARNING_RATE_SCHEDULES)
+    ] = "step"
     decay_every: Annotated[
         int, Option("Epochs after which the learning rate falls to --decay of itself.", least=1, most=1 << 20)
     ] = 10

@@ -31,15 +31,14 @@ CHUNK_LENGTH = 500
 FIT = {
     "optimizer": "adamw",
     "learning-rate": "0.002",
-    "weight-decay": "0.01",
+    "weight-decay": "0.1",
     "batch-size": "1024",
-    "epochs": "20",
-    "patience": "20",
-    "decay-every": "1",
-    "decay": "0.8",
+    "epochs": "16",
+    "patience": "16",
+    "learning-rate-schedule": "cosine",
     "class-weights": "balanced",
-    "validation-share": "0.03",
-    "test-share": "0.05",
+    "validation-share": "0.02",
+    "test-share": "0.04",
 }
 """Options of `vpdist train`."""
 COPIED = (MODEL_FILE, CARD_FILE, "classifier.safetensors", *(f"encoders/{kind}/config.json" for kind in ENCODERS))

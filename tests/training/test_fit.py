@@ -1,6 +1,7 @@
 """The fit: its gradients are torch's, a batch may be computed in any number of shares, and an ended fit goes on."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +115,18 @@ def test_a_fit_learns_and_keeps_the_epoch_with_the_lowest_validation_loss(tmp_pa
 def test_the_learning_rate_falls_in_steps(tmp_path: Path) -> None:
     fit_in(tmp_path, TrainSettings(hidden=4, epochs=5, patience=9, decay_every=2, decay=0.5, learning_rate=0.01)).run()
     assert [line["learning_rate"] for line in history(tmp_path)] == [0.01, 0.01, 0.005, 0.005, 0.0025]
+
+
+def test_the_learning_rate_falls_to_zero_along_half_a_cosine_and_goes_on_there(tmp_path: Path) -> None:
+    settings = TrainSettings(hidden=4, epochs=4, patience=9, learning_rate_schedule="cosine", learning_rate=0.01)
+    fit = fit_in(tmp_path, settings)
+    fit.run()
+    rates = [line["learning_rate"] for line in history(tmp_path)]
+    per_epoch = fit.reached.steps // 4
+    last_steps = [(1 + epoch) * per_epoch - 1 for epoch in range(4)]
+    expected = [0.01 * (1 + math.cos(math.pi * step / fit.reached.steps)) / 2 for step in last_steps]
+    assert rates == pytest.approx(expected)
+    assert 0 < rates[-1] < rates[0] < 0.01
 
 
 def test_a_fit_ends_after_so_many_epochs_without_a_lower_validation_loss(tmp_path: Path) -> None:

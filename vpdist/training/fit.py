@@ -107,12 +107,10 @@ class Fit:
     def _epoch(self) -> float:
         """All steps of an epoch; returns the training loss."""
         settings, n = self._settings, len(self._training)
-        rate = settings.learning_rate * settings.decay ** (self.reached.epoch // settings.decay_every)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         order = np.random.default_rng([settings.seed, self.reached.epoch]).permutation(n)
         total = sum_weight = 0.0
         for chosen in np.array_split(order, self._batches):
+            self._set_rate()
             labels = torch.from_numpy(self._training.virus[chosen].astype(np.int64))
             weight = float(self.weights[labels].sum())
             cut = slices_of(len(chosen), settings.batch_size)
@@ -126,6 +124,17 @@ class Fit:
             total, sum_weight = total + loss * weight, sum_weight + weight
             self._report(units=1, fragments=sum(map(len, mine)))
         return total / sum_weight
+
+    def _set_rate(self) -> None:
+        """The learning rate of the next step: by epochs, or half a cosine over all steps (Loshchilov & Hutter 2017)."""
+        settings = self._settings
+        if settings.learning_rate_schedule == "cosine":
+            done = self.reached.steps / (settings.epochs * self._batches)
+            factor = (1 + math.cos(math.pi * done)) / 2
+        else:
+            factor = settings.decay ** (self.reached.epoch // settings.decay_every)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * factor
 
     def _mine(self, cut: list[range]) -> list[range]:
         runtime = self._control.runtime
