@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_origin, get_type_hints
 from vpdist.config import Option, encodable
 from vpdist.errors import UsageError
 
+KEPT_EPOCHS = ("best", "last")
 LEARNING_RATE_SCHEDULES = ("step", "cosine")
 OPTIMIZERS = ("sgd", "adamw")
 CLASS_WEIGHTS = ("none", "balanced")
@@ -57,6 +58,9 @@ class TrainSettings:
     patience: Annotated[
         int, Option("Epochs without a lower validation loss after which the fit ends.", least=1, most=100_000)
     ] = 5
+    keep: Annotated[
+        str, Option("{choices}: the epoch with the lowest validation loss, or the one that ends the fit.", KEPT_EPOCHS)
+    ] = "best"
     batch_size: Annotated[int, Option("Fragments of a step, over all ranks.", least=2, most=1 << 20)] = 32
     class_weights: Annotated[
         str, Option("{choices}; balanced: both classes weigh the same in the loss.", CLASS_WEIGHTS)

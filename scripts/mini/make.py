@@ -36,6 +36,7 @@ FIT = {
     "epochs": "16",
     "patience": "16",
     "learning-rate-schedule": "cosine",
+    "keep": "last",
     "class-weights": "balanced",
     "validation-share": "0.02",
     "test-share": "0.04",

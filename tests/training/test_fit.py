@@ -112,6 +112,19 @@ def test_a_fit_learns_and_keeps_the_epoch_with_the_lowest_validation_loss(tmp_pa
     assert np.logaddexp(0, np.where(virus, -margins, margins)).mean() == pytest.approx(min(losses), abs=1e-6)
 
 
+def test_the_last_epoch_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
+    losses = {}
+    for keep in ("best", "last"):
+        settings = TrainSettings(hidden=32, epochs=30, patience=30, keep=keep, optimizer="adamw", learning_rate=0.05)
+        fit = fit_in(tmp_path / keep, settings)
+        fit.run()
+        margins = fit.network.margins(torch.from_numpy(data()[0].at(data()[2].row))).numpy()
+        losses[keep] = np.logaddexp(0, np.where(data()[2].virus, -margins, margins)).mean()
+    found = [line["validation_loss"] for line in history(tmp_path / "last")]
+    assert min(found) < found[-1]
+    assert losses == pytest.approx({"best": min(found), "last": found[-1]}, abs=1e-6)
+
+
 def test_the_learning_rate_falls_in_steps(tmp_path: Path) -> None:
     fit_in(tmp_path, TrainSettings(hidden=4, epochs=5, patience=9, decay_every=2, decay=0.5, learning_rate=0.01)).run()
     assert [line["learning_rate"] for line in history(tmp_path)] == [0.01, 0.01, 0.005, 0.005, 0.0025]

@@ -87,7 +87,8 @@ class Fit:
                 self._judge(loss)
         finally:
             torch.set_num_threads(threads)
-        self.network.classifier.load_state_dict(self.best)
+        if self._settings.keep == "best":
+            self.network.classifier.load_state_dict(self.best)
 
     def _resume(self) -> None:
         """Take over the state on disk; rank 0 reads it, the others get its bytes."""
