@@ -23,8 +23,8 @@ from vpdist.training.groups import accession
 
 NAME = "mini"
 DESCRIPTION = (
-    "A small composition model, mainly for phages and coding sequence: one in eight to one in four of other sequences "
-    "is called virus; half of prokaryotic and nearly all human chunks get no score."
+    "A small composition model, mainly for phages and coding sequence: a tenth of prokaryotic and a seventh of "
+    "eukaryotic coding sequence is called virus; half of prokaryotic and nearly all human chunks get no score."
 )
 ENCODERS = ("nucleotide", "protein")
 CHUNK_LENGTH = 500
@@ -38,8 +38,10 @@ FIT = {
     "learning-rate-schedule": "cosine",
     "keep": "last",
     "class-weights": "balanced",
-    "validation-share": "0.02",
-    "test-share": "0.04",
+    "hidden": "768",
+    "dropout": "0.55",
+    "validation-share": "0.01",
+    "test-share": "0.02",
 }
 """Options of `vpdist train`."""
 COPIED = (MODEL_FILE, CARD_FILE, "classifier.safetensors", *(f"encoders/{kind}/config.json" for kind in ENCODERS))

@@ -19,8 +19,8 @@ from vpdist.training.metrics import auroc
 
 LARGEST = 4 << 20
 """Bytes of the package that it may take."""
-LEAST = {"fragments": 0.88, "sequences": 0.95}
-"""AUROC on contigs of accessions that it has not been fitted on."""
+LEAST = {"fragments": 0.89, "sequences": 0.945}
+"""AUROC on contigs of accessions that it has not been fitted on; 0.897 and 0.950 where it was made."""
 
 
 def test_it_is_whole_and_small() -> None:
