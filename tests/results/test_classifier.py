@@ -58,6 +58,18 @@ def changed(path: Path, change, **metadata: str) -> Path:
     return path
 
 
+def test_the_same_classifier_gives_the_same_bytes(tmp_path: Path) -> None:
+    classifier = tiny_classifier()
+    metadata = {f"key {number}": "text" for number in range(5)}
+    written = set()
+    for number in range(20):  # the library's order of metadata is random
+        path = tmp_path / f"{number}.safetensors"
+        save_classifier(classifier, path, metadata)
+        written.add(path.read_bytes())
+    assert len(written) == 1
+    assert load_classifier(path).fingerprint == classifier.fingerprint
+
+
 def test_logits_follow_the_definition() -> None:
     classifier, (nucleotide, protein) = tiny_classifier(), embeddings()
     state = {name: tensor.double().numpy() for name, tensor in classifier.state_dict().items()}

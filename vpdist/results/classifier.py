@@ -131,7 +131,16 @@ def save_classifier(classifier: Classifier, path: Path, metadata: Mapping[str, s
         "dropout": repr(classifier.dropout.p),
         "metadata": json.dumps({**classifier.metadata, **metadata}, sort_keys=True),
     }
-    write_file(path, safetensors.torch.save(classifier.parameters_by_name(), described))
+    write_file(path, _in_order(safetensors.torch.save(classifier.parameters_by_name(), described)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with the keys of its header in order; the library writes metadata in any, so that the same
+    classifier would give other bytes each time."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def import_classifier(source: Path, target: Path, chunk_length: int | None) -> str | None:
