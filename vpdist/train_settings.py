@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_origin, get_type_hints
 from vpdist.config import Option, encodable
 from vpdist.errors import UsageError
 
+MOST_FILES = 10_000
 KEPT_EPOCHS = ("best", "last")
 LEARNING_RATE_SCHEDULES = ("step", "cosine")
 OPTIMIZERS = ("sgd", "adamw")
@@ -123,6 +124,10 @@ def labelled_files(virus: list[str], other: list[str]) -> tuple[LabelledFile, ..
             raise UsageError(f"{option} -: labelled sequences are read several times; give a file")
     files = [*(_labelled(text, virus=True) for text in virus), *(_labelled(text, virus=False) for text in other)]
     encodable("--virus or --other", *(file.path for file in files))
+    if len(files) > MOST_FILES:
+        raise UsageError(f"--virus and --other name {len(files):,} files, at most {MOST_FILES:,} are taken; join some")
+    if odd := [file.path for file in files if not Path(file.path).name.isprintable()]:
+        raise UsageError(f"{odd[0]!r}: the model names its files, and this name cannot be printed; rename it")
     seen: dict[Path, LabelledFile] = {}
     for file in files:
         before = seen.setdefault(Path(file.path).resolve(), file)
@@ -133,8 +138,15 @@ def labelled_files(virus: list[str], other: list[str]) -> tuple[LabelledFile, ..
     return tuple(files)
 
 
+def _is_there(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # too long for a file
+        return False
+
+
 def _labelled(text: str, *, virus: bool) -> LabelledFile:
     named = NAMED.fullmatch(text)
-    if named is None or Path(text).exists():
+    if named is None or _is_there(text):
         return LabelledFile(text, virus, VIRUS if virus else OTHER)
     return LabelledFile(named[2], virus, named[1])

@@ -20,7 +20,9 @@ from vpdist.encoders.weights import model_fingerprint
 from vpdist.errors import StorageError, UsageError, WeightsError
 from vpdist.models import bundle as bundles
 from vpdist.models.bundle import Bundle, encoder_entry, read_model, write_model
+from vpdist.models.catalogue import BUILT_IN
 from vpdist.models.description import ClassifierEntry, DataFile, EncoderEntry, Metric, Model, Training
+from vpdist.models.listed import listed
 from vpdist.results.classifier import Classifier, load_classifier
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -307,3 +309,23 @@ def test_any_value_in_any_place_is_read_or_refused(data: st.DataObject) -> None:
         assert told.isprintable()
     else:
         assert Model.from_json(Path("model.json"), json.loads(read.to_json())).to_json() == read.to_json()
+
+
+def test_what_would_not_be_read_again_is_refused_before_anything_is_written(
+    written: Bundle, models: TinyModels, tmp_path: Path
+) -> None:
+    long = replace(written.model, description="x" * 301)
+    folders = {slot: Path(written.encoder(slot)) for slot in written.model.encoders}
+    with pytest.raises(WeightsError, match="description"):
+        write_model(tmp_path / "new", long, load_classifier(models.classifier), encoders=folders)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_is_listed_as_what_it_holds_whatever_it_is_called(
+    written: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    shutil.copytree(written.folder, tmp_path / "here" / BUILT_IN)
+    monkeypatch.chdir(tmp_path / "here")
+    (found,) = listed([Path()])[len(listed([])) :]
+    assert found.digest == f"sha256:{written.digest}"

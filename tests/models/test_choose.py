@@ -18,7 +18,7 @@ from vpdist.config import Settings
 from vpdist.encoders.weights import model_fingerprint
 from vpdist.errors import UsageError, WeightsError
 from vpdist.estimate.dry_run import forecast
-from vpdist.models import catalogue
+from vpdist.models import catalogue, choose
 from vpdist.models.bundle import Bundle, encoder_entry, write_model
 from vpdist.models.choose import applied, model_of
 from vpdist.models.description import Model
@@ -235,3 +235,18 @@ def test_without_any_model_the_built_in_one_is_taken(
     assert (made.model, made.classifier) == ("mini", tmp_path / "package" / "mini" / "classifier.safetensors")
     assert applied(models.settings(tmp_path / "a.fa", tmp_path / "run")).model is None
     assert applied(asked("a.fa", tmp_path / "run", dry_run=True)).models == {}
+
+
+def test_a_run_that_knows_its_chunk_length_goes_on_without_it(models: TinyModels, tmp_path: Path) -> None:
+    """As runs of before, when it had a default."""
+    bare = tmp_path / "bare.safetensors"
+    save_classifier(tiny_classifier(), bare, {})
+    source = write_contigs(tmp_path / "contigs.fa")
+    settings = models.settings(source, tmp_path / "run", classifier=bare)
+    with pytest.raises(UsageError, match="give --chunk-length"):
+        choose.applied(settings)
+    assert predict(replace(settings, chunk_length=300)) == 0
+    assert choose.applied(settings).chunk_length == 300
+    assert predict(settings) == 0
+    with pytest.raises(UsageError, match="give --chunk-length"):
+        choose.applied(replace(settings, restart=True))

@@ -94,7 +94,7 @@ def test_dropout_of_some_rows_is_that_of_the_whole_batch(width: int) -> None:
 def test_slices_cover_a_batch_once_and_depend_on_its_size_alone(n: int, batch_size: int) -> None:
     cut = slices_of(n, batch_size)
     assert [row for rows in cut for row in rows] == list(range(n))
-    assert len(cut) == (1 if batch_size < 128 else min(8, batch_size // 64))
+    assert len(cut) == (1 if batch_size < 128 else min(8, batch_size // 64, n))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -110,6 +110,18 @@ def test_a_fit_learns_and_keeps_the_epoch_with_the_lowest_validation_loss(tmp_pa
     margins = fit.network.margins(torch.from_numpy(data()[0].at(data()[2].row))).numpy()
     virus = data()[2].virus
     assert np.logaddexp(0, np.where(virus, -margins, margins)).mean() == pytest.approx(min(losses), abs=1e-6)
+
+
+@pytest.mark.parametrize(("fragments", "batch_size"), [(5, 1024), (5, 2), (1, 2), (130, 128)])
+def test_few_fragments_give_slices_that_hold_some_and_finite_statistics(fragments: int, batch_size: int) -> None:
+    cut = slices_of(fragments, batch_size)
+    assert all(len(rows) for rows in cut)
+    assert [row for rows in cut for row in rows] == list(range(fragments))
+    network = Network(6, TrainSettings(hidden=4, batch_size=batch_size))
+    x_BD, labels = torch.randn(fragments, 6), torch.zeros(fragments, dtype=torch.int64)
+    slices = [(rows, x_BD[rows.start : rows.stop], labels[rows.start : rows.stop]) for rows in cut]
+    network.step(slices, fragments, torch.ones(2), float(fragments), 0, lambda summed: summed)
+    assert all(value.isfinite().all() for value in network.classifier.state_dict().values())
 
 
 def test_the_last_epoch_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:

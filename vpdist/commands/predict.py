@@ -69,6 +69,8 @@ class Predict:
     session: Session
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    """On rank 0: what people must know of the model that makes the calls."""
 
     @property
     def control(self) -> Control:
@@ -85,7 +87,7 @@ class Predict:
         with self._stage("start"):
             inputs = run_inputs.resolve_inputs(self.settings, self.session)
             if self.control.is_first:
-                run_inputs.report_inputs(self.settings, self.session, inputs.resolved)
+                self.told = run_inputs.report_inputs(self.settings, self.session, inputs.resolved)
         use_threads(inputs.resolved.threads)
         with self._stage("ingest"):
             summary = prepare.token_store(
@@ -293,5 +295,5 @@ class Predict:
             self.folder.update_run(stage_seconds=self.seconds, seconds=round(seconds, 3), statuses=statuses)
         called = self.settings.classifier is not None
         lines = [*self.warnings, summary_text(self.folder, totals, seconds, called=called)]
-        lines += choose.told(choose.calling_model_of(self.settings))
+        lines += self.told
         return Outcome("\n".join(lines), totals.failed_fragments)

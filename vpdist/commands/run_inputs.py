@@ -171,9 +171,11 @@ def _record(settings: Settings, session: Session, inputs: RunInputs) -> None:
     publish_recorded(session.control, inputs.resolved, mine)
 
 
-def report_inputs(settings: Settings, session: Session, resolved: ResolvedConfig) -> None:
-    """On rank 0: one line for the user, one about the model, and one about GPUs that are left out."""
-    for line in choose.told(choose.model_of(settings)):
+def report_inputs(settings: Settings, session: Session, resolved: ResolvedConfig) -> list[str]:
+    """On rank 0: one line for the user, one about the model, which is returned for the end of the run, and one about
+    GPUs that are left out."""
+    told = choose.told(choose.calling_model_of(settings))
+    for line in told:
         session.progress.message(line)
     session.progress.message(
         f"{session.control.runtime.world_size} rank(s) on {resolved.device}, {resolved.dtype}, "
@@ -181,6 +183,7 @@ def report_inputs(settings: Settings, session: Session, resolved: ResolvedConfig
     )
     if settings.device == "auto" and (note := gpus_left_out()):
         session.progress.message(note)
+    return told
 
 
 def _with_listed_inputs(settings: Settings, session: Session) -> Settings:

@@ -47,7 +47,8 @@ def train(settings: Settings, training: TrainSettings, labelled: Labelled) -> in
 
     def check(control: Control) -> None:
         run_inputs.check_inputs(settings, control)
-        (labelled.fit / STATE).unlink(missing_ok=True)
+        for old in (labelled.fit / STATE, *labelled.fit.glob("rows-*.npy")):
+            old.unlink(missing_ok=True)
 
     return run_session(
         RunFolder(settings.output),

@@ -32,6 +32,8 @@ from vpdist.training.labelled import Labelled, Records
 from vpdist.training.metrics import NAMES, TITLES
 from vpdist.training.sides import SIDES, Sides
 
+MOST_NAMES = 200
+"""Letters of the sources' names in a description."""
 METHOD = "VirNucPro (Li et al. 2025)"
 RULE = (
     "sequences that share an accession, or a 25-mer of either strand that is no short tandem repeat, are on one "
@@ -96,8 +98,8 @@ def _splits(trained: Trained) -> dict[str, Any]:
     shares = {"validation": trained.training.validation_share, "test": trained.training.test_share}
     return {
         "rule": RULE,
-        "groups_file": str(trained.labelled.groups) if trained.labelled.groups else None,
-        "annotations": [str(path) for path in trained.labelled.gbff],
+        "groups_file": trained.labelled.groups.name if trained.labelled.groups else None,
+        "annotations": [path.name for path in trained.labelled.gbff],
         "shares": shares,
         "seed": trained.training.seed,
         "digest": f"xxh3:{trained.sides.digest()}",
@@ -152,7 +154,9 @@ def _model(trained: Trained, splits: dict[str, Any]) -> tuple[Model, dict[str, P
 
 
 def _others(trained: Trained) -> str:
-    return ", ".join(dict.fromkeys(file.source for file in trained.labelled.files if not file.virus))
+    names = list(dict.fromkeys(file.source for file in trained.labelled.files if not file.virus))
+    told = ", ".join(names)
+    return told if len(told) <= MOST_NAMES else f"{len(names)} sources"
 
 
 def _digest(path: Path) -> str:
@@ -215,7 +219,8 @@ def _card_lines(trained: Trained, splits: dict[str, Any]) -> Iterator[str]:
     yield f"\n## How it was fitted\n\n{settings.optimizer}, learning rate {settings.learning_rate:g}, batches of "
     yield f"{settings.batch_size:,} fragments, hidden width {settings.hidden}, dropout {settings.dropout:g}, class "
     yield f"weights {settings.class_weights}; epoch {reached.best_epoch} of {reached.epoch} had the lowest validation "
-    yield f"loss ({reached.best_loss:.4f}). `train.json` has all settings, `history.jsonl` every epoch.\n"
+    yield f"loss ({reached.best_loss:.4f}), the {settings.keep} one was kept. "
+    yield "`train.json` has all settings, `history.jsonl` every epoch.\n"
     if trained.plots:
         yield "## Plots\n"
         yield from (f"![{plot.replace('_', ' ')}](plots/{plot}.png)" for plot in trained.plots)
@@ -223,7 +228,8 @@ def _card_lines(trained: Trained, splits: dict[str, Any]) -> Iterator[str]:
 
 def _summary(trained: Trained, seconds: float) -> str:
     reached = trained.reached
-    lines = [f"{reached.epoch} epochs, the best one was {reached.best_epoch}; {seconds:.1f} s in all"]
+    kept = f"the best one was {reached.best_epoch}, the {trained.training.keep} one is kept"
+    lines = [f"{reached.epoch} epochs, {kept}; {seconds:.1f} s in all"]
     for level in LEVELS:
         found = trained.figures[level].get(ALL)
         if found is not None:

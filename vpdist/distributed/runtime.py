@@ -162,7 +162,7 @@ def _join(context: LaunchContext, raise_if_ending: Callable[[], None]) -> tuple[
         dist.init_process_group(
             "gloo", store=store, rank=context.rank, world_size=context.world_size, timeout=RENDEZVOUS_TIMEOUT
         )
-    except (dist.DistError, RuntimeError, PeerLost) as error:
+    except (dist.DistError, RuntimeError, PeerLost, ValueError) as error:  # ValueError: signed, but not for this rank
         raise PeerLost(
             f"rank {context.rank} could not join the other {context.world_size - 1} ranks through "
             f"{context.master_address}:{context.master_port}: {error}"

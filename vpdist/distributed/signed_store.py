@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from torch.distributed import PrefixStore, Store
 
+from vpdist.environment import STORE_SECRET
 from vpdist.errors import PeerLost
 
 SIGNATURE_BYTES = hashlib.sha256().digest_size
@@ -54,5 +55,8 @@ class SignedStore:
         length = SIGNATURE_BYTES if self._secret else 0
         signature, value = signed[:length], signed[length:]
         if not hmac.compare_digest(signature, self._signature(key, value)):
-            raise PeerLost(f"the ranks' key store holds a value of {key!r} that another program has set")
+            raise PeerLost(
+                f"the ranks' key store holds a value of {key!r} that another program has set, or a rank with another "
+                f"{STORE_SECRET} in its environment"
+            )
         return value

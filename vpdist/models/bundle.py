@@ -151,6 +151,8 @@ def write_model(
 
     _refuse_misfit(model, classifier, encoders or {})
     described = folder / MODEL_FILE
+    described_as = ClassifierEntry(file=model.classifier.file, sha256="0" * 64, fingerprint=classifier.fingerprint)
+    Model.from_json(described, json.loads(replace(model, classifier=described_as).to_json()))  # would be refused later
     if not overwrite and (described.exists() or described.is_symlink()):
         raise UsageError(f"{folder}: holds a model already; name another folder, or remove that one")
     try:

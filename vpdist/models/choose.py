@@ -20,7 +20,9 @@ from vpdist.models.bundle import Bundle, described_encoder
 from vpdist.models.catalogue import BUILT_IN, PRESETS, packaged
 from vpdist.models.classifier_file import recorded_chunk_length
 from vpdist.models.find import find_model, is_here
+from vpdist.storage.atomic_files import read_json
 from vpdist.storage.downloads import SILENT, Listener
+from vpdist.storage.run_folder import RunFolder
 
 
 def applied(settings: Settings, listener: Listener = SILENT) -> Settings:
@@ -137,13 +139,21 @@ def _with_chunk_length(settings: Settings) -> Settings:
         return settings
     if settings.classifier is None:
         return replace(settings, chunk_length=DEFAULT_CHUNK_LENGTH)
-    length = recorded_chunk_length(settings.classifier)
+    length = recorded_chunk_length(settings.classifier) or _length_of_run(settings)
     if length is None:
         raise UsageError(
             f"{settings.classifier}: does not say on which chunks it was trained; give --chunk-length (the original "
             f"authors' 500_model.pth takes 500 bases, their 300_model.pth 300)"
         )
     return replace(settings, chunk_length=length)
+
+
+def _length_of_run(settings: Settings) -> int | None:
+    """The chunk length of the run that the command goes on with, None where there is none."""
+    content = None if settings.restart else read_json(RunFolder(settings.output).run)
+    decisions = content.get("decisions") if isinstance(content, dict) else None
+    length = decisions.get("chunk_length") if isinstance(decisions, dict) else None
+    return length if type(length) is int else None
 
 
 def _refuse_other_chunks(settings: Settings, bundle: Bundle) -> None:

@@ -16,6 +16,7 @@ from vpdist.errors import WeightsError
 from vpdist.models.bundle import CARD_FILE, MODEL_FILE, Bundle, is_model, read_description, read_model, write_model
 from vpdist.models.catalogue import PRESETS, Preset, downloads, packaged
 from vpdist.models.contained import contained
+from vpdist.storage.atomic_files import write_file
 from vpdist.storage.downloads import SILENT, Listener, fetch_all, one_at_a_time
 from vpdist.text import bytes_text
 
@@ -87,11 +88,10 @@ def _with_encoders(bundle: Bundle, preset: Preset | None, listener: Listener) ->
         entries[slot] = replace(entry, fingerprint=fingerprint)
     if preset is None or entries == bundle.model.encoders:
         return bundle
-    from vpdist.results.classifier import load_classifier  # imports torch
-
     whole = replace(bundle.model, encoders=entries)
     with one_at_a_time(_lock(preset), preset.model.name, listener):
-        return write_model(bundle.folder, whole, load_classifier(bundle.classifier), overwrite=True)
+        write_file(bundle.folder / MODEL_FILE, whole.to_json().encode())  # at once: others may be reading it
+        return read_model(bundle.folder)
 
 
 def _in_folder(folder: Path) -> Bundle:

@@ -10,6 +10,7 @@ from vpdist.encoders.hub import local_folder, name_and_revision, resolve_model
 from vpdist.errors import UsageError
 from vpdist.models.bundle import Bundle, encoder_entry, write_model
 from vpdist.models.catalogue import VIRNUCPRO_ENCODERS
+from vpdist.models.classifier_file import recorded_chunk_length
 from vpdist.models.description import SLOTS, EncoderEntry, Model
 from vpdist.results.classifier_kinds import KINDS_KEY, kinds_text
 from vpdist.storage.downloads import SILENT, Listener
@@ -36,8 +37,8 @@ def import_model(
     from vpdist.results.classifier import load_classifier  # imports torch
 
     classifier = load_classifier(source)
-    length = chunk_length or int(classifier.chunk_length or 0)
-    if not length:
+    length = chunk_length or recorded_chunk_length(source)
+    if length is None:
         raise UsageError(f"{source}: does not say on which chunks it was trained; give --chunk-length")
     entries, copied = dict(VIRNUCPRO_ENCODERS), {}
     if encoders:

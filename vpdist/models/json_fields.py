@@ -73,7 +73,11 @@ class Fields:
     def real(self, name: str) -> float:
         """A finite number."""
         value = self.content[name]
-        if type(value) not in (int, float) or not math.isfinite(value):
+        try:
+            finite = type(value) in (int, float) and math.isfinite(value)
+        except OverflowError:  # a whole number that is too large
+            finite = False
+        if not finite:
             raise self.wrong(name, f"must be a finite number, not {shown(value)}")
         return float(value)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vpdist.errors import WeightsError
-from vpdist.models.bundle import Bundle, is_model
+from vpdist.models.bundle import Bundle, is_model, read_model
 from vpdist.models.catalogue import PRESETS, downloads, packaged
 from vpdist.models.description import Model
 from vpdist.models.find import encoder_here, find_model
@@ -56,19 +56,21 @@ def listed(folders: Iterable[Path]) -> list[Listed]:
 
     Raises StorageError for a folder that cannot be read.
     """
-    names = [*packaged(), *PRESETS]
+    names: list[str | Path] = [*packaged(), *PRESETS]
     for folder in folders:
         try:
             inner = [] if is_model(folder) or not folder.is_dir() else sorted(filter(is_model, folder.iterdir()))
         except OSError as error:
             raise storage_error(folder, error, "read") from error
-        names += map(str, inner or [folder])
+        names += inner or [folder]
     return [_listed(name) for name in names]
 
 
-def _listed(name: str) -> Listed:
+def _listed(given: str | Path) -> Listed:
+    """A model by its short name, or the one in a folder, whatever that is called."""
+    name = str(given)
     try:
-        bundle = find_model(name, offline=True)
+        bundle = read_model(given) if isinstance(given, Path) else find_model(given, offline=True)
     except WeightsError as error:
         preset = PRESETS.get(name)
         if preset is None or is_model(downloads() / preset.folder_name):  # it is there, but damaged

@@ -22,8 +22,9 @@ PROJECT = re.compile(r"(?:NZ_)?((?:[A-Z]{4}|[A-Z]{6})[0-9]{2})(?:[0-9]{6,})?(?![
 """The accession of a contig of a whole-genome project begins with that of the project, which is one genome."""
 ACCESSION = re.compile(r"((?:[A-Z]{2}_[A-Z]{0,4}[0-9]{6,}|[A-Z]{1,3}[0-9]{5,8}))(?![A-Za-z0-9])")
 """Of INSDC and RefSeq, without a version."""
-PLACED = re.compile(r"(.+?)(?:[:_#|/]c?[0-9]+(?:-|\.\.|_|#)c?[0-9]+|/[12])")
-"""A name that ends with a position, or with the number of a mate."""
+PLACED = re.compile(r"(.+?)(?:[:#|/]c?[0-9]+(?:-|\.\.|_|#)c?[0-9]+|_c?[0-9]+(?:-|\.\.)c?[0-9]+|/[12])")
+"""A name that ends with a position, or with the number of a mate. Two numbers after `_` are no position: genes of a
+contig `k141_7` are called `k141_7_1`, and all of an assembly would be one."""
 GROUPS_LIMIT = 1 << 30
 """Bytes of a file of groups at most."""
 

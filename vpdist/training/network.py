@@ -27,7 +27,7 @@ Sum = Callable[[torch.Tensor], torch.Tensor]
 
 def slices_of(n: int, batch_size: int) -> list[range]:
     """How a batch of n fragments is cut."""
-    count = max(1, min(MOST_SLICES, batch_size // LEAST_SLICE))
+    count = max(1, min(MOST_SLICES, batch_size // LEAST_SLICE, n))
     return [range(n * i // count, n * (i + 1) // count) for i in range(count)]
 
 
@@ -145,7 +145,7 @@ class Network:
         assert norm.running_mean is not None
         assert norm.running_var is not None
         norm.running_mean.lerp_(mean.float(), BATCH_NORM_MOMENTUM)
-        norm.running_var.lerp_((variance * n / (n - 1)).float(), BATCH_NORM_MOMENTUM)
+        norm.running_var.lerp_((variance * n / max(1, n - 1)).float(), BATCH_NORM_MOMENTUM)
 
     def margins(self, x_BD: torch.Tensor) -> torch.Tensor:
         """(B,) float64, the virus logit less the other one, without dropout and with the running statistics."""
