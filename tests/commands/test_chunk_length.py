@@ -33,12 +33,15 @@ def test_an_unknown_chunk_length_is_told_once_and_the_run_goes_on(
     assert capfd.readouterr().err.count(WARNING) == 1
 
 
-def test_an_unknown_chunk_length_must_be_given(
+def test_an_unknown_chunk_length_is_asked_for_and_500_until_it_is_given(
     models: TinyModels, unknown: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    source = write_contigs(tmp_path / "contigs.fa", n=3)
-    assert predict(models.settings(source, tmp_path / "run", classifier=unknown)) == 2
-    assert f"{unknown}: does not say on which chunks it was trained; give --chunk-length" in capfd.readouterr().err
+    source, run = write_contigs(tmp_path / "contigs.fa", n=3), tmp_path / "run"
+    assert predict(models.settings(source, run, classifier=unknown)) == 0
+    told = capfd.readouterr().err
+    assert told.count(WARNING) == 1
+    assert "this run has 500 bases: give --chunk-length" in told
+    assert json.loads((run / "run.json").read_text())["decisions"]["chunk_length"] == 500
 
 
 def test_a_known_chunk_length_is_the_default(models: TinyModels, tmp_path: Path) -> None:

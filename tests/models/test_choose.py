@@ -238,15 +238,12 @@ def test_without_any_model_the_built_in_one_is_taken(
 
 
 def test_a_run_that_knows_its_chunk_length_goes_on_without_it(models: TinyModels, tmp_path: Path) -> None:
-    """As runs of before, when it had a default."""
     bare = tmp_path / "bare.safetensors"
     save_classifier(tiny_classifier(), bare, {})
     source = write_contigs(tmp_path / "contigs.fa")
     settings = models.settings(source, tmp_path / "run", classifier=bare)
-    with pytest.raises(UsageError, match="give --chunk-length"):
-        choose.applied(settings)
+    assert choose.applied(settings).chunk_length == 500
     assert predict(replace(settings, chunk_length=300)) == 0
     assert choose.applied(settings).chunk_length == 300
     assert predict(settings) == 0
-    with pytest.raises(UsageError, match="give --chunk-length"):
-        choose.applied(replace(settings, restart=True))
+    assert choose.applied(replace(settings, restart=True)).chunk_length == 500

@@ -147,7 +147,8 @@ def unknown_chunk_length(classifier: Classifier | None, name: str, chunk_length:
         return []
     return [
         f"warning: {name}: does not say with which encoders and on which chunk length it was trained, so neither can "
-        f"be checked; this run has {chunk_length} bases (`vpdist import-classifier --chunk-length` makes a model of it)"
+        f"be checked; this run has {chunk_length} bases: give --chunk-length, the original authors' 500_model.pth has "
+        f"500, their 300_model.pth 300 (`vpdist import-classifier --chunk-length` makes a model of it)"
     ]
 
 

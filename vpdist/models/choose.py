@@ -131,21 +131,17 @@ def _with_built_in(settings: Settings) -> Settings:
 
 
 def _with_chunk_length(settings: Settings) -> Settings:
-    """The chunk length that the classifier says, without a classifier the default one.
+    """The chunk length that the classifier says, else that of the run that the command goes on with, else the default.
 
-    Raises UsageError where the classifier does not say, WeightsError where it cannot be read.
+    A classifier that does not say it is used with a warning (commands.resolve_config). Raises WeightsError where it
+    cannot be read.
     """
     if settings.chunk_length is not None:
         return settings
-    if settings.classifier is None:
-        return replace(settings, chunk_length=DEFAULT_CHUNK_LENGTH)
-    length = recorded_chunk_length(settings.classifier) or _length_of_run(settings)
-    if length is None:
-        raise UsageError(
-            f"{settings.classifier}: does not say on which chunks it was trained; give --chunk-length (the original "
-            f"authors' 500_model.pth takes 500 bases, their 300_model.pth 300)"
-        )
-    return replace(settings, chunk_length=length)
+    length = None if settings.classifier is None else recorded_chunk_length(settings.classifier)
+    if length is None and settings.classifier is not None:
+        length = _length_of_run(settings)
+    return replace(settings, chunk_length=length or DEFAULT_CHUNK_LENGTH)
 
 
 def _length_of_run(settings: Settings) -> int | None:
