@@ -57,8 +57,8 @@ class Settings:
             metavar="NAME|FOLDER|ID",
         ),
     ] = None
-    nucleotide_model: Annotated[str | None, Option("DNABERT-S: a folder or a hub id like zhihan1996/DNABERT-S.")] = None
-    protein_model: Annotated[str | None, Option("ESM-2: a folder or a hub id like facebook/esm2_t36_3B_UR50D.")] = None
+    nucleotide_model: Annotated[str | None, Option("Of nucleotides, as DNABERT-S: a folder or a hub id.")] = None
+    protein_model: Annotated[str | None, Option("Of proteins, as ESM-2: a folder or a hub id.")] = None
     classifier: Annotated[Path | None, Option("A vpdist classifier, or an original .pth.")] = None
     chunk_length: Annotated[
         int | None,
