@@ -1,7 +1,7 @@
 """`python -m scripts.mini.judge --virus FA... --other [NAME=]FA... --model M [M...]`: models on labelled sequences.
 
 For each model a table by source and length class: AUROC per fragment and per sequence with 95 % intervals over groups,
-calls, and how many chunks get no score. A group is an accession: the name up to `#`, `:`, `.` or a blank. The sequences
+calls, and how many chunks get no score. A group is an accession, as `vpdist train` tells it from a name. The sequences
 should be none that a model has seen. The last letters of a fragment's id are its frame; scores are those in the tables.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts.bench.goals import conditions
+from vpdist.training.groups import accession
 from vpdist.training.judge import length_class
 from vpdist.training.metrics import Judged, with_intervals
 
@@ -75,17 +75,13 @@ def scores(source: Source, model: str, run: Path) -> Scores:
     return Scores(
         fragment=np.array([score for _, score in fragments]),
         fragment_length=np.array([length[name] for name, _ in fragments]),
-        fragment_group=np.array([group(name) for name, _ in fragments]),
+        fragment_group=np.array([accession(name) for name, _ in fragments]),
         sequence=np.array([share(row) for row in sequences]),
         sequence_length=np.array([int(row["length"]) for row in sequences]),
-        sequence_group=np.array([group(row["seq_name"]) for row in sequences]),
+        sequence_group=np.array([accession(row["seq_name"]) for row in sequences]),
         chunks=sum(int(row["n_chunks"]) for row in sequences),
         scored_chunks=sum(int(row["n_scored_chunks"]) for row in sequences),
     )
-
-
-def group(name: str) -> str:
-    return re.split(r"[#:.\s]", name, maxsplit=1)[0]
 
 
 def figure(virus: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> str:

@@ -107,7 +107,7 @@ def test_a_fit_learns_and_keeps_the_epoch_with_the_lowest_validation_loss(tmp_pa
     assert [line["epoch"] for line in lines] == list(range(1, len(lines) + 1))
     assert min(losses) < 0.9 * losses[0]
     assert fit.reached.best_epoch == int(np.argmin(losses)) + 1
-    margins = fit.network.margins(torch.from_numpy(data()[0].at(data()[2].row))).numpy()
+    margins = fit.network.margins(torch.from_numpy(data()[0].matrix[data()[2].row].astype(np.float32))).numpy()
     virus = data()[2].virus
     assert np.logaddexp(0, np.where(virus, -margins, margins)).mean() == pytest.approx(min(losses), abs=1e-6)
 
@@ -130,7 +130,7 @@ def test_the_last_epoch_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
         settings = TrainSettings(hidden=32, epochs=30, patience=30, keep=keep, optimizer="adamw", learning_rate=0.05)
         fit = fit_in(tmp_path / keep, settings)
         fit.run()
-        margins = fit.network.margins(torch.from_numpy(data()[0].at(data()[2].row))).numpy()
+        margins = fit.network.margins(torch.from_numpy(data()[0].matrix[data()[2].row].astype(np.float32))).numpy()
         losses[keep] = np.logaddexp(0, np.where(data()[2].virus, -margins, margins)).mean()
     found = [line["validation_loss"] for line in history(tmp_path / "last")]
     assert min(found) < found[-1]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,10 +20,10 @@ from vpdist.commands.trained_model import Trained, write_trained
 from vpdist.config import Settings
 from vpdist.distributed.sums import Sums
 from vpdist.encoder_kinds import CLASSIFIED
-from vpdist.errors import StorageError, UsageError
+from vpdist.errors import UsageError
 from vpdist.models import choose
 from vpdist.results.classifier_kinds import KINDS_KEY, kinds_text
-from vpdist.session.coordination import VISIBLE_WITHIN_S, Control
+from vpdist.session.coordination import Control
 from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
 from vpdist.storage.run_folder import RunFolder
@@ -130,7 +129,7 @@ class _Train:
             return "1"
 
         self.control.broadcast_from_rank_0("train/rows", make)
-        _await_file(self.control, path)
+        self.control.wait_for_file(path)
         return map_rows(path, run.plan, run.widths, run.dtype)
 
     def _sides(
@@ -259,15 +258,3 @@ class _Train:
 
         self.control.broadcast_from_rank_0("train/model", make)
         return text
-
-
-def _await_file(control: Control, path: Path) -> None:
-    """Wait for a file that rank 0 has written; a network file system may show it late. Raises StorageError."""
-    until = time.monotonic() + VISIBLE_WITHIN_S
-
-    def exists() -> bool:
-        if not path.exists() and time.monotonic() > until:
-            raise StorageError(f"{path}: was written by rank 0 but is not visible to rank {control.runtime.rank}")
-        return path.exists()
-
-    control.wait_until(exists)

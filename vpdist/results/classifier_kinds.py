@@ -12,12 +12,13 @@ from pathlib import Path
 
 from vpdist.encoder_kinds import CLASSIFIED, KINDS, options
 from vpdist.errors import UsageError, WeightsError
-from vpdist.storage.atomic_files import open_regular
+from vpdist.storage.atomic_files import read_limited
 
 KINDS_KEY = "kinds"
 """Key of the metadata: names of kinds, with commas between. Absent: CLASSIFIED, as in all files of the original."""
 HEADER_LIMIT = 1 << 20
-"""Most bytes of a safetensors header that is read for it."""
+"""Most bytes of a safetensors header that is read for it; a classifier's has some 1,000."""
+NO_TEXTS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def kinds_text(kinds: Iterable[str]) -> str:
@@ -41,17 +42,25 @@ def kinds_of_file(path: Path) -> tuple[str, ...]:
     """The kinds that the classifier in `path` takes; CLASSIFIED for what is no safetensors file of this project, which
     `classifier.load_classifier` reads or refuses. Raises WeightsError."""
     try:
-        with open_regular(path, follow=True) as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = file.read(size) if size <= HEADER_LIMIT else b""
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
-    try:
-        metadata = json.loads(json.loads(header.decode())["__metadata__"]["metadata"])
-        texts = {str(key): str(value) for key, value in metadata.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        texts = recorded_texts(beginning(path))
+    except NO_TEXTS:
         return CLASSIFIED
     return recorded_kinds(texts, str(path))
+
+
+def beginning(path: Path) -> bytes:
+    """The beginning of a classifier's file, with the whole header of a safetensors one. Raises WeightsError."""
+    try:
+        return read_limited(path, 8 + HEADER_LIMIT, follow=True, cut=True)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def recorded_texts(content: bytes) -> dict[str, str]:
+    """The texts kept with a classifier, by key, from the beginning of its file. Raises one of NO_TEXTS for what is no
+    safetensors file of this project."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")].decode())
+    return {str(key): str(value) for key, value in json.loads(header["__metadata__"]["metadata"]).items()}
 
 
 def refuse_missing(taken: Iterable[str], given: Iterable[str], name: str) -> None:

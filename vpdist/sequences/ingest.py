@@ -8,7 +8,6 @@ store.json is written last and makes the store complete.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +29,7 @@ from vpdist.sequences.store_summary import (
 )
 from vpdist.sequences.tokenizers import FragmentTokenizer
 from vpdist.sequences.unique_names import name_hashes, resolve_names
-from vpdist.session.coordination import VISIBLE_WITHIN_S, Control
+from vpdist.session.coordination import Control
 from vpdist.storage import hdf5_files
 from vpdist.storage.atomic_files import write_json
 from vpdist.storage.run_folder import RunFolder
@@ -117,7 +116,7 @@ def ingest(
         if control.runtime.keys.get(f"{KEPT}/{index}") is not None:
             return
         raw_path = token_store.raw_path(folder.tokens, index)
-        _wait_for_file(control, raw_path)
+        control.wait_for_file(raw_path)
         raw = token_store.read_raw(raw_path)
         block = token_store.tokenise_block(raw, tokenizers)
         size = token_store.write_block(token_store.block_path(folder.tokens, index), block)
@@ -143,18 +142,6 @@ def _wait_for_block(control: Control, index: int) -> bool:
     control.wait_until(lambda: index < (_number(control, READ) or 0) or _number(control, TOTAL) is not None)
     total = _number(control, TOTAL)
     return total is None or index < total
-
-
-def _wait_for_file(control: Control, path: Path) -> None:
-    """Wait for a file that rank 0 has written; a network file system may show it late. Raises StorageError."""
-    until = time.monotonic() + VISIBLE_WITHIN_S
-
-    def exists() -> bool:
-        if not path.exists() and time.monotonic() > until:
-            raise StorageError(f"{path}: was written by rank 0 but is not visible to rank {control.runtime.rank}")
-        return path.exists()
-
-    control.wait_until(exists)
 
 
 def _number(control: Control, key: str) -> int | None:

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from vpdist.distributed.runtime import KeyStore, Runtime
 from vpdist.environment import LAUNCHER_ENDED
-from vpdist.errors import EXIT_BUG, Interrupted, PeerLost, VpdistError
+from vpdist.errors import EXIT_BUG, Interrupted, PeerLost, StorageError, VpdistError
 from vpdist.session.progress import Progress
 from vpdist.session.signals import StopRequest
 from vpdist.storage.run_lock import Lock
@@ -111,6 +112,17 @@ class Control:
         if value is None:
             raise RuntimeError(f"key {key} has vanished from the store")
         return value.decode()
+
+    def wait_for_file(self, path: Path) -> None:
+        """Wait for a file that rank 0 has written; a network file system may show it late. Raises StorageError."""
+        until = time.monotonic() + VISIBLE_WITHIN_S
+
+        def exists() -> bool:
+            if not path.exists() and time.monotonic() > until:
+                raise StorageError(f"{path}: was written by rank 0 but is not visible to rank {self.runtime.rank}")
+            return path.exists()
+
+        self.wait_until(exists)
 
     def broadcast_from_rank_0(self, key: str, make: Callable[[], str]) -> str:
         """Return on every rank what `make()` returns on rank 0."""

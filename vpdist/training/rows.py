@@ -29,10 +29,6 @@ class Rows:
     widths: tuple[int, ...]
     """Numbers of each encoder, in their order."""
 
-    def at(self, rows: np.ndarray) -> np.ndarray:
-        """(m, d + d') float32 of these rows."""
-        return self.matrix[rows].astype(np.float32)
-
     def by_encoder(self, rows: np.ndarray) -> list[np.ndarray]:
         """As parts hold them, what a classifier takes: (m, d) and (m, d')."""
         return np.split(self.matrix[rows], np.cumsum(self.widths)[:-1], axis=1)
