@@ -49,6 +49,7 @@ COMMANDS = {
     "watch": "run",
     "download": "names",
     "models": "[--folder] [--json]",
+    "check": "[--model=mini] [--dtype=float32] [--device=auto] [--threads] [--offline] [--write]",
     "import-classifier": "source -o/--output [--chunk-length] [--nucleotide-model] [--protein-model] [--offline]",
 }
 TYPED = {
