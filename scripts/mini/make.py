@@ -18,6 +18,7 @@ from pathlib import Path
 
 import dnaio
 
+from scripts.mini.genomes import genomes, headers_of
 from vpdist.models.bundle import CARD_FILE, MODEL_FILE, is_model, read_model
 from vpdist.training.groups import accession
 
@@ -81,11 +82,19 @@ def records_of(paths: Sequence[Path]) -> Iterator[dnaio.SequenceRecord]:
             yield from reader
 
 
+def write_genomes(files: Sequence[str], path: Path) -> None:
+    """The genome of each sequence whose name tells it: genomes are kept on one side, too."""
+    paths = [Path(text.rpartition("=")[2]) for text in files]
+    path.write_text("".join(f"{name}\t{genome}\n" for name, genome in genomes(headers_of(paths))))
+
+
 def train(virus: Sequence[str], other: Sequence[str], work: Path, seed: int, nproc: int | None, licence: str) -> Path:
     """The folder of the fitted model. Raises CalledProcessError."""
     write_encoders(work / "encoders")
+    write_genomes([*virus, *other], work / "genomes.tsv")
     model = work / NAME
     command = [sys.executable, "-m", "vpdist", "train", "-o", str(model), "--name", NAME, "--description", DESCRIPTION]
+    command += ["--groups", str(work / "genomes.tsv")]
     for option, files in (("--virus", virus), ("--other", other)):
         for file in files:
             command += [option, file]
