@@ -1,8 +1,8 @@
 """`python -m scripts.mini.genomes FA... > groups.tsv`: the genome of each gene, for `vpdist train --groups`.
 
-Genes of one genome look alike without sharing a 25-mer, so a model must be judged on genomes that it has not seen. Names
-tell them: `genome=X` in the header; GeneIDs were given out genome by genome, and RefSeq's transcript numbers (XM_, NM_)
-about species by species, so numbers that follow each other closely are of one. Other names get no group.
+Genes of one genome look alike without sharing a 25-mer, so a model must be judged on genomes that it has not seen.
+Names tell them: `genome=X` in the header; GeneIDs were given out genome by genome, and RefSeq's transcript numbers
+(XM_, NM_) about species by species, so numbers that follow each other closely are of one. Other names get no group.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 GENOME = re.compile(r"\bgenome=(\S+)")
 NUMBERED = re.compile(r"(GeneID:|XM_|NM_)([0-9]+)")
 FARTHEST = {"GeneID:": 10, "XM_": 1000, "NM_": 1000}
-"""How far apart the numbers of neighbours in a genome may be. 59,237 GeneIDs of 3,500 viral genomes fall into 3,551 runs;
-with other distances the count changes: 5 gives 5,651 runs, 20 gives 2,200."""
+"""How far apart the numbers of neighbours in a genome may be. 59,237 GeneIDs of 3,500 viral genomes fall into 3,551
+runs; with other distances the count changes: 5 gives 5,651 runs, 20 gives 2,200."""
 
 
 def genomes(headers: Iterable[str]) -> Iterator[tuple[str, str]]:
