@@ -165,14 +165,11 @@ class TableWriter:
         """The columns probability, q_value, p_value, call of some sequences, a tab before each."""
         if self.judgement is None:
             return [f"\t{NA}" * 4] * (which.stop - which.start)
-        known = self.judgement.rows(which)
+        known = self.judgement
         return [
             f"\t{_number(probability)}\t{_number(q)}\t{_number(p)}\t{CALLS[call]}"
             for probability, q, p, call in zip(
-                known.probability.tolist(),
-                known.q_value.tolist(),
-                known.p_value.tolist(),
-                known.call.tolist(),
+                *(column[which].tolist() for column in (known.probability, known.q_value, known.p_value, known.call)),
                 strict=True,
             )
         ]
