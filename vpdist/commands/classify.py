@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vpdist.calibration.judgement import Choice
 from vpdist.commands import resolve_config
+from vpdist.commands.run_calibration import judging_of
 from vpdist.commands.run_inputs import Waiting
 from vpdist.commands.run_record import runs_with, this_run
 from vpdist.commands.threads import use_threads
@@ -43,6 +45,7 @@ def classify(
     consensus: str | None,
     legacy_output: bool,
     progress: str,
+    choice: Choice | None = None,
 ) -> int:
     """Run `vpdist classify` on this rank; returns the exit code.
 
@@ -54,6 +57,7 @@ def classify(
         consensus: mean, max or fraction; None: that of the run.
         legacy_output: also write the original method's two files.
         progress: auto, bars, log or none.
+        choice: how a model's calibration judges the scores; None: by default.
     """
     if consensus is not None:
         one_of("consensus", consensus, CONSENSUS)
@@ -64,7 +68,7 @@ def classify(
         def make() -> str:
             nonlocal outcome
             bundle = None if model is None else find_model(model, offline=offline, listener=Waiting(session.control))
-            outcome = _new_calls(session, classifier, bundle, consensus, legacy_output)
+            outcome = _new_calls(session, classifier, bundle, consensus, choice or Choice(), legacy_output)
             return "1"
 
         session.control.broadcast_from_rank_0("classified", make)
@@ -74,7 +78,12 @@ def classify(
 
 
 def _new_calls(
-    session: Session, given: Path | None, bundle: Bundle | None, consensus: str | None, legacy_output: bool
+    session: Session,
+    given: Path | None,
+    bundle: Bundle | None,
+    consensus: str | None,
+    choice: Choice,
+    legacy_output: bool,
 ) -> Outcome:
     """All of `vpdist classify`, on rank 0. Raises UsageError, WeightsError, StorageError."""
     started = time.monotonic()
@@ -107,6 +116,7 @@ def _new_calls(
         widths = [array.shape[1] for array in first.values()]
         resolve_config.check_classifier(classifier, str(path), widths, recorded.chunk_length)
     chosen = consensus or _recorded_consensus(run)
+    judging = judging_of(bundle, choice, chosen)
     session.begin()
     told = None if bundle is None else choose.named(bundle)
     folder.update_run(runs=runs_with(run, this_run(session.control.runtime)), tables_model=told)
@@ -114,8 +124,8 @@ def _new_calls(
     scores = checked_scores(_scores(session, classifier, plan, summary.n_fragments))
     sources = recorded.input_names
     origin = TablesOrigin(command="classify", classifier=classifier.fingerprint, consensus=chosen, plan=header.plan)
-    raise_if_ending = session.control.raise_if_ending
-    totals = write_tables(folder, summary, scores, sources, origin, raise_if_ending, legacy=legacy_output)
+    written = (sources, origin, session.control.raise_if_ending)
+    totals = write_tables(folder, summary, scores, *written, legacy=legacy_output, judging=judging)
     warnings = summary.warnings(sources, recorded.min_length)
     warnings += resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
     text = summary_text(folder, totals, time.monotonic() - started, called=True)

@@ -19,6 +19,7 @@ from vpdist.commands import prepare, resolve_config, run_inputs
 from vpdist.commands.platforms import note_platforms
 from vpdist.commands.reuse import earlier_run
 from vpdist.commands.run_inputs import RunInputs
+from vpdist.commands.tables_of_run import tables_of_run
 from vpdist.commands.threads import use_threads
 from vpdist.config import Settings
 from vpdist.embedding.encoder_process import EncoderProcess
@@ -33,13 +34,12 @@ from vpdist.planning.sampler import TokenWeightedDistributedSampler
 from vpdist.results import parts
 from vpdist.results.parts import PartHeader, part_header
 from vpdist.results.tables import Totals
-from vpdist.results.write_results import checked_scores, part_scores, summary_text, write_tables
+from vpdist.results.write_results import summary_text
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.session.coordination import Control
 from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
 from vpdist.storage.run_folder import RunFolder
-from vpdist.storage.table_switch import TablesOrigin
 
 logger = logging.getLogger(__name__)
 
@@ -274,15 +274,7 @@ class Predict:
 
         def make() -> str:
             nonlocal totals
-            settings, raise_if_ending = self.settings, self.control.raise_if_ending
-            scores = part_scores(self.folder, plan, header, summary.n_fragments, raise_if_ending)
-            if header.classifier:
-                scores = checked_scores(scores)
-            origin = TablesOrigin(
-                command="predict", classifier=header.classifier, consensus=settings.consensus, plan=header.plan
-            )
-            tables = (names, origin, raise_if_ending)
-            totals = write_tables(self.folder, summary, scores, *tables, legacy=settings.legacy_output)
+            totals = tables_of_run(self.settings, self.session, summary, plan, header, names)
             return "1"
 
         self.control.broadcast_from_rank_0("tables", make)

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from vpdist.calibration.judging import Judging
 from vpdist.errors import StorageError
 from vpdist.results import tables, virnucpro_files, write_results
 from vpdist.results.flags import NA
@@ -140,15 +141,17 @@ def problems(
     *,
     known: bool,
     legacy: bool,
+    judging: Judging | None = None,
 ) -> Iterator[str]:
     """The first problem of each table, with `legacy` also of the original's two files.
 
-    `known`: whether `scores` are those of the classifier that the tables come from; else any, see `unknown_scores`.
+    `known`: whether `scores` are those of the classifier that the tables come from; else any, see
+    `unknown_scores`. `judging`: by what they were judged.
     """
     with ExitStack() as stack:
         files = {name: _table(name, folder.path / f"{name}.tsv", known, stack) for name in tables.COLUMNS}
         try:
-            write_results.fill_tables(files, folder, summary, scores, sources, consensus)
+            write_results.fill_tables(files, folder, summary, scores, sources, consensus, judging=judging)
         except StorageError as error:
             yield str(error)
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -49,6 +49,8 @@ class Totals:
     failed_fragments: int = 0
     virus_sequences: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
+    judgement: dict[str, Any] | None = None
+    """What run.json says of the judgement of all sequences; None where nothing is known."""
 
 
 def _score_columns(virus: np.ndarray, nonvirus: np.ndarray) -> list[str]:
