@@ -66,6 +66,16 @@ class TrainSettings:
     class_weights: Annotated[
         str, Option("{choices}; balanced: both classes weigh the same in the loss.", CLASS_WEIGHTS)
     ] = "none"
+    oversample: Annotated[
+        tuple[str, ...],
+        Option(
+            "Fragments of source NAME are N times in an epoch.",
+            metavar="NAME=N...",
+            typed=list[str],
+            default=[],
+            parse=tuple,
+        ),
+    ] = ()
     validation_share: Annotated[float, Option("Share of sequences by which the fit is ended.")] = 0.1
     test_share: Annotated[float, Option("Share of sequences on which the figures are made.")] = 0.1
     bootstraps: Annotated[int, Option("Resamples of groups for the intervals.", least=10, most=100_000)] = 1000
@@ -94,8 +104,27 @@ class TrainSettings:
             if not 0 < share <= 0.5:
                 raise UsageError(f"--{name} {share}: must be above 0 and at most 0.5")
 
+        if len(self.times) != len(self.oversample):
+            raise UsageError("--oversample: names a source twice")
+
+    @property
+    def times(self) -> dict[str, int]:
+        """By source named in `oversample`, how often its fragments are in an epoch. Raises UsageError."""
+        times = {}
+        for text in self.oversample:
+            name, equals, number = text.rpartition("=")
+            if not equals or not (number.isascii() and number.isdigit() and len(number) < 4 and int(number)):
+                raise UsageError(f"--oversample {text}: give NAME=N, N from 1 to 999")
+            times[name] = int(number)
+        return times
+
+    def check_sources(self, sources: tuple[str, ...]) -> None:
+        """Raises UsageError where an option names a source that no file has."""
+        if unknown := self.times.keys() - set(sources):
+            raise UsageError(f"--oversample {min(unknown)}: no such source; there are {', '.join(sources)}")
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"oversample": list(self.oversample)}
 
     @property
     def fit(self) -> dict[str, Any]:

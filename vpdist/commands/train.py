@@ -179,7 +179,12 @@ class _Train:
             mine = np.flatnonzero(fragments.usable & (sides.side[fragments.record] == side))
             virus_of = {file.source: file.virus for file in self.labelled.files}
             virus = np.array([virus_of[source] for source in self.labelled.sources])
-            packed = 2 * fragments.row[mine] + virus[sides.source[fragments.record[mine]]]
+            source = sides.source[fragments.record[mine]]
+            packed = 2 * fragments.row[mine] + virus[source]
+            if side == TRAINING:
+                packed = packed.repeat(
+                    np.array([self.training.times.get(name, 1) for name in self.labelled.sources])[source]
+                )
         size = int(self.control.broadcast_from_rank_0(f"train/side/{side}", lambda: str(len(packed))))
         shared = torch.from_numpy(packed) if self.control.is_first else torch.zeros(size, dtype=torch.int64)
         numbers = sums.add(shared).numpy()
