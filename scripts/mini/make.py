@@ -88,13 +88,24 @@ def write_genomes(files: Sequence[str], path: Path) -> None:
     path.write_text("".join(f"{name}\t{genome}\n" for name, genome in genomes(headers_of(paths))))
 
 
-def train(virus: Sequence[str], other: Sequence[str], work: Path, seed: int, nproc: int | None, licence: str) -> Path:
+def train(
+    virus: Sequence[str],
+    other: Sequence[str],
+    work: Path,
+    *,
+    oversample: Sequence[str],
+    seed: int,
+    nproc: int | None,
+    licence: str,
+) -> Path:
     """The folder of the fitted model. Raises CalledProcessError."""
     write_encoders(work / "encoders")
     write_genomes([*virus, *other], work / "genomes.tsv")
     model = work / NAME
     command = [sys.executable, "-m", "vpdist", "train", "-o", str(model), "--name", NAME, "--description", DESCRIPTION]
     command += ["--groups", str(work / "genomes.tsv")]
+    for text in oversample:
+        command += ["--oversample", text]
     for option, files in (("--virus", virus), ("--other", other)):
         for file in files:
             command += [option, file]
@@ -124,6 +135,7 @@ def main() -> None:
     parser.add_argument("--virus", nargs="+", required=True, help="FASTA of viruses")
     parser.add_argument("--other", nargs="+", required=True, help="FASTA of others, NAME=FILE to count them by name")
     parser.add_argument("--without", nargs="*", type=Path, default=[], help="FASTA that the model is to be judged on")
+    parser.add_argument("--oversample", nargs="*", default=[], metavar="NAME=N", help="see vpdist train")
     parser.add_argument("--work", type=Path, default=Path("mini"))
     parser.add_argument("--into", type=Path, default=Path("vpdist/models/mini"))
     parser.add_argument("--licence", default="mit", help="of the classifier")
@@ -134,7 +146,15 @@ def main() -> None:
     virus, other = arguments.virus, arguments.other
     if arguments.without:
         virus, other = (keep_apart(files, arguments.without, arguments.work / "kept") for files in (virus, other))
-    model = train(virus, other, arguments.work, arguments.seed, arguments.nproc, arguments.licence)
+    model = train(
+        virus,
+        other,
+        arguments.work,
+        oversample=arguments.oversample,
+        seed=arguments.seed,
+        nproc=arguments.nproc,
+        licence=arguments.licence,
+    )
     copy(model, arguments.into)
     size = sum(path.stat().st_size for path in arguments.into.rglob("*") if path.is_file())
     print(f"{arguments.into}: {size:,} bytes")
