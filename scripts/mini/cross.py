@@ -1,9 +1,9 @@
 """`python -m scripts.mini.cross --virus FA... --other [NAME=]FA... --contigs-virus FA --contigs-other FA --work FOLDER`
 
 How well `mini` does on contigs whose accessions it has not seen, while others of them are in its training: the contigs
-are parted into four folds by accession, for each fold a model is made without it (`scripts.mini.make`) and scores it, and
-AUROC is that of all contigs together. Sources of the contigs are called viral_contigs and prokaryotic_contigs. Further
-arguments go to scripts.mini.make. The models stay in FOLDER/fold-K/model; that of fold 0 is the one in the package.
+are parted into four folds by accession, for each fold a model is made without it (`scripts.mini.make`) and scores it,
+and AUROC is that of all contigs together. Sources of the contigs are called viral_contigs and prokaryotic_contigs.
+Further arguments go to scripts.mini.make. The models stay in FOLDER/fold-K/model; the package has that of fold 0.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ FOLDS = 4
 
 def fold_of(name: str, folds: int = FOLDS) -> int:
     """The fold of a sequence's accession."""
-    return xxhash.xxh3_64_intdigest(accession(name)) % folds
+    return xxhash.xxh3_64_intdigest(accession(name).encode()) % folds
 
 
 def of_fold(path: Path, fold: int, folds: int = FOLDS) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,6 @@ def test_every_contig_is_in_one_fold_with_all_of_its_accession(tmp_path: Path) -
     (tmp_path / "c.fa").write_text("".join(f">{name}\nACGT\n" for name in names))
     written = [write_fold(tmp_path / "c.fa", fold, tmp_path / "folds").read_text() for fold in range(FOLDS)]
     found = [[line[1:] for line in text.splitlines() if line.startswith(">")] for text in written]
-    assert sorted(sum(found, [])) == sorted(names)
+    assert sorted(name for each in found for name in each) == sorted(names)
     assert all(each for each in found)
     assert all(fold_of(names[i]) == fold_of(names[i + 1]) for i in range(0, len(names), 2))
