@@ -18,9 +18,9 @@ from vpdist.training.sides import CALIBRATION, Sides
 PIECE_BASES = (150, 300, 500, 1000, 3000, 10_000, 30_000)
 """Where the length classes begin, and once more: half of a long piece's chunks may have no open frame, and its class is
 that of the scored bases."""
-MOST_PIECES = 2000
+MOST_PIECES = 5000
 """Of one length and label."""
-MOST_BASES = 4_000_000
+MOST_BASES = 8_000_000
 """Of all pieces of one length and label."""
 MOST_OF_GROUP = 8
 """Pieces of one length from one group: relatives add little."""
