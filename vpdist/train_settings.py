@@ -78,6 +78,9 @@ class TrainSettings:
     ] = ()
     validation_share: Annotated[float, Option("Share of sequences by which the fit is ended.")] = 0.1
     test_share: Annotated[float, Option("Share of sequences on which the figures are made.")] = 0.1
+    calibration_share: Annotated[
+        float, Option("Share of sequences by which scores are calibrated; 0: the model has no calibration.")
+    ] = 0.1
     bootstraps: Annotated[int, Option("Resamples of groups for the intervals.", least=10, most=100_000)] = 1000
     seed: Annotated[int, Option("The same seed gives the same model.", least=0, most=(1 << 63) - 1)] = 2026
     name: Annotated[str | None, Option("Name of the model; by default that of its folder.", metavar="NAME")] = None
@@ -104,6 +107,8 @@ class TrainSettings:
             if not 0 < share <= 0.5:
                 raise UsageError(f"--{name} {share}: must be above 0 and at most 0.5")
 
+        if not 0 <= self.calibration_share <= 0.5:
+            raise UsageError(f"--calibration-share {self.calibration_share}: must be from 0 to 0.5")
         if len(self.times) != len(self.oversample):
             raise UsageError("--oversample: names a source twice")
 
@@ -129,7 +134,7 @@ class TrainSettings:
     @property
     def fit(self) -> dict[str, Any]:
         """What the parameters depend on, besides the data and the sides."""
-        described = ("bootstraps", "name", "description", "licence")
+        described = ("bootstraps", "calibration_share", "name", "description", "licence")
         return {name: value for name, value in asdict(self).items() if name not in described}
 
 

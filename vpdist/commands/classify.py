@@ -12,6 +12,7 @@ from typing import Any
 
 from vpdist.calibration.judgement import Choice
 from vpdist.commands import resolve_config
+from vpdist.commands.new_scores import scores_under
 from vpdist.commands.run_calibration import judging_of
 from vpdist.commands.run_inputs import Waiting
 from vpdist.commands.run_record import runs_with, this_run
@@ -22,11 +23,9 @@ from vpdist.models import choose
 from vpdist.models.bundle import Bundle
 from vpdist.models.find import find_model
 from vpdist.planning import plan_file
-from vpdist.planning.plan import Plan
 from vpdist.results import parts
-from vpdist.results.classifier import Classifier, load_classifier, logits
+from vpdist.results.classifier import load_classifier
 from vpdist.results.parts import part_header
-from vpdist.results.scores import Scores
 from vpdist.results.write_results import checked_scores, summary_text, write_tables
 from vpdist.sequences import store_summary
 from vpdist.session.run_session import run_session
@@ -121,7 +120,7 @@ def _new_calls(
     told = None if bundle is None else choose.named(bundle)
     folder.update_run(runs=runs_with(run, this_run(session.control.runtime)), tables_model=told)
     session.progress.stage("classify", planned_units=plan.n_units)
-    scores = checked_scores(_scores(session, classifier, plan, summary.n_fragments))
+    scores = checked_scores(scores_under(session, classifier, plan, summary.n_fragments))
     sources = recorded.input_names
     origin = TablesOrigin(command="classify", classifier=classifier.fingerprint, consensus=chosen, plan=header.plan)
     written = (sources, origin, session.control.raise_if_ending)
@@ -161,15 +160,3 @@ def _recorded_consensus(run: dict[str, Any]) -> str:
     chosen = settings.get("consensus", CONSENSUS[0]) if isinstance(settings, dict) else CONSENSUS[0]
     one_of("consensus", chosen, CONSENSUS)
     return str(chosen)
-
-
-def _scores(session: Session, classifier: Classifier, plan: Plan, n_fragments: int) -> Scores:
-    """Scores of all fragments under `classifier`."""
-    scores = Scores.empty(n_fragments)
-    for unit in range(plan.n_units):
-        part = parts.read(session.folder.parts, unit, ("failed", *classifier.kinds))
-        fragment, row = parts.fragment_rows(plan, unit)
-        scores.set_unit(fragment, row, part["failed"], logits(classifier, part))
-        session.progress.add(units=1, fragments=len(fragment))
-        session.control.raise_if_ending()
-    return scores

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vpdist.calibration import judging as judged
+from vpdist.calibration.judgement import Evidence
 from vpdist.calibration.judging import Judging
 from vpdist.errors import StorageError
 from vpdist.planning.plan import Plan
@@ -26,6 +27,9 @@ from vpdist.storage.atomic_files import replacing, write_json
 from vpdist.storage.run_folder import CALIBRATION, RunFolder
 from vpdist.storage.table_switch import TablesOrigin, replacing_tables
 from vpdist.text import printable, without_open_quotes
+
+MOST_SOURCES = 1 << 32
+"""More than a run has: names of inputs are checked where they are written."""
 
 
 def part_scores(
@@ -100,22 +104,17 @@ def fill_tables(
     """The content of the three tables, written to `files` (sequences, chunks, fragments). With `judging` the blocks are
     read twice: what is said of a sequence depends on all. Raises StorageError."""
 
-    def blocks() -> Iterator[BlockTable]:
-        for path in store_summary.block_paths(folder, summary):
-            yield token_store.read_table(path)
-            raise_if_ending()
-
-    new_names, judgement, described = store_summary.new_names(folder, summary), None, None
+    judgement, described = None, None
     if judging is not None:
-        found = evidence(blocks(), BlockReader(scores, new_names, len(sources), None), consensus)
+        found = evidence_of(folder, summary, scores, consensus, raise_if_ending)
         judgement = judging.judge(found)
         described = judging.described(judgement, found)
     totals = tables.fill(
         files,
-        blocks(),
+        _blocks(folder, summary, raise_if_ending),
         scores,
         sources=[without_open_quotes(printable(source)) for source in sources],
-        new_names=new_names,
+        new_names=store_summary.new_names(folder, summary),
         n_records=summary.n_records,
         consensus=consensus,
         judgement=judgement,
@@ -128,6 +127,24 @@ def fill_tables(
         )
     totals.judgement = described
     return totals
+
+
+def evidence_of(
+    folder: RunFolder,
+    summary: StoreSummary,
+    scores: Scores,
+    consensus: str,
+    raise_if_ending: Callable[[], None] = lambda: None,
+) -> Evidence:
+    """The scores of all sequences, as the tables have them, and the bases that were scored. Raises StorageError."""
+    reader = BlockReader(scores, {}, MOST_SOURCES, None)
+    return evidence(_blocks(folder, summary, raise_if_ending), reader, consensus)
+
+
+def _blocks(folder: RunFolder, summary: StoreSummary, raise_if_ending: Callable[[], None]) -> Iterator[BlockTable]:
+    for path in store_summary.block_paths(folder, summary):
+        yield token_store.read_table(path)
+        raise_if_ending()
 
 
 def summary_text(folder: RunFolder, totals: Totals, seconds: float, *, called: bool) -> str:
