@@ -12,47 +12,85 @@ import argparse
 import csv
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import dnaio
 import numpy as np
 
 from scripts.bench.goals import conditions
 from scripts.trust import plots
 from scripts.trust.mixtures import NOMINAL, Interval, MixtureFigures, Pool, below, calibration_error, mixed
-from scripts.trust.pieces import Labelled, genomes, pieces
-from scripts.trust.scored import scored
+from scripts.trust.scored import Labelled, scored
 from scripts.trust.shuffled import shuffled
 from vpdist.calibration.calibrated import Calibration, NullScores
 from vpdist.calibration.judgement import CALLS, Choice, Evidence, judge
 from vpdist.models.find import find_model
+from vpdist.training.groups import accession
+from vpdist.training.pieces import choose_pieces, fasta
+from vpdist.training.sides import SIDES, TEST, Sides
 
 LENGTHS = (150, 300, 500, 1000, 3000, 10_000)
 SHARES = (0.001, 0.01, 0.1, 0.5)
 SHORT_LENGTHS, SHORT_SHARES = (500, 3000), (0.01, 0.5)
-MOST, MOST_OF_GENOME = 1500, 20
-"""Pieces of a length: of a file, and of one genome."""
 GREATEST_ERROR, GREATEST_SHARE_ERROR = 0.02, 0.2
 SHARE_AMONG = 0.1
 """Viruses in the mixtures with kingdoms that a model does not know."""
 
 
-def test_side(files: Sequence[tuple[str, Path, bool]], splits: Path) -> Iterator[Labelled]:
-    """The sequences of the test side. Raises ValueError for files that are not those of the splits."""
-    with splits.open(newline="", encoding="utf-8") as table:
-        rows = csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE)
-        for source, path, virus in files:
-            for header, sequence in records_of(path):
-                row = next(rows, None)
-                if row is None or (row["seq_name"], row["source"]) != (header.split()[0], source):
-                    raise ValueError(f"{splits}: {header.split()[0]} of {path} is not where the model's files had it")
-                if row["side"] == "test":
-                    yield Labelled(sequence, row["group"], source, virus)
+class Known:
+    """The sequences of labelled files that a model was not fitted on, by the table of its splits."""
+
+    def __init__(self, files: Sequence[File], splits: Path | None) -> None:
+        """Without `splits` all sequences, each accession a group. Raises ValueError for files that are not those of the
+        splits."""
+        self.files = files
+        names, lengths, of_file = [], [], []
+        for number, file in enumerate(files):
+            for name, sequence in records_of(file.path):
+                names.append(name.split()[0])
+                lengths.append(len(sequence))
+                of_file.append(number)
+        self.lengths, file_of = np.array(lengths, np.int64), np.array(of_file)
+        self.sources = list(dict.fromkeys(file.source for file in files))
+        source = np.array([self.sources.index(file.source) for file in files], np.int32)[file_of]
+        self.virus = np.array([file.virus for file in files])[file_of]
+        groups, side = [accession(name) for name in names], np.full(len(names), TEST, np.int8)
+        if splits is not None:
+            rows = rows_of(splits)
+            if [row["seq_name"] for row in rows] != names:
+                raise ValueError(f"{splits}: is not the table of these files; name them in the order of vpdist train")
+            groups = [row["group"] for row in rows]
+            side = np.array([SIDES.index(row["side"]) for row in rows], np.int8)
+        group = np.unique(groups, return_inverse=True)[1]
+        self.sides = Sides(side, group, np.ones(len(names), np.int64), source)
+
+    def pieces(self, bases: int, seed: int) -> Iterator[Labelled]:
+        """Pieces of one length of the test side, as `vpdist train` cuts those that it calibrates on."""
+        chosen = choose_pieces(self.sides, self.lengths, self.virus, seed, side=TEST, all_bases=(bases,))
+        texts = fasta(chosen, [file.path for file in self.files], lambda: None, replace_unknown=True)
+        for record, text in zip(chosen.record.tolist(), texts, strict=True):
+            source = self.sources[self.sides.source[record]]
+            yield Labelled(
+                text.split(b"\n")[1].decode(), str(self.sides.group[record]), source, bool(self.virus[record])
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of labelled sequences."""
+
+    source: str
+    path: Path
+    virus: bool
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as table:
+        return list(csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def records_of(path: Path) -> Iterator[tuple[str, str]]:
-    import dnaio
-
     with dnaio.open(path) as reader:
         for record in reader:
             yield record.name, record.sequence
@@ -61,19 +99,18 @@ def records_of(path: Path) -> Iterator[tuple[str, str]]:
 class Proof:
     """One model on one set of sequences."""
 
-    def __init__(self, model: str, sides: Sequence[Labelled], work: Path, seed: int, *, short: bool) -> None:
+    def __init__(self, model: str, known: Known, work: Path, seed: int, *, short: bool) -> None:
         bundle = find_model(model, offline=True)
         self.name, self.model, self.work, self.seed = bundle.model.name, model, work, seed
         self.calibration: Calibration = bundle.model.calibration or Calibration(())
         self.nulls: NullScores = bundle.model.null_scores or NullScores(())
         self.lengths: tuple[int, ...] = SHORT_LENGTHS if short else LENGTHS
         self.shares: tuple[float, ...] = SHORT_SHARES if short else SHARES
-        found = genomes(sides)
-        self.pieces = {n: list(pieces(found, n, MOST, MOST_OF_GENOME, seed)) for n in self.lengths}
+        self.pieces = {n: list(known.pieces(n, seed)) for n in self.lengths}
         self.pools = {n: scored(each, model, work, f"pieces-{n}") for n, each in self.pieces.items() if each}
         self.mixtures: dict[int, list[MixtureFigures]] = {}
 
-    def lines(self, unseen: Mapping[str, Sequence[Labelled]]) -> Iterator[str]:
+    def lines(self, unseen: Mapping[str, Known]) -> Iterator[str]:
         yield f"### {self.name}\n"
         yield from self._mixtures()
         yield from self._calibration()
@@ -132,7 +169,7 @@ class Proof:
             yield f"| {length:,} | {' | '.join(map(percent, rates.values()))} | {'yes' if holds else 'NO'} |"
         yield ""
 
-    def _others(self, unseen: Mapping[str, Sequence[Labelled]]) -> Iterator[str]:
+    def _others(self, unseen: Mapping[str, Known]) -> Iterator[str]:
         """Sequences that are no viruses, alone and among viruses."""
         yield "| others | bases | p <= 0.05 | alone: called virus | a tenth viruses: false calls at q <= 0.05 | holds |"
         yield "| --- | ---: | --- | --- | --- | --- |"
@@ -147,8 +184,8 @@ class Proof:
                 ]
                 for source in dict.fromkeys(each.source for each in mine if not each.virus)
             }
-            for name, sequences in unseen.items():
-                others[name] = list(pieces(genomes(sequences), length, MOST, MOST_OF_GENOME, self.seed))
+            for name, sequences_of in unseen.items():
+                others[name] = list(sequences_of.pieces(length, self.seed))
             for number, (name, sequences) in enumerate(others.items()):
                 if sequences and viruses.virus.any():
                     pool = scored(sequences, self.model, self.work, f"others-{length}-{number}")
@@ -205,27 +242,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--virus", nargs="+", required=True)
     parser.add_argument("--other", nargs="+", required=True, help="[NAME=]FILE, as they were given to vpdist train")
-    parser.add_argument("--splits", type=Path, required=True)
+    parser.add_argument("--splits", type=Path, help="splits.tsv of the model; without it no sequence may be one of its")
     parser.add_argument("--model", nargs="+", required=True)
     parser.add_argument("--unseen", nargs="*", default=[], help="NAME=FILE: no viruses, and none of the files above")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--plots", type=Path)
     arguments = parser.parse_args()
-    files = [(name, path, True) for name, path in named(arguments.virus, "virus")]
-    files += [(name, path, False) for name, path in named(arguments.other, "other")]
-    sides = list(test_side(files, arguments.splits))
-    unseen: dict[str, list[Labelled]] = {}
-    for name, path in named(arguments.unseen, "unseen"):
-        unseen.setdefault(name, []).extend(
-            Labelled(text, header.split()[0], name, False) for header, text in records_of(path)
-        )
+    files = [File(name, path, True) for name, path in named(arguments.virus, "virus")]
+    files += [File(name, path, False) for name, path in named(arguments.other, "other")]
+    known = Known(files, arguments.splits)
+    unseen = {name: Known([File(name, path, False)], None) for name, path in named(arguments.unseen, "unseen")}
     print(conditions() + "\n")
     with tempfile.TemporaryDirectory() as work:
         for number, model in enumerate(arguments.model):
             folder = Path(work, str(number))
             folder.mkdir()
-            proof = Proof(model, sides, folder, arguments.seed, short=arguments.short)
+            proof = Proof(model, known, folder, arguments.seed, short=arguments.short)
             for line in proof.lines(unseen):
                 print(line, flush=True)
             if arguments.plots:

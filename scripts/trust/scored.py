@@ -6,15 +6,26 @@ import csv
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from scripts.trust.mixtures import Pool
-from scripts.trust.pieces import Labelled
 from vpdist.calibration.judgement import Evidence
 
 NA = "NA"
+COLUMNS = ("virus_score", "nonvirus_score")
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A sequence, the group that it is of, and its source and label."""
+
+    sequence: str
+    group: str
+    source: str
+    virus: bool
 
 
 def scored(labelled: Sequence[Labelled], model: str, work: Path, name: str) -> Pool:
@@ -32,12 +43,9 @@ def scored(labelled: Sequence[Labelled], model: str, work: Path, name: str) -> P
     scores = np.array([[_number(row[column]) for column in COLUMNS] for row in _rows(run / "sequences.tsv")])
     length = np.array([len(each.sequence) for each in labelled], np.int64)
     evidence = Evidence(scores[:, 0], scores[:, 1], np.minimum(bases, length))
-    genome = np.unique([f"{each.source}\t{each.genome}" for each in labelled], return_inverse=True)[1]
+    genome = np.unique([f"{each.source}\t{each.group}" for each in labelled], return_inverse=True)[1]
     virus = np.array([each.virus for each in labelled])
     return Pool(evidence, virus, genome, np.array([each.source for each in labelled]))
-
-
-COLUMNS = ("virus_score", "nonvirus_score")
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from scripts.trust import plots
 from scripts.trust.mixtures import Interval, Pool, below, calibration_error, mixed, mixture, sampled
-from scripts.trust.pieces import Labelled, genomes, pieces
 from scripts.trust.shuffled import shuffled
 from vpdist.calibration.calibrated import Calibration, NullScores
 from vpdist.calibration.fit import Scored, fit
@@ -84,20 +83,6 @@ def test_a_shuffled_sequence_has_the_same_pairs_of_neighbours(sequence: str, see
 def test_a_long_sequence_comes_out_in_another_order() -> None:
     sequence = "".join(np.random.default_rng(1).choice(list("ACGT"), 500))
     assert shuffled(sequence, np.random.default_rng(2)) != sequence
-
-
-def test_pieces_have_one_length_and_join_the_genes_of_a_genome() -> None:
-    genes = [
-        Labelled("A" * 40, "g1", "v", True),
-        Labelled("C" * 70, "g1", "v", True),
-        Labelled("G" * 500, "g2", "v", True),
-    ]
-    found = list(pieces(genomes([*genes, Labelled("T" * 90, "g3", "o", False)]), 100, 10, 3, seed=1))
-    assert {len(each.sequence) for each in found} == {100}
-    assert [each.sequence for each in found if each.genome == "g1"] == ["A" * 40 + "C" * 60]
-    assert sum(each.genome == "g2" for each in found) == 3
-    assert not [each for each in found if each.source == "o"]
-    assert len(list(pieces(genomes(genes), 100, 2, 3, seed=1))) == 2
 
 
 def test_plots_of_the_same_figures_are_the_same_bytes(

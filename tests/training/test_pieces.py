@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,29 +29,47 @@ def labelled(draw: st.DrawFn) -> tuple[Sides, np.ndarray, np.ndarray]:
 
 
 @settings(deadline=None)
-@given(labelled(), st.integers(1, 50))
+@given(labelled(), st.integers(1, 90))
 def test_pieces_keep_to_their_rules(data: tuple[Sides, np.ndarray, np.ndarray], most: int) -> None:
     sides, lengths, virus = data
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "MOST_PIECES", most)
         found = choose_pieces(sides, lengths, virus, 1)
         again = choose_pieces(sides, lengths, virus, 1)
-    for name in ("record", "start", "bases"):
-        assert getattr(found, name).tolist() == getattr(again, name).tolist()
+    assert found.spans == again.spans
     assert (np.diff(found.record) >= 0).all()
+    for spans, bases in zip(found.spans, found.bases.tolist(), strict=True):
+        assert bases in PIECE_BASES
+        records = [record for record, _, _ in spans]
+        assert records == sorted(set(records))
+        assert len({(sides.source[record], sides.group[record]) for record in records}) == 1
+        assert all(0 <= start < end <= lengths[record] for record, start, end in spans)
+        assert len(records) == 1 or (lengths[records] < bases).all()
+        assert all(end == lengths[record] for record, _, end in spans[:-1])
+        assert all(start == 0 for _, start, _ in spans[1:])
     assert (sides.side[found.record] == CALIBRATION).all()
-    assert (found.start >= 0).all()
-    assert (found.start + found.bases <= lengths[found.record]).all()
     for bases in PIECE_BASES:
         for label in (True, False):
             here = (found.bases == bases) & (virus[found.record] == label)
-            usable = (sides.side == CALIBRATION) & (virus == label) & (lengths >= bases)
             assert here.sum() <= most
-            groups = {(source, group) for source, group in zip(sides.source, sides.group, strict=True)}
-            assert here.any() == usable.any() or most < len(groups)
-        for record in np.unique(found.record[found.bases == bases]):
-            starts = np.sort(found.start[(found.bases == bases) & (found.record == record)])
-            assert (np.diff(starts) >= bases).all()
+            if any(_long_enough(sides, lengths, virus == label, bases)) and most >= 60:
+                assert here.any()
+        taken = [
+            span for spans, n in zip(found.spans, found.bases.tolist(), strict=True) if n == bases for span in spans
+        ]
+        taken.sort()
+        assert all(a[0] < b[0] or a[2] <= b[1] for a, b in pairwise(taken))
+
+
+def _long_enough(sides: Sides, lengths: np.ndarray, mine: np.ndarray, bases: int) -> list[bool]:
+    """Of each source and group on the calibration side: whether a piece fits."""
+    mine = mine & (sides.side == CALIBRATION)
+    keys = {(s, g) for s, g in zip(sides.source[mine].tolist(), sides.group[mine].tolist(), strict=True)}
+    found = []
+    for source, group in keys:
+        members = lengths[mine & (sides.source == source) & (sides.group == group)]
+        found.append(bool((members >= bases).any() or members[members < bases].sum() >= bases))
+    return found
 
 
 def test_a_group_gives_several_pieces_only_when_all_have_given_one() -> None:
@@ -87,6 +106,19 @@ def test_the_file_has_each_piece_of_its_record(tmp_path: Path) -> None:
     sides = sides_of(np.array([CALIBRATION, CALIBRATION, CALIBRATION]), np.arange(3), np.zeros(3))
     found = choose_pieces(sides, np.array([400, 100, 700]), np.ones(3, bool), 5)
     records = b"".join(fasta(found, paths, lambda: None, replace_unknown=False)).decode().split(">")[1:]
-    cut = [texts[r][s : s + b] for r, s, b in zip(found.record, found.start, found.bases, strict=True)]
+    cut = ["".join(texts[r][start:end] for r, start, end in spans) for spans in found.spans]
     assert records == [f"piece{number}\n{text}\n" for number, text in enumerate(cut, 1)]
     assert set(found.record.tolist()) == {0, 2}
+
+
+def test_short_sequences_of_a_group_are_joined_in_their_order(tmp_path: Path) -> None:
+    texts = ["A" * 200, "C" * 150, "G" * 120, "T" * 140]
+    path = tmp_path / "a.fa"
+    path.write_text("".join(f">{number}\n{text}\n" for number, text in enumerate(texts)))
+    sides = sides_of(np.full(4, CALIBRATION), np.array([0, 7, 0, 0]), np.zeros(4))
+    found = choose_pieces(sides, np.array([len(text) for text in texts]), np.ones(4, bool), 5, all_bases=(450,))
+    assert [[record for record, _, _ in spans] for spans in found.spans] == [[0, 2, 3]]
+    record = b"".join(fasta(found, [path], lambda: None, replace_unknown=False)).decode()
+    letters = record.split("\n")[1]
+    assert len(letters) == 450
+    assert letters in "A" * 200 + "G" * 120 + "T" * 140
