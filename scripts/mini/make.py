@@ -42,7 +42,8 @@ FIT = {
     "hidden": "768",
     "dropout": "0.55",
     "validation-share": "0.01",
-    "test-share": "0.02",
+    "test-share": "0.05",
+    "calibration-share": "0.1",
 }
 """Options of `vpdist train`."""
 COPIED = (MODEL_FILE, CARD_FILE, "classifier.safetensors", *(f"encoders/{kind}/config.json" for kind in ENCODERS))
