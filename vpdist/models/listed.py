@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vpdist.calibration.calibrated import Calibration
+from vpdist.calibration.scores import CLASS_BASES, class_name
 from vpdist.errors import WeightsError
 from vpdist.models.bundle import Bundle, is_model, read_model
 from vpdist.models.catalogue import PRESETS, downloads, packaged
@@ -36,6 +38,8 @@ class Listed:
     """By slot: family and source."""
     accuracy: str
     description: str
+    calibrated: tuple[str, ...] = ()
+    """Scored bases of the length classes that have a calibration."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -46,6 +50,10 @@ class Listed:
         yield f"{self.name}  ({self.state}, {size}, licence {self.licence})"
         if self.chunk_length:
             yield f"    chunks of {self.chunk_length} bases; {'; '.join(map(': '.join, self.encoders.items()))}"
+        if self.chunk_length:
+            yield "    " + (
+                f"calibrated for {', '.join(self.calibrated)} bases" if self.calibrated else "not calibrated"
+            )
         for text in (self.description, self.accuracy, f"digest {self.digest}" if self.digest else ""):
             if text:
                 yield f"    {text}"
@@ -92,6 +100,7 @@ def _listed(given: str | Path) -> Listed:
 
 
 def _of(model: Model, name: str, state: str, size: int, digest: str | None) -> Listed:
+    calibration = model.calibration or Calibration(())
     return Listed(
         name=name,
         state=state,
@@ -102,6 +111,7 @@ def _of(model: Model, name: str, state: str, size: int, digest: str | None) -> L
         encoders={slot: f"{entry.family} ({entry.source})" for slot, entry in model.encoders.items()},
         accuracy=model.accuracy,
         description=model.description,
+        calibrated=tuple(class_name(CLASS_BASES.index(each.least_bases)) for each in calibration.classes),
     )
 
 
