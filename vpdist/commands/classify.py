@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vpdist.commands import resolve_config
+import numpy as np
+
+from vpdist.commands import prepare, resolve_config
 from vpdist.commands.run_inputs import Waiting
 from vpdist.commands.run_record import runs_with, this_run
 from vpdist.commands.threads import use_threads
@@ -19,14 +21,16 @@ from vpdist.errors import UsageError, WeightsError
 from vpdist.models import choose
 from vpdist.models.bundle import Bundle
 from vpdist.models.find import find_model
+from vpdist.models.load_heads import load_heads
 from vpdist.planning import plan_file
 from vpdist.planning.plan import Plan
 from vpdist.results import parts
-from vpdist.results.classifier import Classifier, load_classifier, logits
+from vpdist.results.heads import Heads
 from vpdist.results.parts import part_header
 from vpdist.results.scores import Scores
 from vpdist.results.write_results import checked_scores, summary_text, write_tables
 from vpdist.sequences import store_summary
+from vpdist.sequences.store_summary import StoreSummary
 from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
 from vpdist.storage.atomic_files import read_json
@@ -87,7 +91,7 @@ def _new_calls(
     if not recorded.embeddings:
         raise UsageError(f"{folder.path}: the run has no embeddings (--no-embeddings)")
     path = _fitting(recorded, given, bundle, folder)
-    classifier = load_classifier(path)
+    classifier = load_heads(path, bundle)
     if missing_kinds := [kind for kind in classifier.kinds if kind not in recorded.models]:
         raise UsageError(
             f"{folder.path}: {path} needs {' and '.join(classifier.kinds)} embeddings, but the run has no "
@@ -111,7 +115,7 @@ def _new_calls(
     told = None if bundle is None else choose.named(bundle)
     folder.update_run(runs=runs_with(run, this_run(session.control.runtime)), tables_model=told)
     session.progress.stage("classify", planned_units=plan.n_units)
-    scores = checked_scores(_scores(session, classifier, plan, summary.n_fragments))
+    scores = checked_scores(_scores(session, classifier, plan, plan_id, summary))
     sources = recorded.input_names
     origin = TablesOrigin(command="classify", classifier=classifier.fingerprint, consensus=chosen, plan=header.plan)
     raise_if_ending = session.control.raise_if_ending
@@ -153,13 +157,17 @@ def _recorded_consensus(run: dict[str, Any]) -> str:
     return str(chosen)
 
 
-def _scores(session: Session, classifier: Classifier, plan: Plan, n_fragments: int) -> Scores:
-    """Scores of all fragments under `classifier`."""
-    scores = Scores.empty(n_fragments)
+def _scores(session: Session, heads: Heads, plan: Plan, plan_id: str, summary: StoreSummary) -> Scores:
+    """Scores of all fragments under `heads`."""
+    folder = session.folder
+    bases = prepare.bases_of_rows(session.control, folder, summary, plan, plan_id, heads)
+    scores = Scores.empty(summary.n_fragments, distances=heads.summary is not None)
     for unit in range(plan.n_units):
-        part = parts.read(session.folder.parts, unit, ("failed", *classifier.kinds))
+        part = parts.read(folder.parts, unit, ("failed", *heads.kinds))
+        of_rows = None if bases is None else np.asarray(bases[plan.rows(unit).start : plan.rows(unit).stop])
+        results = heads.results(part, of_rows)
         fragment, row = parts.fragment_rows(plan, unit)
-        scores.set_unit(fragment, row, part["failed"], logits(classifier, part))
+        scores.set_unit(fragment, row, part["failed"], results["logits"], results.get("distance"))
         session.progress.add(units=1, fragments=len(fragment))
         session.control.raise_if_ending()
     return scores

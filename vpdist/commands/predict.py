@@ -105,7 +105,8 @@ class Predict:
             work = prepare.load_work(
                 self.folder, inputs, plan, plan_id, self.control.runtime.device, self.control.raise_if_ending
             )
-            work = replace(work, earlier=earlier)
+            bases = prepare.bases_of_rows(self.control, self.folder, summary, plan, plan_id, inputs.classifier)
+            work = replace(work, earlier=earlier, row_bases=bases)
         self._embed_until_complete(work)
         with self._stage("tables"):
             totals = self._tables(summary, plan, work.header, inputs.resolved.input_names)

@@ -41,6 +41,7 @@ from vpdist.monitoring.telemetry import most_memory_bytes
 from vpdist.planning import fragment_keys
 from vpdist.planning.plan import deal, plan_order, shared_rows
 from vpdist.results.classifier import Classifier
+from vpdist.results.heads import Heads
 from vpdist.results.parts import part_header
 from vpdist.results.scores import Scores
 from vpdist.results.tables import Totals
@@ -189,7 +190,7 @@ class _DryRun:
             # size and time do not depend on the classifier's weights
             width = sum(encoder_shape(inputs.models[kind]).width for kind in CLASSIFIED)
             resolved = replace(inputs.resolved, classifier="any")
-            inputs = replace(inputs, classifier=Classifier(width, HIDDEN_WIDTH).eval(), resolved=resolved)
+            inputs = replace(inputs, classifier=Heads.of(Classifier(width, HIDDEN_WIDTH).eval()), resolved=resolved)
         return inputs
 
     def _reading_s(self, inputs: RunInputs, n_blocks: int) -> float:

@@ -27,13 +27,13 @@ def part_scores(
 ) -> Scores:
     """Scores of all fragments from the parts' logits; `raise_if_ending` is called between parts. Raises DamagedFile,
     also for a part of another run: this rank believes no other that has checked it."""
-    scores = Scores.empty(n_fragments)
-    names = ["failed"] + (["logits"] if header.classifier else [])
+    scores = Scores.empty(n_fragments, distances=bool(header.summary))
+    names = [name for name in ("failed", "logits", "distance") if name in header.datasets()]
     for unit in range(plan.n_units):
         parts.check(folder.parts, unit, plan, header, full=False)
         part = parts.read(folder.parts, unit, names)
         fragment, row = parts.fragment_rows(plan, unit)
-        scores.set_unit(fragment, row, part["failed"], part.get("logits"))
+        scores.set_unit(fragment, row, part["failed"], part.get("logits"), part.get("distance"))
         raise_if_ending()
     return scores
 
