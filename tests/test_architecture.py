@@ -16,6 +16,7 @@ FOLDERS = (
     "embedding",
     "models",
     "results",
+    "calibration",
     "planning",
     "sequences",
     "session",
@@ -40,6 +41,7 @@ COLLECTIVES = {
     "new_group",
 }
 WITHOUT_TORCH = (
+    "vpdist.calibration.judgement",
     "vpdist.cli",
     "vpdist.config",
     "vpdist.encoder_kinds",

@@ -7,11 +7,14 @@ from contextlib import ExitStack
 
 import numpy as np
 
+from vpdist.calibration.judgement import Judge
 from vpdist.errors import StorageError
 from vpdist.planning.plan import Plan
 from vpdist.results import parts, tables, virnucpro_files
+from vpdist.results.flags import Flags
 from vpdist.results.parts import PartHeader
 from vpdist.results.scores import Scores
+from vpdist.results.sequence_sums import BlockReader, evidence
 from vpdist.results.tables import Totals
 from vpdist.sequences import store_summary, token_store
 from vpdist.sequences.blocks import BlockTable
@@ -55,13 +58,15 @@ def write_tables(
     raise_if_ending: Callable[[], None],
     *,
     legacy: bool,
+    judge: Judge | None = None,
+    flags: Flags | None = None,
 ) -> Totals:
     """Write the three tables from the token store and the scores, with `legacy` also the original's two files, which
-    are removed otherwise: all of them together, or none. `raise_if_ending` is called between blocks. Raises
-    StorageError."""
+    are removed otherwise: all of them together, or none. `judge` says what the scores are worth, None where nothing is
+    known; `flags`: None where none were looked for. `raise_if_ending` is called between blocks. Raises StorageError."""
     with replacing_tables(folder, origin) as new, ExitStack() as stack:
         files = {name: stack.enter_context(replacing(new / f"{name}.tsv")) for name in tables.COLUMNS}
-        totals = fill_tables(files, folder, summary, scores, sources, origin.consensus, raise_if_ending)
+        totals = fill_tables(files, folder, summary, scores, sources, origin.consensus, raise_if_ending, judge, flags)
         stack.close()
         if legacy:
             virnucpro_files.write_virnucpro_files(new, scores)
@@ -77,22 +82,30 @@ def fill_tables(
     sources: Sequence[str],
     consensus: str,
     raise_if_ending: Callable[[], None] = lambda: None,
+    judge: Judge | None = None,
+    flags: Flags | None = None,
 ) -> Totals:
-    """The content of the three tables, written to `files` (sequences, chunks, fragments). Raises StorageError."""
+    """The content of the three tables, written to `files` (sequences, chunks, fragments). With `judge` the blocks are
+    read twice: what is said of a sequence depends on all. Raises StorageError."""
 
     def blocks() -> Iterator[BlockTable]:
         for path in store_summary.block_paths(folder, summary):
             yield token_store.read_table(path)
             raise_if_ending()
 
+    new_names, judgement = store_summary.new_names(folder, summary), None
+    if judge is not None:
+        judgement = judge(evidence(blocks(), BlockReader(scores, new_names, len(sources), None), consensus))
     totals = tables.fill(
         files,
         blocks(),
         scores,
         sources=[without_open_quotes(printable(source)) for source in sources],
-        new_names=store_summary.new_names(folder, summary),
+        new_names=new_names,
         n_records=summary.n_records,
         consensus=consensus,
+        judgement=judgement,
+        flags=flags,
     )
     if (totals.chunks, totals.fragments) != (summary.n_chunks, summary.n_fragments):
         raise StorageError(
