@@ -35,7 +35,7 @@ COMPUTING = (
 )
 RUNNING = "[--nproc] [--reuse] [--schedule=static] [--stall-timeout=1800.0] [--restart] "
 COMMANDS = {
-    "predict": "[inputs=[]] [--files-from] -o/--output [--classifier] [--consensus=mean] [--no-embeddings] [--legacy-output] "
+    "predict": "[inputs=[]] [--files-from] -o/--output [--classifier] [--allow-short] [--consensus=mean] [--no-embeddings] [--legacy-output] "
     + (COMPUTING + RUNNING),
     "embed": "[inputs=[]] [--files-from] -o/--output " + COMPUTING + RUNNING,
     "plan": "[inputs=[]] [--files-from] [-o/--output] [--classifier] [--ranks] [--no-embeddings] [--json] " + COMPUTING,
@@ -114,7 +114,7 @@ def test_what_is_not_typed_is_the_default_of_the_settings(monkeypatch: pytest.Mo
 
 
 def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ("--no-embeddings", "--offline", "--restart", "--legacy-output")
+    flags = ("--no-embeddings", "--offline", "--restart", "--legacy-output", "--allow-short")
     typed = [text for option in TYPED.items() for text in option]
     made = settings_of(monkeypatch, "predict", "a.fa", "--output", "run", *typed, *flags)
     assert made == Settings(
@@ -126,6 +126,7 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
         classifier=Path("c.safetensors"),
         chunk_length=300,
         min_length=7,
+        allow_short=True,
         consensus="max",
         dtype="float32",
         files_from="list.txt",

@@ -45,8 +45,8 @@ Nproc = Annotated[
 @app.command()
 @with_settings(
     "inputs files_from output model classifier nucleotide_model protein_model chunk_length min_length replace_unknown "
-    "consensus dtype embedding_dtype embeddings token_budget threads device nproc schedule progress stall_timeout "
-    "offline restart reuse legacy_output"
+    "allow_short consensus dtype embedding_dtype embeddings token_budget threads device nproc schedule progress "
+    "stall_timeout offline restart reuse legacy_output"
 )
 def predict(settings: Settings, nproc: Nproc = None) -> None:
     """Call every sequence virus or not, and keep the embeddings that led there."""

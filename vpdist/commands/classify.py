@@ -15,6 +15,7 @@ import numpy as np
 from vpdist.commands import prepare, resolve_config
 from vpdist.commands.run_inputs import Waiting
 from vpdist.commands.run_record import runs_with, this_run
+from vpdist.commands.short_sequences import refuse_mostly_short
 from vpdist.commands.threads import use_threads
 from vpdist.config import CONSENSUS, ResolvedConfig, one_of
 from vpdist.errors import UsageError, WeightsError
@@ -117,10 +118,20 @@ def _new_calls(
     session.progress.stage("classify", planned_units=plan.n_units)
     scores = checked_scores(_scores(session, classifier, plan, plan_id, summary))
     sources = recorded.input_names
-    origin = TablesOrigin(command="classify", classifier=classifier.fingerprint, consensus=chosen, plan=header.plan)
+    origin = TablesOrigin(
+        command="classify",
+        classifier=classifier.fingerprint,
+        consensus=chosen,
+        plan=header.plan,
+        shortest_chunk=choose.shortest_judged(bundle),
+        summary=classifier.summary.fingerprint if classifier.summary is not None else "",
+    )
     raise_if_ending = session.control.raise_if_ending
     totals = write_tables(folder, summary, scores, sources, origin, raise_if_ending, legacy=legacy_output)
     warnings = summary.warnings(sources, recorded.min_length)
+    if bundle is not None:
+        shortest = origin.shortest_chunk
+        warnings += refuse_mostly_short(folder, summary, bundle.model.name, shortest, allowed=True)
     warnings += resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
     text = summary_text(folder, totals, time.monotonic() - started, called=True)
     return Outcome("\n".join([*warnings, text, *choose.told(bundle)]), totals.failed_fragments)

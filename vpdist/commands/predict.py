@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -19,8 +19,10 @@ from vpdist.commands import prepare, resolve_config, run_inputs
 from vpdist.commands.platforms import note_platforms
 from vpdist.commands.reuse import earlier_run
 from vpdist.commands.run_inputs import RunInputs
+from vpdist.commands.run_tables import write_run_tables
+from vpdist.commands.short_sequences import refuse_mostly_short
 from vpdist.commands.threads import use_threads
-from vpdist.config import Settings
+from vpdist.config import ResolvedConfig, Settings
 from vpdist.embedding.encoder_process import EncoderProcess
 from vpdist.embedding.isolated_encoder import isolated_work
 from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
@@ -33,13 +35,12 @@ from vpdist.planning.sampler import TokenWeightedDistributedSampler
 from vpdist.results import parts
 from vpdist.results.parts import PartHeader, part_header
 from vpdist.results.tables import Totals
-from vpdist.results.write_results import checked_scores, part_scores, summary_text, write_tables
+from vpdist.results.write_results import summary_text
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.session.coordination import Control
 from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
 from vpdist.storage.run_folder import RunFolder
-from vpdist.storage.table_switch import TablesOrigin
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class Predict:
             work = replace(work, earlier=earlier, row_bases=bases)
         self._embed_until_complete(work)
         with self._stage("tables"):
-            totals = self._tables(summary, plan, work.header, inputs.resolved.input_names)
+            totals = self._tables(summary, plan, work.header, inputs.resolved)
         return self._end(totals, time.monotonic() - started)
 
     @contextmanager
@@ -133,6 +134,10 @@ class Predict:
         self.warnings = summary.warnings(names, self.settings.min_length)
         length = inputs.resolved.chunk_length
         self.warnings += resolve_config.unknown_chunk_length(inputs.classifier, classifier, length)
+        settings, shortest = self.settings, inputs.resolved.shortest_chunk
+        self.warnings += refuse_mostly_short(
+            self.folder, summary, settings.model, shortest, allowed=settings.allow_short
+        )
         empty = summary.report.names_without_records(names)
         self.folder.update_run(warnings=self.warnings, files_without_records=empty)
         for warning in self.warnings:
@@ -269,21 +274,15 @@ class Predict:
         n = self.control.runtime.keys.add(bad, 0)
         return [int(self.control.wait_for(f"{bad}/{number}")) for number in range(1, n + 1)]
 
-    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader, names: Sequence[str]) -> Totals:
+    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader, resolved: ResolvedConfig) -> Totals:
         """Rank 0 writes the tables, the others wait."""
         totals = Totals()
 
         def make() -> str:
             nonlocal totals
-            settings, raise_if_ending = self.settings, self.control.raise_if_ending
-            scores = part_scores(self.folder, plan, header, summary.n_fragments, raise_if_ending)
-            if header.classifier:
-                scores = checked_scores(scores)
-            origin = TablesOrigin(
-                command="predict", classifier=header.classifier, consensus=settings.consensus, plan=header.plan
+            totals = write_run_tables(
+                self.folder, self.settings, resolved, summary, plan, header, self.control.raise_if_ending
             )
-            tables = (names, origin, raise_if_ending)
-            totals = write_tables(self.folder, summary, scores, *tables, legacy=settings.legacy_output)
             return "1"
 
         self.control.broadcast_from_rank_0("tables", make)

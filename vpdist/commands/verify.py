@@ -127,7 +127,7 @@ def _differences(
     """How the tables differ from those that parts and token store give."""
     run = read_json(folder.run) or {}
     origin = recorded_origin(run)
-    known = origin.classifier in ("", header.classifier)
+    known = origin.classifier in ("", header.classifier) and origin.summary == header.summary
     scores = write_results.part_scores(folder, plan, header, summary.n_fragments, lambda: None)
     if not known:
         scores = check_tables.unknown_scores(scores)
@@ -139,6 +139,7 @@ def _differences(
         origin.consensus,
         known=known,
         legacy=_has_legacy_files(folder, run, origin),
+        shortest_chunk=origin.shortest_chunk,
     )
 
 

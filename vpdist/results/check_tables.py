@@ -15,9 +15,10 @@ from typing import BinaryIO
 import numpy as np
 
 from vpdist.errors import StorageError
-from vpdist.results import tables, virnucpro_files, write_results
+from vpdist.results import doubts, tables, virnucpro_files, write_results
 from vpdist.results.flags import NA
 from vpdist.results.scores import Scores
+from vpdist.sequences import store_summary, token_store
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.storage.atomic_files import open_regular
 from vpdist.storage.run_folder import LEGACY, RunFolder
@@ -25,8 +26,8 @@ from vpdist.text import shortened
 
 SCORE_COLUMNS = ("virus_score", "nonvirus_score", "prediction")
 FREE = {
-    "sequences": ("n_virus_chunks", *SCORE_COLUMNS, "margin", "probability", "q_value", "p_value", "call"),
-    "chunks": (*SCORE_COLUMNS, "margin"),
+    "sequences": ("n_virus_chunks", *SCORE_COLUMNS, "margin", "probability", "q_value", "p_value", "call", "flags"),
+    "chunks": (*SCORE_COLUMNS, "margin", "flags"),
     "fragments": SCORE_COLUMNS,
 }
 """The columns that depend on a classifier: what they hold is not compared where it is not known which one it was."""
@@ -140,15 +141,19 @@ def problems(
     *,
     known: bool,
     legacy: bool,
+    shortest_chunk: int = 0,
 ) -> Iterator[str]:
     """The first problem of each table, with `legacy` also of the original's two files.
 
     `known`: whether `scores` are those of the classifier that the tables come from; else any, see `unknown_scores`.
+    `shortest_chunk`: bases of the shortest chunk that it judges, 0 for every one.
     """
+    blocks = map(token_store.read_table, store_summary.block_paths(folder, summary))
+    scores = doubts.withhold_short(blocks, scores, shortest_chunk)
     with ExitStack() as stack:
         files = {name: _table(name, folder.path / f"{name}.tsv", known, stack) for name in tables.COLUMNS}
         try:
-            write_results.fill_tables(files, folder, summary, scores, sources, consensus)
+            write_results.fill_tables(files, folder, summary, scores, sources, consensus, shortest_chunk=shortest_chunk)
         except StorageError as error:
             yield str(error)
             return

@@ -10,8 +10,7 @@ import numpy as np
 from vpdist.calibration.judgement import Judge
 from vpdist.errors import StorageError
 from vpdist.planning.plan import Plan
-from vpdist.results import parts, tables, virnucpro_files
-from vpdist.results.flags import Flags
+from vpdist.results import doubts, parts, tables, virnucpro_files
 from vpdist.results.parts import PartHeader
 from vpdist.results.scores import Scores
 from vpdist.results.sequence_sums import BlockReader, evidence
@@ -59,14 +58,17 @@ def write_tables(
     *,
     legacy: bool,
     judge: Judge | None = None,
-    flags: Flags | None = None,
 ) -> Totals:
     """Write the three tables from the token store and the scores, with `legacy` also the original's two files, which
     are removed otherwise: all of them together, or none. `judge` says what the scores are worth, None where nothing is
-    known; `flags`: None where none were looked for. `raise_if_ending` is called between blocks. Raises StorageError."""
+    known. `raise_if_ending` is called between blocks. Raises StorageError."""
     with replacing_tables(folder, origin) as new, ExitStack() as stack:
         files = {name: stack.enter_context(replacing(new / f"{name}.tsv")) for name in tables.COLUMNS}
-        totals = fill_tables(files, folder, summary, scores, sources, origin.consensus, raise_if_ending, judge, flags)
+        scores = doubts.withhold_short(_blocks(folder, summary, raise_if_ending), scores, origin.shortest_chunk)
+        shortest = origin.shortest_chunk
+        totals = fill_tables(
+            files, folder, summary, scores, sources, origin.consensus, raise_if_ending, judge, shortest
+        )
         stack.close()
         if legacy:
             virnucpro_files.write_virnucpro_files(new, scores)
@@ -83,15 +85,14 @@ def fill_tables(
     consensus: str,
     raise_if_ending: Callable[[], None] = lambda: None,
     judge: Judge | None = None,
-    flags: Flags | None = None,
+    shortest_chunk: int = 0,
 ) -> Totals:
-    """The content of the three tables, written to `files` (sequences, chunks, fragments). With `judge` the blocks are
-    read twice: what is said of a sequence depends on all. Raises StorageError."""
+    """The content of the three tables, written to `files` (sequences, chunks, fragments). The blocks are read several
+    times: flags of a sequence depend on all its chunks, and with `judge` what is said of one depends on all of them.
+    `shortest_chunk`: bases of the shortest one that the model judges, 0 for every chunk. Raises StorageError."""
 
     def blocks() -> Iterator[BlockTable]:
-        for path in store_summary.block_paths(folder, summary):
-            yield token_store.read_table(path)
-            raise_if_ending()
+        return _blocks(folder, summary, raise_if_ending)
 
     new_names, judgement = store_summary.new_names(folder, summary), None
     if judge is not None:
@@ -105,7 +106,7 @@ def fill_tables(
         n_records=summary.n_records,
         consensus=consensus,
         judgement=judgement,
-        flags=flags,
+        flags=doubts.find_doubts(blocks(), scores, summary.n_records, shortest_chunk),
     )
     if (totals.chunks, totals.fragments) != (summary.n_chunks, summary.n_fragments):
         raise StorageError(
@@ -113,6 +114,13 @@ def fill_tables(
             f"{summary.n_chunks} and {summary.n_fragments}"
         )
     return totals
+
+
+def _blocks(folder: RunFolder, summary: StoreSummary, raise_if_ending: Callable[[], None]) -> Iterator[BlockTable]:
+    """The token store without its tokens. Raises DamagedFile."""
+    for path in store_summary.block_paths(folder, summary):
+        yield token_store.read_table(path)
+        raise_if_ending()
 
 
 def summary_text(folder: RunFolder, totals: Totals, seconds: float, *, called: bool) -> str:
