@@ -55,7 +55,7 @@ def test_short_sequences_have_no_score_and_say_so(strict: Bundle, tmp_path: Path
     recorded = json.loads((run / "run.json").read_text())
     assert recorded["decisions"]["shortest_chunk"] == 200
     assert recorded["tables_from"]["shortest_chunk"] == 200
-    assert any("1 of 4 sequences get no score from model" in line for line in recorded["warnings"])
+    assert any("1 of 4 sequences have no score" in line for line in recorded["warnings"])
     assert verify(run) == []
 
 

@@ -43,6 +43,6 @@ def refuse_mostly_short(
             f"model for shorter ones (`vpdist models` lists them), or score the others with --allow-short"
         )
     return [
-        f"warning: {n_short:,} of {len(lengths):,} sequences get no score from model {model}, {limit}; {median}, and "
-        f"those have the flag short"
+        f"warning: {n_short:,} of {len(lengths):,} sequences have no score, and the flag short, from model {model}: "
+        f"{limit}, {median}"
     ]

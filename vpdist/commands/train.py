@@ -7,13 +7,14 @@ files that cannot be used are refused before anything is embedded.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 import xxhash
 
-from vpdist.commands import run_inputs
+from vpdist.commands import run_inputs, train_heads
+from vpdist.commands.beside import Beside
 from vpdist.commands.embedded_run import EmbeddedRun, finished_run
 from vpdist.commands.predict import Predict
 from vpdist.commands.trained_model import Trained, write_trained
@@ -75,10 +76,15 @@ class _Train:
     def control(self) -> Control:
         return self.session.control
 
+    def again(self, settings: Settings, labelled: Labelled, session: Session) -> _Train:
+        """The same command for other pieces of the sequences, in a folder of its own."""
+        return replace(self, settings=settings, labelled=labelled, session=session)
+
     def stages(self) -> Outcome:
         """All stages, in order."""
         started = time.monotonic()
         self.session.begin()
+        train_heads.check(self.settings, self.training)
         records, group = self._groups()
         embedded = Predict(self.settings, self.session).stages()
         run = finished_run(self.session.folder)
@@ -87,7 +93,9 @@ class _Train:
         fragments, sides = self._sides(run, records, group)
         fit_on, validation = (self._examples(fragments, sides, side, sums) for side in (TRAINING, VALIDATION))
         fit = self._fit(run, rows, sums, fit_on, validation, sides)
-        text = self._model(run, rows, records, fragments, sides, fit, started)
+        main = train_heads.Embedded(run, rows, records, fragments, sides)
+        beside = train_heads.fit_beside(self, sums, main, fit.network.classifier)
+        text = self._model(run, rows, records, fragments, sides, fit, beside, started)
         return Outcome("\n".join([embedded.message, *self.warnings, text]), embedded.failures)
 
     def _groups(self) -> tuple[Records | None, np.ndarray]:
@@ -210,6 +218,7 @@ class _Train:
         fragments: Fragments | None,
         sides: Sides | None,
         fit: Fit,
+        beside: Beside,
         started: float,
     ) -> str:
         """Rank 0 judges the classifier and writes the model; the others wait. Returns the summary."""
@@ -252,6 +261,7 @@ class _Train:
                 plots.draw(self.labelled.model / "plots", scored, training.name or self.labelled.model.name)
                 if plots.can_draw()
                 else [],
+                beside,
             )
             text = write_trained(trained, self.control.runtime, time.monotonic() - started)
             return "1"
