@@ -45,9 +45,8 @@ class Pieces:
 
 
 def cut(lengths: np.ndarray, length: int, least: int, seed: int, most: int = MOST_PIECES) -> Pieces:
-    """The pieces of sequences of these lengths: chunks of `length` bases, as `predict` makes them, of which the last one
-    may be shorter, or the whole of a shorter sequence; from `least` bases on. Of more than `most`, that many are
-    drawn."""
+    """The pieces of sequences of these lengths: chunks of `length` bases, as `predict` makes them (the last one may be
+    shorter, and so is all of a short sequence), from `least` bases on. Of more than `most`, that many are drawn."""
     long_enough = np.flatnonzero(lengths >= least)
     bounds = [chunk_bounds(bases, length) for bases in lengths[long_enough].tolist()]
     none = np.zeros(0, np.int64)
