@@ -33,13 +33,14 @@ COMPUTING = (
     "[--model] [--nucleotide-model] [--protein-model] [--chunk-length] [--min-length=0] [--replace-unknown] "
     "[--dtype=auto] [--embedding-dtype=auto] [--token-budget=auto] [--threads] [--device=auto] [--progress=auto] [--offline] "
 )
+CALLING = "[--prevalence] [--sensitive] [--balanced] [--strict] [--max-fdr] "
 RUNNING = "[--nproc] [--reuse] [--schedule=static] [--stall-timeout=1800.0] [--restart] "
 COMMANDS = {
     "predict": "[inputs=[]] [--files-from] -o/--output [--classifier] [--allow-short] [--consensus=mean] [--no-embeddings] [--legacy-output] "
-    + (COMPUTING + RUNNING),
+    + (COMPUTING + CALLING + RUNNING),
     "embed": "[inputs=[]] [--files-from] -o/--output " + COMPUTING + RUNNING,
     "plan": "[inputs=[]] [--files-from] [-o/--output] [--classifier] [--ranks] [--no-embeddings] [--json] " + COMPUTING,
-    "classify": "run [--model] [--classifier] [--consensus] [--progress=auto] [--offline] [--legacy-output]",
+    "classify": "run [--model] [--classifier] [--consensus] [--progress=auto] [--offline] [--legacy-output] " + CALLING,
     "train": "--virus --other -o/--output [--groups] [--gbff] [--hidden=512] [--dropout=0.5] [--optimizer=sgd] "
     "[--learning-rate=0.0002] [--momentum=0.9] [--weight-decay=0.0] [--learning-rate-schedule=step] [--decay-every=10] "
     "[--decay=0.85] [--epochs=200] [--patience=5] [--keep=best] [--batch-size=32] [--class-weights=none] "
@@ -62,6 +63,8 @@ TYPED = {
     "--chunk-length": "300",
     "--min-length": "7",
     "--consensus": "max",
+    "--prevalence": "0.3",
+    "--max-fdr": "0.2",
     "--dtype": "float32",
     "--embedding-dtype": "float16",
     "--token-budget": "4096",
@@ -116,7 +119,7 @@ def test_what_is_not_typed_is_the_default_of_the_settings(monkeypatch: pytest.Mo
 
 
 def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ("--no-embeddings", "--offline", "--restart", "--legacy-output", "--allow-short")
+    flags = ("--no-embeddings", "--offline", "--restart", "--legacy-output", "--allow-short", "--strict")
     typed = [text for option in TYPED.items() for text in option]
     made = settings_of(monkeypatch, "predict", "a.fa", "--output", "run", *typed, *flags)
     assert made == Settings(
@@ -130,6 +133,9 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
         min_length=7,
         allow_short=True,
         consensus="max",
+        prevalence=0.3,
+        max_fdr=0.2,
+        strict=True,
         dtype="float32",
         files_from="list.txt",
         embedding_dtype="float16",

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import vpdist
-from vpdist import model_commands
+from vpdist import model_commands, run_commands
 from vpdist.config import MOST_RANKS, Settings, within
 from vpdist.environment import (
     bound_spinning,
@@ -45,8 +45,8 @@ Nproc = Annotated[
 @app.command()
 @with_settings(
     "inputs files_from output model classifier nucleotide_model protein_model chunk_length min_length replace_unknown "
-    "allow_short consensus dtype embedding_dtype embeddings token_budget threads device nproc schedule progress "
-    "stall_timeout offline restart reuse legacy_output"
+    "allow_short consensus prevalence sensitive balanced strict max_fdr dtype embedding_dtype embeddings token_budget "
+    "threads device nproc schedule progress stall_timeout offline restart reuse legacy_output"
 )
 def predict(settings: Settings, nproc: Nproc = None) -> None:
     """Call every sequence virus or not, and keep the embeddings that led there."""
@@ -183,43 +183,7 @@ def plan(
     typer.echo(planned.to_json() if as_json else printable_lines("\n".join(planned.lines())))
 
 
-@app.command()
-def classify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A complete run folder that keeps its embeddings.")],
-    model: Annotated[str | None, option("model")] = None,
-    classifier: Annotated[Path | None, option("classifier")] = None,
-    consensus: Annotated[str | None, option("consensus", default="as in the run")] = None,
-    progress: Annotated[str, option("progress")] = "auto",
-    offline: Annotated[bool, option("offline")] = False,
-    legacy_output: Annotated[bool, option("legacy_output")] = False,
-) -> None:
-    """Make new calls from a run's embeddings, in seconds."""
-    from vpdist.commands.early_checks import check_classifier_file
-    from vpdist.models.download_display import shown_on
-    from vpdist.models.find import find_model
-    from vpdist.storage.run_folder import RunFolder
-
-    if (model is None) == (classifier is None):
-        raise UsageError("name a --model or a --classifier, one of both")
-    if launch_context().rank == 0:
-        RunFolder(run).check_holds_run()
-        if classifier is not None:
-            check_classifier_file(classifier)
-        if model is not None:
-            find_model(model, offline=offline, listener=shown_on(sys.stderr))
-    with ending_with_launcher():
-        from vpdist.commands.classify import classify as new_calls
-
-    code = new_calls(
-        run,
-        classifier,
-        model=model,
-        offline=offline,
-        consensus=consensus,
-        legacy_output=legacy_output,
-        progress=progress,
-    )
-    raise typer.Exit(code)
+run_commands.add_to(app)
 
 
 @app.command()

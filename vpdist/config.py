@@ -15,7 +15,9 @@ from typing import Annotated, Any, get_origin, get_type_hints
 from vpdist.encoder_kinds import KINDS, in_files, options
 from vpdist.errors import UsageError
 from vpdist.option_declarations import Option, encodable, parsed_budget
+from vpdist.option_declarations import between_0_and_1 as between_0_and_1
 from vpdist.option_declarations import one_of as one_of
+from vpdist.option_declarations import preset_of as preset_of
 from vpdist.option_declarations import within as within
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -76,6 +78,17 @@ class Settings:
     ] = False
     allow_short: Annotated[bool, Option("Go on where most sequences are too short for the model: they are NA.")] = False
     consensus: Annotated[str, Option("A sequence's scores from its chunks': {choices}.", CONSENSUS)] = "mean"
+    prevalence: Annotated[
+        float | None, Option("The sample's share of viruses, between 0 and 1; by default estimated.", metavar="P")
+    ] = None
+    max_fdr: Annotated[
+        float | None, Option("Call virus up to this q-value, in place of the preset's.", metavar="X")
+    ] = None
+    sensitive: Annotated[bool, Option("Call virus up to q = 0.10, non-virus below probability 0.05.")] = False
+    balanced: Annotated[bool, Option("Call virus up to q = 0.05, non-virus below probability 0.2; the default.")] = (
+        False
+    )
+    strict: Annotated[bool, Option("Call virus up to q = 0.01 from probability 0.9, non-virus below 0.5.")] = False
     dtype: Annotated[str, Option("Encoders: {choices}.", DTYPES)] = "auto"
     embedding_dtype: Annotated[
         str, Option("Stored embeddings: {choices}; auto: float16 unless encoders compute in float32.", STORED_DTYPES)
@@ -138,11 +151,19 @@ class Settings:
             raise UsageError("--no-embeddings without a classifier would keep nothing")
         for name, option in OPTIONS.items():
             option.check(name, getattr(self, name))
+        between_0_and_1("prevalence", self.prevalence)
+        between_0_and_1("max-fdr", self.max_fdr)
+        preset_of(self.sensitive, self.balanced, self.strict)
 
     @property
     def bases_per_chunk(self) -> int:
         """The chunk length; `models.choose.applied` has made sure that it is the classifier's."""
         return DEFAULT_CHUNK_LENGTH if self.chunk_length is None else self.chunk_length
+
+    @property
+    def preset(self) -> str:
+        """One of PRESET_NAMES."""
+        return preset_of(self.sensitive, self.balanced, self.strict)
 
     @property
     def models(self) -> dict[str, str]:

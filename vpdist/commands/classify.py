@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from vpdist.calibration.judgement import Choice
 from vpdist.commands import prepare, resolve_config
+from vpdist.commands.run_calibration import judging_of
 from vpdist.commands.run_inputs import Waiting
 from vpdist.commands.run_record import runs_with, this_run
 from vpdist.commands.short_sequences import refuse_mostly_short
@@ -48,6 +50,7 @@ def classify(
     consensus: str | None,
     legacy_output: bool,
     progress: str,
+    choice: Choice | None = None,
 ) -> int:
     """Run `vpdist classify` on this rank; returns the exit code.
 
@@ -59,6 +62,7 @@ def classify(
         consensus: mean, max or fraction; None: that of the run.
         legacy_output: also write the original method's two files.
         progress: auto, bars, log or none.
+        choice: how a model's calibration judges the scores; None: by default.
     """
     if consensus is not None:
         one_of("consensus", consensus, CONSENSUS)
@@ -69,7 +73,7 @@ def classify(
         def make() -> str:
             nonlocal outcome
             bundle = None if model is None else find_model(model, offline=offline, listener=Waiting(session.control))
-            outcome = _new_calls(session, classifier, bundle, consensus, legacy_output)
+            outcome = _new_calls(session, classifier, bundle, consensus, choice or Choice(), legacy_output)
             return "1"
 
         session.control.broadcast_from_rank_0("classified", make)
@@ -79,7 +83,12 @@ def classify(
 
 
 def _new_calls(
-    session: Session, given: Path | None, bundle: Bundle | None, consensus: str | None, legacy_output: bool
+    session: Session,
+    given: Path | None,
+    bundle: Bundle | None,
+    consensus: str | None,
+    choice: Choice,
+    legacy_output: bool,
 ) -> Outcome:
     """All of `vpdist classify`, on rank 0. Raises UsageError, WeightsError, StorageError."""
     started = time.monotonic()
@@ -98,8 +107,41 @@ def _new_calls(
             f"{folder.path}: {path} needs {' and '.join(classifier.kinds)} embeddings, but the run has no "
             f"{' nor '.join(missing_kinds)} ones"
         )
-    store_summary.check_digest(folder, summary)
     use_threads(recorded.threads)
+    plan, plan_id = _complete_plan(folder, recorded, summary, classifier, path)
+    chosen = consensus or _recorded_consensus(run)
+    judging = judging_of(bundle, choice, chosen)
+    session.begin()
+    told = None if bundle is None else choose.named(bundle)
+    folder.update_run(runs=runs_with(run, this_run(session.control.runtime)), tables_model=told)
+    session.progress.stage("classify", planned_units=plan.n_units)
+    scores = checked_scores(_scores(session, classifier, plan, plan_id, summary))
+    sources = recorded.input_names
+    origin = TablesOrigin(
+        command="classify",
+        classifier=classifier.fingerprint,
+        consensus=chosen,
+        plan=plan_id,
+        shortest_chunk=choose.shortest_judged(bundle),
+        summary=classifier.summary.fingerprint if classifier.summary is not None else "",
+    )
+    written = (sources, origin, session.control.raise_if_ending)
+    totals = write_tables(folder, summary, scores, *written, legacy=legacy_output, judging=judging)
+    warnings = summary.warnings(sources, recorded.min_length)
+    if bundle is not None:
+        shortest = origin.shortest_chunk
+        warnings += refuse_mostly_short(folder, summary, bundle.model.name, shortest, allowed=True)
+    warnings += resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
+    text = summary_text(folder, totals, time.monotonic() - started, called=True)
+    return Outcome("\n".join([*warnings, text, *choose.told(bundle)]), totals.failed_fragments)
+
+
+def _complete_plan(
+    folder: RunFolder, recorded: ResolvedConfig, summary: StoreSummary, classifier: Heads, path: Path
+) -> tuple[Plan, str]:
+    """The plan of a run of which no unit is missing, and its identity; the classifier, from `path`, is compared with
+    the widths of its embeddings. Raises UsageError, WeightsError, StorageError."""
+    store_summary.check_digest(folder, summary)
     plan, plan_id = plan_file.map_plan(folder.plan, n_fragments=summary.n_fragments, store=summary.digest)
     header = part_header(plan_id, recorded)
     missing = parts.remaining(folder.parts, plan, header)
@@ -111,30 +153,7 @@ def _new_calls(
         first = parts.read(folder.parts, 0, classifier.kinds)
         widths = [array.shape[1] for array in first.values()]
         resolve_config.check_classifier(classifier, str(path), widths, recorded.chunk_length)
-    chosen = consensus or _recorded_consensus(run)
-    session.begin()
-    told = None if bundle is None else choose.named(bundle)
-    folder.update_run(runs=runs_with(run, this_run(session.control.runtime)), tables_model=told)
-    session.progress.stage("classify", planned_units=plan.n_units)
-    scores = checked_scores(_scores(session, classifier, plan, plan_id, summary))
-    sources = recorded.input_names
-    origin = TablesOrigin(
-        command="classify",
-        classifier=classifier.fingerprint,
-        consensus=chosen,
-        plan=header.plan,
-        shortest_chunk=choose.shortest_judged(bundle),
-        summary=classifier.summary.fingerprint if classifier.summary is not None else "",
-    )
-    raise_if_ending = session.control.raise_if_ending
-    totals = write_tables(folder, summary, scores, sources, origin, raise_if_ending, legacy=legacy_output)
-    warnings = summary.warnings(sources, recorded.min_length)
-    if bundle is not None:
-        shortest = origin.shortest_chunk
-        warnings += refuse_mostly_short(folder, summary, bundle.model.name, shortest, allowed=True)
-    warnings += resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
-    text = summary_text(folder, totals, time.monotonic() - started, called=True)
-    return Outcome("\n".join([*warnings, text, *choose.told(bundle)]), totals.failed_fragments)
+    return plan, plan_id
 
 
 def _fitting(recorded: ResolvedConfig, given: Path | None, bundle: Bundle | None, folder: RunFolder) -> Path:

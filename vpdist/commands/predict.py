@@ -19,8 +19,8 @@ from vpdist.commands import prepare, resolve_config, run_inputs
 from vpdist.commands.platforms import note_platforms
 from vpdist.commands.reuse import earlier_run
 from vpdist.commands.run_inputs import RunInputs
-from vpdist.commands.run_tables import write_run_tables
 from vpdist.commands.short_sequences import refuse_mostly_short
+from vpdist.commands.tables_of_run import tables_of_run
 from vpdist.commands.threads import use_threads
 from vpdist.config import ResolvedConfig, Settings
 from vpdist.embedding.encoder_process import EncoderProcess
@@ -280,9 +280,7 @@ class Predict:
 
         def make() -> str:
             nonlocal totals
-            totals = write_run_tables(
-                self.folder, self.settings, resolved, summary, plan, header, self.control.raise_if_ending
-            )
+            totals = tables_of_run(self.settings, self.session, summary, plan, header, resolved)
             return "1"
 
         self.control.broadcast_from_rank_0("tables", make)

@@ -18,6 +18,7 @@ from vpdist.commands.early_checks import check_kind
 from vpdist.commands.input_list import read_list
 from vpdist.commands.platforms import platform_here
 from vpdist.commands.recorded_by_rank_0 import publish_recorded, rank_named, recorded_by_rank_0
+from vpdist.commands.run_calibration import choice_of, judging_of
 from vpdist.commands.run_record import runs_with, this_run
 from vpdist.config import InputIdentity, ResolvedConfig, Settings
 from vpdist.distributed.device import gpus_left_out
@@ -118,6 +119,7 @@ def _resolve(
     files = {kind: fingerprinted(folder) for kind, folder in models.items()}
     fingerprints = {kind: each.fingerprint for kind, each in files.items()}
     choose.refuse_other_encoders(settings, choose.model_of(settings), fingerprints)
+    judging_of(choose.calling_model_of(settings), choice_of(settings), settings.consensus)
     runtime = session.control.runtime
     resolved = resolve_config.resolve_config(
         settings,

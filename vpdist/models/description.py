@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from vpdist.calibration.calibrated import Calibration, NullScores
 from vpdist.encoder_kinds import CLASSIFIED, WIDEST
 from vpdist.errors import WeightsError
+from vpdist.models.calibration_fields import calibration_from_json, null_scores_from_json
 from vpdist.models.classifier_entries import (
     LINE,
     LONGEST_CHUNK,
@@ -190,10 +192,10 @@ class Model:
     shortest_chunk: int
     """Bases of the shortest chunk that it may judge."""
     classifier: ClassifierEntry = field(default_factory=ClassifierEntry)
-    calibration: Any = None
-    """Any JSON; kept as it is."""
-    null_scores: Any = None
-    """Any JSON; kept as it is."""
+    calibration: Calibration | None = None
+    """Of sequences' scores, per length class."""
+    null_scores: NullScores | None = None
+    """Of sequences that are no viruses and that nothing was fitted on, per length class."""
     training: Training | None = None
     short_chunks: str = JUDGED
     """What becomes of chunks shorter than `shortest_chunk`: NA, or JUDGED, as in the original and in every model.json
@@ -256,8 +258,8 @@ class Model:
             chunk_length=chunk_length,
             shortest_chunk=entry.whole("shortest_chunk", 1, chunk_length),
             classifier=ClassifierEntry.from_json(path, "classifier", entry.content["classifier"]),
-            calibration=entry.content["calibration"],
-            null_scores=entry.content["null_scores"],
+            calibration=calibration_from_json(path, "calibration", entry.content["calibration"]),
+            null_scores=null_scores_from_json(path, "null_scores", entry.content["null_scores"]),
             training=None if training is None else Training.from_json(path, "training", training),
             **_optional(path, entry),
         )

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from vpdist.calibration.judging import Judging
 from vpdist.errors import StorageError
 from vpdist.results import doubts, tables, virnucpro_files, write_results
 from vpdist.results.flags import NA
@@ -141,19 +142,22 @@ def problems(
     *,
     known: bool,
     legacy: bool,
+    judging: Judging | None = None,
     shortest_chunk: int = 0,
 ) -> Iterator[str]:
     """The first problem of each table, with `legacy` also of the original's two files.
 
     `known`: whether `scores` are those of the classifier that the tables come from; else any, see `unknown_scores`.
-    `shortest_chunk`: bases of the shortest chunk that it judges, 0 for every one.
+    `judging`: by what they were judged. `shortest_chunk`: bases of the shortest chunk that was judged, 0 for every one.
     """
     blocks = map(token_store.read_table, store_summary.block_paths(folder, summary))
     scores = doubts.withhold_short(blocks, scores, shortest_chunk)
     with ExitStack() as stack:
         files = {name: _table(name, folder.path / f"{name}.tsv", known, stack) for name in tables.COLUMNS}
         try:
-            write_results.fill_tables(files, folder, summary, scores, sources, consensus, shortest_chunk=shortest_chunk)
+            write_results.fill_tables(
+                files, folder, summary, scores, sources, consensus, judging=judging, shortest_chunk=shortest_chunk
+            )
         except StorageError as error:
             yield str(error)
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -49,6 +49,8 @@ class Totals:
     failed_fragments: int = 0
     virus_sequences: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
+    judgement: dict[str, Any] | None = None
+    """What run.json says of the judgement of all sequences; None where nothing is known."""
 
 
 def _score_columns(virus: np.ndarray, nonvirus: np.ndarray) -> list[str]:
@@ -165,14 +167,11 @@ class TableWriter:
         """The columns probability, q_value, p_value, call of some sequences, a tab before each."""
         if self.judgement is None:
             return [f"\t{NA}" * 4] * (which.stop - which.start)
-        known = self.judgement.rows(which)
+        known = self.judgement
         return [
             f"\t{_number(probability)}\t{_number(q)}\t{_number(p)}\t{CALLS[call]}"
             for probability, q, p, call in zip(
-                known.probability.tolist(),
-                known.q_value.tolist(),
-                known.p_value.tolist(),
-                known.call.tolist(),
+                *(column[which].tolist() for column in (known.probability, known.q_value, known.p_value, known.call)),
                 strict=True,
             )
         ]

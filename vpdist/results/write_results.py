@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from vpdist.calibration.judgement import Judge
+from vpdist.calibration import judging as judged
+from vpdist.calibration.judging import Judging
 from vpdist.errors import StorageError
 from vpdist.planning.plan import Plan
 from vpdist.results import doubts, parts, tables, virnucpro_files
@@ -18,8 +21,8 @@ from vpdist.results.tables import Totals
 from vpdist.sequences import store_summary, token_store
 from vpdist.sequences.blocks import BlockTable
 from vpdist.sequences.store_summary import StoreSummary
-from vpdist.storage.atomic_files import replacing
-from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.atomic_files import replacing, write_json
+from vpdist.storage.run_folder import CALIBRATION, RunFolder
 from vpdist.storage.table_switch import TablesOrigin, replacing_tables
 from vpdist.text import printable, without_open_quotes
 
@@ -57,19 +60,27 @@ def write_tables(
     raise_if_ending: Callable[[], None],
     *,
     legacy: bool,
-    judge: Judge | None = None,
+    judging: Judging | None = None,
 ) -> Totals:
     """Write the three tables from the token store and the scores, with `legacy` also the original's two files, which
-    are removed otherwise: all of them together, or none. `judge` says what the scores are worth, None where nothing is
-    known. `raise_if_ending` is called between blocks. Raises StorageError."""
-    with replacing_tables(folder, origin) as new, ExitStack() as stack:
+    are removed otherwise: all of them together, or none.
+
+    `judging` says what the scores are worth, and is kept beside the tables; None where nothing is known.
+    `raise_if_ending` is called between blocks. Raises StorageError.
+    """
+    about: dict[str, Any] = {"judgement": None}
+    if judging is not None:
+        origin = replace(origin, calibration=CALIBRATION)
+    shortest = origin.shortest_chunk
+    with replacing_tables(folder, origin, about) as new, ExitStack() as stack:
         files = {name: stack.enter_context(replacing(new / f"{name}.tsv")) for name in tables.COLUMNS}
-        scores = doubts.withhold_short(_blocks(folder, summary, raise_if_ending), scores, origin.shortest_chunk)
-        shortest = origin.shortest_chunk
-        totals = fill_tables(
-            files, folder, summary, scores, sources, origin.consensus, raise_if_ending, judge, shortest
-        )
+        scores = doubts.withhold_short(_blocks(folder, summary, raise_if_ending), scores, shortest)
+        by = (origin.consensus, raise_if_ending, judging, shortest)
+        totals = fill_tables(files, folder, summary, scores, sources, *by)
         stack.close()
+        if judging is not None:
+            about["judgement"] = totals.judgement
+            write_json(new / CALIBRATION, judging.to_dict())
         if legacy:
             virnucpro_files.write_virnucpro_files(new, scores)
         raise_if_ending()
@@ -84,19 +95,21 @@ def fill_tables(
     sources: Sequence[str],
     consensus: str,
     raise_if_ending: Callable[[], None] = lambda: None,
-    judge: Judge | None = None,
+    judging: Judging | None = None,
     shortest_chunk: int = 0,
 ) -> Totals:
     """The content of the three tables, written to `files` (sequences, chunks, fragments). The blocks are read several
-    times: flags of a sequence depend on all its chunks, and with `judge` what is said of one depends on all of them.
+    times: flags of a sequence depend on all its chunks, and with `judging` what is said of one depends on all of them.
     `shortest_chunk`: bases of the shortest one that the model judges, 0 for every chunk. Raises StorageError."""
 
     def blocks() -> Iterator[BlockTable]:
         return _blocks(folder, summary, raise_if_ending)
 
-    new_names, judgement = store_summary.new_names(folder, summary), None
-    if judge is not None:
-        judgement = judge(evidence(blocks(), BlockReader(scores, new_names, len(sources), None), consensus))
+    new_names, judgement, described = store_summary.new_names(folder, summary), None, None
+    if judging is not None:
+        found = evidence(blocks(), BlockReader(scores, new_names, len(sources), None), consensus)
+        judgement = judging.judge(found)
+        described = judging.described(judgement, found)
     totals = tables.fill(
         files,
         blocks(),
@@ -113,6 +126,7 @@ def fill_tables(
             f"the tables have {totals.chunks} chunks and {totals.fragments} fragments, but the token store has "
             f"{summary.n_chunks} and {summary.n_fragments}"
         )
+    totals.judgement = described
     return totals
 
 
@@ -130,6 +144,8 @@ def summary_text(folder: RunFolder, totals: Totals, seconds: float, *, called: b
     lines.append(f"{totals.open_chunks:,} of {totals.chunks:,} chunks have an open frame")
     if called:
         lines.append(f"{totals.virus_sequences:,} sequences called virus")
+    if totals.judgement is not None:
+        lines += judged.lines(totals.judgement)
     if totals.failed_fragments:
         lines.append(f"{totals.failed_fragments:,} fragments FAILED; they are NA in fragments.tsv, see the log files")
     lines.append(f"tables: {folder.path / 'sequences.tsv'}, chunks.tsv, fragments.tsv")

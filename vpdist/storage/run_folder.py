@@ -21,7 +21,9 @@ NEXT_TABLES = ".tables.next"
 SUBFOLDERS = ("parts", "tokens", "logs", "at_work")
 TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 LEGACY = ("prediction_results.txt", "prediction_results_highestscore.csv")
-TOP_FILES = (*TABLES, *LEGACY, "progress.jsonl", "run.json", "status.json")
+CALIBRATION = "calibration.json"
+"""By what the tables' scores were judged."""
+TOP_FILES = (*TABLES, *LEGACY, CALIBRATION, "progress.jsonl", "run.json", "status.json")
 """In the order in which they are discarded: what tells that the folder holds a run goes last."""
 NAMES = {
     "": re.compile("|".join([*map(re.escape, TOP_FILES), re.escape(SHARED_MARK) + "[0-9-]+"])),
@@ -50,7 +52,7 @@ class RunFolder:
         self.plan, self.store, self.names = (self.tokens / name for name in ("plan.h5", "store.json", "names.h5"))
         self.equal_rows, self.row_bases = self.tokens / "equal-rows.h5", self.tokens / "row-bases.h5"
         self.spool, self.input_list = self.tokens / "stdin", self.tokens / "files-from"
-        self.next_tables = path / NEXT_TABLES
+        self.next_tables, self.calibration = path / NEXT_TABLES, path / CALIBRATION
 
     def log(self, rank: int) -> Path:
         return self.path / "logs" / f"rank{rank:05d}.log"

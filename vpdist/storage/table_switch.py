@@ -14,18 +14,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import xxhash
 
 from vpdist.errors import StorageError
 from vpdist.storage.atomic_files import open_regular, read_json, storage_error, sync_folder
-from vpdist.storage.run_folder import LEGACY, TABLES, RunFolder
+from vpdist.storage.run_folder import CALIBRATION, LEGACY, TABLES, RunFolder
 
 logger = logging.getLogger(__name__)
 
 SWITCHING, COMPLETE = "switching", "complete"
-NAMES = (*TABLES, *LEGACY)
+NAMES = (*TABLES, *LEGACY, CALIBRATION)
 BLOCK_BYTES = 1 << 20
 
 
@@ -59,7 +60,8 @@ class TablesRecord:
     plan: str
     """Identity of the plan whose parts they were made from."""
     files: Mapping[str, FileDigest]
-    """By name: the three tables, and the original method's two files where they were asked for."""
+    """By name: the three tables, the original method's two files where they were asked for, and by what the scores were
+    judged, if they were."""
 
     def to_dict(self) -> dict[str, Any]:
         files = {name: {"bytes": each.size, "xxh3_128": each.digest} for name, each in self.files.items()}
@@ -89,6 +91,8 @@ class TablesOrigin:
     consensus: str
     plan: str
     """Identity of the plan of the parts."""
+    calibration: str = ""
+    """Name of the file by which the scores were judged, '' where nothing is known of them."""
     shortest_chunk: int = 0
     """Bases below which chunks have no scores; 0: every chunk is judged."""
     summary: str = ""
@@ -96,10 +100,9 @@ class TablesOrigin:
 
     def to_dict(self) -> dict[str, str | int]:
         """`tables_from` in run.json; the plan is in the tables' record."""
-        known: dict[str, str | int] = {"command": self.command, "classifier": self.classifier}
-        known["consensus"] = self.consensus
+        names = ("command", "classifier", "consensus", "calibration")
         rules: dict[str, str | int] = {"shortest_chunk": self.shortest_chunk, "summary": self.summary}
-        return known | {name: value for name, value in rules.items() if value}
+        return {name: getattr(self, name) for name in names} | {name: value for name, value in rules.items() if value}
 
 
 def recorded_tables(folder: RunFolder) -> TablesRecord | None:
@@ -119,7 +122,8 @@ def recorded_origin(run: dict[str, Any]) -> TablesOrigin:
     origin, settings = run.get("tables_from", {}), run.get("settings", {})
     if not (isinstance(origin, dict) and isinstance(settings, dict)):
         raise StorageError("run.json: tables_from or settings is not an object")
-    fields = {"command": "predict", "classifier": "", "consensus": settings.get("consensus", "mean"), "summary": ""}
+    fields = {"command": "predict", "classifier": "", "consensus": settings.get("consensus", "mean"), "calibration": ""}
+    fields["summary"] = ""
     shortest = origin.get("shortest_chunk", 0)
     known = {name: origin.get(name, default) for name, default in fields.items()}
     if any(type(value) is not str for value in known.values()):
@@ -130,10 +134,13 @@ def recorded_origin(run: dict[str, Any]) -> TablesOrigin:
 
 
 @contextmanager
-def replacing_tables(folder: RunFolder, origin: TablesOrigin) -> Iterator[Path]:
+def replacing_tables(
+    folder: RunFolder, origin: TablesOrigin, about: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[Path]:
     """An empty folder for new tables, which replace the old ones together when the block ends without an error.
 
-    Tables that are not in the new folder are removed. Raises StorageError.
+    `about`: what run.json says of them besides, as it is when the block ends. Tables that are not in the new folder are
+    removed. Raises StorageError.
     """
     _discard_next(folder)
     try:
@@ -148,7 +155,7 @@ def replacing_tables(folder: RunFolder, origin: TablesOrigin) -> Iterator[Path]:
         _discard_next(folder)
         raise
     record = TablesRecord(SWITCHING, origin.plan, files)
-    folder.update_run(tables=record.to_dict(), tables_from=origin.to_dict())
+    folder.update_run(tables=record.to_dict(), tables_from=origin.to_dict(), **about)
     _switch(folder, record, names)
 
 
