@@ -20,11 +20,10 @@ def ragged(*chunks: str) -> Ragged:
 
 def plain_low_complexity(chunk: str) -> int:
     """Window by window, triplet by triplet."""
-    n_windows = -(-len(chunk) // 128)
+    n_windows = -(-len(chunk) // 256)
     n_low = 0
     for window in range(n_windows):
-        room = max(0, len(chunk) - 64)
-        start = window * room // (n_windows - 1) if n_windows > 1 else room // 2
+        start = max(0, (2 * window + 1) * len(chunk) // (2 * n_windows) - 32)
         end = min(len(chunk), start + 64)
         triplets = [chunk[i : i + 3] for i in range(start, end - 2)]
         counts = Counter(each for each in triplets if set(each) <= set("ACGT"))
@@ -36,9 +35,9 @@ def plain_low_complexity(chunk: str) -> int:
 
 CHUNKS = st.lists(
     st.one_of(
-        st.text("ACGT", min_size=3, max_size=200),
-        st.text("ACGTN", min_size=3, max_size=200),
-        st.builds(lambda unit, n: (unit * n)[:300], st.text("ACGTN", min_size=1, max_size=7), st.integers(3, 90)),
+        st.text("ACGT", min_size=3, max_size=600),
+        st.text("ACGTN", min_size=3, max_size=600),
+        st.builds(lambda unit, n: (unit * n)[:700], st.text("ACGTN", min_size=1, max_size=7), st.integers(3, 90)),
     ).filter(lambda chunk: len(chunk) >= 3),
     max_size=6,
 )
