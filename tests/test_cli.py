@@ -44,10 +44,9 @@ COMMANDS = {
     "train": "--virus --other -o/--output [--groups] [--gbff] [--hidden=512] [--dropout=0.5] [--optimizer=sgd] "
     "[--learning-rate=0.0002] [--momentum=0.9] [--weight-decay=0.0] [--learning-rate-schedule=step] [--decay-every=10] "
     "[--decay=0.85] [--epochs=200] [--patience=5] [--keep=best] [--batch-size=32] [--class-weights=none] "
-    "[--validation-share=0.1] [--test-share=0.1] "
+    "[--validation-share=0.1] [--test-share=0.1] [--calibration-share=0.1] "
     "[--heads] [--shortest-chunk] [--bootstraps=1000] [--seed=2026] [--name] [--description] [--licence=unknown] "
-    + COMPUTING
-    + RUNNING,
+    + (COMPUTING + RUNNING),
     "verify": "run",
     "watch": "run",
     "download": "names",

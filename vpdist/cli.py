@@ -70,7 +70,8 @@ def embed(settings: Settings, nproc: Nproc = None) -> None:
 @with_settings(
     "virus other folder groups gbff model nucleotide_model protein_model chunk_length min_length replace_unknown "
     "hidden dropout optimizer learning_rate momentum weight_decay learning_rate_schedule decay_every decay epochs "
-    "patience keep batch_size class_weights validation_share test_share heads shortest_chunk bootstraps seed name "
+    "patience keep batch_size class_weights validation_share test_share calibration_share heads shortest_chunk "
+    "bootstraps seed name "
     "description licence dtype embedding_dtype token_budget threads device nproc schedule progress stall_timeout "
     "offline restart reuse",
     inputs=("",),  # --virus and --other

@@ -68,6 +68,9 @@ class TrainSettings:
     ] = "none"
     validation_share: Annotated[float, Option("Share of sequences by which the fit is ended.")] = 0.1
     test_share: Annotated[float, Option("Share of sequences on which the figures are made.")] = 0.1
+    calibration_share: Annotated[
+        float, Option("Share of sequences by which scores are calibrated; 0: the model has no calibration.")
+    ] = 0.1
     heads: Annotated[
         str | None,
         Option(
@@ -108,13 +111,16 @@ class TrainSettings:
             if not 0 < share <= 0.5:
                 raise UsageError(f"--{name} {share}: must be above 0 and at most 0.5")
 
+        if not 0 <= self.calibration_share <= 0.5:
+            raise UsageError(f"--calibration-share {self.calibration_share}: must be from 0 to 0.5")
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @property
     def fit(self) -> dict[str, Any]:
         """What the parameters depend on, besides the data and the sides."""
-        described = ("heads", "shortest_chunk", "bootstraps", "name", "description", "licence")
+        described = ("calibration_share", "heads", "shortest_chunk", "bootstraps", "name", "description", "licence")
         return {name: value for name, value in asdict(self).items() if name not in described}
 
 

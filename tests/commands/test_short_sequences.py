@@ -17,6 +17,7 @@ from tests.tiny_models import TinyModels
 from vpdist.commands.classify import classify
 from vpdist.commands.predict import predict
 from vpdist.commands.verify import verify
+from vpdist.estimate.dry_run import forecast
 from vpdist.models.bundle import Bundle
 from vpdist.storage.atomic_files import write_file
 
@@ -65,6 +66,8 @@ def test_a_run_of_short_sequences_stops_unless_it_is_wanted(
     run = tmp_path / "run"
     source = write_reads(tmp_path / "reads.fa", [150, 151, 152, 200, 600])
     settings = asked(source, run, model=str(strict.folder))
+    told = forecast(asked(source, tmp_path / "none", model=str(strict.folder), dry_run=True), 1, None)
+    assert any("3 of 5 sequences have no score" in line for line in told.warnings)
     with monkeypatch.context() as patched:
         patched.setattr("vpdist.commands.prepare.load_work", None)  # it would raise
         assert predict(settings) == 2

@@ -30,8 +30,8 @@ from vpdist.train_settings import LabelledFile
 from vpdist.training.embedding_fit import LEAST, distances, draw, summarise, with_thresholds
 from vpdist.training.fragments import Fragments
 from vpdist.training.head_lengths import HeadLength, head_lengths, parsed_heads, shortest_chunk_of
+from vpdist.training.head_pieces import cut, write_pieces
 from vpdist.training.labelled import Labelled
-from vpdist.training.pieces import cut, write_pieces
 
 OPTIONS = ("--heads", "150,300=nucleotide", "--validation-share", "0.3", "--test-share", "0.3")
 FILES = (

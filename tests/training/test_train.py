@@ -134,7 +134,12 @@ def test_every_sequence_is_in_the_table_of_splits_with_its_accession_on_one_side
     assert len(sides) == 40
     assert all(len(found) == 1 for found in sides.values())
     for source in ("virus", "host"):
-        assert {row["side"] for row in rows if row["source"] == source} == {"training", "validation", "test"}
+        assert {row["side"] for row in rows if row["source"] == source} == {
+            "training",
+            "validation",
+            "test",
+            "calibration",
+        }
 
 
 def test_figures_are_those_of_the_test_side_for_every_level(one_rank: Path) -> None:

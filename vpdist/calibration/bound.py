@@ -59,23 +59,17 @@ def envelope(classes: list[tuple[int, int]], confidence: float = CONFIDENCE) -> 
     """(b,) int64: the number of p-values at most each of BORDERS stays at or below this, at all of them at once, with
     probability `confidence`, if no sequence is a virus. `classes`: null scores and sequences of each length class.
 
-    Given the null scores, a sequence's p-value is at most j / (n + 1) with the probability that the j-th of n uniform
-    numbers has, so a draw takes n numbers however many sequences there are.
+    Given the n null scores, a sequence's p-value is at most j / (n + 1) with the probability that the j-th of n uniform
+    numbers has; gaps between such numbers are gamma variables over their sum. So a draw takes as many numbers as there
+    are borders, however many null scores and sequences.
     """
     rng = np.random.default_rng(SEED)
     drawn = np.zeros((DRAWS, len(BORDERS)), np.int64)
     for n, m in classes:
-        step = np.floor(BORDERS * (n + 1) + 1e-9).astype(np.int64)  # null scores that are passed, at most n + 1
-        for each in drawn:
-            uniform = np.concatenate(([0.0], np.sort(rng.random(n)), [1.0]))[step]
-            each += np.cumsum(rng.multinomial(m, _parts(uniform)))[:-1]
+        passed = np.floor(BORDERS * (n + 1) + 1e-9).astype(np.int64)  # null scores up to each border; n + 1 at p = 1
+        gaps = rng.standard_gamma(np.diff(passed, prepend=0, append=n + 1), (DRAWS, len(BORDERS) + 1))
+        drawn += np.cumsum(rng.multinomial(m, gaps / gaps.sum(axis=1, keepdims=True)), axis=1)[:, :-1]
     ordered = np.sort(drawn, axis=0)
     rank = np.max([np.searchsorted(ordered[:, b], drawn[:, b]) for b in range(len(BORDERS))], axis=0)
     allowed = np.sort(rank)[min(DRAWS, int(np.ceil(confidence * (DRAWS + 1)))) - 1]
     return np.asarray(ordered[allowed])
-
-
-def _parts(cumulative: np.ndarray) -> np.ndarray:
-    """Probabilities between borders, and what is left, for a multinomial draw."""
-    parts = np.diff(cumulative, prepend=0.0)
-    return np.append(parts, max(0.0, 1.0 - parts.sum()))

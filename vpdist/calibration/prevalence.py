@@ -11,7 +11,7 @@ LEAST_SEQUENCES = 200
 """Scored sequences without which the share is not estimated."""
 PRIOR = 0.1
 """The share that is taken instead."""
-HALVINGS = 60
+HALVINGS = 40
 DROP = 1.920729
 """Half of the 95 % point of chi-square with one degree of freedom: by so much the log-likelihood falls to the ends of
 the interval (Wilks 1938)."""

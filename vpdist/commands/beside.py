@@ -9,6 +9,7 @@ from typing import Any
 from vpdist.models.description import NA, HeadEntry, Metric, Model, SummaryEntry
 from vpdist.results.classifier import Classifier
 from vpdist.results.embedding_summary import EmbeddingSummary
+from vpdist.results.heads import Heads
 from vpdist.training import judge
 from vpdist.training.head_lengths import HeadLength, meets
 from vpdist.training.metrics import NAMES, TITLES
@@ -57,6 +58,12 @@ class Beside:
             metrics = (*model.training.metrics, *self._metrics(model.chunk_length))
             changes["training"] = replace(model.training, metrics=metrics)
         return replace(model, **changes)
+
+    def with_main(self, classifier: Classifier, chunk_length: int) -> Heads:
+        """What scores rows: the further classifiers and the main one, without the summary."""
+        begins = meets([head.wanted.length for head in self.heads], chunk_length)
+        shorter = [(head.wanted.begins, head.classifier) for head in self.heads]
+        return Heads((*shorter, (begins[-1] if begins else 0, classifier)))
 
     @property
     def figures(self) -> dict[str, Any]:

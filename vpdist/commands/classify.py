@@ -10,10 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vpdist.calibration.judgement import Choice
-from vpdist.commands import prepare, resolve_config
+from vpdist.commands import resolve_config
+from vpdist.commands.new_scores import scores_under
 from vpdist.commands.run_calibration import judging_of
 from vpdist.commands.run_inputs import Waiting
 from vpdist.commands.run_record import runs_with, this_run
@@ -30,7 +29,6 @@ from vpdist.planning.plan import Plan
 from vpdist.results import parts
 from vpdist.results.heads import Heads
 from vpdist.results.parts import part_header
-from vpdist.results.scores import Scores
 from vpdist.results.write_results import checked_scores, summary_text, write_tables
 from vpdist.sequences import store_summary
 from vpdist.sequences.store_summary import StoreSummary
@@ -115,7 +113,7 @@ def _new_calls(
     told = None if bundle is None else choose.named(bundle)
     folder.update_run(runs=runs_with(run, this_run(session.control.runtime)), tables_model=told)
     session.progress.stage("classify", planned_units=plan.n_units)
-    scores = checked_scores(_scores(session, classifier, plan, plan_id, summary))
+    scores = checked_scores(scores_under(session, classifier, plan, plan_id, summary))
     sources = recorded.input_names
     origin = TablesOrigin(
         command="classify",
@@ -185,19 +183,3 @@ def _recorded_consensus(run: dict[str, Any]) -> str:
     chosen = settings.get("consensus", CONSENSUS[0]) if isinstance(settings, dict) else CONSENSUS[0]
     one_of("consensus", chosen, CONSENSUS)
     return str(chosen)
-
-
-def _scores(session: Session, heads: Heads, plan: Plan, plan_id: str, summary: StoreSummary) -> Scores:
-    """Scores of all fragments under `heads`."""
-    folder = session.folder
-    bases = prepare.bases_of_rows(session.control, folder, summary, plan, plan_id, heads)
-    scores = Scores.empty(summary.n_fragments, distances=heads.summary is not None)
-    for unit in range(plan.n_units):
-        part = parts.read(folder.parts, unit, ("failed", *heads.kinds))
-        of_rows = None if bases is None else np.asarray(bases[plan.rows(unit).start : plan.rows(unit).stop])
-        results = heads.results(part, of_rows)
-        fragment, row = parts.fragment_rows(plan, unit)
-        scores.set_unit(fragment, row, part["failed"], results["logits"], results.get("distance"))
-        session.progress.add(units=1, fragments=len(fragment))
-        session.control.raise_if_ending()
-    return scores

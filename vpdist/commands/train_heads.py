@@ -6,6 +6,7 @@ MODEL/head-300/run, resumed as any other; groups are on the same sides, settings
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -22,8 +23,8 @@ from vpdist.errors import UsageError
 from vpdist.results.classifier import Classifier
 from vpdist.results.classifier_kinds import KINDS_KEY, kinds_text
 from vpdist.results.embedding_summary import EmbeddingSummary
+from vpdist.results.heads import Heads
 from vpdist.session.coordination import Control
-from vpdist.session.inner_session import inner_session
 from vpdist.session.session import Session
 from vpdist.storage.run_folder import RunFolder
 from vpdist.train_settings import TrainSettings
@@ -31,10 +32,10 @@ from vpdist.training import annotation, embedding_fit, judge
 from vpdist.training.fit import Examples, Fit
 from vpdist.training.fragments import Fragments, read_fragments
 from vpdist.training.head_lengths import HeadLength, head_lengths, shortest_chunk_of
+from vpdist.training.head_pieces import HeadPieces, cut, write_pieces
 from vpdist.training.judge import Scored
 from vpdist.training.labelled import Labelled, Records
 from vpdist.training.metrics import Judged, with_intervals
-from vpdist.training.pieces import Pieces, cut, write_pieces
 from vpdist.training.rows import Rows
 from vpdist.training.sides import TRAINING, VALIDATION, Sides
 
@@ -69,6 +70,19 @@ class Embedded:
     records: Records | None
     fragments: Fragments | None
     sides: Sides | None
+
+
+def logits_of_rows(main: Embedded, heads: Heads) -> Callable[[np.ndarray], np.ndarray]:
+    """On rank 0: a function that returns the logits (m, 2) of rows of the main run."""
+    assert main.fragments is not None
+    bases = np.zeros(main.run.plan.n_rows, np.int64)
+    bases[main.fragments.row] = main.fragments.end - main.fragments.start + 1
+
+    def logits(row: np.ndarray) -> np.ndarray:
+        embedded = dict(zip(main.run.kinds, main.rows.by_encoder(row), strict=True))
+        return heads.results(embedded, bases[row] if heads.needs_bases else None)["logits"]
+
+    return logits
 
 
 def check(settings: Settings, training: TrainSettings) -> None:
@@ -136,9 +150,9 @@ def _fit_head(
 ) -> tuple[Embedded, FittedHead]:
     """One further classifier, and what it was fitted on."""
     again = _train_of(train, wanted)
-    again.session.begin()
     pieces = _pieces(again, wanted, main.records)
-    Predict(again.settings, again.session).stages()
+    again.control.wait_for_file(again.session.folder.parts)
+    Predict(replace(again.settings, restart=False), again.session).stages()
     run = finished_run(again.session.folder)
     if again.control.is_first:
         again.session.end("done", 0, "")
@@ -166,14 +180,19 @@ def _fit_head(
     return embedded, FittedHead(wanted, run.kinds, fitted, figures)
 
 
-def _pieces(train: Train, wanted: HeadLength, records: Records | None) -> Pieces | None:
+def _pieces(train: Train, wanted: HeadLength, records: Records | None) -> HeadPieces | None:
     """Rank 0 cuts the sequences and writes the pieces; the others wait, and have none."""
-    made: Pieces | None = None
+    made: HeadPieces | None = None
 
     def make() -> str:
         nonlocal made
         assert records is not None
         ending, unknown = train.control.raise_if_ending, train.settings.replace_unknown
+        folder, restart = train.session.folder, train.settings.restart and train.control.runtime.attempt == 0
+        folder.prepare(restart=restart)
+        folder.remove_temporary_files()
+        for old in train.labelled.fit.glob("*") if restart else ():
+            old.unlink(missing_ok=True)
         made = cut(records.lengths, wanted.length, wanted.begins, train.training.seed)
         write_pieces(Path(train.settings.inputs[0]), train.labelled, made, ending, replace_unknown=unknown)
         train.session.progress.message(f"{len(made.record):,} pieces of {wanted.length} bases")
@@ -193,17 +212,12 @@ def _train_of(train: Train, wanted: HeadLength) -> Train:
         output=labelled.run,
         model=None,
         reuse=None,
-        restart=False,
         chunk_length=wanted.length,
         min_length=0,
         **left_out,  # type: ignore[arg-type]
     )
     train.session.progress.message(f"a classifier for chunks of {wanted.length} bases, from {wanted.begins} on")
-    restart = train.settings.restart
-    if restart and train.control.is_first and train.control.runtime.attempt == 0:
-        for old in labelled.fit.glob("*"):
-            old.unlink(missing_ok=True)
-    session = inner_session(train.session, RunFolder(settings.output), f"head-{wanted.length}", restart=restart)
+    session = train.session.inside(f"head-{wanted.length}", RunFolder(settings.output))
     return train.again(settings, labelled, session)
 
 

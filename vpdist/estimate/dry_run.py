@@ -23,6 +23,7 @@ import torch
 from vpdist import environment
 from vpdist.commands import prepare, resolve_config, run_inputs
 from vpdist.commands.run_inputs import RunInputs
+from vpdist.commands.short_sequences import refuse_mostly_short
 from vpdist.commands.threads import use_threads
 from vpdist.config import ResolvedConfig, Settings
 from vpdist.cpu_quota import available_cores
@@ -145,6 +146,8 @@ class _DryRun:
         with self._stage("tables"):
             totals = self._tables(summary, inputs.resolved)
         warnings = summary.warnings(inputs.resolved.input_names, self.settings.min_length)
+        model, shortest = self.settings.model, inputs.resolved.shortest_chunk
+        warnings += refuse_mostly_short(self.folder, summary, model, shortest, allowed=True)
         if not inputs.models:
             keys = fragment_keys.fragment_keys(self.folder, summary)
             n_rows = len(shared_rows(keys, plan_order(keys))) - 1

@@ -16,10 +16,9 @@ import numpy as np
 
 from vpdist.calibration.judging import Judging
 from vpdist.errors import StorageError
-from vpdist.results import doubts, tables, virnucpro_files, write_results
+from vpdist.results import tables, virnucpro_files, write_results
 from vpdist.results.flags import NA
 from vpdist.results.scores import Scores
-from vpdist.sequences import store_summary, token_store
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.storage.atomic_files import open_regular
 from vpdist.storage.run_folder import LEGACY, RunFolder
@@ -150,8 +149,7 @@ def problems(
     `known`: whether `scores` are those of the classifier that the tables come from; else any, see `unknown_scores`.
     `judging`: by what they were judged. `shortest_chunk`: bases of the shortest chunk that was judged, 0 for every one.
     """
-    blocks = map(token_store.read_table, store_summary.block_paths(folder, summary))
-    scores = doubts.withhold_short(blocks, scores, shortest_chunk)
+    scores = write_results.withheld(folder, summary, scores, shortest_chunk)
     with ExitStack() as stack:
         files = {name: _table(name, folder.path / f"{name}.tsv", known, stack) for name in tables.COLUMNS}
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vpdist.calibration import judging as judged
+from vpdist.calibration.judgement import Evidence
 from vpdist.calibration.judging import Judging
 from vpdist.errors import StorageError
 from vpdist.planning.plan import Plan
@@ -25,6 +26,9 @@ from vpdist.storage.atomic_files import replacing, write_json
 from vpdist.storage.run_folder import CALIBRATION, RunFolder
 from vpdist.storage.table_switch import TablesOrigin, replacing_tables
 from vpdist.text import printable, without_open_quotes
+
+MOST_SOURCES = 1 << 32
+"""More than a run has: names of inputs are checked where they are written."""
 
 
 def part_scores(
@@ -74,7 +78,7 @@ def write_tables(
     shortest = origin.shortest_chunk
     with replacing_tables(folder, origin, about) as new, ExitStack() as stack:
         files = {name: stack.enter_context(replacing(new / f"{name}.tsv")) for name in tables.COLUMNS}
-        scores = doubts.withhold_short(_blocks(folder, summary, raise_if_ending), scores, shortest)
+        scores = withheld(folder, summary, scores, shortest, raise_if_ending)
         by = (origin.consensus, raise_if_ending, judging, shortest)
         totals = fill_tables(files, folder, summary, scores, sources, *by)
         stack.close()
@@ -102,24 +106,21 @@ def fill_tables(
     times: flags of a sequence depend on all its chunks, and with `judging` what is said of one depends on all of them.
     `shortest_chunk`: bases of the shortest one that the model judges, 0 for every chunk. Raises StorageError."""
 
-    def blocks() -> Iterator[BlockTable]:
-        return _blocks(folder, summary, raise_if_ending)
-
-    new_names, judgement, described = store_summary.new_names(folder, summary), None, None
+    judgement, described = None, None
     if judging is not None:
-        found = evidence(blocks(), BlockReader(scores, new_names, len(sources), None), consensus)
+        found = evidence_of(folder, summary, scores, consensus, raise_if_ending)
         judgement = judging.judge(found)
         described = judging.described(judgement, found)
     totals = tables.fill(
         files,
-        blocks(),
+        _blocks(folder, summary, raise_if_ending),
         scores,
         sources=[without_open_quotes(printable(source)) for source in sources],
-        new_names=new_names,
+        new_names=store_summary.new_names(folder, summary),
         n_records=summary.n_records,
         consensus=consensus,
         judgement=judgement,
-        flags=doubts.find_doubts(blocks(), scores, summary.n_records, shortest_chunk),
+        flags=doubts.find_doubts(_blocks(folder, summary, raise_if_ending), scores, summary.n_records, shortest_chunk),
     )
     if (totals.chunks, totals.fragments) != (summary.n_chunks, summary.n_fragments):
         raise StorageError(
@@ -128,6 +129,29 @@ def fill_tables(
         )
     totals.judgement = described
     return totals
+
+
+def withheld(
+    folder: RunFolder,
+    summary: StoreSummary,
+    scores: Scores,
+    shortest_chunk: int,
+    raise_if_ending: Callable[[], None] = lambda: None,
+) -> Scores:
+    """The scores without those of chunks that are shorter than the model judges (0: it judges every one)."""
+    return doubts.withhold_short(_blocks(folder, summary, raise_if_ending), scores, shortest_chunk)
+
+
+def evidence_of(
+    folder: RunFolder,
+    summary: StoreSummary,
+    scores: Scores,
+    consensus: str,
+    raise_if_ending: Callable[[], None] = lambda: None,
+) -> Evidence:
+    """The scores of all sequences, as the tables have them, and the bases that were scored. Raises StorageError."""
+    reader = BlockReader(scores, {}, MOST_SOURCES, None)
+    return evidence(_blocks(folder, summary, raise_if_ending), reader, consensus)
 
 
 def _blocks(folder: RunFolder, summary: StoreSummary, raise_if_ending: Callable[[], None]) -> Iterator[BlockTable]:

@@ -3,8 +3,8 @@
 Low complexity is measured as DUST does (Morgulis et al. 2006, J. Comput. Biol. 13:1028): of a window of 64 bases with
 l triplets, of which c_t are the triplet t, the score is sum c_t (c_t - 1) / 2 / (l - 1). Dustmasker's default masks
 what scores more than 2 (its level 20, which is ten times the score). DUST looks at windows from every base on; here a
-window is the middle of up to 256 bases, as all that is asked is whether most of a chunk is of low complexity. That takes
-2 % of the time to read and tokenise sequences for the published encoders (`python -m scripts.bench.plain_bases`).
+window is the middle of up to 256 bases, as all that is asked is whether most of a chunk is of low complexity. That
+takes 2 % of the time to read and tokenise sequences for the published encoders (`python -m scripts.bench.plain_bases`).
 """
 
 from __future__ import annotations
