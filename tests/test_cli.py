@@ -36,7 +36,7 @@ COMPUTING = (
 CALLING = "[--prevalence] [--sensitive] [--balanced] [--strict] [--max-fdr] "
 RUNNING = "[--nproc] [--reuse] [--schedule=static] [--stall-timeout=1800.0] [--restart] "
 COMMANDS = {
-    "predict": "[inputs=[]] [--files-from] -o/--output [--classifier] [--consensus=mean] [--no-embeddings] [--legacy-output] "
+    "predict": "[inputs=[]] [--files-from] -o/--output [--classifier] [--allow-short] [--consensus=mean] [--no-embeddings] [--legacy-output] "
     + (COMPUTING + CALLING + RUNNING),
     "embed": "[inputs=[]] [--files-from] -o/--output " + COMPUTING + RUNNING,
     "plan": "[inputs=[]] [--files-from] [-o/--output] [--classifier] [--ranks] [--no-embeddings] [--json] " + COMPUTING,
@@ -45,7 +45,8 @@ COMMANDS = {
     "[--learning-rate=0.0002] [--momentum=0.9] [--weight-decay=0.0] [--learning-rate-schedule=step] [--decay-every=10] "
     "[--decay=0.85] [--epochs=200] [--patience=5] [--keep=best] [--batch-size=32] [--class-weights=none] [--oversample=[]] "
     "[--validation-share=0.1] [--test-share=0.1] [--calibration-share=0.1] "
-    "[--bootstraps=1000] [--seed=2026] [--name] [--description] [--licence=unknown] " + COMPUTING + RUNNING,
+    "[--heads] [--shortest-chunk] [--bootstraps=1000] [--seed=2026] [--name] [--description] [--licence=unknown] "
+    + (COMPUTING + RUNNING),
     "verify": "run",
     "watch": "run",
     "download": "names",
@@ -118,7 +119,7 @@ def test_what_is_not_typed_is_the_default_of_the_settings(monkeypatch: pytest.Mo
 
 
 def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ("--no-embeddings", "--offline", "--restart", "--legacy-output", "--strict")
+    flags = ("--no-embeddings", "--offline", "--restart", "--legacy-output", "--allow-short", "--strict")
     typed = [text for option in TYPED.items() for text in option]
     made = settings_of(monkeypatch, "predict", "a.fa", "--output", "run", *typed, *flags)
     assert made == Settings(
@@ -130,6 +131,7 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
         classifier=Path("c.safetensors"),
         chunk_length=300,
         min_length=7,
+        allow_short=True,
         consensus="max",
         prevalence=0.3,
         max_fdr=0.2,

@@ -45,8 +45,8 @@ Nproc = Annotated[
 @app.command()
 @with_settings(
     "inputs files_from output model classifier nucleotide_model protein_model chunk_length min_length replace_unknown "
-    "consensus prevalence sensitive balanced strict max_fdr dtype embedding_dtype embeddings token_budget threads "
-    "device nproc schedule progress stall_timeout offline restart reuse legacy_output"
+    "allow_short consensus prevalence sensitive balanced strict max_fdr dtype embedding_dtype embeddings token_budget "
+    "threads device nproc schedule progress stall_timeout offline restart reuse legacy_output"
 )
 def predict(settings: Settings, nproc: Nproc = None) -> None:
     """Call every sequence virus or not, and keep the embeddings that led there."""
@@ -70,8 +70,9 @@ def embed(settings: Settings, nproc: Nproc = None) -> None:
 @with_settings(
     "virus other folder groups gbff model nucleotide_model protein_model chunk_length min_length replace_unknown "
     "hidden dropout optimizer learning_rate momentum weight_decay learning_rate_schedule decay_every decay epochs "
-    "patience keep batch_size class_weights oversample validation_share test_share calibration_share bootstraps seed "
-    "name description licence dtype embedding_dtype token_budget threads device nproc schedule progress stall_timeout "
+    "patience keep batch_size class_weights oversample validation_share test_share calibration_share heads "
+    "shortest_chunk bootstraps seed name description licence dtype embedding_dtype token_budget threads device nproc "
+    "schedule progress stall_timeout "
     "offline restart reuse",
     inputs=("",),  # --virus and --other
     output=Path(),

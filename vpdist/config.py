@@ -76,6 +76,7 @@ class Settings:
     replace_unknown: Annotated[
         bool, Option("Read letters that are no nucleotides as N, and count them, instead of ending.")
     ] = False
+    allow_short: Annotated[bool, Option("Go on where most sequences are too short for the model: they are NA.")] = False
     consensus: Annotated[str, Option("A sequence's scores from its chunks': {choices}.", CONSENSUS)] = "mean"
     prevalence: Annotated[
         float | None, Option("The sample's share of viruses, between 0 and 1; by default estimated.", metavar="P")
@@ -211,6 +212,10 @@ class ResolvedConfig:
     """Fingerprint of the classifier's parameters."""
     poolings: dict[str, str] = field(default_factory=dict)
     """Pooling in words, by kind, of encoders with another one than the method's own (encoder_kinds.KINDS)."""
+    shortest_chunk: int = 0
+    """Bases below which the model gives no scores; 0: it judges every chunk."""
+    summary: str | None = None
+    """Fingerprint of the model's summary of embeddings, if it has one."""
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -219,7 +224,7 @@ class ResolvedConfig:
     def __post_init__(self) -> None:
         """Raises ValueError for what no run can have: configurations are read from files, too."""
         texts = (self.dtype, self.embedding_dtype, self.device)
-        fingerprints = (*self.models.values(), self.classifier, *self.poolings.values())
+        fingerprints = (*self.models.values(), self.classifier, self.summary, *self.poolings.values())
         chosen = zip(texts, (DTYPES[1:], STORED_DTYPES[1:], DEVICES[1:]), strict=True)
         if any(type(text) is not str or text not in choices for text, choices in chosen):
             raise ValueError(f"{', '.join(map(str, texts))} are not a run's number formats and device")
@@ -228,6 +233,7 @@ class ResolvedConfig:
         for name, least, most in (
             ("chunk_length", 3, 1_000_000),
             ("min_length", 0, MOST_BASES),
+            ("shortest_chunk", 0, 1_000_000),
             ("token_budget", 1, MOST_TOKENS),
             ("threads", 1, MOST_THREADS),
         ):
@@ -239,13 +245,15 @@ class ResolvedConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """One level of fields; of an encoder `{kind}_model`, None where files name it and it does not run, and
-        `{kind}_pooling` where it is not the method's own."""
+        `{kind}_pooling` where it is not the method's own; `shortest_chunk` and `summary` where the model has them."""
         fields: dict[str, Any] = {}
         for name, value in asdict(self).items():
             if name == "models":
                 fields |= {f"{kind}_model": model for kind, model in in_files(self.models, None).items()}
             elif name == "poolings":
                 fields |= {f"{kind}_pooling": pooling for kind, pooling in self.poolings.items()}
+            elif name in ("shortest_chunk", "summary") and not value:
+                continue  # so that the records of other runs stay as they are
             else:
                 fields[name] = value
         return fields

@@ -81,6 +81,20 @@ class TrainSettings:
     calibration_share: Annotated[
         float, Option("Share of sequences by which scores are calibrated; 0: the model has no calibration.")
     ] = 0.1
+    heads: Annotated[
+        str | None,
+        Option(
+            "Lengths of shorter chunks with a classifier each; =KIND: of that encoder alone.", metavar="N[=KIND],..."
+        ),
+    ] = None
+    shortest_chunk: Annotated[
+        int | None,
+        Option(
+            "Bases below which the model gives no scores; by default 60 % of the shortest of --heads, else none.",
+            least=3,
+            most=1_000_000,
+        ),
+    ] = None
     bootstraps: Annotated[int, Option("Resamples of groups for the intervals.", least=10, most=100_000)] = 1000
     seed: Annotated[int, Option("The same seed gives the same model.", least=0, most=(1 << 63) - 1)] = 2026
     name: Annotated[str | None, Option("Name of the model; by default that of its folder.", metavar="NAME")] = None
@@ -134,7 +148,7 @@ class TrainSettings:
     @property
     def fit(self) -> dict[str, Any]:
         """What the parameters depend on, besides the data and the sides."""
-        described = ("bootstraps", "calibration_share", "name", "description", "licence")
+        described = ("calibration_share", "heads", "shortest_chunk", "bootstraps", "name", "description", "licence")
         return {name: value for name, value in asdict(self).items() if name not in described}
 
 

@@ -20,6 +20,7 @@ import dnaio
 
 from scripts.mini.genomes import genomes, headers_of
 from vpdist.models.bundle import CARD_FILE, MODEL_FILE, is_model, read_model
+from vpdist.models.head_files import files_of
 from vpdist.training.groups import accession
 
 NAME = "mini"
@@ -46,7 +47,8 @@ FIT = {
     "calibration-share": "0.1",
 }
 """Options of `vpdist train`."""
-COPIED = (MODEL_FILE, CARD_FILE, "classifier.safetensors", *(f"encoders/{kind}/config.json" for kind in ENCODERS))
+COPIED = (MODEL_FILE, CARD_FILE, *(f"encoders/{kind}/config.json" for kind in ENCODERS))
+"""Beside the files that make a row's numbers."""
 
 
 def write_encoders(folder: Path) -> None:
@@ -95,6 +97,7 @@ def train(
     work: Path,
     *,
     oversample: Sequence[str],
+    heads: str | None,
     seed: int,
     nproc: int | None,
     licence: str,
@@ -115,6 +118,8 @@ def train(
     for option, value in FIT.items():
         command += [f"--{option}", value]
     command += ["--chunk-length", str(CHUNK_LENGTH), "--seed", str(seed), "--licence", licence, "--replace-unknown"]
+    if heads is not None:
+        command += ["--heads", heads]
     if nproc is not None:
         command += ["--nproc", str(nproc)]
     subprocess.run(command, check=True)
@@ -125,7 +130,7 @@ def copy(model: Path, into: Path) -> None:
     """Replace the model in `into`, if there is one, by that in `model`, without embeddings and history."""
     if is_model(into):
         shutil.rmtree(into)
-    for name in COPIED:
+    for name in (*COPIED, *(entry.file for _, entry in files_of(read_model(model).model))):
         (into / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model / name, into / name)
     read_model(into).check_classifier()
@@ -141,6 +146,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=Path("vpdist/models/mini"))
     parser.add_argument("--licence", default="mit", help="of the classifier")
     parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--heads", help="of `vpdist train`: lengths of further classifiers, as 150,300")
     parser.add_argument("--nproc", type=int)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -152,6 +158,7 @@ def main() -> None:
         other,
         arguments.work,
         oversample=arguments.oversample,
+        heads=arguments.heads,
         seed=arguments.seed,
         nproc=arguments.nproc,
         licence=arguments.licence,

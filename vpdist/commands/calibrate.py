@@ -22,9 +22,9 @@ from vpdist.commands.predict import Predict
 from vpdist.config import Settings
 from vpdist.errors import StorageError
 from vpdist.planning import plan_file
-from vpdist.results.classifier import Classifier
+from vpdist.results.heads import Heads
 from vpdist.results.scores import Scores, softmax
-from vpdist.results.write_results import evidence_of
+from vpdist.results.write_results import evidence_of, withheld
 from vpdist.sequences import store_summary
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import read_limited, storage_error, write_file
@@ -137,14 +137,16 @@ def calibrated(
     fragments: Fragments,
     known: LabelledSides,
     pieces: Pieces | None,
-    classifier: Classifier,
+    heads: Heads,
     logits: Callable[[np.ndarray], np.ndarray],
+    shortest_chunk: int = 0,
 ) -> tuple[Calibrated | None, list[str]]:
     """On rank 0: calibration, null scores and their figures, as far as the pieces suffice; and what is missing, in
-    words. `logits` as in `judge.score`. Raises StorageError."""
+    words. `logits` as in `judge.score`; `shortest_chunk`: bases below which the model gives no scores. Raises
+    StorageError."""
     if pieces is None:
         return None, [f"no calibration: no sequence of the calibration side has {PIECE_BASES[0]} bases"]
-    calibration, nulls = _fitted(session, labelled, known, pieces, classifier)
+    calibration, nulls = _fitted(session, labelled, known, pieces, heads, shortest_chunk)
     fitted = set() if calibration is None else {each.least_bases for each in calibration.classes}
     missing = [class_name(number) for number, bases in enumerate(CLASS_BASES) if bases not in fitted]
     told = [
@@ -153,20 +155,22 @@ def calibrated(
     ] * bool(missing)
     if calibration is None or nulls is None:
         return None, told
-    return Calibrated(calibration, nulls, _figures(session, training, run, fragments, known, logits, calibration)), told
+    figures = _figures(session, training, run, fragments, known, logits, calibration, shortest_chunk)
+    return Calibrated(calibration, nulls, figures), told
 
 
 def _fitted(
-    session: Session, labelled: Labelled, known: LabelledSides, pieces: Pieces, classifier: Classifier
+    session: Session, labelled: Labelled, known: LabelledSides, pieces: Pieces, heads: Heads, shortest_chunk: int
 ) -> tuple[Calibration | None, NullScores | None]:
-    """Calibration and null scores from the pieces' scores under `classifier`."""
+    """Calibration and null scores from the pieces' scores under `heads`."""
     inner = session.inside(RUN_KEYS, RunFolder(labelled.calibration_run))
     summary = store_summary.load_summary(inner.folder)
     if summary is None or summary.n_records != len(pieces):
         raise StorageError(f"{inner.folder.path}: its token store is not that of {labelled.pieces}")
-    plan, _ = plan_file.map_plan(inner.folder.plan, n_fragments=summary.n_fragments, store=summary.digest)
-    scores = scores_under(inner, classifier, plan, summary.n_fragments)
-    found = evidence_of(inner.folder, summary, scores, CALIBRATED_CONSENSUS, session.control.raise_if_ending)
+    plan, plan_id = plan_file.map_plan(inner.folder.plan, n_fragments=summary.n_fragments, store=summary.digest)
+    ending = session.control.raise_if_ending
+    scores = withheld(inner.folder, summary, scores_under(inner, heads, plan, plan_id, summary), shortest_chunk, ending)
+    found = evidence_of(inner.folder, summary, scores, CALIBRATED_CONSENSUS, ending)
     return fitting.fit(
         fitting.Scored(
             score=log_odds(found.virus, found.nonvirus),
@@ -185,6 +189,7 @@ def _figures(
     known: LabelledSides,
     logits: Callable[[np.ndarray], np.ndarray],
     calibration: Calibration,
+    shortest_chunk: int,
 ) -> dict[str, Any]:
     """Figures of the test side's sequences as they are, scored as the tables score them."""
     ending = session.control.raise_if_ending
@@ -194,6 +199,7 @@ def _figures(
         piece = mine[start : start + AT_ONCE]
         scores.nonvirus[piece], scores.virus[piece] = softmax(logits(fragments.row[piece]))
         ending()
+    scores = withheld(session.folder, run.summary, scores, shortest_chunk, ending)
     found = evidence_of(session.folder, run.summary, scores, CALIBRATED_CONSENSUS, ending)
     test = known.sides.side == TEST
     return calibration_figures(

@@ -16,18 +16,22 @@ from vpdist.commands.new_scores import scores_under
 from vpdist.commands.run_calibration import judging_of
 from vpdist.commands.run_inputs import Waiting
 from vpdist.commands.run_record import runs_with, this_run
+from vpdist.commands.short_sequences import refuse_mostly_short
 from vpdist.commands.threads import use_threads
 from vpdist.config import CONSENSUS, ResolvedConfig, one_of
 from vpdist.errors import UsageError, WeightsError
 from vpdist.models import choose
 from vpdist.models.bundle import Bundle
 from vpdist.models.find import find_model
+from vpdist.models.load_heads import load_heads
 from vpdist.planning import plan_file
+from vpdist.planning.plan import Plan
 from vpdist.results import parts
-from vpdist.results.classifier import load_classifier
+from vpdist.results.heads import Heads
 from vpdist.results.parts import part_header
 from vpdist.results.write_results import checked_scores, summary_text, write_tables
 from vpdist.sequences import store_summary
+from vpdist.sequences.store_summary import StoreSummary
 from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
 from vpdist.storage.atomic_files import read_json
@@ -95,14 +99,47 @@ def _new_calls(
     if not recorded.embeddings:
         raise UsageError(f"{folder.path}: the run has no embeddings (--no-embeddings)")
     path = _fitting(recorded, given, bundle, folder)
-    classifier = load_classifier(path)
+    classifier = load_heads(path, bundle)
     if missing_kinds := [kind for kind in classifier.kinds if kind not in recorded.models]:
         raise UsageError(
             f"{folder.path}: {path} needs {' and '.join(classifier.kinds)} embeddings, but the run has no "
             f"{' nor '.join(missing_kinds)} ones"
         )
-    store_summary.check_digest(folder, summary)
     use_threads(recorded.threads)
+    plan, plan_id = _complete_plan(folder, recorded, summary, classifier, path)
+    chosen = consensus or _recorded_consensus(run)
+    judging = judging_of(bundle, choice, chosen)
+    session.begin()
+    told = None if bundle is None else choose.named(bundle)
+    folder.update_run(runs=runs_with(run, this_run(session.control.runtime)), tables_model=told)
+    session.progress.stage("classify", planned_units=plan.n_units)
+    scores = checked_scores(scores_under(session, classifier, plan, plan_id, summary))
+    sources = recorded.input_names
+    origin = TablesOrigin(
+        command="classify",
+        classifier=classifier.fingerprint,
+        consensus=chosen,
+        plan=plan_id,
+        shortest_chunk=choose.shortest_judged(bundle),
+        summary=classifier.summary.fingerprint if classifier.summary is not None else "",
+    )
+    written = (sources, origin, session.control.raise_if_ending)
+    totals = write_tables(folder, summary, scores, *written, legacy=legacy_output, judging=judging)
+    warnings = summary.warnings(sources, recorded.min_length)
+    if bundle is not None:
+        shortest = origin.shortest_chunk
+        warnings += refuse_mostly_short(folder, summary, bundle.model.name, shortest, allowed=True)
+    warnings += resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
+    text = summary_text(folder, totals, time.monotonic() - started, called=True)
+    return Outcome("\n".join([*warnings, text, *choose.told(bundle)]), totals.failed_fragments)
+
+
+def _complete_plan(
+    folder: RunFolder, recorded: ResolvedConfig, summary: StoreSummary, classifier: Heads, path: Path
+) -> tuple[Plan, str]:
+    """The plan of a run of which no unit is missing, and its identity; the classifier, from `path`, is compared with
+    the widths of its embeddings. Raises UsageError, WeightsError, StorageError."""
+    store_summary.check_digest(folder, summary)
     plan, plan_id = plan_file.map_plan(folder.plan, n_fragments=summary.n_fragments, store=summary.digest)
     header = part_header(plan_id, recorded)
     missing = parts.remaining(folder.parts, plan, header)
@@ -114,21 +151,7 @@ def _new_calls(
         first = parts.read(folder.parts, 0, classifier.kinds)
         widths = [array.shape[1] for array in first.values()]
         resolve_config.check_classifier(classifier, str(path), widths, recorded.chunk_length)
-    chosen = consensus or _recorded_consensus(run)
-    judging = judging_of(bundle, choice, chosen)
-    session.begin()
-    told = None if bundle is None else choose.named(bundle)
-    folder.update_run(runs=runs_with(run, this_run(session.control.runtime)), tables_model=told)
-    session.progress.stage("classify", planned_units=plan.n_units)
-    scores = checked_scores(scores_under(session, classifier, plan, summary.n_fragments))
-    sources = recorded.input_names
-    origin = TablesOrigin(command="classify", classifier=classifier.fingerprint, consensus=chosen, plan=header.plan)
-    written = (sources, origin, session.control.raise_if_ending)
-    totals = write_tables(folder, summary, scores, *written, legacy=legacy_output, judging=judging)
-    warnings = summary.warnings(sources, recorded.min_length)
-    warnings += resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
-    text = summary_text(folder, totals, time.monotonic() - started, called=True)
-    return Outcome("\n".join([*warnings, text, *choose.told(bundle)]), totals.failed_fragments)
+    return plan, plan_id
 
 
 def _fitting(recorded: ResolvedConfig, given: Path | None, bundle: Bundle | None, folder: RunFolder) -> Path:

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -19,9 +19,10 @@ from vpdist.commands import prepare, resolve_config, run_inputs
 from vpdist.commands.platforms import note_platforms
 from vpdist.commands.reuse import earlier_run
 from vpdist.commands.run_inputs import RunInputs
+from vpdist.commands.short_sequences import refuse_mostly_short
 from vpdist.commands.tables_of_run import tables_of_run
 from vpdist.commands.threads import use_threads
-from vpdist.config import Settings
+from vpdist.config import ResolvedConfig, Settings
 from vpdist.embedding.encoder_process import EncoderProcess
 from vpdist.embedding.isolated_encoder import isolated_work
 from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
@@ -105,10 +106,11 @@ class Predict:
             work = prepare.load_work(
                 self.folder, inputs, plan, plan_id, self.control.runtime.device, self.control.raise_if_ending
             )
-            work = replace(work, earlier=earlier)
+            bases = prepare.bases_of_rows(self.control, self.folder, summary, plan, plan_id, inputs.classifier)
+            work = replace(work, earlier=earlier, row_bases=bases)
         self._embed_until_complete(work)
         with self._stage("tables"):
-            totals = self._tables(summary, plan, work.header, inputs.resolved.input_names)
+            totals = self._tables(summary, plan, work.header, inputs.resolved)
         return self._end(totals, time.monotonic() - started)
 
     @contextmanager
@@ -132,6 +134,10 @@ class Predict:
         self.warnings = summary.warnings(names, self.settings.min_length)
         length = inputs.resolved.chunk_length
         self.warnings += resolve_config.unknown_chunk_length(inputs.classifier, classifier, length)
+        settings, shortest = self.settings, inputs.resolved.shortest_chunk
+        self.warnings += refuse_mostly_short(
+            self.folder, summary, settings.model, shortest, allowed=settings.allow_short
+        )
         empty = summary.report.names_without_records(names)
         self.folder.update_run(warnings=self.warnings, files_without_records=empty)
         for warning in self.warnings:
@@ -268,13 +274,13 @@ class Predict:
         n = self.control.runtime.keys.add(bad, 0)
         return [int(self.control.wait_for(f"{bad}/{number}")) for number in range(1, n + 1)]
 
-    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader, names: Sequence[str]) -> Totals:
+    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader, resolved: ResolvedConfig) -> Totals:
         """Rank 0 writes the tables, the others wait."""
         totals = Totals()
 
         def make() -> str:
             nonlocal totals
-            totals = tables_of_run(self.settings, self.session, summary, plan, header, names)
+            totals = tables_of_run(self.settings, self.session, summary, plan, header, resolved)
             return "1"
 
         self.control.broadcast_from_rank_0("tables", make)

@@ -28,8 +28,9 @@ from vpdist.encoders.model_files import ModelFiles, fingerprinted
 from vpdist.encoders.shape import encoder_shape
 from vpdist.errors import UsageError, WeightsError
 from vpdist.models import choose
-from vpdist.results.classifier import Classifier, load_classifier
+from vpdist.models.load_heads import load_heads
 from vpdist.results.classifier_kinds import refuse_missing
+from vpdist.results.heads import Heads
 from vpdist.sequences.records import read_records, require_piped_input, spool_stdin
 from vpdist.sequences.tokenizers import load_tokenizer
 from vpdist.session.coordination import Control
@@ -67,7 +68,7 @@ class RunInputs:
 
     files: Mapping[str, ModelFiles]
     """Of each encoder by kind."""
-    classifier: Classifier | None
+    classifier: Heads | None
     paths: list[Path]
     """Of each input; standard input has been copied to a file."""
     resolved: ResolvedConfig
@@ -109,7 +110,7 @@ def _resolve(
     settings: Settings,
     session: Session,
     models: Mapping[str, Path],
-    classifier: Classifier | None,
+    classifier: Heads | None,
     paths: Sequence[Path],
 ) -> RunInputs:
     """On rank 0. The input is looked at first: that takes a moment, reading all weights does not."""
@@ -121,7 +122,14 @@ def _resolve(
     judging_of(choose.calling_model_of(settings), choice_of(settings), settings.consensus)
     runtime = session.control.runtime
     resolved = resolve_config.resolve_config(
-        settings, runtime.context, runtime.device, session.folder, files, classifier, found
+        settings,
+        runtime.context,
+        runtime.device,
+        session.folder,
+        files,
+        classifier,
+        found,
+        choose.shortest_judged(choose.calling_model_of(settings)),
     )
     input_identity.refuse_other_content(session, resolved, found, paths)
     return RunInputs(files, classifier, list(paths), resolved, found, identities)
@@ -222,11 +230,11 @@ def _models(settings: Settings, session: Session) -> dict[str, Path]:
     return folders
 
 
-def _classifier(settings: Settings, models: dict[str, Path]) -> Classifier | None:
+def _classifier(settings: Settings, models: dict[str, Path]) -> Heads | None:
     """The classifier, if any, checked against the encoders. Raises UsageError where one is missing, WeightsError."""
     if settings.classifier is None:
         return None
-    classifier = load_classifier(settings.classifier)
+    classifier = load_heads(settings.classifier, choose.calling_model_of(settings))
     refuse_missing(classifier.kinds, models, str(settings.classifier))
     widths = [encoder_shape(models[kind]).width for kind in classifier.kinds]
     resolve_config.check_classifier(classifier, str(settings.classifier), widths, settings.bases_per_chunk)
@@ -268,3 +276,6 @@ def _refuse_other_weights(session: Session, inputs: RunInputs) -> None:
     classifier = None if inputs.classifier is None else inputs.classifier.fingerprint
     if classifier != resolved.classifier:
         raise WeightsError(f"{here}: the classifier is another one than the one in {session.folder.run}")
+    summary = inputs.classifier and inputs.classifier.summary
+    if (summary and summary.fingerprint) != resolved.summary:
+        raise WeightsError(f"{here}: the summary of embeddings is another one than the one in {session.folder.run}")

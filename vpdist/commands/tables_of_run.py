@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from vpdist.commands.run_calibration import choice_of, judging_of
-from vpdist.config import Settings
+from vpdist.config import ResolvedConfig, Settings
 from vpdist.models import choose
 from vpdist.planning.plan import Plan
 from vpdist.results.parts import PartHeader
@@ -17,9 +15,14 @@ from vpdist.storage.table_switch import TablesOrigin
 
 
 def tables_of_run(
-    settings: Settings, session: Session, summary: StoreSummary, plan: Plan, header: PartHeader, sources: Sequence[str]
+    settings: Settings,
+    session: Session,
+    summary: StoreSummary,
+    plan: Plan,
+    header: PartHeader,
+    resolved: ResolvedConfig,
 ) -> Totals:
-    """Write the tables, on rank 0; `sources`: names of the inputs. Raises DamagedFile, StorageError."""
+    """Write the tables, on rank 0. Raises DamagedFile, StorageError."""
     folder, raise_if_ending = session.folder, session.control.raise_if_ending
     scores = part_scores(folder, plan, header, summary.n_fragments, raise_if_ending)
     if header.classifier:
@@ -28,8 +31,15 @@ def tables_of_run(
         folder,
         summary,
         scores,
-        sources,
-        TablesOrigin(command="predict", classifier=header.classifier, consensus=settings.consensus, plan=header.plan),
+        resolved.input_names,
+        TablesOrigin(
+            command="predict",
+            classifier=header.classifier,
+            consensus=settings.consensus,
+            plan=header.plan,
+            shortest_chunk=resolved.shortest_chunk,
+            summary=header.summary,
+        ),
         raise_if_ending,
         legacy=settings.legacy_output,
         judging=judging_of(choose.calling_model_of(settings), choice_of(settings), settings.consensus),

@@ -7,13 +7,14 @@ files that cannot be used are refused before anything is embedded.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 import xxhash
 
-from vpdist.commands import calibrate, run_inputs
+from vpdist.commands import calibrate, run_inputs, train_heads
+from vpdist.commands.beside import Beside
 from vpdist.commands.calibrate import LabelledSides, embed_pieces
 from vpdist.commands.embedded_run import EmbeddedRun, finished_run
 from vpdist.commands.predict import Predict
@@ -77,10 +78,15 @@ class _Train:
     def control(self) -> Control:
         return self.session.control
 
+    def again(self, settings: Settings, labelled: Labelled, session: Session) -> _Train:
+        """The same command for other pieces of the sequences, in a folder of its own."""
+        return replace(self, settings=settings, labelled=labelled, session=session)
+
     def stages(self) -> Outcome:
         """All stages, in order."""
         started = time.monotonic()
         self.session.begin()
+        train_heads.check(self.settings, self.training)
         records, group = self._groups()
         embedded = Predict(self.settings, self.session).stages()
         run = finished_run(self.session.folder)
@@ -89,13 +95,15 @@ class _Train:
         fragments, sides = self._sides(run, records, group)
         fit_on, validation = (self._examples(fragments, sides, side, sums) for side in (TRAINING, VALIDATION))
         fit = self._fit(run, rows, sums, fit_on, validation, sides)
+        main = train_heads.Embedded(run, rows, records, fragments, sides)
+        beside = train_heads.fit_beside(self, sums, main, fit.network.classifier)
         known = None
         if records is not None and sides is not None:
             known = LabelledSides(records, sides, self._virus(records))
         pieces = None
         if self.training.calibration_share:
             pieces = embed_pieces(self.session, self.settings, run, self.labelled, known, self.training.seed)
-        text = self._model(run, rows, fragments, known, fit, pieces, started)
+        text = self._model(main, known, fit, beside, pieces, started)
         return Outcome("\n".join([embedded.message, *self.warnings, text]), embedded.failures)
 
     def _groups(self) -> tuple[Records | None, np.ndarray]:
@@ -218,11 +226,10 @@ class _Train:
 
     def _model(
         self,
-        run: EmbeddedRun,
-        rows: Rows,
-        fragments: Fragments | None,
+        main: train_heads.Embedded,
         known: LabelledSides | None,
         fit: Fit,
+        beside: Beside,
         pieces: Pieces | None,
         started: float,
     ) -> str:
@@ -232,9 +239,8 @@ class _Train:
 
         def make() -> str:
             nonlocal text
-            assert fragments is not None
             assert known is not None
-            trained = self._judged(run, rows, fragments, known, fit, pieces)
+            trained = self._judged(main, known, fit, beside, pieces)
             text = write_trained(trained, self.control.runtime, time.monotonic() - started)
             return "1"
 
@@ -243,27 +249,26 @@ class _Train:
 
     def _judged(
         self,
-        run: EmbeddedRun,
-        rows: Rows,
-        fragments: Fragments,
+        main: train_heads.Embedded,
         known: LabelledSides,
         fit: Fit,
+        beside: Beside,
         pieces: Pieces | None,
     ) -> Trained:
         """On rank 0: the classifier with its figures and its calibration."""
+        run, fragments = main.run, main.fragments
+        assert fragments is not None
         training, sides, ending = self.training, known.sides, self.control.raise_if_ending
         classifier = fit.network.classifier.eval()
         if run.kinds != CLASSIFIED:
             classifier.metadata[KINDS_KEY] = kinds_text(run.kinds)
-
-        def logits(row: np.ndarray) -> np.ndarray:
-            return classifier.logits(*rows.by_encoder(row))
-
+        heads = beside.with_main(classifier, run.resolved.chunk_length)
+        logits = train_heads.logits_of_rows(main, heads)
         scored = judge.score(fragments, sides, known.virus, logits, ending)
         calibrated = None
         if training.calibration_share:
             given = (self.labelled, training, run, fragments, known, pieces)
-            calibrated, told = calibrate.calibrated(self.session, *given, classifier, logits)
+            calibrated, told = calibrate.calibrated(self.session, *given, heads, logits, beside.shortest_chunk or 0)
             for warning in told:
                 self._warn(warning)
         lengths, resamples = known.records.lengths, training.bootstraps
@@ -283,4 +288,5 @@ class _Train:
             judge.confusion(scored, sides, self.labelled.sources),
             calibrated,
             plots.draw(self.labelled.model / "plots", scored, name) if plots.can_draw() else [],
+            beside,
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import vpdist
+from vpdist.commands.beside import Beside
 from vpdist.commands.calibrate import Calibrated
 from vpdist.commands.calibration_text import calibration_lines, calibration_metrics, interval
 from vpdist.config import ResolvedConfig, Settings
@@ -60,6 +61,7 @@ class Trained:
     confusion: dict[str, Any]
     calibrated: Calibrated | None
     plots: list[str]
+    beside: Beside
 
     @property
     def name(self) -> str:
@@ -74,9 +76,10 @@ def write_trained(trained: Trained, runtime: Runtime, seconds: float) -> str:
     model, encoders = _model(trained, splits)
     write_file(folder / "splits.tsv", _split_table(trained).encode())
     figures = {} if trained.calibrated is None else trained.calibrated.figures
+    of_heads = {"heads": trained.beside.figures} if trained.beside.heads else {}
     write_json(
         folder / "metrics.json",
-        {"figures": trained.figures, "confusion": trained.confusion, "calibration": figures},
+        {"figures": trained.figures, "confusion": trained.confusion, "calibration": figures, **of_heads},
     )
     write_json(
         folder / "train.json",
@@ -97,7 +100,10 @@ def write_trained(trained: Trained, runtime: Runtime, seconds: float) -> str:
     )
     described = replace(model, classifier=ClassifierEntry(fingerprint=trained.classifier.fingerprint))
     text = card.body(described) + "\n" + "\n".join(_card_lines(trained, splits)) + "\n"
-    write_model(folder, model, trained.classifier, text, encoders=encoders, overwrite=True)
+    heads, summary = [head.classifier for head in trained.beside.heads], trained.beside.summary
+    write_model(
+        folder, model, trained.classifier, text, encoders=encoders, heads=heads, summary=summary, overwrite=True
+    )
     return _summary(trained, seconds)
 
 
@@ -160,7 +166,7 @@ def _model(trained: Trained, splits: dict[str, Any]) -> tuple[Model, dict[str, P
         null_scores=calibrated.null_scores if calibrated else None,
         training=Training(data=data, seed=training.seed, splits=splits, settings=training.to_dict(), metrics=metrics),
     )
-    return model, encoders
+    return trained.beside.described(model), encoders
 
 
 def _others(trained: Trained) -> str:
@@ -241,5 +247,6 @@ def _summary(trained: Trained, seconds: float) -> str:
             lines.append(f"test side, {found['n']:,} {level} of {found['groups']:,} groups: {figures}")
     for source, counts in trained.confusion[LEVELS[-1]].items():
         lines.append(f"  {source}: " + ", ".join(f"{count:,} {call}" for call, count in counts.items()))
+    lines += trained.beside.lines()
     lines.append(f"model: {trained.labelled.model}")
     return "\n".join(lines)

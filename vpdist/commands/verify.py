@@ -133,7 +133,7 @@ def _differences(
     except StorageError as error:
         yield f"{error}; so the tables cannot be made again"
         return
-    known = origin.classifier in ("", header.classifier)
+    known = origin.classifier in ("", header.classifier) and origin.summary == header.summary
     scores = write_results.part_scores(folder, plan, header, summary.n_fragments, lambda: None)
     if not known:
         scores = check_tables.unknown_scores(scores)
@@ -145,6 +145,7 @@ def _differences(
         origin.consensus,
         known=known,
         legacy=_has_legacy_files(folder, run, origin),
+        shortest_chunk=origin.shortest_chunk,
         judging=judging,
     )
 

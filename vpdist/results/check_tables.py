@@ -26,8 +26,8 @@ from vpdist.text import shortened
 
 SCORE_COLUMNS = ("virus_score", "nonvirus_score", "prediction")
 FREE = {
-    "sequences": ("n_virus_chunks", *SCORE_COLUMNS, "margin", "probability", "q_value", "p_value", "call"),
-    "chunks": (*SCORE_COLUMNS, "margin"),
+    "sequences": ("n_virus_chunks", *SCORE_COLUMNS, "margin", "probability", "q_value", "p_value", "call", "flags"),
+    "chunks": (*SCORE_COLUMNS, "margin", "flags"),
     "fragments": SCORE_COLUMNS,
 }
 """The columns that depend on a classifier: what they hold is not compared where it is not known which one it was."""
@@ -142,16 +142,20 @@ def problems(
     known: bool,
     legacy: bool,
     judging: Judging | None = None,
+    shortest_chunk: int = 0,
 ) -> Iterator[str]:
     """The first problem of each table, with `legacy` also of the original's two files.
 
-    `known`: whether `scores` are those of the classifier that the tables come from; else any, see
-    `unknown_scores`. `judging`: by what they were judged.
+    `known`: whether `scores` are those of the classifier that the tables come from; else any, see `unknown_scores`.
+    `judging`: by what they were judged. `shortest_chunk`: bases of the shortest chunk that was judged, 0 for every one.
     """
+    scores = write_results.withheld(folder, summary, scores, shortest_chunk)
     with ExitStack() as stack:
         files = {name: _table(name, folder.path / f"{name}.tsv", known, stack) for name in tables.COLUMNS}
         try:
-            write_results.fill_tables(files, folder, summary, scores, sources, consensus, judging=judging)
+            write_results.fill_tables(
+                files, folder, summary, scores, sources, consensus, judging=judging, shortest_chunk=shortest_chunk
+            )
         except StorageError as error:
             yield str(error)
             return

@@ -20,7 +20,7 @@ class Flags:
     chunks: np.ndarray
     """(c,) uint32."""
     records: np.ndarray
-    """(r,) uint32: what is known of a record itself; its row has the flags of its chunks, too."""
+    """(r,) uint32: what its row has."""
 
 
 def flag_cells(words: Sequence[str] | None, masks: np.ndarray) -> list[str]:

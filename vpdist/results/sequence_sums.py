@@ -32,8 +32,6 @@ class Sums:
     failed: np.ndarray
     called_virus: np.ndarray
     """Scored chunks whose virus score is at least the other."""
-    flags: np.ndarray
-    """(n,) uint32, all flags of the chunks."""
     virus: np.ndarray
     """(n,) float64 sum over the scored chunks, in their order."""
     nonvirus: np.ndarray
@@ -56,7 +54,7 @@ class Sums:
         return self.virus / scored, self.nonvirus / scored
 
 
-COMBINE = {"most_virus": np.maximum, "most_nonvirus": np.maximum, "flags": np.bitwise_or}
+COMBINE = {"most_virus": np.maximum, "most_nonvirus": np.maximum}
 """How sums of a sequence's chunks in several blocks are put together; else they are added."""
 
 
@@ -78,8 +76,6 @@ class ChunkScores:
         """Sums over the chunks of each of n sequences; `carried` has those of the first one from earlier blocks."""
         scored = ~np.isnan(self.virus)
         of, virus, nonvirus = owner[scored], self.virus[scored], self.nonvirus[scored]
-        flags = np.zeros(n, np.uint32)
-        np.bitwise_or.at(flags, owner, self.flags)
         sums = Sums(
             chunks=np.bincount(owner, minlength=n),
             scored=np.bincount(of, minlength=n),
@@ -87,7 +83,6 @@ class ChunkScores:
             fragments=np.bincount(owner, self.n_fragments, n).astype(np.int64),
             failed=np.bincount(owner, self.n_failed, n).astype(np.int64),
             called_virus=np.bincount(of, virus >= nonvirus, n).astype(np.int64),
-            flags=flags,
             virus=_running_sums(of, virus, n, carried.virus),
             nonvirus=_running_sums(of, nonvirus, n, carried.nonvirus),
             most_virus=_largest(of, virus, n, -np.inf),
@@ -125,7 +120,7 @@ class Sequences:
     """name, source, length, n_chunks, status, description: a list each."""
     sums: Sums
     flags: np.ndarray
-    """(n,) uint32 of the sequences and of their chunks."""
+    """(n,) uint32 of the sequences."""
 
     def evidence(self, consensus: str) -> Evidence:
         virus, nonvirus = self.sums.consensus(consensus)
@@ -153,7 +148,7 @@ class BlockReader:
         self._scores, self._new_names, self._n_sources, self._flags = scores, new_names, n_sources, flags
         self._columns: list[list[Any]] = [[] for _ in range(6)]
         """Of the sequence whose chunks continue in the next block, or of none; as in `Sequences`."""
-        self._sums = Sums(*(np.zeros(0, np.uint32 if f.name == "flags" else np.int64) for f in fields(Sums)))
+        self._sums = Sums(*(np.zeros(0, np.int64) for _ in fields(Sums)))
         self._next_record = self._next_chunk = 0
 
     @property
@@ -210,9 +205,9 @@ class BlockReader:
         first = self._next_record - len(names)
         self._columns, self._sums = [column[complete:] for column in columns], sums.rows(slice(complete, None))
         ended = sums.rows(slice(complete))
-        flags = ended.flags
+        flags = np.zeros(complete, np.uint32)
         if self._flags is not None:
-            flags = flags | self._flags.records[first : first + complete]
+            flags = self._flags.records[first : first + complete]
         return Sequences(first, [column[:complete] for column in columns], ended, flags)
 
 

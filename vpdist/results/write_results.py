@@ -14,8 +14,7 @@ from vpdist.calibration.judgement import Evidence
 from vpdist.calibration.judging import Judging
 from vpdist.errors import StorageError
 from vpdist.planning.plan import Plan
-from vpdist.results import parts, tables, virnucpro_files
-from vpdist.results.flags import Flags
+from vpdist.results import doubts, parts, tables, virnucpro_files
 from vpdist.results.parts import PartHeader
 from vpdist.results.scores import Scores
 from vpdist.results.sequence_sums import BlockReader, evidence
@@ -37,13 +36,13 @@ def part_scores(
 ) -> Scores:
     """Scores of all fragments from the parts' logits; `raise_if_ending` is called between parts. Raises DamagedFile,
     also for a part of another run: this rank believes no other that has checked it."""
-    scores = Scores.empty(n_fragments)
-    names = ["failed"] + (["logits"] if header.classifier else [])
+    scores = Scores.empty(n_fragments, distances=bool(header.summary))
+    names = [name for name in ("failed", "logits", "distance") if name in header.datasets()]
     for unit in range(plan.n_units):
         parts.check(folder.parts, unit, plan, header, full=False)
         part = parts.read(folder.parts, unit, names)
         fragment, row = parts.fragment_rows(plan, unit)
-        scores.set_unit(fragment, row, part["failed"], part.get("logits"))
+        scores.set_unit(fragment, row, part["failed"], part.get("logits"), part.get("distance"))
         raise_if_ending()
     return scores
 
@@ -66,20 +65,22 @@ def write_tables(
     *,
     legacy: bool,
     judging: Judging | None = None,
-    flags: Flags | None = None,
 ) -> Totals:
     """Write the three tables from the token store and the scores, with `legacy` also the original's two files, which
     are removed otherwise: all of them together, or none.
 
-    `judging` says what the scores are worth, and is kept beside the tables; None where nothing is known. `flags`: None
-    where none were looked for. `raise_if_ending` is called between blocks. Raises StorageError.
+    `judging` says what the scores are worth, and is kept beside the tables; None where nothing is known.
+    `raise_if_ending` is called between blocks. Raises StorageError.
     """
     about: dict[str, Any] = {"judgement": None}
     if judging is not None:
         origin = replace(origin, calibration=CALIBRATION)
+    shortest = origin.shortest_chunk
     with replacing_tables(folder, origin, about) as new, ExitStack() as stack:
         files = {name: stack.enter_context(replacing(new / f"{name}.tsv")) for name in tables.COLUMNS}
-        totals = fill_tables(files, folder, summary, scores, sources, origin.consensus, raise_if_ending, judging, flags)
+        scores = withheld(folder, summary, scores, shortest, raise_if_ending)
+        by = (origin.consensus, raise_if_ending, judging, shortest)
+        totals = fill_tables(files, folder, summary, scores, sources, *by)
         stack.close()
         if judging is not None:
             about["judgement"] = totals.judgement
@@ -99,10 +100,11 @@ def fill_tables(
     consensus: str,
     raise_if_ending: Callable[[], None] = lambda: None,
     judging: Judging | None = None,
-    flags: Flags | None = None,
+    shortest_chunk: int = 0,
 ) -> Totals:
-    """The content of the three tables, written to `files` (sequences, chunks, fragments). With `judging` the blocks are
-    read twice: what is said of a sequence depends on all. Raises StorageError."""
+    """The content of the three tables, written to `files` (sequences, chunks, fragments). The blocks are read several
+    times: flags of a sequence depend on all its chunks, and with `judging` what is said of one depends on all of them.
+    `shortest_chunk`: bases of the shortest one that the model judges, 0 for every chunk. Raises StorageError."""
 
     judgement, described = None, None
     if judging is not None:
@@ -118,7 +120,7 @@ def fill_tables(
         n_records=summary.n_records,
         consensus=consensus,
         judgement=judgement,
-        flags=flags,
+        flags=doubts.find_doubts(_blocks(folder, summary, raise_if_ending), scores, summary.n_records, shortest_chunk),
     )
     if (totals.chunks, totals.fragments) != (summary.n_chunks, summary.n_fragments):
         raise StorageError(
@@ -127,6 +129,17 @@ def fill_tables(
         )
     totals.judgement = described
     return totals
+
+
+def withheld(
+    folder: RunFolder,
+    summary: StoreSummary,
+    scores: Scores,
+    shortest_chunk: int,
+    raise_if_ending: Callable[[], None] = lambda: None,
+) -> Scores:
+    """The scores without those of chunks that are shorter than the model judges (0: it judges every one)."""
+    return doubts.withhold_short(_blocks(folder, summary, raise_if_ending), scores, shortest_chunk)
 
 
 def evidence_of(
@@ -142,6 +155,7 @@ def evidence_of(
 
 
 def _blocks(folder: RunFolder, summary: StoreSummary, raise_if_ending: Callable[[], None]) -> Iterator[BlockTable]:
+    """The token store without its tokens. Raises DamagedFile."""
     for path in store_summary.block_paths(folder, summary):
         yield token_store.read_table(path)
         raise_if_ending()

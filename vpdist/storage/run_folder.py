@@ -29,7 +29,7 @@ NAMES = {
     "": re.compile("|".join([*map(re.escape, TOP_FILES), re.escape(SHARED_MARK) + "[0-9-]+"])),
     "parts": re.compile(r"unit-[0-9]{6,}\.h5"),
     "tokens": re.compile(
-        r"(block|raw)-[0-9]{6,}\.h5|shard-[0-9]{5,}\.h5|(plan|names|equal-rows)\.h5|store\.json|(stdin|files-from)(\.again)?"
+        r"(block|raw)-[0-9]{6,}\.h5|shard-[0-9]{5,}\.h5|(plan|names|equal-rows|row-bases)\.h5|store\.json|(stdin|files-from)(\.again)?"
     ),
     "logs": re.compile(r"rank[0-9]{5,}\.log"),
     "at_work": re.compile(r"rank[0-9]{5,}\.[0-9a-f.]+"),
@@ -50,7 +50,7 @@ class RunFolder:
         self.parts, self.tokens, self.at_work = path / "parts", path / "tokens", path / "at_work"
         self.run, self.status, self.progress = path / "run.json", path / "status.json", path / "progress.jsonl"
         self.plan, self.store, self.names = (self.tokens / name for name in ("plan.h5", "store.json", "names.h5"))
-        self.equal_rows = self.tokens / "equal-rows.h5"
+        self.equal_rows, self.row_bases = self.tokens / "equal-rows.h5", self.tokens / "row-bases.h5"
         self.spool, self.input_list = self.tokens / "stdin", self.tokens / "files-from"
         self.next_tables, self.calibration = path / NEXT_TABLES, path / CALIBRATION
 

@@ -93,11 +93,16 @@ class TablesOrigin:
     """Identity of the plan of the parts."""
     calibration: str = ""
     """Name of the file by which the scores were judged, '' where nothing is known of them."""
+    shortest_chunk: int = 0
+    """Bases below which chunks have no scores; 0: every chunk is judged."""
+    summary: str = ""
+    """Fingerprint of the model's summary of embeddings, '' where it has none."""
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str | int]:
         """`tables_from` in run.json; the plan is in the tables' record."""
         names = ("command", "classifier", "consensus", "calibration")
-        return {name: getattr(self, name) for name in names}
+        rules: dict[str, str | int] = {"shortest_chunk": self.shortest_chunk, "summary": self.summary}
+        return {name: getattr(self, name) for name in names} | {name: value for name, value in rules.items() if value}
 
 
 def recorded_tables(folder: RunFolder) -> TablesRecord | None:
@@ -118,10 +123,14 @@ def recorded_origin(run: dict[str, Any]) -> TablesOrigin:
     if not (isinstance(origin, dict) and isinstance(settings, dict)):
         raise StorageError("run.json: tables_from or settings is not an object")
     fields = {"command": "predict", "classifier": "", "consensus": settings.get("consensus", "mean"), "calibration": ""}
+    fields["summary"] = ""
+    shortest = origin.get("shortest_chunk", 0)
     known = {name: origin.get(name, default) for name, default in fields.items()}
     if any(type(value) is not str for value in known.values()):
         raise StorageError("run.json: a value of tables_from is not a text")
-    return TablesOrigin(**known, plan="")
+    if type(shortest) is not int or shortest < 0:
+        raise StorageError("run.json: shortest_chunk of tables_from is not a number of bases")
+    return TablesOrigin(**known, plan="", shortest_chunk=shortest)
 
 
 @contextmanager
