@@ -46,7 +46,7 @@ Nproc = Annotated[
 @with_settings(
     "inputs files_from output model classifier nucleotide_model protein_model chunk_length min_length replace_unknown "
     "consensus dtype embedding_dtype embeddings token_budget threads device nproc schedule progress stall_timeout "
-    "offline restart reuse legacy_output"
+    "offline restart reuse legacy_output min_score gzip_tables"
 )
 def predict(settings: Settings, nproc: Nproc = None) -> None:
     """Call every sequence virus or not, and keep the embeddings that led there."""
@@ -58,7 +58,8 @@ def predict(settings: Settings, nproc: Nproc = None) -> None:
 @app.command()
 @with_settings(
     "inputs files_from output model nucleotide_model protein_model chunk_length min_length replace_unknown dtype "
-    "embedding_dtype token_budget threads device nproc schedule progress stall_timeout offline restart reuse",
+    "embedding_dtype token_budget threads device nproc schedule progress stall_timeout offline restart reuse "
+    "gzip_tables",
     calls=False,
 )
 def embed(settings: Settings, nproc: Nproc = None) -> None:
@@ -191,6 +192,8 @@ def classify(
     progress: Annotated[str, option("progress")] = "auto",
     offline: Annotated[bool, option("offline")] = False,
     legacy_output: Annotated[bool, option("legacy_output")] = False,
+    min_score: Annotated[float, option("min_score")] = 0.0,
+    gzip_tables: Annotated[bool, option("gzip_tables")] = False,
 ) -> None:
     """Make new calls from a run's embeddings, in seconds."""
     from vpdist.commands.early_checks import check_classifier_file
@@ -216,6 +219,8 @@ def classify(
         offline=offline,
         consensus=consensus,
         legacy_output=legacy_output,
+        min_score=min_score,
+        gzip_tables=gzip_tables,
         progress=progress,
     )
     raise typer.Exit(code)

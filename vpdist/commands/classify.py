@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vpdist.commands import resolve_config
+from vpdist.commands import further_files, resolve_config
 from vpdist.commands.run_inputs import Waiting
 from vpdist.commands.run_record import runs_with, this_run
 from vpdist.commands.threads import use_threads
-from vpdist.config import CONSENSUS, ResolvedConfig, one_of
+from vpdist.config import CONSENSUS, ResolvedConfig, one_of, within
 from vpdist.errors import UsageError, WeightsError
 from vpdist.models import choose
 from vpdist.models.bundle import Bundle
@@ -42,6 +42,8 @@ def classify(
     offline: bool = False,
     consensus: str | None,
     legacy_output: bool,
+    min_score: float = 0.0,
+    gzip_tables: bool = False,
     progress: str,
 ) -> int:
     """Run `vpdist classify` on this rank; returns the exit code.
@@ -53,10 +55,13 @@ def classify(
         offline: ask nobody for the model.
         consensus: mean, max or fraction; None: that of the run.
         legacy_output: also write the original method's two files.
+        min_score: least virus score of what virus.fna.gz, virus.tsv and the regions hold, from 0 to 1.
+        gzip_tables: write the three tables as .tsv.gz.
         progress: auto, bars, log or none.
     """
     if consensus is not None:
         one_of("consensus", consensus, CONSENSUS)
+    within("min-score", min_score, least=0, most=1)
 
     def body(session: Session) -> Outcome:
         outcome = Outcome("")
@@ -64,7 +69,7 @@ def classify(
         def make() -> str:
             nonlocal outcome
             bundle = None if model is None else find_model(model, offline=offline, listener=Waiting(session.control))
-            outcome = _new_calls(session, classifier, bundle, consensus, legacy_output)
+            outcome = _new_calls(session, classifier, bundle, consensus, legacy_output, min_score, gzip_tables)
             return "1"
 
         session.control.broadcast_from_rank_0("classified", make)
@@ -74,7 +79,13 @@ def classify(
 
 
 def _new_calls(
-    session: Session, given: Path | None, bundle: Bundle | None, consensus: str | None, legacy_output: bool
+    session: Session,
+    given: Path | None,
+    bundle: Bundle | None,
+    consensus: str | None,
+    legacy_output: bool,
+    min_score: float,
+    gzip_tables: bool,
 ) -> Outcome:
     """All of `vpdist classify`, on rank 0. Raises UsageError, WeightsError, StorageError."""
     started = time.monotonic()
@@ -113,13 +124,16 @@ def _new_calls(
     session.progress.stage("classify", planned_units=plan.n_units)
     scores = checked_scores(_scores(session, classifier, plan, summary.n_fragments))
     sources = recorded.input_names
-    origin = TablesOrigin(command="classify", classifier=classifier.fingerprint, consensus=chosen, plan=header.plan)
-    raise_if_ending = session.control.raise_if_ending
-    totals = write_tables(folder, summary, scores, sources, origin, raise_if_ending, legacy=legacy_output)
+    origin = TablesOrigin(
+        command="classify", classifier=classifier.fingerprint, consensus=chosen, plan=plan_id, min_score=min_score
+    )
+    tables = (folder, summary, scores, sources, origin, session.control.raise_if_ending)
+    further = further_files.of_classify(session, summary, recorded, min_score, gzip_tables=gzip_tables)
+    totals = write_tables(*tables, legacy=legacy_output, further=further)
     warnings = summary.warnings(sources, recorded.min_length)
     warnings += resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
     text = summary_text(folder, totals, time.monotonic() - started, called=True)
-    return Outcome("\n".join([*warnings, text, *choose.told(bundle)]), totals.failed_fragments)
+    return Outcome("\n".join([*warnings, text, *further.told, *choose.told(bundle)]), totals.failed_fragments)
 
 
 def _fitting(recorded: ResolvedConfig, given: Path | None, bundle: Bundle | None, folder: RunFolder) -> Path:

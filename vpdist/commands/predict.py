@@ -9,13 +9,13 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from vpdist.commands import prepare, resolve_config, run_inputs
+from vpdist.commands import further_files, prepare, resolve_config, run_inputs
 from vpdist.commands.platforms import note_platforms
 from vpdist.commands.reuse import earlier_run
 from vpdist.commands.run_inputs import RunInputs
@@ -39,7 +39,6 @@ from vpdist.session.coordination import Control
 from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
 from vpdist.storage.run_folder import RunFolder
-from vpdist.storage.table_switch import TablesOrigin
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +107,7 @@ class Predict:
             work = replace(work, earlier=earlier)
         self._embed_until_complete(work)
         with self._stage("tables"):
-            totals = self._tables(summary, plan, work.header, inputs.resolved.input_names)
+            totals = self._tables(summary, plan, work.header, inputs)
         return self._end(totals, time.monotonic() - started)
 
     @contextmanager
@@ -268,7 +267,7 @@ class Predict:
         n = self.control.runtime.keys.add(bad, 0)
         return [int(self.control.wait_for(f"{bad}/{number}")) for number in range(1, n + 1)]
 
-    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader, names: Sequence[str]) -> Totals:
+    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader, inputs: RunInputs) -> Totals:
         """Rank 0 writes the tables, the others wait."""
         totals = Totals()
 
@@ -278,11 +277,10 @@ class Predict:
             scores = part_scores(self.folder, plan, header, summary.n_fragments, raise_if_ending)
             if header.classifier:
                 scores = checked_scores(scores)
-            origin = TablesOrigin(
-                command="predict", classifier=header.classifier, consensus=settings.consensus, plan=header.plan
-            )
-            tables = (names, origin, raise_if_ending)
-            totals = write_tables(self.folder, summary, scores, *tables, legacy=settings.legacy_output)
+            tables = (inputs.resolved.input_names, further_files.origin(settings, header), raise_if_ending)
+            further = further_files.of_predict(self.session, summary, inputs, settings)
+            totals = write_tables(self.folder, summary, scores, *tables, settings.legacy_output, further)
+            self.told = [*further.told, *self.told]
             return "1"
 
         self.control.broadcast_from_rank_0("tables", make)

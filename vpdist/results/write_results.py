@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from vpdist.planning.plan import Plan
 from vpdist.results import parts, tables, virnucpro_files
 from vpdist.results.parts import PartHeader
 from vpdist.results.scores import Scores
+from vpdist.results.table_files import table_path
 from vpdist.results.tables import Totals
 from vpdist.sequences import store_summary, token_store
 from vpdist.sequences.blocks import BlockTable
@@ -53,18 +55,19 @@ def write_tables(
     sources: Sequence[str],
     origin: TablesOrigin,
     raise_if_ending: Callable[[], None],
-    *,
     legacy: bool,
+    further: Callable[[Path], None] = lambda new: None,
 ) -> Totals:
     """Write the three tables from the token store and the scores, with `legacy` also the original's two files, which
-    are removed otherwise: all of them together, or none. `raise_if_ending` is called between blocks. Raises
-    StorageError."""
+    are removed otherwise, and what `further` writes into the folder of the new tables: all of them together, or none.
+    `raise_if_ending` is called between blocks. Raises StorageError."""
     with replacing_tables(folder, origin) as new, ExitStack() as stack:
         files = {name: stack.enter_context(replacing(new / f"{name}.tsv")) for name in tables.COLUMNS}
         totals = fill_tables(files, folder, summary, scores, sources, origin.consensus, raise_if_ending)
         stack.close()
         if legacy:
             virnucpro_files.write_virnucpro_files(new, scores)
+        further(new)
         raise_if_ending()
     return totals
 
@@ -105,11 +108,12 @@ def fill_tables(
 def summary_text(folder: RunFolder, totals: Totals, seconds: float, *, called: bool) -> str:
     """The lines that the user reads at the end."""
     statuses = ", ".join(f"{count:,} {status}" for status, count in sorted(totals.statuses.items())) or "none"
+    paths = [table_path(folder.path, name) for name in tables.COLUMNS]
     lines = [f"{totals.records:,} sequences ({statuses}) in {seconds:.1f} s"]
     lines.append(f"{totals.open_chunks:,} of {totals.chunks:,} chunks have an open frame")
     if called:
         lines.append(f"{totals.virus_sequences:,} sequences called virus")
     if totals.failed_fragments:
         lines.append(f"{totals.failed_fragments:,} fragments FAILED; they are NA in fragments.tsv, see the log files")
-    lines.append(f"tables: {folder.path / 'sequences.tsv'}, chunks.tsv, fragments.tsv")
+    lines.append(f"tables: {', '.join([str(paths[0]), *(path.name for path in paths[1:])])}")
     return "\n".join(lines)
