@@ -18,7 +18,7 @@ from tests.tiny_models import NUCLEOTIDE_WIDTH, PROTEIN_WIDTH, TinyModels
 from vpdist.commands.export_run import export_path, export_run
 from vpdist.commands.predict import predict
 from vpdist.errors import StorageError, UsageError
-from vpdist.results import exported, gathered, parts
+from vpdist.results import exported, gathered, parts, table_files
 from vpdist.storage.atomic_files import DamagedFile
 
 PER = ("sequence", "fragment")
@@ -119,7 +119,7 @@ def test_parquet_is_read_by_pandas(run: Path, per: str, tmp_path: Path) -> None:
     path, _ = export_run(run, "parquet", per, tmp_path / "out.parquet")
     frame, table = pandas.read_parquet(path), rows(run, per)
     for name in table[0]:
-        if name not in exported.FLOATS:
+        if name not in table_files.FLOATS:
             assert frame[name].astype(str).tolist() == [row[name] for row in table]
     assert frame["virus_score"].isna().tolist() == [row["virus_score"] == "NA" for row in table]
     assert_embeddings({kind: np.stack(frame[kind].to_numpy()) for kind in KINDS}, run, per)

@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from vpdist.results import explained, regions
-from vpdist.results.table_files import Table, opened_table, opened_text
+from vpdist.results.table_files import NA, Table, opened_table, opened_text
 from vpdist.results.virus_fasta import compressed
 from vpdist.storage.atomic_files import open_regular, replacing, storage_error, write_file
 from vpdist.storage.run_folder import TABLES
 
-NA = "NA"
 STATUSES = ("ok", "no_open_frame", "too_short", "filtered", "failed")
 SUMMARY_COLUMNS = (
     *("source", "n_sequences", "n_bases", "n_scored", "n_virus", "n_virus_bases", "virus_share"),

@@ -19,15 +19,10 @@ import numpy as np
 from vpdist.errors import UsageError
 from vpdist.results import h5ad
 from vpdist.results.gathered import FRAGMENT, Gathered, check_room
-from vpdist.results.table_files import Table, opened_table
+from vpdist.results.table_files import FLOATS, INTEGERS, NA, Table, opened_table
 from vpdist.storage.atomic_files import DamagedFile, replacing, replacing_by_name
 
 FORMATS = ("h5", "npz", "parquet", "h5ad")
-INTEGERS = frozenset(
-    "length n_chunks n_scored_chunks n_fragments n_virus_chunks chunk start end frame n_embedded".split()
-)
-FLOATS = frozenset("virus_score nonvirus_score margin probability q_value p_value".split())
-"""Columns of numbers; all others are texts."""
 BLOCK_BYTES = 1 << 24
 """Bytes of embeddings in a block."""
 MOST_ROWS = 1 << 14
@@ -85,7 +80,7 @@ def _columns(table: Table, rows: list[list[str]]) -> dict[str, Column]:
             if name in INTEGERS:
                 columns[name] = np.array([int(cell) for cell in cells], np.int64)
             elif name in FLOATS:
-                columns[name] = np.array([np.nan if cell == "NA" else float(cell) for cell in cells])
+                columns[name] = np.array([np.nan if cell == NA else float(cell) for cell in cells])
             else:
                 columns[name] = cells
         except ValueError as error:

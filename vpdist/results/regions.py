@@ -11,9 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from vpdist.results.table_files import Table
-
-NA = "NA"
+from vpdist.results.table_files import NA, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,12 @@ from typing import BinaryIO
 
 from vpdist.storage.atomic_files import DamagedFile, open_regular, read_error
 
+NA = "NA"
+INTEGERS = frozenset(
+    "length n_chunks n_scored_chunks n_fragments n_virus_chunks chunk start end frame n_embedded".split()
+)
+FLOATS = frozenset("virus_score nonvirus_score margin probability q_value p_value".split())
+"""Columns of numbers; all others are texts."""
 DAMAGED_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)
 LONGEST_ROW = 1 << 24
 """Bytes; a header of the input may take 1 MiB."""
