@@ -27,7 +27,7 @@ FOLDERS = (
     "storage",
 )
 """From the top of the house to its cellar: each imports only from those after it, and from the shared nouns."""
-ENTRY = ("cli", "model_commands", "run_commands", "testing", "__main__")
+ENTRY = ("api", "cli", "model_commands", "run_commands", "started_by_api", "testing", "__main__")
 """Modules beside the folders that import from any of them; all others there are shared nouns, which import from none."""
 COLLECTIVES = {
     "all_gather",
@@ -41,6 +41,7 @@ COLLECTIVES = {
     "new_group",
 }
 WITHOUT_TORCH = (
+    "vpdist.api",
     "vpdist.calibration.judgement",
     "vpdist.cli",
     "vpdist.config",
@@ -55,6 +56,7 @@ WITHOUT_TORCH = (
     "vpdist.monitoring.liveness",
     "vpdist.planning.plan",
     "vpdist.planning.plan_file",
+    "vpdist.commands.export_run",
     "vpdist.results.parts",
     "vpdist.results.tables",
     "vpdist.sequences.records",

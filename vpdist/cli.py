@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 
 model_commands.add_to(app)
+run_commands.add_to(app)
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Nproc = Annotated[
@@ -46,7 +47,7 @@ Nproc = Annotated[
 @with_settings(
     "inputs files_from output model classifier nucleotide_model protein_model chunk_length min_length replace_unknown "
     "allow_short consensus prevalence sensitive balanced strict max_fdr dtype embedding_dtype embeddings token_budget "
-    "threads device nproc schedule progress stall_timeout offline restart reuse legacy_output"
+    "threads device nproc schedule progress stall_timeout offline restart reuse legacy_output min_score gzip_tables"
 )
 def predict(settings: Settings, nproc: Nproc = None) -> None:
     """Call every sequence virus or not, and keep the embeddings that led there."""
@@ -58,7 +59,8 @@ def predict(settings: Settings, nproc: Nproc = None) -> None:
 @app.command()
 @with_settings(
     "inputs files_from output model nucleotide_model protein_model chunk_length min_length replace_unknown dtype "
-    "embedding_dtype token_budget threads device nproc schedule progress stall_timeout offline restart reuse",
+    "embedding_dtype token_budget threads device nproc schedule progress stall_timeout offline restart reuse "
+    "gzip_tables",
     calls=False,
 )
 def embed(settings: Settings, nproc: Nproc = None) -> None:

@@ -126,6 +126,10 @@ class Settings:
         Path | None, Option("A run of which embeddings of the same fragments are taken over.", metavar="OLDRUN")
     ] = None
     legacy_output: Annotated[bool, Option("Also write the original method's two files.")] = False
+    min_score: Annotated[
+        float, Option("Least virus_score of what virus.fna.gz, virus.tsv and the regions hold.", least=0, most=1)
+    ] = 0.0
+    gzip_tables: Annotated[bool, Option("Write the three tables as .tsv.gz, instead of .tsv.")] = False
     calls: bool = True
     """Whether a model's classifier is used, as by every command but `vpdist embed`."""
     dry_run: bool = False

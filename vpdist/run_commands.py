@@ -1,4 +1,4 @@
-"""The command that makes new calls of a run that is complete. It imports what it alone needs."""
+"""The commands about runs that are complete: classify, export. Each imports what it alone needs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from vpdist.config import between_0_and_1, preset_of
 from vpdist.environment import ending_with_launcher, launch_context
 from vpdist.errors import UsageError
 from vpdist.options import option
+from vpdist.text import count_text, printable
+
+EXPORT_HELP = "h5, npz, parquet or h5ad."
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the function below a command of `app`."""
+    """Make the functions below commands of `app`."""
     app.command()(classify)
+    app.command()(export)
 
 
 def classify(
@@ -32,6 +36,8 @@ def classify(
     progress: Annotated[str, option("progress")] = "auto",
     offline: Annotated[bool, option("offline")] = False,
     legacy_output: Annotated[bool, option("legacy_output")] = False,
+    min_score: Annotated[float, option("min_score")] = 0.0,
+    gzip_tables: Annotated[bool, option("gzip_tables")] = False,
 ) -> None:
     """Make new calls from a run's embeddings, in seconds."""
     from vpdist.commands.early_checks import check_classifier_file
@@ -61,7 +67,36 @@ def classify(
         offline=offline,
         consensus=consensus,
         legacy_output=legacy_output,
+        min_score=min_score,
+        gzip_tables=gzip_tables,
         progress=progress,
         choice=Choice(preset=preset, max_fdr=max_fdr, prevalence=prevalence),
     )
     raise typer.Exit(code)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A complete run folder that keeps its embeddings.")],
+    to: Annotated[str, typer.Option(metavar="FORMAT", help=EXPORT_HELP)],
+    per: Annotated[str, typer.Option(help="A row per sequence (mean over its fragments) or fragment.")] = "sequence",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="By default beside RUN: RUN-sequences.h5 ...")
+    ] = None,
+) -> None:
+    """Write a run's embeddings, names and calls into one file, in the order of its tables.
+
+    Example: vpdist export RUN --to h5ad --per sequence
+    """
+    from vpdist.commands.export_run import export_run
+
+    try:
+        path, n = export_run(run, to, per, output, _progress)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    typer.echo(printable(f"{path}: written, {count_text(n)} {per}s"))
+
+
+def _progress(done: int, of: int) -> None:
+    """Parts read, on a terminal only."""
+    if sys.stderr.isatty():
+        typer.echo(f"\r{done:,} of {of:,} parts read" + ("\n" if done == of else ""), err=True, nl=False)

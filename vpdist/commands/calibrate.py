@@ -16,12 +16,12 @@ from vpdist.calibration import fit as fitting
 from vpdist.calibration.calibrated import Calibration, NullScores
 from vpdist.calibration.judgement import Evidence
 from vpdist.calibration.scores import CALIBRATED_CONSENSUS, CLASS_BASES, class_name, log_odds
-from vpdist.commands.embedded_run import EmbeddedRun
 from vpdist.commands.new_scores import scores_under
 from vpdist.commands.predict import Predict
 from vpdist.config import Settings
 from vpdist.errors import StorageError
 from vpdist.planning import plan_file
+from vpdist.results.embedded_run import EmbeddedRun
 from vpdist.results.heads import Heads
 from vpdist.results.scores import Scores, softmax
 from vpdist.results.write_results import evidence_of, withheld

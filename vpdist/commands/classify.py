@@ -7,18 +7,19 @@ Parts do not change; tables are replaced, and run.json records the classifier th
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vpdist.calibration.judgement import Choice
-from vpdist.commands import resolve_config
+from vpdist.commands import further_files, resolve_config
 from vpdist.commands.new_scores import scores_under
 from vpdist.commands.run_calibration import judging_of
 from vpdist.commands.run_inputs import Waiting
 from vpdist.commands.run_record import runs_with, this_run
 from vpdist.commands.short_sequences import refuse_mostly_short
 from vpdist.commands.threads import use_threads
-from vpdist.config import CONSENSUS, ResolvedConfig, one_of
+from vpdist.config import CONSENSUS, ResolvedConfig, one_of, within
 from vpdist.errors import UsageError, WeightsError
 from vpdist.models import choose
 from vpdist.models.bundle import Bundle
@@ -47,6 +48,8 @@ def classify(
     offline: bool = False,
     consensus: str | None,
     legacy_output: bool,
+    min_score: float = 0.0,
+    gzip_tables: bool = False,
     progress: str,
     choice: Choice | None = None,
 ) -> int:
@@ -59,11 +62,14 @@ def classify(
         offline: ask nobody for the model.
         consensus: mean, max or fraction; None: that of the run.
         legacy_output: also write the original method's two files.
+        min_score: least virus score of what virus.fna.gz, virus.tsv and the regions hold, from 0 to 1.
+        gzip_tables: write the three tables as .tsv.gz.
         progress: auto, bars, log or none.
         choice: how a model's calibration judges the scores; None: by default.
     """
     if consensus is not None:
         one_of("consensus", consensus, CONSENSUS)
+    within("min-score", min_score, least=0, most=1)
 
     def body(session: Session) -> Outcome:
         outcome = Outcome("")
@@ -71,7 +77,8 @@ def classify(
         def make() -> str:
             nonlocal outcome
             bundle = None if model is None else find_model(model, offline=offline, listener=Waiting(session.control))
-            outcome = _new_calls(session, classifier, bundle, consensus, choice or Choice(), legacy_output)
+            kept = Kept(legacy_output, min_score, gzip_tables)
+            outcome = _new_calls(session, classifier, bundle, consensus, choice or Choice(), kept)
             return "1"
 
         session.control.broadcast_from_rank_0("classified", make)
@@ -80,13 +87,22 @@ def classify(
     return run_session(RunFolder(output), body, device="cpu", progress=progress, stall_timeout=1800.0, must_exist=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Which files are written beside the tables, see `classify`."""
+
+    legacy_output: bool
+    min_score: float
+    gzip_tables: bool
+
+
 def _new_calls(
     session: Session,
     given: Path | None,
     bundle: Bundle | None,
     consensus: str | None,
     choice: Choice,
-    legacy_output: bool,
+    kept: Kept,
 ) -> Outcome:
     """All of `vpdist classify`, on rank 0. Raises UsageError, WeightsError, StorageError."""
     started = time.monotonic()
@@ -122,16 +138,20 @@ def _new_calls(
         plan=plan_id,
         shortest_chunk=choose.shortest_judged(bundle),
         summary=classifier.summary.fingerprint if classifier.summary is not None else "",
+        min_score=kept.min_score,
     )
     written = (sources, origin, session.control.raise_if_ending)
-    totals = write_tables(folder, summary, scores, *written, legacy=legacy_output, judging=judging)
+    further = further_files.of_classify(session, summary, recorded, kept.min_score, gzip_tables=kept.gzip_tables)
+    totals = write_tables(
+        folder, summary, scores, *written, legacy=kept.legacy_output, judging=judging, further=further
+    )
     warnings = summary.warnings(sources, recorded.min_length)
     if bundle is not None:
         shortest = origin.shortest_chunk
         warnings += refuse_mostly_short(folder, summary, bundle.model.name, shortest, allowed=True)
     warnings += resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
     text = summary_text(folder, totals, time.monotonic() - started, called=True)
-    return Outcome("\n".join([*warnings, text, *choose.told(bundle)]), totals.failed_fragments)
+    return Outcome("\n".join([*warnings, text, *further.told, *choose.told(bundle)]), totals.failed_fragments)
 
 
 def _complete_plan(

@@ -22,7 +22,7 @@ from vpdist.commands.run_inputs import RunInputs
 from vpdist.commands.short_sequences import refuse_mostly_short
 from vpdist.commands.tables_of_run import tables_of_run
 from vpdist.commands.threads import use_threads
-from vpdist.config import ResolvedConfig, Settings
+from vpdist.config import Settings
 from vpdist.embedding.encoder_process import EncoderProcess
 from vpdist.embedding.isolated_encoder import isolated_work
 from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
@@ -110,7 +110,7 @@ class Predict:
             work = replace(work, earlier=earlier, row_bases=bases)
         self._embed_until_complete(work)
         with self._stage("tables"):
-            totals = self._tables(summary, plan, work.header, inputs.resolved)
+            totals = self._tables(summary, plan, work.header, inputs)
         return self._end(totals, time.monotonic() - started)
 
     @contextmanager
@@ -274,13 +274,14 @@ class Predict:
         n = self.control.runtime.keys.add(bad, 0)
         return [int(self.control.wait_for(f"{bad}/{number}")) for number in range(1, n + 1)]
 
-    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader, resolved: ResolvedConfig) -> Totals:
+    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader, inputs: RunInputs) -> Totals:
         """Rank 0 writes the tables, the others wait."""
         totals = Totals()
 
         def make() -> str:
             nonlocal totals
-            totals = tables_of_run(self.settings, self.session, summary, plan, header, resolved)
+            totals, told = tables_of_run(self.settings, self.session, summary, plan, header, inputs)
+            self.told = [*told, *self.told]
             return "1"
 
         self.control.broadcast_from_rank_0("tables", make)

@@ -20,9 +20,9 @@ from vpdist.encoders.shape import EncoderShape, encoder_shape
 from vpdist.environment import LaunchContext
 from vpdist.errors import UsageError, WeightsError
 from vpdist.planning.plan import COST_SCALE, EncoderCost, Limits
+from vpdist.results.embedded_run import recorded_config as recorded_config
 from vpdist.results.heads import Heads
 from vpdist.results.parts import FRAGMENT_BYTES, row_bytes
-from vpdist.storage.atomic_files import read_json
 from vpdist.storage.run_folder import RunFolder
 
 CPU_TOKEN_BUDGET = 1024
@@ -120,17 +120,6 @@ def encoders_dtype(settings: Settings, device: torch.device, recorded: ResolvedC
             f"--dtype bfloat16: {torch.cuda.get_device_name(device)} has no bfloat16 products; take float16 or float32"
         )
     return dtype
-
-
-def recorded_config(folder: RunFolder) -> ResolvedConfig | None:
-    """The configuration in a folder's run.json, None where there is none. Raises UsageError for another version's."""
-    content = read_json(folder.run)
-    if content is None or "decisions" not in content:
-        return None
-    try:
-        return ResolvedConfig.from_dict(content["decisions"])
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"{folder.run} was written by another version of vpdist: {error}") from error
 
 
 def check_classifier(heads: Heads, name: str, widths: Sequence[int], chunk_length: int) -> None:

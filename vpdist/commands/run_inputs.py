@@ -175,6 +175,7 @@ def _record(settings: Settings, session: Session, inputs: RunInputs) -> None:
         decisions=inputs.resolved.to_dict(),
         platform=mine.to_dict(),
         models={kind: str(folder) for kind, folder in inputs.models.items()},
+        input_paths=input_identity.input_paths(settings.inputs, inputs.paths),
         **({"plugins": plugins} if plugins else {}),
         runs=runs_with(read_json(session.folder.run) or {}, run),
     )

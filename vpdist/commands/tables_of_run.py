@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from vpdist.commands import further_files
 from vpdist.commands.run_calibration import choice_of, judging_of
-from vpdist.config import ResolvedConfig, Settings
+from vpdist.commands.run_inputs import RunInputs
+from vpdist.config import Settings
 from vpdist.models import choose
 from vpdist.planning.plan import Plan
 from vpdist.results.parts import PartHeader
@@ -20,14 +22,17 @@ def tables_of_run(
     summary: StoreSummary,
     plan: Plan,
     header: PartHeader,
-    resolved: ResolvedConfig,
-) -> Totals:
-    """Write the tables, on rank 0. Raises DamagedFile, StorageError."""
+    inputs: RunInputs,
+) -> tuple[Totals, list[str]]:
+    """Write the tables, on rank 0; returns their totals, and what people must be told of the files beside them. Raises
+    DamagedFile, StorageError."""
+    resolved = inputs.resolved
     folder, raise_if_ending = session.folder, session.control.raise_if_ending
     scores = part_scores(folder, plan, header, summary.n_fragments, raise_if_ending)
     if header.classifier:
         scores = checked_scores(scores)
-    return write_tables(
+    further = further_files.of_predict(session, summary, inputs, settings)
+    totals = write_tables(
         folder,
         summary,
         scores,
@@ -39,8 +44,11 @@ def tables_of_run(
             plan=header.plan,
             shortest_chunk=resolved.shortest_chunk,
             summary=header.summary,
+            min_score=settings.min_score,
         ),
         raise_if_ending,
         legacy=settings.legacy_output,
         judging=judging_of(choose.calling_model_of(settings), choice_of(settings), settings.consensus),
+        further=further,
     )
+    return totals, further.told

@@ -16,7 +16,6 @@ import xxhash
 from vpdist.commands import calibrate, run_inputs, train_heads
 from vpdist.commands.beside import Beside
 from vpdist.commands.calibrate import LabelledSides, embed_pieces
-from vpdist.commands.embedded_run import EmbeddedRun, finished_run
 from vpdist.commands.predict import Predict
 from vpdist.commands.trained_model import Trained, write_trained
 from vpdist.config import Settings
@@ -25,6 +24,7 @@ from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.errors import UsageError
 from vpdist.models import choose
 from vpdist.results.classifier_kinds import KINDS_KEY, kinds_text
+from vpdist.results.embedded_run import EmbeddedRun, finished_run
 from vpdist.session.coordination import Control
 from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
@@ -90,6 +90,8 @@ class _Train:
         records, group = self._groups()
         embedded = Predict(self.settings, self.session).stages()
         run = finished_run(self.session.folder)
+        if not run.plan.n_units:
+            raise UsageError("no labelled sequence has an open reading frame: there is nothing to fit on")
         rows = self._rows(run)
         sums = Sums(self.control.runtime, self.settings.stall_timeout + 60, self.control.raise_if_ending)
         fragments, sides = self._sides(run, records, group)

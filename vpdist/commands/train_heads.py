@@ -14,7 +14,6 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from vpdist.commands.beside import RATE, Beside, FittedHead
-from vpdist.commands.embedded_run import EmbeddedRun, finished_run
 from vpdist.commands.predict import Predict
 from vpdist.config import Settings
 from vpdist.distributed.sums import Sums
@@ -22,6 +21,7 @@ from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.errors import UsageError
 from vpdist.results.classifier import Classifier
 from vpdist.results.classifier_kinds import KINDS_KEY, kinds_text
+from vpdist.results.embedded_run import EmbeddedRun, finished_run
 from vpdist.results.embedding_summary import EmbeddingSummary
 from vpdist.results.heads import Heads
 from vpdist.session.coordination import Control

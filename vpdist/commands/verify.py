@@ -21,7 +21,7 @@ from vpdist.sequences import check_store, store_summary
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.storage.atomic_files import read_json
 from vpdist.storage.hdf5_files import DamagedFile
-from vpdist.storage.run_folder import LEGACY, RunFolder
+from vpdist.storage.run_folder import CALL_FILES, LEGACY, RunFolder
 from vpdist.storage.table_switch import (
     NAMES,
     SWITCHING,
@@ -110,7 +110,7 @@ def _other_digests(folder: RunFolder, record: TablesRecord) -> Iterator[tuple[st
     for name in NAMES:
         path, expected = folder.path / name, record.files.get(name)
         if expected is None:
-            if path.exists() or path.is_symlink():
+            if name not in CALL_FILES and (path.exists() or path.is_symlink()):
                 yield name, f"{path}: does not belong to the tables that run.json describes"
             continue
         try:

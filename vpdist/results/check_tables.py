@@ -19,8 +19,8 @@ from vpdist.errors import StorageError
 from vpdist.results import tables, virnucpro_files, write_results
 from vpdist.results.flags import NA
 from vpdist.results.scores import Scores
+from vpdist.results.table_files import DAMAGED_GZIP, opened_text, table_path
 from vpdist.sequences.store_summary import StoreSummary
-from vpdist.storage.atomic_files import open_regular
 from vpdist.storage.run_folder import LEGACY, RunFolder
 from vpdist.text import shortened
 
@@ -57,16 +57,22 @@ class Compared:
         if self.n_columns is not None:
             rows = content.splitlines()
             content = b"".join(b"\t".join(row.split(b"\t")[: self.n_columns]) + b"\n" for row in rows)
+        try:
+            self._compare_next(content, self.file)
+        except DAMAGED_GZIP as error:
+            self.problem = f"{self.path}: is damaged: {error}"
+
+    def _compare_next(self, content: bytes, file: BinaryIO) -> None:
         if self._free and self._columns:
-            self._compare(content, self.file.readline)
+            self._compare(content, file.readline)
             return
-        found = self.file.read(len(content))
+        found = file.read(len(content))
         if not self._columns:
             self._columns = content.split(b"\n", 1)[0].split(b"\t")
         if found == content:
             self._row += content.count(b"\n")
         else:
-            self._compare(content, io.BytesIO(found + self.file.read(LONGER)).readline)
+            self._compare(content, io.BytesIO(found + file.read(LONGER)).readline)
 
     def _compare(self, content: bytes, next_row: Callable[[int], bytes]) -> None:
         for expected in content.splitlines(keepends=True):
@@ -98,8 +104,11 @@ class Compared:
 
     def finish(self) -> Iterator[str]:
         """The problem, if there is one."""
-        if self.problem is None and self.file is not None and self.file.read(1):
-            self.problem = f"{self.path}: has more rows than the {self._row - 1:,} of the run"
+        try:
+            if self.problem is None and self.file is not None and self.file.read(1):
+                self.problem = f"{self.path}: has more rows than the {self._row - 1:,} of the run"
+        except DAMAGED_GZIP as error:
+            self.problem = f"{self.path}: is damaged: {error}"
         if self.problem is not None:
             yield self.problem
 
@@ -151,7 +160,7 @@ def problems(
     """
     scores = write_results.withheld(folder, summary, scores, shortest_chunk)
     with ExitStack() as stack:
-        files = {name: _table(name, folder.path / f"{name}.tsv", known, stack) for name in tables.COLUMNS}
+        files = {name: _table(name, table_path(folder.path, name), known, stack) for name in tables.COLUMNS}
         try:
             write_results.fill_tables(
                 files, folder, summary, scores, sources, consensus, judging=judging, shortest_chunk=shortest_chunk
@@ -167,7 +176,7 @@ def problems(
             _opened(folder.path / name, () if known else free, stack)
             for name, free in zip(LEGACY, FREE_LEGACY, strict=True)
         )
-        virnucpro_files.fill_virnucpro_files(fragments, chunks, folder.path / "fragments.tsv", scores)
+        virnucpro_files.fill_virnucpro_files(fragments, chunks, table_path(folder.path, "fragments"), scores)
         yield from fragments.finish()
         yield from chunks.finish()
 
@@ -185,6 +194,6 @@ def _table(name: str, path: Path, known: bool, stack: ExitStack) -> Compared:
 
 def _opened(path: Path, free: Sequence[str], stack: ExitStack) -> Compared:
     try:
-        return Compared(path, stack.enter_context(open_regular(path)), free)
-    except OSError as error:
-        return Compared(path, None, free, f"{path}: cannot be read: {error.strerror or error}")
+        return Compared(path, stack.enter_context(opened_text(path)), free)
+    except StorageError as error:
+        return Compared(path, None, free, str(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from vpdist.results import doubts, parts, tables, virnucpro_files
 from vpdist.results.parts import PartHeader
 from vpdist.results.scores import Scores
 from vpdist.results.sequence_sums import BlockReader, evidence
+from vpdist.results.table_files import table_path
 from vpdist.results.tables import Totals
 from vpdist.sequences import store_summary, token_store
 from vpdist.sequences.blocks import BlockTable
@@ -62,12 +64,12 @@ def write_tables(
     sources: Sequence[str],
     origin: TablesOrigin,
     raise_if_ending: Callable[[], None],
-    *,
     legacy: bool,
     judging: Judging | None = None,
+    further: Callable[[Path], None] = lambda new: None,
 ) -> Totals:
     """Write the three tables from the token store and the scores, with `legacy` also the original's two files, which
-    are removed otherwise: all of them together, or none.
+    are removed otherwise, and what `further` writes into the folder of the new tables: all of them together, or none.
 
     `judging` says what the scores are worth, and is kept beside the tables; None where nothing is known.
     `raise_if_ending` is called between blocks. Raises StorageError.
@@ -87,6 +89,7 @@ def write_tables(
             write_json(new / CALIBRATION, judging.to_dict())
         if legacy:
             virnucpro_files.write_virnucpro_files(new, scores)
+        further(new)
         raise_if_ending()
     return totals
 
@@ -164,6 +167,7 @@ def _blocks(folder: RunFolder, summary: StoreSummary, raise_if_ending: Callable[
 def summary_text(folder: RunFolder, totals: Totals, seconds: float, *, called: bool) -> str:
     """The lines that the user reads at the end."""
     statuses = ", ".join(f"{count:,} {status}" for status, count in sorted(totals.statuses.items())) or "none"
+    paths = [table_path(folder.path, name) for name in tables.COLUMNS]
     lines = [f"{totals.records:,} sequences ({statuses}) in {seconds:.1f} s"]
     lines.append(f"{totals.open_chunks:,} of {totals.chunks:,} chunks have an open frame")
     if called:
@@ -172,5 +176,5 @@ def summary_text(folder: RunFolder, totals: Totals, seconds: float, *, called: b
         lines += judged.lines(totals.judgement)
     if totals.failed_fragments:
         lines.append(f"{totals.failed_fragments:,} fragments FAILED; they are NA in fragments.tsv, see the log files")
-    lines.append(f"tables: {folder.path / 'sequences.tsv'}, chunks.tsv, fragments.tsv")
+    lines.append(f"tables: {', '.join([str(paths[0]), *(path.name for path in paths[1:])])}")
     return "\n".join(lines)

@@ -23,10 +23,13 @@ TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 LEGACY = ("prediction_results.txt", "prediction_results_highestscore.csv")
 CALIBRATION = "calibration.json"
 """By what the tables' scores were judged."""
-TOP_FILES = (*TABLES, *LEGACY, CALIBRATION, "progress.jsonl", "run.json", "status.json")
+GZIPPED = tuple(f"{name}.gz" for name in TABLES)
+CALL_FILES = ("virus.fna.gz", "virus.tsv", "regions.bed", "regions.gff3", "summary.tsv", "README.txt")
+"""What is made from the tables; a folder of an earlier version may hold somebody else's file of such a name."""
+TOP_FILES = (*TABLES, *GZIPPED, *LEGACY, CALIBRATION, "progress.jsonl", "run.json", "status.json")
 """In the order in which they are discarded: what tells that the folder holds a run goes last."""
 NAMES = {
-    "": re.compile("|".join([*map(re.escape, TOP_FILES), re.escape(SHARED_MARK) + "[0-9-]+"])),
+    "": re.compile("|".join([*map(re.escape, (*TOP_FILES, *CALL_FILES)), re.escape(SHARED_MARK) + "[0-9-]+"])),
     "parts": re.compile(r"unit-[0-9]{6,}\.h5"),
     "tokens": re.compile(
         r"(block|raw)-[0-9]{6,}\.h5|shard-[0-9]{5,}\.h5|(plan|names|equal-rows|row-bases)\.h5|store\.json|(stdin|files-from)(\.again)?"
@@ -142,8 +145,17 @@ class RunFolder:
                 for path in folder.iterdir():
                     if _is_ours(folder.name, path.name):
                         path.unlink()
-        for name in TOP_FILES:
+        for name in (*self.recorded_call_files(), *TOP_FILES):
             (self.path / name).unlink(missing_ok=True)
+
+    def recorded_call_files(self) -> list[str]:
+        """Those of CALL_FILES that are this run's: run.json names them. Raises StorageError where it cannot be read."""
+        try:
+            tables = (read_json(self.run) or {}).get("tables")
+        except DamagedFile:
+            return []
+        files = tables.get("files") if isinstance(tables, dict) else None
+        return [name for name in CALL_FILES if isinstance(files, dict) and name in files]
 
     def remove_temporary_files(self) -> None:
         """Remove what processes left behind that were killed. Raises StorageError."""

@@ -7,6 +7,7 @@ from which the next command finishes the switch.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shutil
@@ -21,12 +22,14 @@ import xxhash
 
 from vpdist.errors import StorageError
 from vpdist.storage.atomic_files import open_regular, read_json, storage_error, sync_folder
-from vpdist.storage.run_folder import CALIBRATION, LEGACY, TABLES, RunFolder
+from vpdist.storage.run_folder import CALIBRATION, CALL_FILES, GZIPPED, LEGACY, TABLES, RunFolder
 
 logger = logging.getLogger(__name__)
 
 SWITCHING, COMPLETE = "switching", "complete"
-NAMES = (*TABLES, *LEGACY, CALIBRATION)
+NAMES = (*TABLES, *GZIPPED, *LEGACY, CALIBRATION, *CALL_FILES)
+KEPT = ".before"
+"""Ends the new name of a file that is in the way of one of CALL_FILES and that no run has written."""
 BLOCK_BYTES = 1 << 20
 
 
@@ -60,8 +63,8 @@ class TablesRecord:
     plan: str
     """Identity of the plan whose parts they were made from."""
     files: Mapping[str, FileDigest]
-    """By name: the three tables, the original method's two files where they were asked for, and by what the scores were
-    judged, if they were."""
+    """By name: the three tables (each as text or compressed), what was made from them, the original method's two files
+    where they were asked for, and by what the scores were judged, if they were."""
 
     def to_dict(self) -> dict[str, Any]:
         files = {name: {"bytes": each.size, "xxh3_128": each.digest} for name, each in self.files.items()}
@@ -75,7 +78,8 @@ class TablesRecord:
         texts = (record.state, record.plan, *(each.digest for each in files.values()))
         if any(type(text) is not str for text in texts) or any(type(each.size) is not int for each in files.values()):
             raise TypeError("a value has a wrong type")
-        if record.state not in (SWITCHING, COMPLETE) or not set(TABLES) <= files.keys() <= set(NAMES):
+        tables = {name for name in TABLES if name in files or f"{name}.gz" in files}
+        if record.state not in (SWITCHING, COMPLETE) or tables != set(TABLES) or not files.keys() <= set(NAMES):
             raise ValueError("its state or its files are not those of a run")
         return record
 
@@ -97,11 +101,13 @@ class TablesOrigin:
     """Bases below which chunks have no scores; 0: every chunk is judged."""
     summary: str = ""
     """Fingerprint of the model's summary of embeddings, '' where it has none."""
+    min_score: float = 0.0
+    """Least virus score of what the files list that are made from the tables."""
 
-    def to_dict(self) -> dict[str, str | int]:
+    def to_dict(self) -> dict[str, str | float]:
         """`tables_from` in run.json; the plan is in the tables' record."""
-        names = ("command", "classifier", "consensus", "calibration")
-        rules: dict[str, str | int] = {"shortest_chunk": self.shortest_chunk, "summary": self.summary}
+        names = ("command", "classifier", "consensus", "calibration", "min_score")
+        rules: dict[str, str | float] = {"shortest_chunk": self.shortest_chunk, "summary": self.summary}
         return {name: getattr(self, name) for name in names} | {name: value for name, value in rules.items() if value}
 
 
@@ -155,6 +161,7 @@ def replacing_tables(
         _discard_next(folder)
         raise
     record = TablesRecord(SWITCHING, origin.plan, files)
+    _keep_others(folder)
     folder.update_run(tables=record.to_dict(), tables_from=origin.to_dict(), **about)
     _switch(folder, record, names)
 
@@ -189,6 +196,25 @@ def _switch(folder: RunFolder, record: TablesRecord, names: list[str]) -> None:
         raise storage_error(folder.path, error) from error
     folder.update_run(tables=TablesRecord(COMPLETE, record.plan, record.files).to_dict())
     _discard_next(folder)
+
+
+def _keep_others(folder: RunFolder) -> None:
+    """Give another name to what lies where one of CALL_FILES belongs and is no run's. Raises StorageError."""
+    known = folder.recorded_call_files()
+    for path in (folder.path / name for name in CALL_FILES if name not in known):
+        if not (path.exists() or path.is_symlink()):
+            continue
+        kept = next(each for each in map(path.with_name, _other_names(path.name)) if not each.exists())
+        logger.warning("%s: is not vpdist's; it is kept as %s", path, kept.name)
+        try:
+            os.rename(path, kept)
+        except OSError as error:
+            raise storage_error(path, error, "renamed") from error
+
+
+def _other_names(name: str) -> Iterator[str]:
+    yield name + KEPT
+    yield from (f"{name}{KEPT}{number}" for number in itertools.count(2))
 
 
 def _has_digest(path: Path, expected: FileDigest) -> bool:
