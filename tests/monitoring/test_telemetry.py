@@ -5,7 +5,7 @@ import psutil
 import pytest
 import torch
 
-from vpdist.monitoring.counters import NO_UTILISATION
+from vpdist.monitoring.counters import UNKNOWN
 from vpdist.monitoring.telemetry import Telemetry
 
 
@@ -13,7 +13,7 @@ def test_on_a_cpu_the_resident_memory_is_read_and_no_utilisation() -> None:
     telemetry = Telemetry(torch.device("cpu"))
     telemetry.read()
     assert telemetry.memory_bytes == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
-    assert telemetry.utilisation == NO_UTILISATION
+    assert telemetry.utilisation == UNKNOWN
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), psutil.AccessDenied()])

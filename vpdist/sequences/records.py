@@ -65,9 +65,14 @@ class Record:
 
 
 def read_records(
-    paths: Sequence[Path], report: InputReport | None = None, *, replace_unknown: bool = False
+    paths: Sequence[Path],
+    report: InputReport | None = None,
+    *,
+    replace_unknown: bool = False,
+    opened: Callable[[BinaryIO], None] = lambda file: None,
 ) -> Iterator[Record]:
-    """The records of all files, in order. What must be told is added to `report`.
+    """The records of all files, in order. What must be told is added to `report`; `opened` is given each file, whose
+    position says how much of it has been read.
 
     A file that is empty, or holds nothing but white space and comments, has none.
 
@@ -79,7 +84,7 @@ def read_records(
     """
     report = report if report is not None else InputReport()
     for number, path in enumerate(paths):
-        yield from _read_file(path, number, report, replace_unknown=replace_unknown)
+        yield from _read_file(path, number, report, opened, replace_unknown=replace_unknown)
 
 
 def spool_stdin(target: Path, raise_if_ending: Callable[[], None]) -> Path:
@@ -149,13 +154,16 @@ Replaced = Callable[[str, int, str], None]
 """Takes a record's name, how many of its letters are read as N, and the first of them."""
 
 
-def _read_file(path: Path, number: int, report: InputReport, *, replace_unknown: bool) -> Iterator[Record]:
+def _read_file(
+    path: Path, number: int, report: InputReport, opened: Callable[[BinaryIO], None], *, replace_unknown: bool
+) -> Iterator[Record]:
     source, replaced = str(path), partial(report.add_replaced, number) if replace_unknown else None
     count, name, compression = 0, None, None
     try:
         with open(path, "rb") as file:
             compression = decompression.find_compression(file)
             missing = decompression.missing_end(file, compression)
+            opened(file)
             content = decompression.decompressed(file, compression)
             for record in _records(content, source, partial(_reopened, path, compression), replaced):
                 count, name = count + 1, record.name
