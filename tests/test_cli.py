@@ -33,7 +33,7 @@ COMPUTING = (
     "[--model] [--nucleotide-model] [--protein-model] [--chunk-length] [--min-length=0] [--replace-unknown] "
     "[--dtype=auto] [--embedding-dtype=auto] [--token-budget=auto] [--threads] [--device=auto] [--progress=auto] [--offline] "
 )
-RUNNING = "[--nproc] [--reuse] [--schedule=static] [--stall-timeout=1800.0] [--restart] "
+RUNNING = "[--nproc] [--reuse] [--schedule=static] [--log-interval=30.0] [--stall-timeout=1800.0] [--restart] "
 COMMANDS = {
     "predict": "[inputs=[]] [--files-from] -o/--output [--classifier] [--consensus=mean] [--no-embeddings] [--legacy-output] "
     + (COMPUTING + RUNNING),
@@ -46,7 +46,8 @@ COMMANDS = {
     "[--validation-share=0.1] [--test-share=0.1] "
     "[--bootstraps=1000] [--seed=2026] [--name] [--description] [--licence=unknown] " + COMPUTING + RUNNING,
     "verify": "run",
-    "watch": "run",
+    "watch": "run [--replay]",
+    "status": "run [--json]",
     "download": "names",
     "models": "[--folder] [--json]",
     "import-classifier": "source -o/--output [--chunk-length] [--nucleotide-model] [--protein-model] [--offline]",
@@ -67,6 +68,7 @@ TYPED = {
     "--device": "cpu",
     "--schedule": "dynamic",
     "--progress": "log",
+    "--log-interval": "5",
     "--stall-timeout": "60",
 }
 ENCODERS = ("--nucleotide-model", "n", "--protein-model", "p")
@@ -136,6 +138,7 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
         device="cpu",
         schedule="dynamic",
         progress="log",
+        log_interval=5.0,
         stall_timeout=60.0,
         offline=True,
         restart=True,

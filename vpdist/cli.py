@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import vpdist
-from vpdist import model_commands
+from vpdist import model_commands, run_commands
 from vpdist.config import MOST_RANKS, Settings, within
 from vpdist.environment import (
     bound_spinning,
@@ -34,8 +34,8 @@ app = typer.Typer(
 )
 
 model_commands.add_to(app)
+run_commands.add_to(app)
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Nproc = Annotated[
     int | None,
     typer.Option(help="Without a launcher: ranks to start; by default one per visible GPU, else by cores and memory."),
@@ -45,8 +45,8 @@ Nproc = Annotated[
 @app.command()
 @with_settings(
     "inputs files_from output model classifier nucleotide_model protein_model chunk_length min_length replace_unknown "
-    "consensus dtype embedding_dtype embeddings token_budget threads device nproc schedule progress stall_timeout "
-    "offline restart reuse legacy_output"
+    "consensus dtype embedding_dtype embeddings token_budget threads device nproc schedule progress log_interval "
+    "stall_timeout offline restart reuse legacy_output"
 )
 def predict(settings: Settings, nproc: Nproc = None) -> None:
     """Call every sequence virus or not, and keep the embeddings that led there."""
@@ -58,7 +58,8 @@ def predict(settings: Settings, nproc: Nproc = None) -> None:
 @app.command()
 @with_settings(
     "inputs files_from output model nucleotide_model protein_model chunk_length min_length replace_unknown dtype "
-    "embedding_dtype token_budget threads device nproc schedule progress stall_timeout offline restart reuse",
+    "embedding_dtype token_budget threads device nproc schedule progress log_interval stall_timeout offline restart "
+    "reuse",
     calls=False,
 )
 def embed(settings: Settings, nproc: Nproc = None) -> None:
@@ -71,7 +72,8 @@ def embed(settings: Settings, nproc: Nproc = None) -> None:
     "virus other folder groups gbff model nucleotide_model protein_model chunk_length min_length replace_unknown "
     "hidden dropout optimizer learning_rate momentum weight_decay learning_rate_schedule decay_every decay epochs "
     "patience keep batch_size class_weights validation_share test_share bootstraps seed name description licence dtype "
-    "embedding_dtype token_budget threads device nproc schedule progress stall_timeout offline restart reuse",
+    "embedding_dtype token_budget threads device nproc schedule progress log_interval stall_timeout offline restart "
+    "reuse",
     inputs=("",),  # --virus and --other
     output=Path(),
     calls=False,
@@ -222,7 +224,7 @@ def classify(
 
 
 @app.command()
-def verify(run: RunArgument) -> None:
+def verify(run: run_commands.RunArgument) -> None:
     """Open every file of a run, check digests and completeness; exits with 0 if there is no problem, else with 6."""
     from vpdist.storage.run_folder import RunFolder
 
@@ -235,17 +237,6 @@ def verify(run: RunArgument) -> None:
     if problems:
         raise typer.Exit(StorageError.exit_code)
     typer.echo(printable(f"{run}: complete and undamaged"))
-
-
-@app.command()
-def watch(run: RunArgument) -> None:
-    """Draw a run's live bars in this terminal."""
-    from vpdist.display.watch import watch as draw
-
-    try:
-        draw(run, sys.stderr)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
 
 
 @app.callback(invoke_without_command=True)

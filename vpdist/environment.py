@@ -20,6 +20,7 @@ from typing import TextIO
 from vpdist.errors import UsageError
 from vpdist.local_rank import local_variables
 from vpdist.slurm_step import launch_variables
+from vpdist.terminal_features import TerminalFeatures, features
 
 PARENT = os.getppid()
 """This process's parent, read before the slow imports, so that a launcher that ends during them is noticed."""
@@ -223,10 +224,7 @@ def ending_with_launcher() -> Iterator[None]:
 
 
 def bound_spinning() -> None:
-    """Let threads that wait for each other spin for microseconds, not for long; call before torch is imported.
-
-    What the user has set stays.
-    """
+    """Let threads that wait for each other spin for microseconds; call before torch. What the user has set stays."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
@@ -239,8 +237,7 @@ def limit_library_threads(threads: int) -> None:
 
 @contextmanager
 def with_store_secret() -> Iterator[None]:
-    """Processes started meanwhile share a new secret, by which they know each other's values in the key store: only
-    this user can read the environment of a process."""
+    """Processes started meanwhile share a secret that signs values in the key store; only this user can read it."""
     before = os.environ.get(STORE_SECRET)
     os.environ[STORE_SECRET] = before or secrets.token_hex(32)
     try:
@@ -284,14 +281,18 @@ def bound_kernel_caches() -> None:
 
 
 def keep_connections_on_loopback() -> None:
-    """Make gloo listen on the loopback interface, whatever the host name resolves to; for ranks that are all on this
-    machine. Call before the process group is made."""
+    """Make gloo listen on loopback, whatever the host name resolves to, for ranks that are all on this machine."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 
 
 def draws_bars(stream: TextIO) -> bool:
     """Whether `stream` is a terminal that can move its cursor, not under continuous integration."""
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not os.environ.get("CI")
+
+
+def terminal() -> TerminalFeatures:
+    """What the terminal can show beside text."""
+    return features(os.environ)
 
 
 def github_endpoint() -> str:

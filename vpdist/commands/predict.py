@@ -57,6 +57,7 @@ def predict(settings: Settings) -> int:
         device=settings.device,
         progress=settings.progress,
         stall_timeout=settings.stall_timeout,
+        log_interval=settings.log_interval,
         restart=(lambda control: run_inputs.check_inputs(settings, control)) if settings.restart else None,
     )
 

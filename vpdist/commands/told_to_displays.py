@@ -41,7 +41,8 @@ def describe_work(progress: Progress, work: UnitWork, n_left: int) -> None:
     told = [str(work.header.dtype)]
     if kept:
         told.append(f"resumed, {kept:,} of {n_units:,} units kept")
-    progress.describe(told=tuple(told), n_units=n_units, kept_units=kept)
+    n_fragments = len(work.plan.fragment)
+    progress.describe(told=tuple(told), n_units=n_units, kept_units=kept, n_fragments=n_fragments)
 
 
 def measure_limit(progress: Progress, work: UnitWork) -> None:

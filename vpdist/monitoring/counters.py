@@ -8,7 +8,7 @@ A `Snapshot` is the matrix of all ranks with each rank's state (waiting, stalled
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import IntEnum, auto
 
 import numpy as np
@@ -241,7 +241,7 @@ class Snapshot:
         """One line of progress.jsonl, without the line's end."""
         fields = self.head() | {"columns": COUNTERS, "ranks": [row_fields(row) for row in self.rows]}
         if self.run != RunFacts():
-            fields["run"] = asdict(self.run)
+            fields["run"] = self.run.to_fields()
         if self.facts:
             fields["facts"] = facts_json(self.facts)
         return json.dumps(fields, separators=(",", ":"))

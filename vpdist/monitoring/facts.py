@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from typing import Any
 
 from vpdist.text import printable, shortened
@@ -90,10 +90,13 @@ class RunFacts:
     n_units: int = 0
     kept_units: int = 0
     """Units of an earlier command that need not be computed again."""
-    n_bytes_coming: int = 0
-    """Of parts that will be checked."""
+    n_fragments: int = 0
     stall_timeout_s: float = 0.0
     """After which a silent rank ends the run; 0 where that is not known."""
+
+    def to_fields(self) -> dict[str, Any]:
+        """As an object of progress.jsonl."""
+        return asdict(self)
 
     @classmethod
     def from_fields(cls, found: dict[str, Any]) -> RunFacts:
@@ -105,7 +108,8 @@ class RunFacts:
         for name in ("command", "output"):
             known[name] = _text(known.get(name, ""))
         made = cls(**known)
-        numbers = (made.n_inputs, made.n_units, made.kept_units, made.n_bytes_coming, made.stall_timeout_s)
+        counts = (made.n_inputs, made.n_units, made.kept_units, made.n_fragments)
+        numbers = (*counts, made.stall_timeout_s)
         if not all(type(number) in (int, float) and 0 <= number < 1 << 63 for number in numbers):
             raise ValueError("not the facts of a run")
         return made

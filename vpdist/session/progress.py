@@ -18,6 +18,7 @@ from typing import TextIO
 
 from vpdist.display.choose import choose_display
 from vpdist.display.display_thread import DisplayThread
+from vpdist.display.log_lines import INTERVAL_S
 from vpdist.display.terminal_bars import CLEAR_BARS, Bars
 from vpdist.distributed.runtime import KeyStore, Runtime
 from vpdist.environment import RESUMABLE
@@ -50,6 +51,7 @@ class Progress:
         stream: TextIO | None,
         stall_timeout_s: float = 1800.0,
         *,
+        log_interval_s: float = INTERVAL_S,
         intervals: Intervals | None = None,
         on_forced_exit: Callable[[VpdistError, KeyStore], int] = lambda failure, keys: failure.exit_code,
         logging_us: Callable[[], int] = lambda: 0,
@@ -59,6 +61,7 @@ class Progress:
         Args:
             mode: auto, bars, log or none.
             jsonl: rank 0's progress.jsonl.
+            log_interval_s: seconds between log lines.
             stream: the console. Ranks other than 0 use it only to clear the terminal if rank 0 is lost.
             on_forced_exit: see Exchange.
             logging_us: returns what this rank's log has cost so far.
@@ -72,7 +75,7 @@ class Progress:
         self._process = os.getpid()
         self._on_forced_exit = on_forced_exit
         is_first = runtime.rank == 0
-        display = choose_display(mode, stream)
+        display = choose_display(mode, stream, log_interval_s)
         self._shows_bars = isinstance(display, Bars)
         self._display_thread = DisplayThread(display if is_first else None, jsonl if is_first else None)
         self._exchange = Exchange(
