@@ -65,7 +65,7 @@ def status(
 ) -> None:
     """One line about a run: its state, whether it is alive, how far it is; exits with the run's own code.
 
-    While it runs the code is 0; 137 where its processes are gone without a word.
+    While it runs the code is 75; 137 where its processes are gone without a word.
     """
     from vpdist.display import status as telling
 

@@ -82,7 +82,7 @@ class LogLines:
         if rates.run_left is not None and snapshot.ended is None:
             facts["left_s"] = f"{rates.run_left.least:.0f}-{rates.run_left.most:.0f}"
         if total.tokens_per_s is not None:
-            facts["tokens_per_s"] = f"{total.tokens_per_s:.0f}"
+            facts["tokens_per_s"] = _rate(total.tokens_per_s)
         if total.counts["failures"]:
             facts["failures"] = total.counts["failures"]
         facts["ranks"] = len(states)
@@ -111,9 +111,9 @@ class LogLines:
             facts |= {"done": line.done, "planned": line.planned}
         facts |= {name: number for name, number in line.counts.items() if number}
         if line.tokens_per_s is not None:
-            facts["tokens_per_s"] = f"{line.tokens_per_s:.0f}"
+            facts["tokens_per_s"] = _rate(line.tokens_per_s)
         if line.fragments_per_s is not None:
-            facts["fragments_per_s"] = f"{line.fragments_per_s:.0f}"
+            facts["fragments_per_s"] = _rate(line.fragments_per_s)
         if line.left_s is not None:
             facts["left_s"] = f"{line.left_s:.0f}"
         facts["memory_mib"] = line.memory_bytes >> 20
@@ -124,6 +124,10 @@ class LogLines:
         if line.state in ALARMING:
             facts["silent_s"] = f"{line.silent_s:.0f}"
         return f"{_stamp(snapshot)} {' '.join(f'{name}={value}' for name, value in facts.items())}"
+
+
+def _rate(per_s: float) -> str:
+    return f"{per_s:.0f}" if per_s >= 10 else f"{per_s:.2g}"
 
 
 def _stamp(snapshot: Snapshot) -> str:

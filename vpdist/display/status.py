@@ -17,8 +17,9 @@ from vpdist.storage.atomic_files import open_regular
 from vpdist.storage.run_state import RunState, run_state
 from vpdist.text import clock_text, count_text, printable
 
-DEAD = 137
-"""What `vpdist status` exits with where processes are gone without a word: a shell's code of what was killed."""
+RUNNING, DEAD = 75, 137
+"""What `vpdist status` exits with while a run has no code yet: sysexits.h's code of what can be tried again later. And
+what `vpdist status` exits with where processes are gone without a word: a shell's code of what was killed."""
 
 
 def status(run_folder: Path) -> dict[str, Any]:
@@ -96,10 +97,10 @@ def status_line(run_folder: Path, told: dict[str, Any]) -> str:
 
 
 def exit_code(told: dict[str, Any]) -> int:
-    """The run's own; 0 while it runs; DEAD where it ended without a word."""
+    """The run's own; RUNNING while it runs; DEAD where it ended without a word."""
     if told["exit_code"] is not None:
         return int(told["exit_code"])
-    return DEAD if told["state"] == "dead" else 0
+    return DEAD if told["state"] == "dead" else RUNNING
 
 
 def as_json(told: dict[str, Any]) -> str:

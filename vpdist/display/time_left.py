@@ -14,7 +14,7 @@ from statistics import median
 from vpdist.display.rank_history import RankHistory
 from vpdist.monitoring.counters import RankRow, Snapshot
 
-MARGIN, FIRST_MARGIN = 0.02, 0.5
+MARGIN, FIRST_MARGIN = 0.03, 0.5
 """By how much a pace may change: the least share, and that of a stage that has lasted for a second."""
 CHECK_S_PER_UNIT, CHECK_BYTES_PER_S = 0.004, 300e6
 """A rank opens a part and compares its digests: python -m scripts.bench.whole_runs, two cores."""

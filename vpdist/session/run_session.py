@@ -64,9 +64,7 @@ def run_session(
         stop = StopRequest(on_second_signal=opened.end_immediately)
         stack.enter_context(stop.installed())
         try:
-            opened.control = control = Control(
-                runtime.start(environment.launch_context(), stop.raise_if_requested), stop
-            )
+            opened.control = control = _join(stop)
             control.runtime = runtime.on_device(control.runtime, device)
             _compare_commands(control)
             if control.is_first:
@@ -100,6 +98,11 @@ def run_session(
             return end_failed(root_cause(as_storage_error(error, folder), opened), opened)
         runtime.stop()
         return code
+
+
+def _join(stop: StopRequest) -> Control:
+    """Join the other ranks."""
+    return Control(runtime.start(environment.launch_context(), stop.raise_if_requested), stop)
 
 
 def _compare_commands(control: Control) -> None:
