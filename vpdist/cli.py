@@ -122,6 +122,7 @@ def _run(settings: Settings, nproc: int | None, run: Callable[[Settings], int] =
     from vpdist.models.choose import applied, needs_no_download
     from vpdist.models.download_display import fetch_encoders, shown_on
     from vpdist.session.before_begin import before_begin
+    from vpdist.session.first_sign import first_sign
     from vpdist.storage.run_folder import RunFolder
 
     folder, context = RunFolder(settings.output), launch_context()
@@ -132,6 +133,8 @@ def _run(settings: Settings, nproc: int | None, run: Callable[[Settings], int] =
             if not context.launched or needs_no_download(settings):  # else ranks do so, and say where it fails
                 settings = applied(settings, shown_on(sys.stderr))
                 check_paths(settings)  # of the model, too
+        if context.rank == 0 and not context.store_secret and settings.progress != "none":
+            typer.echo(first_sign(folder, restart=settings.restart), err=True)
         if not context.launched:
             fetch_encoders(settings, shown_on(sys.stderr))
         if nproc is None and (note := unused_launcher()):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
+from vpdist.changed_variables import changed
 from vpdist.errors import UsageError
 from vpdist.local_rank import local_variables
 from vpdist.slurm_step import launch_variables
@@ -238,13 +239,8 @@ def limit_library_threads(threads: int) -> None:
 @contextmanager
 def with_store_secret() -> Iterator[None]:
     """Processes started meanwhile share a secret that signs values in the key store; only this user can read it."""
-    before = os.environ.get(STORE_SECRET)
-    os.environ[STORE_SECRET] = before or secrets.token_hex(32)
-    try:
+    with changed(os.environ, {STORE_SECRET: os.environ.get(STORE_SECRET) or secrets.token_hex(32)}):
         yield
-    finally:
-        if before is None:
-            del os.environ[STORE_SECRET]
 
 
 @contextmanager
@@ -255,19 +251,18 @@ def current_folder_off_path() -> Iterator[None]:
     PYTHONPATH stays in force. Where this process has found vpdist itself in the current folder (a checkout that is not
     installed), it is found there again.
     """
-    before = {name: os.environ.get(name) for name in ("PYTHONSAFEPATH", "PYTHONPATH")}
+    told = {"PYTHONSAFEPATH": "1"}
     root = str(Path(__file__).resolve().parents[1])
-    os.environ["PYTHONSAFEPATH"] = "1"
     if not sys.flags.safe_path and sys.path[:1] == [root]:
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (before["PYTHONPATH"], root)))
-    try:
+        told["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), root)))
+    with changed(os.environ, told):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+
+
+def agent_error_file() -> Path | None:
+    """Where the agent that started this rank looks for why it has ended."""
+    name = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    return Path(name) if name and "RANK" in os.environ else None
 
 
 def bound_kernel_caches() -> None:

@@ -14,14 +14,14 @@ from statistics import median
 from vpdist.display.rank_history import RankHistory
 from vpdist.monitoring.counters import RankRow, Snapshot
 
-MARGIN, FIRST_MARGIN = 0.03, 0.5
+MARGIN, FIRST_MARGIN = 0.03, 0.8
 """By how much a pace may change: the least share, and that of a stage that has lasted for a second."""
 CHECK_S_PER_UNIT, CHECK_BYTES_PER_S = 0.004, 300e6
 """A rank opens a part and compares its digests: python -m scripts.bench.whole_runs, two cores."""
 TABLE_S_PER_UNIT, TABLE_S_PER_FRAGMENT = 0.002, 60e-6
 """Rank 0 reads the scores of a part and writes the rows of a fragment and its chunks."""
 LATER_STAGES = ("check", "tables")
-UNSURE = 2.0
+UNSURE = 3.0
 """A stage that has not begun may take so many times longer or shorter than those figures say."""
 
 
@@ -140,4 +140,4 @@ def run_left(snapshot: Snapshot, left: Sequence[RankLeft], stage: str) -> Span |
 
 def _margin(active_s: float) -> float:
     """The share by which a pace may change after a stage has lasted for so long."""
-    return min(FIRST_MARGIN, MARGIN + (FIRST_MARGIN - MARGIN) / max(1.0, active_s) ** 0.5)
+    return min(FIRST_MARGIN, MARGIN + (FIRST_MARGIN - MARGIN) / max(1.0, active_s) ** 0.6)

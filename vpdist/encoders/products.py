@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -18,13 +19,19 @@ MOST_OPERATIONS = {"cpu": 2e9, "cuda": 2e12}
 
 
 def products_rate(
-    shape: EncoderShape, tokens: int, dtype: torch.dtype, device: torch.device, repeats: int = 5, most: float = 0.0
+    shape: EncoderShape,
+    tokens: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    repeats: int = 5,
+    most: float = 0.0,
+    of_repeats: Callable[[list[float]], float] = statistics.median,
 ) -> float:
     """Operations per second of the matrix products of one layer alone, through the library that multiplies faster.
 
     Args:
         tokens: of a batch.
-        repeats: measurements of which the median is taken.
+        repeats: measurements, of whose times `of_repeats` makes one.
         most: operations of a product at most, for which tokens are left out; 0: no limit.
     """
     width, inner = shape.width, shape.intermediate
@@ -36,13 +43,13 @@ def products_rate(
         layer = nn.Linear(inputs, outputs, bias=False, dtype=dtype, device=device)
         product = PackedLinear(layer) if serves(device, dtype) else layer
         at_once = PRODUCTS_AT_ONCE[device.type]
-        seconds += _median_seconds(product, left, at_once, repeats)
+        seconds += of_repeats(_seconds(product, left, at_once, repeats))
         done += 2.0 * rows * inputs * outputs * at_once
     return done / seconds
 
 
-def _median_seconds(product: nn.Module, left: torch.Tensor, at_once: int, repeats: int) -> float:
-    """Median time of so many products after one warm-up."""
+def _seconds(product: nn.Module, left: torch.Tensor, at_once: int, repeats: int) -> list[float]:
+    """The time of so many products, again and again after one warm-up."""
     taken = []
     with torch.inference_mode():
         for _ in range(repeats + 1):
@@ -52,11 +59,11 @@ def _median_seconds(product: nn.Module, left: torch.Tensor, at_once: int, repeat
             if left.device.type == "cuda":
                 torch.cuda.synchronize(left.device)
             taken.append(time.perf_counter() - started)
-    return statistics.median(taken[1:])
+    return taken[1:]
 
 
 def quick_products_rate(shape: EncoderShape, tokens: int, dtype: torch.dtype, device: torch.device) -> float:
-    """The same within some tenths of a second; 0 for an encoder without layers."""
+    """The highest rate of some tenths of a second, for other programs may disturb; 0 for an encoder without layers."""
     if not shape.layers:
         return 0.0
-    return products_rate(shape, tokens, dtype, device, repeats=3, most=MOST_OPERATIONS[device.type])
+    return products_rate(shape, tokens, dtype, device, repeats=5, most=MOST_OPERATIONS[device.type], of_repeats=min)
