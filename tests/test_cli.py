@@ -34,7 +34,7 @@ COMPUTING = (
     "[--dtype=auto] [--embedding-dtype=auto] [--token-budget=auto] [--threads] [--device=auto] [--progress=auto] [--offline] "
 )
 CALLING = "[--prevalence] [--sensitive] [--balanced] [--strict] [--max-fdr] "
-RUNNING = "[--nproc] [--reuse] [--schedule=static] [--stall-timeout=1800.0] [--restart] "
+RUNNING = "[--nproc] [--reuse] [--schedule=static] [--log-interval=30.0] [--stall-timeout=1800.0] [--restart] "
 COMMANDS = {
     "predict": "[inputs=[]] [--files-from] -o/--output [--classifier] [--allow-short] [--consensus=mean] [--no-embeddings] [--legacy-output] "
     "[--min-score=0.0] [--gzip-tables] " + (COMPUTING + CALLING + RUNNING),
@@ -50,7 +50,8 @@ COMMANDS = {
     + (COMPUTING + RUNNING),
     "verify": "run",
     "export": "run --to [--per=sequence] [-o/--output]",
-    "watch": "run",
+    "watch": "run [--replay]",
+    "status": "run [--json]",
     "download": "names",
     "models": "[--folder] [--json]",
     "check": "[--model=mini] [--dtype=float32] [--device=auto] [--threads] [--offline] [--write]",
@@ -74,6 +75,7 @@ TYPED = {
     "--device": "cpu",
     "--schedule": "dynamic",
     "--progress": "log",
+    "--log-interval": "5",
     "--stall-timeout": "60",
     "--min-score": "0.25",
 }
@@ -156,6 +158,7 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
         device="cpu",
         schedule="dynamic",
         progress="log",
+        log_interval=5.0,
         stall_timeout=60.0,
         offline=True,
         restart=True,

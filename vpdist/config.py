@@ -117,6 +117,9 @@ class Settings:
     device: Annotated[str, Option("{choices}; auto takes CUDA where there is any.", DEVICES)] = "auto"
     schedule: Annotated[str, Option("static: work dealt by token cost; dynamic: drawn by ranks.", SCHEDULES)] = "static"
     progress: Annotated[str, Option("{choices}; auto draws bars on a terminal.", PROGRESS_MODES)] = "auto"
+    log_interval: Annotated[
+        float, Option("Seconds between log lines where there are no bars.", least=1, most=MOST_SECONDS)
+    ] = 30.0
     stall_timeout: Annotated[
         float, Option("Seconds until a run ends that a silent rank holds up.", least=1, most=MOST_SECONDS)
     ] = 1800.0

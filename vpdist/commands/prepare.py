@@ -21,6 +21,7 @@ from vpdist.errors import InputError, StorageError
 from vpdist.planning import fragment_keys, plan_file, row_bases, token_shards
 from vpdist.planning.plan import Plan, build
 from vpdist.planning.token_shards import TokenShards
+from vpdist.results import parts
 from vpdist.results.heads import Heads
 from vpdist.results.parts import part_header
 from vpdist.sequences import ingest, store_summary
@@ -129,6 +130,18 @@ def bases_of_rows(
 def _fewest_tokens(inputs: RunInputs) -> dict[str, int]:
     """The smallest length of a sequence that each encoder can embed, by kind."""
     return {kind: encoder_shape(model).family.fewest_tokens for kind, model in inputs.models.items()}
+
+
+def check_room(control: Control, folder: RunFolder, inputs: RunInputs, plan: Plan, plan_id: str) -> None:
+    """Rank 0 compares the size of the missing parts with the free disk space, before models are loaded. Raises
+    StorageError on every rank."""
+
+    def check() -> str:
+        width = sum(encoder_shape(model).width for model in inputs.models.values())
+        parts.check_room(folder.parts, plan, part_header(plan_id, inputs.resolved), width)
+        return "1"
+
+    control.broadcast_from_rank_0("room", check)
 
 
 def load_work(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vpdist.commands import further_files
+from vpdist.commands import further_files, told_to_displays
 from vpdist.commands.run_calibration import choice_of, judging_of
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.config import Settings
@@ -28,7 +28,8 @@ def tables_of_run(
     DamagedFile, StorageError."""
     resolved = inputs.resolved
     folder, raise_if_ending = session.folder, session.control.raise_if_ending
-    scores = part_scores(folder, plan, header, summary.n_fragments, raise_if_ending)
+    unit_done, block_done = told_to_displays.table_steps(session.control, summary, plan)
+    scores = part_scores(folder, plan, header, summary.n_fragments, unit_done)
     if header.classifier:
         scores = checked_scores(scores)
     further = further_files.of_predict(session, summary, inputs, settings)
@@ -50,5 +51,6 @@ def tables_of_run(
         legacy=settings.legacy_output,
         judging=judging_of(choose.calling_model_of(settings), choice_of(settings), settings.consensus),
         further=further,
+        block_done=block_done,
     )
     return totals, further.told

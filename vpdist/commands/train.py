@@ -60,6 +60,7 @@ def train(settings: Settings, training: TrainSettings, labelled: Labelled) -> in
         device=settings.device,
         progress=settings.progress,
         stall_timeout=settings.stall_timeout,
+        log_interval=settings.log_interval,
         restart=check if settings.restart else None,
     )
 

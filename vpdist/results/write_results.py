@@ -67,12 +67,13 @@ def write_tables(
     legacy: bool,
     judging: Judging | None = None,
     further: Callable[[Path], None] = lambda new: None,
+    block_done: Callable[[], None] = lambda: None,
 ) -> Totals:
     """Write the three tables from the token store and the scores, with `legacy` also the original's two files, which
     are removed otherwise, and what `further` writes into the folder of the new tables: all of them together, or none.
 
     `judging` says what the scores are worth, and is kept beside the tables; None where nothing is known.
-    `raise_if_ending` is called between blocks. Raises StorageError.
+    `raise_if_ending` is called between blocks, `block_done` when the rows of one are written. Raises StorageError.
     """
     about: dict[str, Any] = {"judgement": None}
     if judging is not None:
@@ -81,7 +82,7 @@ def write_tables(
     with replacing_tables(folder, origin, about) as new, ExitStack() as stack:
         files = {name: stack.enter_context(replacing(new / f"{name}.tsv")) for name in tables.COLUMNS}
         scores = withheld(folder, summary, scores, shortest, raise_if_ending)
-        by = (origin.consensus, raise_if_ending, judging, shortest)
+        by = (origin.consensus, raise_if_ending, judging, shortest, block_done)
         totals = fill_tables(files, folder, summary, scores, sources, *by)
         stack.close()
         if judging is not None:
@@ -104,11 +105,11 @@ def fill_tables(
     raise_if_ending: Callable[[], None] = lambda: None,
     judging: Judging | None = None,
     shortest_chunk: int = 0,
+    block_done: Callable[[], None] = lambda: None,
 ) -> Totals:
     """The content of the three tables, written to `files` (sequences, chunks, fragments). The blocks are read several
     times: flags of a sequence depend on all its chunks, and with `judging` what is said of one depends on all of them.
     `shortest_chunk`: bases of the shortest one that the model judges, 0 for every chunk. Raises StorageError."""
-
     judgement, described = None, None
     if judging is not None:
         found = evidence_of(folder, summary, scores, consensus, raise_if_ending)
@@ -116,7 +117,7 @@ def fill_tables(
         described = judging.described(judgement, found)
     totals = tables.fill(
         files,
-        _blocks(folder, summary, raise_if_ending),
+        _blocks(folder, summary, block_done),
         scores,
         sources=[without_open_quotes(printable(source)) for source in sources],
         new_names=store_summary.new_names(folder, summary),

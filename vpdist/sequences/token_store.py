@@ -7,10 +7,10 @@ any rank. Where a block ends depends on the input and the chunk length only, nev
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import xxhash
@@ -57,8 +57,10 @@ def read_blocks(
     report: InputReport | None = None,
     *,
     replace_unknown: bool = False,
+    opened: Callable[[BinaryIO], None] = lambda file: None,
 ) -> Iterator[RawBlock]:
-    """Read all files into blocks, in memory for one record and one block. What must be told is added to `report`.
+    """Read all files into blocks, in memory for one record and one block. What must be told is added to `report`;
+    `opened` is given each file.
 
     Records under 3 bases (too_short) and, of the others, those under `min_length` bases (filtered) have no chunks.
     An input without records has no blocks. Raises InputError.
@@ -68,7 +70,7 @@ def read_blocks(
         source_of.setdefault(str(path), number)
     block = _OpenBlock(0, chunk_length, 0)
     number = 0
-    for record in read_records(paths, report, replace_unknown=replace_unknown):
+    for record in read_records(paths, report, replace_unknown=replace_unknown, opened=opened):
         if block.is_full:
             yield block.close()
             block = _OpenBlock(block.index + 1, chunk_length, number)
