@@ -114,6 +114,11 @@ def test_the_same_command_again_embeds_nothing_and_other_pieces_are_embedded_ane
     train(files, copy, *shares)
     assert parts() == before
     assert read_model(copy).model == read_model(model).model
+    lost = sorted(before)[-1]
+    (copy / "calibration-run" / "parts" / lost).unlink()
+    train(files, copy, *shares)
+    assert {name for name, time in parts().items() if time != before[name]} == {lost}
+    assert read_model(copy).model == read_model(model).model
     train(files, copy, *shares, "--seed", "3")
     assert parts() != before
     other = read_model(copy).model

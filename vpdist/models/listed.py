@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vpdist.calibration.calibrated import Calibration
+from vpdist.calibration.scores import CLASS_BASES, class_name
 from vpdist.errors import WeightsError
 from vpdist.models.bundle import Bundle, is_model, read_model
 from vpdist.models.catalogue import PRESETS, downloads, packaged
@@ -40,6 +42,8 @@ class Listed:
     """Bases below which it gives no scores; 0 where it judges every chunk."""
     accuracy: str
     description: str
+    calibrated: tuple[str, ...] = ()
+    """Scored bases of the length classes that have a calibration."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,6 +59,10 @@ class Listed:
         if self.classifiers:
             each = "; ".join(f"from {begins} bases: {what}" for begins, what in self.classifiers.items())
             yield f"    classifiers for shorter chunks: {each}"
+        if self.chunk_length:
+            yield "    " + (
+                f"calibrated for {', '.join(self.calibrated)} bases" if self.calibrated else "not calibrated"
+            )
         for text in (self.description, self.accuracy, f"digest {self.digest}" if self.digest else ""):
             if text:
                 yield f"    {text}"
@@ -103,6 +111,7 @@ def _listed(given: str | Path) -> Listed:
 
 
 def _of(model: Model, name: str, state: str, size: int, digest: str | None) -> Listed:
+    calibration = model.calibration or Calibration(())
     return Listed(
         name=name,
         state=state,
@@ -117,6 +126,7 @@ def _of(model: Model, name: str, state: str, size: int, digest: str | None) -> L
         shortest_chunk=model.shortest_chunk if model.short_chunks == NA else 0,
         accuracy=model.accuracy,
         description=model.description,
+        calibrated=tuple(class_name(CLASS_BASES.index(each.least_bases)) for each in calibration.classes),
     )
 
 
