@@ -51,6 +51,7 @@ COLLECTIVES = {
 }
 WITHOUT_TORCH = (
     "vpdist.api",
+    "vpdist.calibration.fit",
     "vpdist.calibration.judgement",
     "vpdist.cli",
     "vpdist.config",
@@ -76,6 +77,7 @@ WITHOUT_TORCH = (
     "vpdist.train_settings",
     "vpdist.training.groups",
     "vpdist.training.judge",
+    "vpdist.training.pieces",
     "vpdist.training.sides",
 )
 

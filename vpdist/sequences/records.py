@@ -32,7 +32,6 @@ from vpdist.text import shortened, without_open_quotes
 
 UNNAMED = "unnamed"
 """Name of a record whose header is empty."""
-
 LONGEST_RECORD = 1 << 31
 """Bytes of a FASTA record, plus LINE_BYTES per line: the memory it takes while it is read. The largest human chromosome
 takes a fifth of this; a compressed file of a few megabytes could hold a record of any size."""
