@@ -41,6 +41,7 @@ COLLECTIVES = {
     "new_group",
 }
 WITHOUT_TORCH = (
+    "vpdist.calibration.fit",
     "vpdist.calibration.judgement",
     "vpdist.cli",
     "vpdist.config",
@@ -65,6 +66,7 @@ WITHOUT_TORCH = (
     "vpdist.train_settings",
     "vpdist.training.groups",
     "vpdist.training.judge",
+    "vpdist.training.pieces",
     "vpdist.training.sides",
 )
 
