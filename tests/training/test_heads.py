@@ -23,6 +23,7 @@ from tests.training.labelled_sample import arguments, write_labelled
 from tests.training.test_train import environment, run_here
 from vpdist.commands.beside import Beside, FittedHead
 from vpdist.commands.predict import predict
+from vpdist.commands.train_heads import Embedded, fragments_judged
 from vpdist.commands.verify import verify
 from vpdist.errors import UsageError
 from vpdist.models.bundle import Bundle, read_model
@@ -242,3 +243,11 @@ def test_calibration_and_figures_are_of_all_classifiers(models: TinyModels) -> N
 def load_described(models: TinyModels) -> Model:
     plain = {"heads": (), "classifier_from": None, "summary": None, "short_chunks": "judged", "shortest_chunk": 3}
     return described_model(models, **plain)[0]
+
+
+def test_figures_are_of_the_chunks_that_the_model_judges() -> None:
+    values = (np.array(each) for each in ([0, 0, 1], [0, 1, 2], [0, 1, 2], [True, True, False], [1, 1, 1]))
+    fragments = Fragments(*values, end=np.array([97, 98, 300]), frame=np.zeros(3, np.int8))
+    main = Embedded(None, None, None, fragments, None)  # type: ignore[arg-type]
+    assert fragments_judged(main, 100).usable.tolist() == [False, True, False]
+    assert fragments_judged(main, 0).usable.tolist() == fragments.usable.tolist()
