@@ -19,6 +19,7 @@ class Emitter:
 
     def __init__(self, facts: FactsOfAll, on_snapshot: Callable[[Snapshot], None]) -> None:
         self.facts, self.note, self.run = facts, "", RunFacts()
+        self.last: Snapshot | None = None
         self.start_time = time.monotonic()
         self._on_snapshot = on_snapshot
         self._emitted: tuple[object, ...] = ()
@@ -37,16 +38,15 @@ class Emitter:
             return
         self._emitted = stages_and_states
         self._next = now + len(liveness.matrix) * SNAPSHOT_S_PER_RANK
-        self._on_snapshot(
-            liveness.snapshot(
-                now,
-                time=time.time(),
-                elapsed=now - self.start_time,
-                source=source,
-                ended=ended,
-                lost=lost,
-                note=self.note,
-                run=self.run,
-                facts=self.facts.all,
-            )
+        self.last = liveness.snapshot(
+            now,
+            time=time.time(),
+            elapsed=now - self.start_time,
+            source=source,
+            ended=ended,
+            lost=lost,
+            note=self.note,
+            run=self.run,
+            facts=self.facts.all,
         )
+        self._on_snapshot(self.last)
