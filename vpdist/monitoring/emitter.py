@@ -9,9 +9,9 @@ from vpdist.monitoring.counters import Cell, Snapshot
 from vpdist.monitoring.facts import FactsOfAll, RunFacts
 from vpdist.monitoring.liveness import Liveness
 
-SNAPSHOT_S_PER_RANK = 1 / 200
-"""Least time between snapshots, unless a stage or state changes: each costs some microseconds a rank, and a thousand
-ranks are shown every 5 s."""
+SNAPSHOT_S_PER_RANK = 1 / 100
+"""Least time between snapshots, unless a stage or state changes: each costs some 30 microseconds a rank to make and to
+show, and a thousand ranks are shown every 10 s."""
 
 
 class Emitter:
