@@ -80,7 +80,7 @@ def simulated(ranks: int, *, shared: bool, slow: bool, seed: int, seconds: float
         )
         ended = "" if began_check is not None and elapsed >= began_check + check_s else None
         units = int(check_s * ranks / 0.004 * 0.7)
-        run = RunFacts(coming=("check",) if embedding else (), n_units=units)
+        run = RunFacts(command="predict", coming=("check",) if embedding else (), n_units=units)
         yield Snapshot(1e9 + elapsed, elapsed, "round", rows, ended, "", run)
         if ended is not None:
             return

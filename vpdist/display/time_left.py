@@ -131,7 +131,10 @@ def coming_left(snapshot: Snapshot) -> Span:
 
 
 def run_left(snapshot: Snapshot, left: Sequence[RankLeft], stage: str) -> Span | None:
-    """Seconds until the run ends; None until it embeds, and where nothing is planned."""
+    """Seconds until the run ends; None until it embeds, where nothing is planned, and of commands that do not tell
+    which stages they have."""
+    if snapshot.run.stages and not snapshot.run.command:
+        return None
     of_stage = stage_left(left, snapshot.rows, stage)
     if of_stage is None or any(name not in LATER_STAGES for name in snapshot.run.coming):
         return None
