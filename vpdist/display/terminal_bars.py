@@ -128,7 +128,7 @@ class Bars:
         line, snapshot = self._scene.rates.total, self._scene.snapshot
         percent = int(100 * (line.fraction or 0.0)) if line.planned else 0
         alarm = any(each.state in ("lost", "stalled") for each in self._scene.rates.lines)
-        title = f"{line.stage} {percent} %" + (f" {run_title(snapshot, self._letters)}" if snapshot else "")
+        title = f"{line.stage} {percent} % {run_title(snapshot, self._letters) if snapshot else ''}".rstrip()
         state = f"{title}{alarm}"
         if state == self._titled:
             return ""
