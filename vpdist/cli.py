@@ -133,11 +133,11 @@ def _run(settings: Settings, nproc: int | None, run: Callable[[Settings], int] =
         if context.rank == 0:
             folder.check_writable()
             check_paths(settings)
+            if not context.store_secret and settings.progress != "none":  # else the command that has started this rank
+                typer.echo(first_sign(folder, restart=settings.restart), err=True)
             if not context.launched or needs_no_download(settings):  # else ranks do so, and say where it fails
                 settings = applied(settings, shown_on(sys.stderr))
                 check_paths(settings)  # of the model, too
-        if context.rank == 0 and not context.store_secret and settings.progress != "none":
-            typer.echo(first_sign(folder, restart=settings.restart), err=True)
         if not context.launched:
             fetch_encoders(settings, shown_on(sys.stderr))
         if nproc is None and (note := unused_launcher()):
