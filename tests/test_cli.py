@@ -47,6 +47,7 @@ COMMANDS = {
     "[--validation-share=0.1] [--test-share=0.1] "
     "[--bootstraps=1000] [--seed=2026] [--name] [--description] [--licence=unknown] " + COMPUTING + RUNNING,
     "verify": "run",
+    "report": "run [-o/--output] [--png] [--multiqc]",
     "export": "run --to [--per=sequence] [-o/--output]",
     "watch": "run",
     "download": "names",

@@ -1,4 +1,4 @@
-"""The commands about finished runs: export. Each imports what it alone needs."""
+"""The commands about finished runs: export, report. Each imports what it alone needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vpdist.text import count_text, printable
+from vpdist.text import bytes_text, count_text, printable
 
 EXPORT_HELP = "h5, npz, parquet or h5ad."
 
@@ -16,6 +16,7 @@ EXPORT_HELP = "h5, npz, parquet or h5ad."
 def add_to(app: typer.Typer) -> None:
     """Make the functions below commands of `app`."""
     app.command()(export)
+    app.command()(report)
 
 
 def export(
@@ -43,3 +44,24 @@ def _progress(done: int, of: int) -> None:
     """Parts read, on a terminal only."""
     if sys.stderr.isatty():
         typer.echo(f"\r{done:,} of {of:,} parts read" + ("\n" if done == of else ""), err=True, nl=False)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A complete run folder.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="By default RUN/report.html.")
+    ] = None,
+    png: Annotated[bool, typer.Option("--png", help="Also report.png beside it; needs matplotlib.")] = False,
+    multiqc: Annotated[bool, typer.Option("--multiqc", help="Also vpdist_mqc.json, which MultiQC shows.")] = False,
+) -> None:
+    """Write a run as one HTML file to look at: calls, sequences, scores, map, speed, methods.
+
+    Example: vpdist report RUN --png
+    """
+    from vpdist.report.page import write_report
+
+    try:
+        for path, size in write_report(run, output, png=png, multiqc=multiqc):
+            typer.echo(printable(f"{path}: written, {bytes_text(size)}"))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

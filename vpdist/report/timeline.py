@@ -1,0 +1,85 @@
+"""How fast a run went and how even its ranks were, from progress.jsonl.
+
+Enters: snapshots, of one command or of several that resumed each other. Leaves: at most POINTS moments, and a row for
+each rank of the last command that embedded. Promises: only so many lines are parsed, whatever the file's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vpdist.encoder_kinds import KINDS
+from vpdist.errors import StorageError
+from vpdist.monitoring.counters import Snapshot
+from vpdist.storage.atomic_files import open_regular
+
+POINTS = 240
+MOST_RANKS = 1024
+LONGEST_LINE = 1 << 24
+
+
+def timeline(path: Path) -> dict[str, Any]:
+    """`t` (seconds since the first snapshot, without pauses between commands), `tokens` of all ranks until then,
+    `ranks` and the `mean` of their tokens. Empty where there is no file, or none that this version reads."""
+    t: list[float] = []
+    tokens: list[int] = []
+    last: Snapshot | None = None
+    before_s, before_tokens = 0.0, 0
+    previous: Snapshot | None = None
+    for snapshot in _some(path):
+        if previous is not None and snapshot.elapsed < previous.elapsed:  # another command goes on
+            before_s, before_tokens = t[-1], tokens[-1]
+        t.append(round(before_s + snapshot.elapsed, 3))
+        tokens.append(before_tokens + _tokens(snapshot))
+        previous = snapshot
+        if _tokens(snapshot):
+            last = snapshot
+    ranks = [] if last is None else _ranks(last)
+    mean = sum(rank["tokens"] for rank in ranks) / len(ranks) if ranks else 0
+    return {"t": t, "tokens": tokens, "ranks": ranks[:MOST_RANKS], "mean": mean}
+
+
+def _tokens(snapshot: Snapshot) -> int:
+    return sum(snapshot.totals[f"{kind}_tokens"] for kind in KINDS)
+
+
+def _ranks(snapshot: Snapshot) -> list[dict[str, Any]]:
+    return [
+        {
+            "rank": row.rank,
+            "tokens": sum(row.count(f"{kind}_tokens") for kind in KINDS),
+            **{name: row.count(f"{name}_us") / 1e6 for name in ("compute", "write", "load")},
+        }
+        for row in snapshot.rows
+    ]
+
+
+def _some(path: Path) -> Iterator[Snapshot]:
+    """Snapshots at even distances in the file, the first and the last ones included."""
+    try:
+        with open_regular(path) as file:
+            size = path.stat().st_size
+            step, wanted, position = size / POINTS, 0.0, 0
+            newest = b""
+            while line := file.readline(LONGEST_LINE):
+                position += len(line)
+                newest = line
+                if position >= wanted:
+                    wanted = position + step
+                    newest = b""
+                    yield from _parsed(line)
+            yield from _parsed(newest)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _parsed(line: bytes) -> Iterator[Snapshot]:
+    """A line as a snapshot; none where another version or a killed run wrote it."""
+    try:
+        yield Snapshot.from_json(line.decode())
+    except ValueError:
+        return
