@@ -27,7 +27,7 @@ FOLDERS = (
     "storage",
 )
 """From the top of the house to its cellar: each imports only from those after it, and from the shared nouns."""
-ENTRY = ("api", "cli", "model_commands", "run_commands", "started_by_api", "testing", "__main__")
+ENTRY = ("api", "cli", "model_commands", "output_commands", "started_by_api", "testing", "__main__")
 """Modules beside the folders that import from any of them; all others there are shared nouns, which import from none."""
 COLLECTIVES = {
     "all_gather",

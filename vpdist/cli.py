@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import vpdist
-from vpdist import model_commands, run_commands
+from vpdist import model_commands, output_commands
 from vpdist.config import MOST_RANKS, Settings, within
 from vpdist.environment import (
     bound_spinning,
@@ -34,7 +34,7 @@ app = typer.Typer(
 )
 
 model_commands.add_to(app)
-run_commands.add_to(app)
+output_commands.add_to(app)
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Nproc = Annotated[

@@ -279,7 +279,7 @@ class Predict:
                 scores = checked_scores(scores)
             tables = (inputs.resolved.input_names, further_files.origin(settings, header), raise_if_ending)
             further = further_files.of_predict(self.session, summary, inputs, settings)
-            totals = write_tables(self.folder, summary, scores, *tables, settings.legacy_output, further)
+            totals = write_tables(self.folder, summary, scores, *tables, legacy=settings.legacy_output, further=further)
             self.told = [*further.told, *self.told]
             return "1"
 

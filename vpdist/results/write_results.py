@@ -55,6 +55,7 @@ def write_tables(
     sources: Sequence[str],
     origin: TablesOrigin,
     raise_if_ending: Callable[[], None],
+    *,
     legacy: bool,
     further: Callable[[Path], None] = lambda new: None,
 ) -> Totals:

@@ -1,4 +1,4 @@
-"""The commands about finished runs: export, report. Each imports what it alone needs."""
+"""The commands that write a finished run in other forms: export, report. Each imports what it alone needs."""
 
 from __future__ import annotations
 
