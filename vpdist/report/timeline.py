@@ -66,10 +66,11 @@ def _some(path: Path) -> Iterator[Snapshot]:
             while line := file.readline(LONGEST_LINE):
                 position += len(line)
                 newest = line
-                if position >= wanted:
-                    wanted = position + step
-                    newest = b""
-                    yield from _parsed(line)
+                if position < wanted:
+                    continue
+                for snapshot in _parsed(line):  # else the next line is tried
+                    wanted, newest = position + step, b""
+                    yield snapshot
             yield from _parsed(newest)
     except FileNotFoundError:
         return
