@@ -89,6 +89,17 @@ def test_a_timeline_goes_on_where_a_resumed_run_began_again(tmp_path: Path) -> N
     assert found["tokens"] == [0, 150, 150, 250]
     assert [rank["tokens"] for rank in found["ranks"]] == [70, 30]
     assert found["mean"] == 50
+    assert found["rates"] == [{"rank": 0, "tokens": [100, 0, 70]}, {"rank": 1, "tokens": [50, 0, 30]}]
+
+
+def test_of_many_ranks_some_are_drawn_that_are_evenly_spread(tmp_path: Path) -> None:
+    path = tmp_path / "progress.jsonl"
+    path.write_text(line(0, *[0] * 200) + "\n" + line(1, *range(200)) + "\n")
+    found = timeline(path)
+    assert len(found["ranks"]) == 200
+    drawn = [row["rank"] for row in found["rates"]]
+    assert drawn == list(range(0, 200, 4))
+    assert [row["tokens"] for row in found["rates"]] == [[rank] for rank in drawn]
 
 
 def test_of_a_long_history_a_few_moments_are_read_the_last_one_included(tmp_path: Path) -> None:
@@ -101,7 +112,7 @@ def test_of_a_long_history_a_few_moments_are_read_the_last_one_included(tmp_path
 
 
 def test_without_a_history_there_is_an_empty_timeline(tmp_path: Path) -> None:
-    assert timeline(tmp_path / "progress.jsonl") == {"t": [], "tokens": [], "ranks": [], "mean": 0}
+    assert timeline(tmp_path / "progress.jsonl") == {"t": [], "tokens": [], "ranks": [], "mean": 0, "rates": []}
 
 
 def test_methods_name_versions_models_and_whom_to_cite() -> None:

@@ -199,7 +199,7 @@ def test_the_command_writes_what_it_says(
     assert (tmp_path / "report.png").read_bytes() == first
 
 
-needs_browser = pytest.mark.skipif(browser.found() is None, reason="there is no Chromium on this machine")
+no_browser = pytest.mark.skipif(browser.found() is None, reason="there is no Chromium on this machine")
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,8 @@ def saved(shown: Page, button: str) -> str:
     return str(shown.run("window.kept[0]"))
 
 
-@needs_browser
+@no_browser
+@pytest.mark.launcher
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("report", ["run", "synthetic"])
 def test_a_page_is_drawn_without_a_word_on_the_console_or_a_request(
@@ -257,7 +258,8 @@ def test_a_page_is_drawn_without_a_word_on_the_console_or_a_request(
     assert shown.run("document.body.dataset.failed || ''") == ""
 
 
-@needs_browser
+@no_browser
+@pytest.mark.launcher
 def test_names_are_text_whatever_they_hold(shown: Page, reports: dict[str, Path], synthetic: Path) -> None:
     shown.open(reports["synthetic"])
     assert shown.run("document.title") == f"vpdist: {synthetic.name}"
@@ -272,7 +274,8 @@ def test_names_are_text_whatever_they_hold(shown: Page, reports: dict[str, Path]
     assert shown.complaints() == []
 
 
-@needs_browser
+@no_browser
+@pytest.mark.launcher
 def test_the_policy_forbids_the_network_and_other_scripts(shown: Page, reports: dict[str, Path]) -> None:
     shown.open(reports["run"])
     assert shown.run("fetch('https://vpdist.invalid/').then(() => 'sent', () => 'refused')") == "refused"
@@ -292,7 +295,8 @@ def test_the_policy_forbids_the_network_and_other_scripts(shown: Page, reports: 
     assert len(sent) == 1  # the file itself
 
 
-@needs_browser
+@no_browser
+@pytest.mark.launcher
 def test_the_threshold_counts_as_the_table_does(shown: Page, reports: dict[str, Path], synthetic: Path) -> None:
     shown.open(reports["synthetic"])
     table = rows(synthetic / "sequences.tsv")
@@ -315,7 +319,8 @@ def test_the_threshold_counts_as_the_table_does(shown: Page, reports: dict[str, 
         shown.set("#filter", "all", "change")
 
 
-@needs_browser
+@no_browser
+@pytest.mark.launcher
 def test_the_table_is_sorted_filtered_searched_and_scrolled(
     shown: Page, reports: dict[str, Path], synthetic: Path
 ) -> None:
@@ -351,7 +356,8 @@ def test_the_table_is_sorted_filtered_searched_and_scrolled(
     assert saved(shown, "#names") == ""
 
 
-@needs_browser
+@no_browser
+@pytest.mark.launcher
 def test_what_is_saved_are_the_tables_rows_the_runs_regions_and_the_virus_sequences(
     shown: Page, reports: dict[str, Path], done: Path
 ) -> None:
@@ -381,7 +387,8 @@ def test_what_is_saved_are_the_tables_rows_the_runs_regions_and_the_virus_sequen
     assert table[0]["seq_name"] in kept
 
 
-@needs_browser
+@no_browser
+@pytest.mark.launcher
 def test_a_sequence_is_shown_in_true_coordinates(shown: Page, reports: dict[str, Path], done: Path) -> None:
     shown.open(reports["run"])
     row = max(rows(done / "sequences.tsv"), key=lambda row: int(row["length"]))
@@ -402,7 +409,8 @@ def test_a_sequence_is_shown_in_true_coordinates(shown: Page, reports: dict[str,
         assert f"chunk {number}, {place}: virus {virus}, non-virus {nonvirus}" in hints
 
 
-@needs_browser
+@no_browser
+@pytest.mark.launcher
 def test_a_run_without_calls_is_shown(models: TinyModels, shown: Page, tmp_path: Path) -> None:
     contigs = write_contigs(tmp_path / "contigs.fa", n=5)
     assert predict(models.settings(contigs, tmp_path / "run", classifier=None, calls=False)) == 0

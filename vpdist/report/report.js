@@ -41,7 +41,8 @@
   // ---- text ----
   const whole = (x) => Math.round(x).toLocaleString('en');
   const score = (x) => (Number.isNaN(x) ? 'NA' : x.toFixed(3));
-  const bases = (x) => (x < 10000 ? `${whole(x)} bp` : x < 1e7 ? `${(x / 1e3).toFixed(1)} kb` : `${(x / 1e6).toFixed(1)} Mb`);
+  const bases = (x) => (x < 10000 ? `${whole(x)} bp` : x < 1e6 ? `${(x / 1e3).toFixed(1)} kb` : `${(x / 1e6).toFixed(1)} Mb`);
+  const short = (x) => (x < 1e4 ? whole(x) : x < 1e6 ? `${(x / 1e3).toFixed(1)}k` : `${(x / 1e6).toFixed(1)}M`);
   const percent = (a, b) => (b ? `${((100 * a) / b).toFixed(1)} %` : '–');
   const make = (tag, text, name) => {
     const node = document.createElement(tag);
@@ -377,7 +378,7 @@
       ...[0, 0.5, 1].map((y) => [34, place([0, y])[1], y.toFixed(1), 'right']),
       ...[0, 0.5, 1].map((x) => [place([x, 0])[0], 244, bases(10 ** (least + x * span)), ['left', 'center', 'right'][2 * x]]),
     ]);
-    $('map').parentElement.hidden = !col.mapi;
+    $('map').hidden = !col.mapi;
     $('maptold').textContent = meta.map;
     if (col.mapi) {
       const spread = Array.from(col.mapi, (i, k) => [col.mapx[k] / SCALE, col.mapy[k] / SCALE, i]);
@@ -408,10 +409,31 @@
       });
       pen.fillStyle = colour('--text');
       pen.textAlign = 'left';
-      pen.fillText(`${whole(most)}/s`, 2, 14);
+      pen.fillText(`${short(most)}/s`, 2, 14);
       pen.fillText('0 s', 60, height - 12);
       pen.textAlign = 'right';
       pen.fillText(`${whole(last)} s`, width - 10, height - 12);
+    }
+    $('rates').parentElement.hidden = t.length < 2 || meta.timeline.rates.length < 2;
+    if (t.length >= 2 && meta.timeline.rates.length >= 2) {
+      const { rates } = meta.timeline;
+      const tall = Math.max(4, Math.min(18, 320 / rates.length));
+      const [pen, width] = canvas('rates', Math.ceil(rates.length * tall) + 4);
+      const last = t[t.length - 1] || 1;
+      const speed = (row, k) => row.tokens[k] / Math.max(1e-3, t[k + 1] - t[k]);
+      const most = Math.max(1, ...rates.flatMap((row) => row.tokens.map((_, k) => speed(row, k))));
+      const every = Math.ceil(12 / tall);
+      rates.forEach((row, r) => {
+        pen.fillStyle = colour('--text');
+        pen.textAlign = 'left';
+        if (r % every === 0) pen.fillText(`rank ${row.rank}`, 2, r * tall + tall / 2);
+        pen.fillStyle = colour('--virus');
+        row.tokens.forEach((_, k) => {
+          const high = (tall - 1) * (speed(row, k) / most); // the height says it
+          const x = 60 + (t[k] / last) * (width - 70);
+          pen.fillRect(x, (r + 1) * tall - high, Math.max(1, ((t[k + 1] - t[k]) / last) * (width - 70)), high);
+        });
+      });
     }
     table('ranks', ['rank', 'tokens', 'of the mean', 'computing', 'writing', 'reading tokens'], ranks.map((r) => [r.rank, whole(r.tokens), percent(r.tokens, meta.timeline.mean), `${r.compute.toFixed(1)} s`, `${r.write.toFixed(1)} s`, `${r.load.toFixed(1)} s`]));
     table('stages', ['stage', 'seconds'], Object.entries(meta.seconds).map(([name, seconds]) => [name, seconds.toFixed(1)]));
