@@ -17,6 +17,7 @@ FOLDERS = (
     "embedding",
     "models",
     "results",
+    "calibration",
     "planning",
     "sequences",
     "session",
@@ -27,7 +28,16 @@ FOLDERS = (
     "storage",
 )
 """From the top of the house to its cellar: each imports only from those after it, and from the shared nouns."""
-ENTRY = ("api", "cli", "model_commands", "output_commands", "started_by_api", "testing", "__main__")
+ENTRY = (
+    "api",
+    "cli",
+    "model_commands",
+    "run_commands",
+    "started_by_api",
+    "testing",
+    "watch_commands",
+    "__main__",
+)
 """Modules beside the folders that import from any of them; all others there are shared nouns, which import from none."""
 COLLECTIVES = {
     "all_gather",
@@ -42,6 +52,7 @@ COLLECTIVES = {
 }
 WITHOUT_TORCH = (
     "vpdist.api",
+    "vpdist.calibration.judgement",
     "vpdist.cli",
     "vpdist.config",
     "vpdist.encoder_kinds",

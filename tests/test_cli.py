@@ -33,25 +33,29 @@ COMPUTING = (
     "[--model] [--nucleotide-model] [--protein-model] [--chunk-length] [--min-length=0] [--replace-unknown] "
     "[--dtype=auto] [--embedding-dtype=auto] [--token-budget=auto] [--threads] [--device=auto] [--progress=auto] [--offline] "
 )
-RUNNING = "[--nproc] [--reuse] [--schedule=static] [--stall-timeout=1800.0] [--restart] "
+CALLING = "[--prevalence] [--sensitive] [--balanced] [--strict] [--max-fdr] "
+RUNNING = "[--nproc] [--reuse] [--schedule=static] [--log-interval=30.0] [--stall-timeout=1800.0] [--restart] "
 COMMANDS = {
-    "predict": "[inputs=[]] [--files-from] -o/--output [--classifier] [--consensus=mean] [--no-embeddings] [--legacy-output] "
-    "[--min-score=0.0] [--gzip-tables] " + (COMPUTING + RUNNING),
+    "predict": "[inputs=[]] [--files-from] -o/--output [--classifier] [--allow-short] [--consensus=mean] [--no-embeddings] [--legacy-output] "
+    "[--min-score=0.0] [--gzip-tables] " + (COMPUTING + CALLING + RUNNING),
     "embed": "[inputs=[]] [--files-from] -o/--output [--gzip-tables] " + COMPUTING + RUNNING,
     "plan": "[inputs=[]] [--files-from] [-o/--output] [--classifier] [--ranks] [--no-embeddings] [--json] " + COMPUTING,
     "classify": "run [--model] [--classifier] [--consensus] [--progress=auto] [--offline] [--legacy-output] [--min-score=0.0] "
-    "[--gzip-tables]",
+    "[--gzip-tables] " + CALLING,
     "train": "--virus --other -o/--output [--groups] [--gbff] [--hidden=512] [--dropout=0.5] [--optimizer=sgd] "
     "[--learning-rate=0.0002] [--momentum=0.9] [--weight-decay=0.0] [--learning-rate-schedule=step] [--decay-every=10] "
-    "[--decay=0.85] [--epochs=200] [--patience=5] [--keep=best] [--batch-size=32] [--class-weights=none] "
-    "[--validation-share=0.1] [--test-share=0.1] "
-    "[--bootstraps=1000] [--seed=2026] [--name] [--description] [--licence=unknown] " + COMPUTING + RUNNING,
+    "[--decay=0.85] [--epochs=200] [--patience=5] [--keep=best] [--batch-size=32] [--class-weights=none] [--oversample=[]] "
+    "[--validation-share=0.1] [--test-share=0.1] [--calibration-share=0.1] "
+    "[--heads] [--shortest-chunk] [--bootstraps=1000] [--seed=2026] [--name] [--description] [--licence=unknown] "
+    + (COMPUTING + RUNNING),
     "verify": "run",
     "report": "run [-o/--output] [--png] [--multiqc]",
     "export": "run --to [--per=sequence] [-o/--output]",
-    "watch": "run",
+    "watch": "run [--replay]",
+    "status": "run [--json]",
     "download": "names",
     "models": "[--folder] [--json]",
+    "check": "[--model=mini] [--dtype=float32] [--device=auto] [--threads] [--offline] [--write]",
     "import-classifier": "source -o/--output [--chunk-length] [--nucleotide-model] [--protein-model] [--offline]",
 }
 TYPED = {
@@ -63,6 +67,8 @@ TYPED = {
     "--chunk-length": "300",
     "--min-length": "7",
     "--consensus": "max",
+    "--prevalence": "0.3",
+    "--max-fdr": "0.2",
     "--dtype": "float32",
     "--embedding-dtype": "float16",
     "--token-budget": "4096",
@@ -70,6 +76,7 @@ TYPED = {
     "--device": "cpu",
     "--schedule": "dynamic",
     "--progress": "log",
+    "--log-interval": "5",
     "--stall-timeout": "60",
     "--min-score": "0.25",
 }
@@ -118,7 +125,15 @@ def test_what_is_not_typed_is_the_default_of_the_settings(monkeypatch: pytest.Mo
 
 
 def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ("--no-embeddings", "--offline", "--restart", "--legacy-output", "--gzip-tables")
+    flags = (
+        "--no-embeddings",
+        "--offline",
+        "--restart",
+        "--legacy-output",
+        "--allow-short",
+        "--strict",
+        "--gzip-tables",
+    )
     typed = [text for option in TYPED.items() for text in option]
     made = settings_of(monkeypatch, "predict", "a.fa", "--output", "run", *typed, *flags)
     assert made == Settings(
@@ -130,7 +145,11 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
         classifier=Path("c.safetensors"),
         chunk_length=300,
         min_length=7,
+        allow_short=True,
         consensus="max",
+        prevalence=0.3,
+        max_fdr=0.2,
+        strict=True,
         dtype="float32",
         files_from="list.txt",
         embedding_dtype="float16",
@@ -140,6 +159,7 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
         device="cpu",
         schedule="dynamic",
         progress="log",
+        log_interval=5.0,
         stall_timeout=60.0,
         offline=True,
         restart=True,

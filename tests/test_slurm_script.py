@@ -26,7 +26,7 @@ STAND_INS = {
         touch looked
         until [ ! -e hold ] || [ -e signalled ]; do sleep 0.05; done
         echo node1""",
-    "python": f'exec "{sys.executable}" "$@"',
+    "vpdist": f'exec "{sys.executable}" -m vpdist "$@"',
 }
 
 

@@ -17,9 +17,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
+from vpdist.changed_variables import changed
 from vpdist.errors import UsageError
 from vpdist.local_rank import local_variables
 from vpdist.slurm_step import launch_variables
+from vpdist.terminal_features import TerminalFeatures, features
 
 PARENT = os.getppid()
 """This process's parent, read before the slow imports, so that a launcher that ends during them is noticed."""
@@ -223,10 +225,7 @@ def ending_with_launcher() -> Iterator[None]:
 
 
 def bound_spinning() -> None:
-    """Let threads that wait for each other spin for microseconds, not for long; call before torch is imported.
-
-    What the user has set stays.
-    """
+    """Let threads that wait for each other spin for microseconds; call before torch. What the user has set stays."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
@@ -239,15 +238,9 @@ def limit_library_threads(threads: int) -> None:
 
 @contextmanager
 def with_store_secret() -> Iterator[None]:
-    """Processes started meanwhile share a new secret, by which they know each other's values in the key store: only
-    this user can read the environment of a process."""
-    before = os.environ.get(STORE_SECRET)
-    os.environ[STORE_SECRET] = before or secrets.token_hex(32)
-    try:
+    """Processes started meanwhile share a secret that signs values in the key store; only this user can read it."""
+    with changed(os.environ, {STORE_SECRET: os.environ.get(STORE_SECRET) or secrets.token_hex(32)}):
         yield
-    finally:
-        if before is None:
-            del os.environ[STORE_SECRET]
 
 
 @contextmanager
@@ -258,19 +251,18 @@ def current_folder_off_path() -> Iterator[None]:
     PYTHONPATH stays in force. Where this process has found vpdist itself in the current folder (a checkout that is not
     installed), it is found there again.
     """
-    before = {name: os.environ.get(name) for name in ("PYTHONSAFEPATH", "PYTHONPATH")}
+    told = {"PYTHONSAFEPATH": "1"}
     root = str(Path(__file__).resolve().parents[1])
-    os.environ["PYTHONSAFEPATH"] = "1"
     if not sys.flags.safe_path and sys.path[:1] == [root]:
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (before["PYTHONPATH"], root)))
-    try:
+        told["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), root)))
+    with changed(os.environ, told):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+
+
+def agent_error_file() -> Path | None:
+    """Where the agent that started this rank looks for why it has ended."""
+    name = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    return Path(name) if name and "RANK" in os.environ else None
 
 
 def bound_kernel_caches() -> None:
@@ -284,14 +276,18 @@ def bound_kernel_caches() -> None:
 
 
 def keep_connections_on_loopback() -> None:
-    """Make gloo listen on the loopback interface, whatever the host name resolves to; for ranks that are all on this
-    machine. Call before the process group is made."""
+    """Make gloo listen on loopback, whatever the host name resolves to, for ranks that are all on this machine."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 
 
 def draws_bars(stream: TextIO) -> bool:
     """Whether `stream` is a terminal that can move its cursor, not under continuous integration."""
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not os.environ.get("CI")
+
+
+def terminal() -> TerminalFeatures:
+    """What the terminal can show beside text."""
+    return features(os.environ)
 
 
 def github_endpoint() -> str:

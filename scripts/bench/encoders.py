@@ -25,11 +25,12 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from scripts.bench.goals import Row, conditions, table
-from scripts.bench.products import median_seconds, products_rate, seconds_of, two_against_one, wait
+from scripts.bench.products import median_seconds, seconds_of, two_against_one, wait
 from scripts.demo.make_models import layers_and_width, make_dnabert_s, make_esm2
 from vpdist.commands.resolve_config import token_budget
 from vpdist.encoders.cpu_kernels import PackedLinear
 from vpdist.encoders.encoder import DTYPES, Encoder, load_encoder
+from vpdist.encoders.products import products_rate
 from vpdist.encoders.shape import EncoderShape, encoder_shape
 from vpdist.planning.plan import batches
 from vpdist.ragged import Ragged

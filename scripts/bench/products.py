@@ -9,16 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from scripts.bench.goals import Row
 from vpdist.commands.resolve_config import CPU_TOKEN_BUDGET
-from vpdist.encoders.cpu_kernels import PackedLinear, serves
 from vpdist.encoders.encoder import DTYPES
-from vpdist.encoders.shape import EncoderShape, encoder_shape
+from vpdist.encoders.products import products_rate
+from vpdist.encoders.shape import encoder_shape
 
-PRODUCTS_AT_ONCE = {"cpu": 1, "cuda": 20}
-"""Products that are launched before the device is synchronised."""
 COMPARED = 7
 """Rates of which the median is taken."""
 
@@ -38,27 +35,6 @@ def seconds_of(action: Callable[[], object], device: torch.device) -> float:
 def median_seconds(action: Callable[[], object], device: torch.device, times: int = 5) -> float:
     """Median time of an action after one warm-up."""
     return statistics.median([seconds_of(action, device) for _ in range(times + 1)][1:])
-
-
-def products_rate(shape: EncoderShape, tokens: int, dtype: torch.dtype, device: torch.device) -> float:
-    """Operations per second of the matrix products of one layer alone, through the library that multiplies faster."""
-    width, inner = shape.width, shape.intermediate
-    up = 2 * inner if shape.gated else inner
-    done = seconds = 0.0
-    for inputs, outputs in ((width, 3 * width), (width, width), (width, up), (inner, width)):
-        left = torch.randn(tokens, inputs, dtype=dtype, device=device)
-        layer = nn.Linear(inputs, outputs, bias=False, dtype=dtype, device=device)
-        product = PackedLinear(layer) if serves(device, dtype) else layer
-        repeats = PRODUCTS_AT_ONCE[device.type]
-
-        def multiply(left: torch.Tensor = left, product: nn.Module = product, repeats: int = repeats) -> None:
-            with torch.inference_mode():
-                for _ in range(repeats):
-                    product(left)
-
-        seconds += median_seconds(multiply, device)
-        done += 2.0 * tokens * inputs * outputs * repeats
-    return done / seconds
 
 
 def _products_alone(folder: Path, dtype_name: str) -> float:

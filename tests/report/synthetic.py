@@ -34,8 +34,9 @@ def write_run(
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     further = further or {}
+    header = [*tables.COLUMNS["sequences"], *(name for name in further if name not in tables.COLUMNS["sequences"])]
     files = {name: ["\t".join(columns)] for name, columns in tables.COLUMNS.items()}
-    files["sequences"][0] += "".join(f"\t{name}" for name in further)
+    files["sequences"] = ["\t".join(header)]
     for i in range(n):
         name = names[i] if names else f"NODE_{i + 1}_cov_{rng.integers(10, 999) / 10}"
         length = int(np.exp(rng.normal(7, 1))) + 3
@@ -48,8 +49,9 @@ def write_run(
         counts = (len(chunks), len(scored), sum(chunk[0] for chunk in chunks), sum(v >= w for _, v, w in scored))
         cells = (name, "ab"[i % 2] + ".fa", length, *counts, *_scores(virus, nonvirus))
         status = "ok" if scored else "no_open_frame"
-        last = (values[i] for values in further.values())
-        files["sequences"].append("\t".join(map(str, (*cells, status, f"sequence {i}", *last))))
+        row = dict(zip(header, map(str, (*cells, status, f"sequence {i}")), strict=False))
+        row |= {column: values[i] for column, values in further.items()}
+        files["sequences"].append("\t".join(row.get(column, "NA") for column in header))
     for name, lines in files.items():
         (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
     (folder / "run.json").write_text(json.dumps({"versions": {"vpdist": "0"}, "decisions": DECISIONS}))
@@ -67,7 +69,9 @@ def _chunk(
         place = (f"{name}_chunk_{k + 1}{FRAMES[f]}", name, k + 1, start + 1, end, "+-"[f // 3], f % 3 + 1)
         files["fragments"].append("\t".join(map(str, (*place, *_scores(score, 1 - score)))))
     best = (max(virus), 1 - min(virus)) if frames else (None, None)
-    files["chunks"].append("\t".join(map(str, (name, k + 1, start + 1, end, len(frames), *_scores(*best)))))
+    cells = map(str, (name, k + 1, start + 1, end, len(frames), *_scores(*best)))
+    row = dict(zip(tables.COLUMNS["chunks"], cells, strict=False))
+    files["chunks"].append("\t".join(row.get(column, "NA") for column in tables.COLUMNS["chunks"]))
     return len(frames), best[0] or 0.0, best[1] or 0.0
 
 

@@ -15,6 +15,7 @@ from tests.snapshots import row, snapshot
 from tests.tiny_models import TinyModels
 from vpdist.commands.predict import predict
 from vpdist.report import embedding_map as maps
+from vpdist.report import timeline as timelines
 from vpdist.report.embedding_map import embedding_map
 from vpdist.report.methods import methods
 from vpdist.report.multiqc import write_multiqc
@@ -102,11 +103,15 @@ def test_of_many_ranks_some_are_drawn_that_are_evenly_spread(tmp_path: Path) -> 
     assert [row["tokens"] for row in found["rates"]] == [[rank] for rank in drawn]
 
 
-def test_of_a_long_history_a_few_moments_are_read_the_last_one_included(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [0, timelines.READ_WHOLE])
+def test_of_a_long_history_a_few_moments_are_read_the_last_one_included(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(timelines, "READ_WHOLE", most)
     path = tmp_path / "progress.jsonl"
     path.write_text("".join(line(k, 10 * k) + "\n" for k in range(2000)))
     found = timeline(path)
-    assert POINTS / 2 < len(found["t"]) <= POINTS + 2
+    assert POINTS / 2 < len(found["t"]) <= POINTS + 12
     assert (found["t"][0], found["t"][-1]) == (0, 1999)
     assert found["tokens"] == [10 * t for t in found["t"]]
 

@@ -40,4 +40,4 @@ def test_a_clock_before_1970_stops_nobody(models: TinyModels, tmp_path: Path, mo
     shown = io.StringIO()
     watch(output, shown, follow=False)
     assert json.loads((output / "progress.jsonl").read_text().splitlines()[-1])["time"] < 0
-    assert "rank=all state=done" in shown.getvalue()
+    assert "rank=0 state=done" in shown.getvalue()

@@ -238,7 +238,7 @@ def test_watching_shows_what_the_run_shows_and_ends_with_it(alone: Runtime, tmp_
     wait_until(lambda: recorded(tmp_path / "progress.jsonl") != [], "the first record")
     once = Stream()
     watch(tmp_path, once, follow=False)
-    assert "rank=all" in once.getvalue()
+    assert "ranks=1" in once.getvalue()
     program = (
         "import sys, pathlib; from vpdist.display.watch import watch; watch(pathlib.Path(sys.argv[1]), sys.stdout)"
     )
@@ -246,7 +246,7 @@ def test_watching_shows_what_the_run_shows_and_ends_with_it(alone: Runtime, tmp_
         [sys.executable, "-u", "-c", program, str(tmp_path)], env=environment(), stdout=subprocess.PIPE, text=True
     ) as watcher:
         assert watcher.stdout is not None
-        assert "rank=" in watcher.stdout.readline()  # it shows what there is, and goes on
+        assert "ranks=1" in watcher.stdout.readline()  # it shows what there is, and goes on
         assert watcher.poll() is None
         progress.close()
         output, _ = watcher.communicate(timeout=PATIENCE_S)

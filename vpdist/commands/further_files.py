@@ -22,12 +22,11 @@ from vpdist.config import ResolvedConfig, Settings
 from vpdist.errors import InputError, StorageError
 from vpdist.results import call_files, virus_fasta
 from vpdist.results.call_files import VirusRows
-from vpdist.results.parts import PartHeader
 from vpdist.sequences.store_summary import StoreSummary, records_per_source
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import read_json, storage_error
 from vpdist.storage.run_folder import RunFolder
-from vpdist.storage.table_switch import COMPLETE, FileDigest, TablesOrigin, recorded_tables
+from vpdist.storage.table_switch import COMPLETE, FileDigest, recorded_tables
 from vpdist.text import bytes_text, printable, without_open_quotes
 
 logger = logging.getLogger(__name__)
@@ -126,17 +125,6 @@ class FurtherFiles:
             entry, path = self.resolved.input[number], self.paths[number]
             if not same_samples((entry,), input_identity([entry[0]], [path])):
                 raise InputError("is another file than the run has read", path=str(path))
-
-
-def origin(settings: Settings, header: PartHeader) -> TablesOrigin:
-    """What the tables of `predict` or `embed` are made from."""
-    return TablesOrigin(
-        command="predict",
-        classifier=header.classifier,
-        consensus=settings.consensus,
-        plan=header.plan,
-        min_score=settings.min_score,
-    )
 
 
 def of_predict(session: Session, summary: StoreSummary, inputs: RunInputs, settings: Settings) -> FurtherFiles:

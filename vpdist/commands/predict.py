@@ -12,28 +12,30 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
-from vpdist.commands import further_files, prepare, resolve_config, run_inputs
+from vpdist.commands import prepare, resolve_config, run_inputs, told_to_displays
 from vpdist.commands.platforms import note_platforms
 from vpdist.commands.reuse import earlier_run
 from vpdist.commands.run_inputs import RunInputs
+from vpdist.commands.short_sequences import refuse_mostly_short
+from vpdist.commands.tables_of_run import tables_of_run
 from vpdist.commands.threads import use_threads
 from vpdist.config import Settings
 from vpdist.embedding.encoder_process import EncoderProcess
 from vpdist.embedding.isolated_encoder import isolated_work
 from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
 from vpdist.embedding.units_in_progress import UnitsInProgress, count_crashes, two_lists_of_units
-from vpdist.encoders.shape import encoder_shape
 from vpdist.errors import StorageError
 from vpdist.models import choose
-from vpdist.planning.plan import Plan, longest_first
+from vpdist.planning.plan import COSTS_PER_MFLOP, Plan, longest_first
 from vpdist.planning.sampler import TokenWeightedDistributedSampler
 from vpdist.results import parts
-from vpdist.results.parts import PartHeader, part_header
+from vpdist.results.parts import PartHeader
 from vpdist.results.tables import Totals
-from vpdist.results.write_results import checked_scores, part_scores, summary_text, write_tables
+from vpdist.results.write_results import summary_text
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.session.coordination import Control
 from vpdist.session.run_session import run_session
@@ -56,6 +58,7 @@ def predict(settings: Settings) -> int:
         device=settings.device,
         progress=settings.progress,
         stall_timeout=settings.stall_timeout,
+        log_interval=settings.log_interval,
         restart=(lambda control: run_inputs.check_inputs(settings, control)) if settings.restart else None,
     )
 
@@ -87,6 +90,7 @@ class Predict:
             inputs = run_inputs.resolve_inputs(self.settings, self.session)
             if self.control.is_first:
                 self.told = run_inputs.report_inputs(self.settings, self.session, inputs.resolved)
+                told_to_displays.describe_command(self.session.progress, self.settings, inputs.resolved)
         use_threads(inputs.resolved.threads)
         with self._stage("ingest"):
             summary = prepare.token_store(
@@ -98,23 +102,23 @@ class Predict:
                 self._report_plan(summary, plan, inputs)
             earlier = earlier_run(self.session, self.settings.reuse, summary, plan, plan_id, inputs)
         with self._stage("layout"):
-            self._check_room(inputs, plan, plan_id)
+            prepare.check_room(self.control, self.folder, inputs, plan, plan_id)
             prepare.lay_out_tokens(self.control, self.folder, summary, plan, plan_id, inputs)
         with self._stage("load"):
             work = prepare.load_work(
                 self.folder, inputs, plan, plan_id, self.control.runtime.device, self.control.raise_if_ending
             )
-            work = replace(work, earlier=earlier)
+            bases = prepare.bases_of_rows(self.control, self.folder, summary, plan, plan_id, inputs.classifier)
+            work = replace(work, earlier=earlier, row_bases=bases)
+            told_to_displays.measure_limit(self.session.progress, work)
         self._embed_until_complete(work)
         with self._stage("tables"):
             totals = self._tables(summary, plan, work.header, inputs)
         return self._end(totals, time.monotonic() - started)
 
     @contextmanager
-    def _stage(
-        self, name: str, planned_tokens: int = 0, planned_units: int = 0, *, shared: bool = False
-    ) -> Iterator[None]:
-        self.session.progress.stage(name, planned_tokens, planned_units, shared=shared)
+    def _stage(self, name: str, *planned: int, **more: Any) -> Iterator[None]:
+        self.session.progress.stage(name, *planned, **more)
         logger.info("stage %s", name)
         started = time.monotonic()
         yield
@@ -131,6 +135,10 @@ class Predict:
         self.warnings = summary.warnings(names, self.settings.min_length)
         length = inputs.resolved.chunk_length
         self.warnings += resolve_config.unknown_chunk_length(inputs.classifier, classifier, length)
+        settings, shortest = self.settings, inputs.resolved.shortest_chunk
+        self.warnings += refuse_mostly_short(
+            self.folder, summary, settings.model, shortest, allowed=settings.allow_short
+        )
         empty = summary.report.names_without_records(names)
         self.folder.update_run(warnings=self.warnings, files_without_records=empty)
         for warning in self.warnings:
@@ -138,22 +146,13 @@ class Predict:
         if 0 < plan.n_units < self.control.runtime.world_size:
             message(f"{plan.n_units} units for {self.control.runtime.world_size} ranks: some ranks stay idle")
 
-    def _check_room(self, inputs: RunInputs, plan: Plan, plan_id: str) -> None:
-        """Rank 0 compares the size of the missing parts with the free disk space, before models are loaded."""
-
-        def check() -> str:
-            width = sum(encoder_shape(folder).width for folder in inputs.models.values())
-            parts.check_room(self.folder.parts, plan, part_header(plan_id, inputs.resolved), width)
-            return "1"
-
-        self.control.broadcast_from_rank_0("room", check)
-
     def _embed_until_complete(self, work: UnitWork) -> None:
         """Compute missing parts and check all, until none is missing or damaged. Raises StorageError."""
         for attempt in range(ATTEMPTS):
             todo, crashing = self._remaining(work, attempt)
             if attempt == 0 and self.control.is_first:
                 self._note_platforms(computing=bool(todo or crashing))
+                told_to_displays.describe_work(self.session.progress, work, len(todo) + len(crashing))
             if todo:
                 self._embed(work, todo, attempt)
             if crashing:
@@ -191,16 +190,17 @@ class Predict:
         costs = work.unit_cost[todo]
         runtime = self.control.runtime
         if dynamic := self.settings.schedule == "dynamic":
-            tokens = int(work.unit_tokens[todo].sum()) // runtime.world_size
+            tokens, cost = (int(of[todo].sum()) // runtime.world_size for of in (work.unit_tokens, work.unit_cost))
             order = [todo[i] for i in longest_first(costs).tolist()]
             positions = iter(lambda: min(self.control.next_index(f"embed/{attempt}"), len(todo)), len(todo))
             units: Iterator[int] = (order[position] for position in positions)
             n_units = len(todo) // runtime.world_size
         else:
             sampler = TokenWeightedDistributedSampler(todo, costs.tolist(), runtime.world_size, runtime.rank)
-            tokens, n_units = int(work.unit_tokens[sampler.mine].sum()), len(sampler)
+            tokens, cost = (int(of[sampler.mine].sum()) for of in (work.unit_tokens, work.unit_cost))
+            n_units = len(sampler)
             units = iter(sampler)
-        with self._stage("embed", tokens, n_units, shared=dynamic):
+        with self._stage("embed", tokens, n_units, planned_work=cost // COSTS_PER_MFLOP, shared=dynamic):
             most = 2 if runtime.device.type == "cuda" else 1
             with (
                 UnitsInProgress(self.folder, runtime.rank, most) as in_progress,
@@ -256,8 +256,9 @@ class Predict:
             for reason in parts.damaged(self.folder.parts, [unit], work.plan, work.header, full=True).values():
                 logger.warning("redone: %s", reason)
                 self.control.publish(f"{bad}/{keys.add(bad)}", str(unit))
+            self.session.progress.add(steps=1)
 
-        with self._stage("check"):
+        with self._stage("check", planned_steps=-(-work.plan.n_units // self.control.runtime.world_size), shared=True):
             self.control.share_dynamically(f"check/{attempt}", work.plan.n_units, check)
         return keys.add(bad, 0)
 
@@ -273,14 +274,8 @@ class Predict:
 
         def make() -> str:
             nonlocal totals
-            settings, raise_if_ending = self.settings, self.control.raise_if_ending
-            scores = part_scores(self.folder, plan, header, summary.n_fragments, raise_if_ending)
-            if header.classifier:
-                scores = checked_scores(scores)
-            tables = (inputs.resolved.input_names, further_files.origin(settings, header), raise_if_ending)
-            further = further_files.of_predict(self.session, summary, inputs, settings)
-            totals = write_tables(self.folder, summary, scores, *tables, legacy=settings.legacy_output, further=further)
-            self.told = [*further.told, *self.told]
+            totals, told = tables_of_run(self.settings, self.session, summary, plan, header, inputs)
+            self.told = [*told, *self.told]
             return "1"
 
         self.control.broadcast_from_rank_0("tables", make)

@@ -18,9 +18,11 @@ from vpdist.embedding.wider_formats import WiderEncoders, wider_formats
 from vpdist.encoders.encoder import DTYPES, Encoder, load_encoder
 from vpdist.encoders.shape import encoder_shape
 from vpdist.errors import InputError, StorageError
-from vpdist.planning import fragment_keys, plan_file, token_shards
+from vpdist.planning import fragment_keys, plan_file, row_bases, token_shards
 from vpdist.planning.plan import Plan, build
 from vpdist.planning.token_shards import TokenShards
+from vpdist.results import parts
+from vpdist.results.heads import Heads
 from vpdist.results.parts import part_header
 from vpdist.sequences import ingest, store_summary
 from vpdist.sequences.store_summary import StoreSummary
@@ -108,9 +110,38 @@ def lay_out_tokens(
     control.share_dynamically("layout", len(plan.shard_unit) - 1, make)
 
 
+def bases_of_rows(
+    control: Control, folder: RunFolder, summary: StoreSummary, plan: Plan, plan_id: str, heads: Heads | None
+) -> np.ndarray | None:
+    """(r,) bases of each row's nucleotide string, mapped, where the model's classifiers go by them. Raises
+    StorageError."""
+    if heads is None or not heads.needs_bases:
+        return None
+
+    def make() -> str:
+        row_bases.write_row_bases(folder, summary, plan, plan_id)
+        return "1"
+
+    control.broadcast_from_rank_0("row-bases", make)
+    control.wait_for_file(folder.row_bases)
+    return row_bases.map_row_bases(folder, plan, plan_id)
+
+
 def _fewest_tokens(inputs: RunInputs) -> dict[str, int]:
     """The smallest length of a sequence that each encoder can embed, by kind."""
     return {kind: encoder_shape(model).family.fewest_tokens for kind, model in inputs.models.items()}
+
+
+def check_room(control: Control, folder: RunFolder, inputs: RunInputs, plan: Plan, plan_id: str) -> None:
+    """Rank 0 compares the size of the missing parts with the free disk space, before models are loaded. Raises
+    StorageError on every rank."""
+
+    def check() -> str:
+        width = sum(encoder_shape(model).width for model in inputs.models.values())
+        parts.check_room(folder.parts, plan, part_header(plan_id, inputs.resolved), width)
+        return "1"
+
+    control.broadcast_from_rank_0("room", check)
 
 
 def load_work(

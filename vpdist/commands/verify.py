@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vpdist.commands import resolve_config
+from vpdist.commands.run_calibration import kept_judging
 from vpdist.config import ResolvedConfig
 from vpdist.errors import StorageError, UsageError
 from vpdist.planning import plan_file, token_shards
@@ -127,7 +128,12 @@ def _differences(
     """How the tables differ from those that parts and token store give."""
     run = read_json(folder.run) or {}
     origin = recorded_origin(run)
-    known = origin.classifier in ("", header.classifier)
+    try:
+        judging = kept_judging(folder) if origin.calibration else None
+    except StorageError as error:
+        yield f"{error}; so the tables cannot be made again"
+        return
+    known = origin.classifier in ("", header.classifier) and origin.summary == header.summary
     scores = write_results.part_scores(folder, plan, header, summary.n_fragments, lambda: None)
     if not known:
         scores = check_tables.unknown_scores(scores)
@@ -139,6 +145,8 @@ def _differences(
         origin.consensus,
         known=known,
         legacy=_has_legacy_files(folder, run, origin),
+        shortest_chunk=origin.shortest_chunk,
+        judging=judging,
     )
 
 

@@ -1,15 +1,22 @@
-"""Snapshots as log lines: one key=value line per rank and interval, and one for all, without control characters."""
+"""Snapshots as log lines: one key=value line for all ranks per interval, without control characters.
+
+A rank has a line of its own only when it falls silent, is lost or runs again, and at the end. A figure that is not
+known is left out.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import TextIO
 
-from vpdist.display.rates import Line, Rates
+from vpdist.display.rates import Line, Rates, score_counts
 from vpdist.monitoring.counters import Snapshot
 from vpdist.text import printable
 
 ALARMING = ("stalled", "lost")
+INTERVAL_S = 30.0
+LINE_LETTERS = 120
+"""Of the line for all ranks at most."""
 
 
 def write_text(stream: TextIO, text: str) -> None:
@@ -24,38 +31,74 @@ class LogLines:
 
     period_s = 5.0
 
-    def __init__(self, stream: TextIO, interval_s: float = 10.0, first_s: float = 1.0) -> None:
-        """The first lines come `first_s` seconds after the run's start, then every `interval_s`, and at the end."""
+    def __init__(self, stream: TextIO, interval_s: float = INTERVAL_S, first_s: float = 1.0) -> None:
+        """The first line comes `first_s` seconds after the run's start, then every `interval_s`, and at the end."""
         self._stream = stream
         self._interval_s, self._next_s = interval_s, first_s
         self._rates = Rates()
         self._last_states: dict[str, str] = {}
 
-    def show(self, snapshot: Snapshot) -> None:
+    def observe(self, snapshot: Snapshot) -> None:
+        """Take a snapshot of before, without writing a line."""
         self._rates.observe(snapshot)
+        self._last_states = {line.label: line.state for line in self._rates.lines}
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Take a newer snapshot; write what is due."""
+        last_states = self._last_states
+        self.observe(snapshot)
         lines = [
-            line  # a rank that gets stalled or lost, or runs again, is logged immediately
+            self._of_rank(line, snapshot)  # a rank that gets stalled or lost, or runs again, is logged immediately
             for line in self._rates.lines
-            if (line.state in ALARMING) != (self._last_states.get(line.label, line.state) in ALARMING)
+            if (line.state in ALARMING) != (last_states.get(line.label, line.state) in ALARMING)
         ]
+        if snapshot.ended is not None:
+            lines = [self._of_rank(line, snapshot) for line in self._rates.lines]
         if snapshot.elapsed >= self._next_s or snapshot.ended is not None:
             self._next_s = snapshot.elapsed + self._interval_s
-            lines = [*self._rates.lines, self._rates.total]
-        self._last_states = {line.label: line.state for line in self._rates.lines}
+            lines.append(self._of_all(snapshot))
         if lines:
-            write_text(self._stream, "".join(self._text(line, snapshot) for line in lines))
+            write_text(self._stream, "".join(f"{line}\n" for line in lines))
 
     def tick(self, now: float) -> None:
         """Nothing to do: lines are written for snapshots only."""
 
     def message(self, text: str) -> None:
+        """A line for the user."""
         write_text(self._stream, f"{datetime.now().isoformat(timespec='seconds')} {printable(text)}\n")
 
     def close(self) -> None:
         self._stream.flush()
 
-    def _text(self, line: Line, snapshot: Snapshot) -> str:
-        stamp = datetime.fromtimestamp(snapshot.time).isoformat(timespec="seconds")
+    def _of_all(self, snapshot: Snapshot) -> str:
+        """The line for all ranks: what is needed most comes first, what does not fit is left out."""
+        total, rates = self._rates.total, self._rates
+        states = [line.state for line in rates.lines]
+        scores = score_counts(snapshot)
+        facts: dict[str, object] = {"elapsed_s": f"{snapshot.elapsed:.0f}", "stage": total.stage}
+        if total.fraction is not None:
+            facts["done_percent"] = f"{100 * total.fraction:.1f}"
+        facts |= {state: states.count(state) for state in ALARMING if state in states}
+        if rates.run_left is not None and snapshot.ended is None:
+            facts["left_s"] = f"{rates.run_left.least:.0f}-{rates.run_left.most:.0f}"
+        if total.tokens_per_s is not None:
+            facts["tokens_per_s"] = _rate(total.tokens_per_s)
+        if total.counts["failures"]:
+            facts["failures"] = total.counts["failures"]
+        facts["ranks"] = len(states)
+        if total.limit_share is not None:
+            facts["limit_percent"] = f"{100 * total.limit_share:.0f}"
+        if sum(scores):
+            facts["virus_percent"] = f"{100 * sum(scores[4:]) / sum(scores):.0f}"
+        if total.counts["records"]:
+            facts["records"] = total.counts["records"]
+        text = _stamp(snapshot)
+        for name, value in facts.items():
+            if len(text) + len(f" {name}={value}") <= LINE_LETTERS:
+                text += f" {name}={value}"
+        return text
+
+    def _of_rank(self, line: Line, snapshot: Snapshot) -> str:
         facts: dict[str, object] = {
             "elapsed_s": f"{snapshot.elapsed:.1f}",
             "rank": line.label.removeprefix("rank "),
@@ -67,12 +110,25 @@ class LogLines:
         if line.planned:
             facts |= {"done": line.done, "planned": line.planned}
         facts |= {name: number for name, number in line.counts.items() if number}
-        facts |= {"tokens_per_s": f"{line.tokens_per_s:.0f}", "fragments_per_s": f"{line.fragments_per_s:.0f}"}
+        if line.tokens_per_s is not None:
+            facts["tokens_per_s"] = _rate(line.tokens_per_s)
+        if line.fragments_per_s is not None:
+            facts["fragments_per_s"] = _rate(line.fragments_per_s)
         if line.left_s is not None:
             facts["left_s"] = f"{line.left_s:.0f}"
         facts["memory_mib"] = line.memory_bytes >> 20
         if line.utilisation >= 0:
             facts["utilisation_percent"] = line.utilisation
+        if line.facts.host:
+            facts |= {"host": printable(line.facts.host).replace(" ", "_"), "pid": line.facts.pid}
         if line.state in ALARMING:
             facts["silent_s"] = f"{line.silent_s:.0f}"
-        return f"{stamp} progress {' '.join(f'{name}={value}' for name, value in facts.items())}\n"
+        return f"{_stamp(snapshot)} {' '.join(f'{name}={value}' for name, value in facts.items())}"
+
+
+def _rate(per_s: float) -> str:
+    return f"{per_s:.0f}" if per_s >= 10 else f"{per_s:.2g}"
+
+
+def _stamp(snapshot: Snapshot) -> str:
+    return f"{datetime.fromtimestamp(snapshot.time).isoformat(timespec='seconds')} progress"

@@ -6,12 +6,25 @@ import os
 from pathlib import Path
 from typing import IO
 
-from vpdist.monitoring.counters import Snapshot
+from vpdist.display.progress_lines import changes_json
+from vpdist.encoder_kinds import KINDS
+from vpdist.monitoring.counters import COUNTERS, Snapshot
 from vpdist.storage.atomic_files import open_regular
+
+FIRST_BYTES, BYTES_PER_S = 4 << 20, 850
+"""What the file may hold after a while: 78 MB after a day, whatever the number of ranks. The first minutes of a run are
+recorded closely."""
+WHOLE_RANKS = 8
+"""Up to so many ranks every line is whole."""
+OFTEN = (*(f"{kind}_tokens" for kind in KINDS), "work_mflop")
+"""Counters whose changes are in every line; those of the others, and readings, are in every ALL_EVERY-th."""
+ALL_EVERY, WHOLE_EVERY = 30, 240
+LEAST_S, MOST_S = 1.0, 5.0
+"""Time between lines that the file's size allows to be closer."""
 
 
 class Recorder:
-    """Appends snapshots, flushed line by line; less often as the run gets longer."""
+    """Appends snapshots, flushed line by line; less often as the run gets longer, and for many ranks."""
 
     def __init__(self, path: Path) -> None:
         """Raises OSError if the file cannot be opened."""
@@ -21,16 +34,38 @@ class Recorder:
             self._file.write(b"\n")  # an earlier run was killed while it wrote a line
         self._recorded_s = -1e9
         self._states: tuple[object, ...] = ()
+        self._read: Snapshot | None = None
+        """What a reader knows."""
+        self._lines = self._bytes = 0
 
     def record(self, snapshot: Snapshot) -> None:
-        """Append at most once a second (every 5 s in long, every ranks/64 s in large runs), and whenever a stage or a
-        state changes or the run ends."""
-        spacing_s = max(1.0, min(5.0, snapshot.elapsed / 600), len(snapshot.rows) / 64)
-        if snapshot.stages_and_states == self._states and snapshot.elapsed - self._recorded_s < 0.9 * spacing_s:
+        """Append about once a second, every 5 s in long runs, less often where the file would grow too fast; and
+        whenever a stage or a state changes or the run ends."""
+        changed = snapshot.stages_and_states != self._states
+        spacing_s = max(LEAST_S, min(MOST_S, snapshot.elapsed / 600))
+        too_soon = snapshot.elapsed - self._recorded_s < 0.9 * spacing_s
+        if not changed and (too_soon or self._bytes > FIRST_BYTES + BYTES_PER_S * snapshot.elapsed):
             return
         self._recorded_s, self._states = snapshot.elapsed, snapshot.stages_and_states
-        self._file.write(snapshot.to_json().encode() + b"\n")
+        line = self._line(snapshot).encode() + b"\n"
+        self._lines, self._bytes = self._lines + 1, self._bytes + len(line)
+        self._file.write(line)
         self._file.flush()
+
+    def _line(self, snapshot: Snapshot) -> str:
+        before = self._read
+        if (
+            before is None
+            or len(snapshot.rows) <= WHOLE_RANKS
+            or snapshot.ended is not None
+            or snapshot.facts != before.facts
+            or self._lines % WHOLE_EVERY == 0
+        ):
+            self._read = snapshot
+            return snapshot.to_json()
+        all_of_them = self._lines % ALL_EVERY == 0
+        line, self._read = changes_json(before, snapshot, COUNTERS if all_of_them else OFTEN, readings=all_of_them)
+        return line
 
     def close(self) -> None:
         self._file.close()

@@ -7,19 +7,20 @@ writes a line meanwhile.
 
 from __future__ import annotations
 
-import io
 import os
 import select
 from typing import TextIO
 
-from rich.console import Console
 from rich.text import Text
 
-from vpdist.display.bar_layout import BarLetters, bar_lines
+from vpdist.display.heading import run_title
+from vpdist.display.letters import Letters
 from vpdist.display.log_lines import write_text
-from vpdist.display.rates import Rates
+from vpdist.display.picture import Painter, Scene, picture, picture_height
+from vpdist.display.rank_table import View
+from vpdist.environment import terminal
 from vpdist.monitoring.counters import Snapshot
-from vpdist.text import printable
+from vpdist.text import printable, shortened
 
 SAVE, RESTORE = "\x1b7", "\x1b8"
 """Cursor position and style. These and the following are VT100's codes DECSC, DECRC, IND, DECSTBM, ED, DECTCEM."""
@@ -29,6 +30,10 @@ RELEASE = f"{SAVE}\x1b[r{RESTORE}"
 """The whole terminal scrolls again. The cursor is above the bars, so erasing below it removes them."""
 ERASE_BELOW = "\x1b[J"
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+PUSH_TITLE, POP_TITLE = "\x1b[22;2t", "\x1b[23;2t"
+"""The terminal keeps its title and gets it back (XTWINOPS)."""
+TITLE_LETTERS = 80
+NO_PROGRESS = "\x1b]9;4;0\x1b\\"
 CLEAR_BARS = RELEASE + ERASE_BELOW + SHOW_CURSOR
 LINES_ABOVE = 2
 """Least number of lines that bars leave free."""
@@ -49,50 +54,49 @@ def terminal_size(stream: TextIO) -> tuple[int, int]:
 
 
 class Bars:
-    """One bar per rank and one for all, pinned to the terminal's last lines.
+    """The picture of a run, pinned to the terminal's last lines.
 
     Those lines are outside the terminal's scrolling region, so whatever else is written (a launcher's lines, echoed
     keys) scrolls above them. A frame restores the cursor's position.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    period_s = 0.5
+
+    def __init__(self, stream: TextIO, view: View | None = None) -> None:
+        """`view`: what is shown of the ranks, if that changes."""
+        self.view = view or View()
         self._stream = stream
-        self._letters = BarLetters.for_encoding(stream.encoding or "ascii")
-        self._rates = Rates()
-        self._snapshot: Snapshot | None = None
+        self._letters = Letters.for_encoding(stream.encoding or "ascii")
+        self._features = terminal()
+        self._scene = Scene()
         self._messages: list[str] = []
         self._size = (0, 0)
         self._drawn: list[Text] = []
         self._shown = 0
         self._drawn_for: tuple[object, ...] = ()
         self._whole_frame_at = 0.0
-        self._buffer = io.StringIO()
-        self._console = Console(file=self._buffer, width=1000, force_terminal=True, highlight=False)
+        self._titled = ""
+        self._painter = Painter()
 
-    @property
-    def period_s(self) -> float:
-        """Bars that move on their own need more frames than those that change with a snapshot."""
-        return 0.2 if self._has_moving_bars() else 0.5
-
-    def _has_moving_bars(self) -> bool:
-        return any(line.fraction is None and line.state == "running" for line in self._rates.lines)
+    def observe(self, snapshot: Snapshot) -> None:
+        """Take a snapshot of before, without drawing it."""
+        self._scene.observe(snapshot)
 
     def show(self, snapshot: Snapshot) -> None:
         """Take a newer snapshot."""
-        self._snapshot = snapshot
         self._shown += 1
-        self._rates.observe(snapshot)
+        self._scene.observe(snapshot)
 
     def tick(self, now: float) -> None:
         """Draw what has changed by `now` (Unix seconds); to be called every `period_s` seconds."""
-        if self._snapshot is None:
+        snapshot = self._scene.snapshot
+        if snapshot is None:
             return
         columns, height = size = terminal_size(self._stream)
         if columns < LEAST_COLUMNS or height < LEAST_LINES:
             return
         whole = now - self._whole_frame_at >= WHOLE_FRAME_S
-        age_s = max(0.0, now - self._snapshot.time)
-        drawn_for = (size, self._shown, now if self._has_moving_bars() else int(age_s / CLOCK_S))
+        drawn_for = (size, self._shown, self.view, int(max(0.0, now - snapshot.time) / CLOCK_S))
         if drawn_for == self._drawn_for and not (whole or self._messages):
             return
         if not self._writable(0.0):
@@ -102,27 +106,51 @@ class Bars:
         if size != self._size and self._drawn:
             start, self._drawn = RELEASE + ERASE_BELOW, []
         self._size = size
-        lines = bar_lines(self._rates, self._snapshot, columns - 1, height - LINES_ABOVE, now, self._letters)
+        most = min(height - LINES_ABOVE, picture_height(height))
+        lines = picture(self._scene, columns - 1, most, now, self._letters, self.view)
         start += self._reserve(len(lines), height) + self._take_messages()
         if whole or len(lines) != len(self._drawn):
             self._whole_frame_at, self._drawn = now, [Text()] * len(lines)
         changed = [
-            f"\x1b[{height - len(lines) + 1 + index};1H{self._render(line)}\x1b[K"
+            f"\x1b[{height - len(lines) + 1 + index};1H{self._painter.paint(line)}\x1b[K"
             for index, line in enumerate(lines)
             if line != self._drawn[index]
         ]
         self._drawn = lines
-        write_text(self._stream, f"{start}{SAVE}{HIDE_CURSOR}{''.join(changed)}{RESTORE}{SHOW_CURSOR}")
+        end = self._beside()
+        write_text(self._stream, f"{start}{SAVE}{HIDE_CURSOR}{''.join(changed)}{RESTORE}{SHOW_CURSOR}{end}")
+
+    def _beside(self) -> str:
+        """The terminal's title and its task bar's progress, where they have changed."""
+        line, snapshot = self._scene.rates.total, self._scene.snapshot
+        percent = int(100 * (line.fraction or 0.0)) if line.planned else 0
+        alarm = any(each.state in ("lost", "stalled") for each in self._scene.rates.lines)
+        title = f"{line.stage} {percent} %" + (f" {run_title(snapshot, self._letters)}" if snapshot else "")
+        state = f"{title}{alarm}"
+        if state == self._titled:
+            return ""
+        start, self._titled = ("" if self._titled else PUSH_TITLE), state
+        shown = f"{start}\x1b]2;{printable(shortened(title, TITLE_LETTERS))}\x07" if self._features.title else ""
+        return shown + (f"\x1b]9;4;{4 if alarm else 1};{percent}\x1b\\" if self._features.progress else "")
 
     def message(self, text: str) -> None:
         """Write a line for the user above the bars."""
         self._messages.append(printable(text))
 
+    def leave(self, now: float) -> None:
+        """Remove the bars, and write the last picture as lines that stay."""
+        columns, height = terminal_size(self._stream)
+        lines = picture(self._scene, columns - 1, picture_height(height), now, self._letters, self.view)
+        self.close()
+        write_text(self._stream, "".join(f"{self._painter.paint(line)}\r\n" for line in lines))
+
     def close(self) -> None:
         """Remove the bars."""
         if self._writable(1.0):
             end = CLEAR_BARS if self._drawn else ""
-            self._drawn = []
+            if self._titled:
+                end += (POP_TITLE if self._features.title else "") + (NO_PROGRESS if self._features.progress else "")
+            self._drawn, self._titled = [], ""
             write_text(self._stream, self._take_messages() + end)
 
     def _reserve(self, lines: int, height: int) -> str:
@@ -143,11 +171,3 @@ class Bars:
 
     def _writable(self, timeout_s: float) -> bool:
         return bool(select.select([], [self._stream.fileno()], [], timeout_s)[1])
-
-    def _render(self, line: Text) -> str:
-        """The line with the terminal's colours."""
-        self._console.print(line, end="", no_wrap=True, overflow="ignore", crop=False)
-        text = self._buffer.getvalue()
-        self._buffer.seek(0)
-        self._buffer.truncate()
-        return text

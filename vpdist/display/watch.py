@@ -1,78 +1,194 @@
-"""`vpdist watch`: the bars of a run in any terminal, from the run folder's progress.jsonl.
+"""`vpdist watch`: the picture of a run in any terminal, from the run folder's progress.jsonl.
 
-It only reads that file and does not import torch, so it starts fast, on any machine that has access to the run folder.
+It only reads that folder and does not import torch, so it starts fast, on any machine that has access to it. Rates come
+from what was recorded before, at once.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TextIO
+from typing import TextIO
 
-from vpdist.display.choose import choose_display
+from vpdist.display.choose import Display, choose_display
+from vpdist.display.history import History
+from vpdist.display.keys import HELP, REPLAY_HELP, Wish, pressed, single_keys
 from vpdist.display.log_lines import LogLines
+from vpdist.display.progress_lines import read_file
+from vpdist.display.terminal_bars import Bars
 from vpdist.errors import StorageError
 from vpdist.monitoring.counters import Snapshot
 from vpdist.storage.atomic_files import open_regular
+from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.run_state import process_state
 from vpdist.text import clock_text
 
-LINES_TRIED = 1000
-"""Of the newest lines, in which a snapshot is looked for."""
-LONGEST_LINE = 1 << 24
-"""Bytes of a snapshot at most (thousands of ranks), and of the file's end that are read."""
+FRAME_S = 0.5
+QUIET_S = 15.0
+"""Without a snapshot for so long, the run's process is looked for."""
+LOOK_EVERY_S = 10.0
+LOG_LINES, LOG_BYTES = 40, 1 << 14
+"""Of a rank's log, that are shown and read."""
+MOST_STEP_S = 10.0
+"""A replay waits no longer than this between two snapshots."""
 
 
-def watch(run_folder: Path, stream: TextIO, follow: bool = True) -> None:
-    """Show the run in `run_folder` until it ends: bars on a terminal, else log lines.
+def watch(run_folder: Path, stream: TextIO, follow: bool = True, keys: TextIO | None = None) -> None:
+    """Show the run in `run_folder` until it ends: its picture on a terminal, else log lines.
 
-    Without `follow`, show its newest snapshot as log lines, once. Raises StorageError if there is no progress.jsonl.
+    Without `follow`, show its newest snapshot as log lines, once. `keys`: where keys are pressed. Raises StorageError
+    if there is no progress.jsonl.
     """
     path = run_folder / "progress.jsonl"
+    display = (choose_display("auto", stream) if follow else None) or LogLines(stream, first_s=0.0)
+    with _opened(path) as file, _watching(run_folder, display, keys, HELP) as watching:
+        history = History(file)
+        newest = _show_history(watching, history.tail())
+        if newest is None and not history.is_empty:
+            display.message(f"{path}: holds no progress of a run that this version can read, up to now")
+        while follow and not watching.is_over(newest):
+            watching.frame(time.time())
+            for snapshot in history.more():
+                newest = snapshot
+                display.show(snapshot)
+        if newest is not None and newest.ended is not None:
+            watching.leave(_ending(newest))
+
+
+def replay(run_folder: Path, stream: TextIO, speed: float, keys: TextIO | None = None) -> None:
+    """Show all that a run has recorded, `speed` times as fast as it happened. Raises StorageError as `watch`."""
+    path = run_folder / "progress.jsonl"
+    with _opened(path):
+        pass
+    display = choose_display("auto", stream) or LogLines(stream, first_s=0.0)
+    with _watching(run_folder, display, keys, REPLAY_HELP) as watching:
+        watching.wish = replace(watching.wish, speed=speed)
+        before: Snapshot | None = None
+        for snapshot in read_file(path):
+            waited_s = 0.0
+            while not watching.wish.quit and before is not None:
+                step_s = min(MOST_STEP_S, max(0.0, snapshot.elapsed - before.elapsed) / watching.wish.speed)
+                if waited_s >= step_s and not watching.wish.paused:
+                    break
+                pause_s = FRAME_S if watching.wish.paused else min(FRAME_S, step_s - waited_s)
+                watching.frame(min(snapshot.time, before.time + waited_s * watching.wish.speed), pause_s)
+                waited_s += 0.0 if watching.wish.paused else pause_s
+            if watching.wish.quit:
+                return
+            display.show(snapshot)
+            before = snapshot
+        if before is not None:
+            watching.leave(_ending(before))
+
+
+@contextlib.contextmanager
+def _opened(path: Path):  # type: ignore[no-untyped-def]
     try:
         file = open_regular(path)
     except OSError as error:
         raise StorageError(f"{path} cannot be read, there is no run to watch: {error.strerror}") from error
-    display = (choose_display("auto", stream) if follow else None) or LogLines(stream, first_s=0.0)
     with file:
-        try:
-            unknown = True  # whether there is anything to show
-            for snapshot in _snapshots(file, follow):
-                if snapshot is None and unknown and file.tell():
-                    display.message(f"{path}: holds no progress of a run that this version can read, up to now")
-                    unknown = False
-                if snapshot is not None:
-                    unknown = False
-                    display.show(snapshot)
-                    if snapshot.ended is not None:
-                        display.message(_ending(snapshot))
-                display.tick(time.time())
-                if follow and not (snapshot and snapshot.ended is not None):
-                    time.sleep(min(0.5, display.period_s))
-        finally:
-            display.close()
+        yield file
+
+
+@contextlib.contextmanager
+def _watching(run_folder: Path, display: Display, keys: TextIO | None, help_text: str):  # type: ignore[no-untyped-def]
+    """A display that is closed at the end, whatever happens, and the keys that are pressed meanwhile."""
+    watching = Watching(run_folder, display)
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: watching.display.close())
+        if keys is not None and isinstance(display, Bars) and stack.enter_context(single_keys(keys)):
+            watching.keys = keys
+            display.message(help_text)
+        yield watching
+
+
+def _show_history(watching: Watching, snapshots: list[Snapshot]) -> Snapshot | None:
+    for snapshot in snapshots[:-1]:
+        watching.display.observe(snapshot)
+    if not snapshots:
+        return None
+    watching.display.show(snapshots[-1])
+    return snapshots[-1]
+
+
+@dataclass(slots=True)
+class Watching:
+    """One who watches: a display, and what the keys ask for."""
+
+    run_folder: Path
+    display: Display
+    keys: TextIO | None = None
+    wish: Wish = field(default_factory=Wish)
+    find_process: Callable[[RunFolder], tuple[bool | None, object]] = process_state
+    _looked: float = 0.0
+
+    def frame(self, now: float, pause_s: float = FRAME_S) -> None:
+        """Draw, then wait for a key or for `pause_s` seconds."""
+        if isinstance(self.display, Bars):
+            view = self.wish.view
+            if view.rank is not None:
+                view = replace(view, log=tuple(log_tail(RunFolder(self.run_folder).log(view.rank))))
+            self.display.view = view
+        self.display.tick(now)
+        if self.keys is None:
+            time.sleep(pause_s)
+        elif typed := pressed(self.keys, pause_s):
+            self.wish = self.wish.after(typed)
+
+    def is_over(self, newest: Snapshot | None) -> bool:
+        """Whether there is nothing more to wait for: the run has ended, its process is gone, or q was pressed."""
+        if self.wish.quit or (newest is not None and newest.ended is not None):
+            return True
+        now = time.monotonic()
+        quiet = newest is not None and time.time() - newest.time > QUIET_S
+        if not quiet or now - self._looked < LOOK_EVERY_S:
+            return False
+        self._looked = now
+        return self._is_dead(newest)
+
+    def _is_dead(self, newest: Snapshot | None) -> bool:
+        alive, holder = process_state(RunFolder(self.run_folder), lambda seconds: self.frame(time.time(), seconds))
+        if alive is not False:
+            return False
+        host, pid = getattr(holder, "host", ""), getattr(holder, "pid", 0)
+        who = f"process {pid} on {host}" if pid else "the process that worked in it"
+        after = f", after {clock_text(newest.elapsed)}" if newest is not None else ""
+        self.leave(f"{self.run_folder}: dead: {who} is gone{after}; run the same command again to resume")
+        return True
+
+    def leave(self, message: str) -> None:
+        """The last picture stays, with a line below it."""
+        if isinstance(self.display, Bars):
+            self.display.leave(time.time())
+        self.display.message(message)
+
+
+def log_tail(path: Path) -> list[str]:
+    """The last lines of a rank's log; a line that says so where it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            file.seek(max(0, path.stat().st_size - LOG_BYTES))
+            return file.read(LOG_BYTES).decode(errors="replace").splitlines()[-LOG_LINES:]
+    except OSError as error:
+        return [f"{path}: {error.strerror or error}"]
 
 
 def _ending(snapshot: Snapshot) -> str:
-    outcome = f"ended: {snapshot.ended}" if snapshot.ended else "done"
-    totals = snapshot.totals
-    counts = [f"{totals[name]} {name}" for name in ("records", "fragments", "units", "failures") if totals[name]]
+    outcome = f"ended: {snapshot.ended}" if snapshot.ended else "done" if snapshot.ended == "" else "no end recorded"
+    totals, names = snapshot.totals, {"records": "sequences"}
+    counts = [
+        f"{totals[name]:,} {names.get(name, name) if totals[name] != 1 else names.get(name, name).removesuffix('s')}"
+        for name in ("records", "fragments", "units", "failures")
+        if totals[name]
+    ]
     return f"{', '.join([outcome, *counts])}, after {clock_text(snapshot.elapsed)}"
 
 
-def _snapshots(file: IO[bytes], follow: bool) -> Iterator[Snapshot | None]:
-    """The newest snapshot, then further ones, None while there is none, until the run ends."""
-    newest, part = None, b""
-    file.seek(max(0, os.fstat(file.fileno()).st_size - LONGEST_LINE))
-    while True:
-        *lines, part = (part[-LONGEST_LINE:] + file.read(LONGEST_LINE)).split(b"\n")
-        for line in reversed(lines[-LINES_TRIED:]):
-            try:
-                newest = Snapshot.from_json(line.decode())
-                break
-            except ValueError:  # incomplete, because an earlier run was killed
-                continue
-        yield newest if lines else None
-        if not follow or (newest is not None and newest.ended is not None):
-            return
+def keyboard() -> TextIO | None:
+    """Where keys are pressed: standard input if it is a terminal."""
+    return sys.stdin if sys.stdin is not None and sys.stdin.isatty() else None

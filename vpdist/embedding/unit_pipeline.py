@@ -17,12 +17,13 @@ from vpdist.embedding.device_buffers import EmbeddingRows, InFlight
 from vpdist.embedding.wider_formats import WiderEncoders, dtype_name
 from vpdist.encoders.encoder import Encoder
 from vpdist.encoders.model_files import ModelFiles
+from vpdist.monitoring.counters import SCORE_BINS
 from vpdist.planning.plan import Plan, batches
 from vpdist.planning.token_shards import TokenShards
 from vpdist.ragged import Ragged
 from vpdist.results import parts
-from vpdist.results.classifier import Classifier, logits
 from vpdist.results.earlier_embeddings import EarlierEmbeddings, KnownRows
+from vpdist.results.heads import Heads
 from vpdist.results.parts import PartHeader
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class UnitWork:
     """By kind."""
     wider: WiderEncoders
     """For rows that overflow the encoders' number format."""
-    classifier: Classifier | None
+    classifier: Heads | None
     header: PartHeader
     token_budget: int
     stored: np.dtype
@@ -53,6 +54,13 @@ class UnitWork:
     """The folder of parts."""
     earlier: EarlierEmbeddings | None = None
     """What is taken over from another run."""
+    row_bases: np.ndarray | None = None
+    """(r,) bases of each row's nucleotide string, where the classifier goes by them."""
+
+    def bases(self, unit: int) -> np.ndarray | None:
+        """(m,) those of a unit's rows."""
+        rows = self.plan.rows(unit)
+        return None if self.row_bases is None else np.asarray(self.row_bases[rows.start : rows.stop])
 
     @property
     def unit_cost(self) -> np.ndarray:
@@ -85,7 +93,7 @@ class Pipeline:
 
     def __init__(self, work: UnitWork, report: Report, *, overlap: bool | None = None) -> None:
         """`overlap`: whether a unit is written while the next is computed; None: on CUDA."""
-        self.failures = 0
+        self.failures = self._operations = 0
         self._work, self._report = work, report
         self._device = next(iter(work.encoders.values())).device
         on_cuda = self._device.type == "cuda"
@@ -137,10 +145,15 @@ class Pipeline:
             rows = unknown[positions]
             rows_MD.put(rows, self._embed(encoder, tokens, rows))
             n_tokens, padding = int(lengths[rows].sum()), encoder.padding(lengths[rows])
+            work_before = self._operations // 10**6
+            self._operations += encoder.shape.operations(lengths[rows])
+            work = self._operations // 10**6 - work_before
             spent_us, started = _microseconds_since(started), time.perf_counter()
 
-            def done(n_tokens: int = n_tokens, padding: int = padding, spent_us: int = spent_us) -> None:
-                counted = {f"{encoder.kind}_tokens": n_tokens}
+            def done(
+                n_tokens: int = n_tokens, padding: int = padding, spent_us: int = spent_us, work: int = work
+            ) -> None:
+                counted = {f"{encoder.kind}_tokens": n_tokens, "work_mflop": work}
                 self._report(batches=1, padded_tokens=padding, compute_us=spent_us, **counted)
 
             self._in_flight.launched(done)
@@ -228,7 +241,7 @@ def _written(work: UnitWork, unit: int, embedded: dict[str, np.ndarray]) -> dict
         failed |= ~np.isfinite(rows).all(axis=1)
     results: dict[str, np.ndarray] = {}
     if work.classifier is not None:
-        results["logits"] = logits(work.classifier, embedded)
+        results |= work.classifier.results(embedded, work.bases(unit))
     if work.header.embeddings:
         results |= embedded
     classified = time.perf_counter()
@@ -242,7 +255,18 @@ def _written(work: UnitWork, unit: int, embedded: dict[str, np.ndarray]) -> dict
         "bytes_written": size,
         "compute_us": round((classified - started) * 1e6),
         "write_us": _microseconds_since(classified),
+        **_scores(results.get("logits")),
     }
+
+
+def _scores(logits: np.ndarray | None) -> dict[str, int]:
+    """Rows by virus score, the softmax of (m, 2) logits, in eighths of 0 to 1."""
+    if logits is None:
+        return {}
+    difference = (logits[:, 1] - logits[:, 0]).astype(np.float64)
+    difference = difference[np.isfinite(difference)]
+    eighths = np.minimum(7, 8 / (1 + np.exp(-difference.clip(-500, 500)))).astype(np.int64)
+    return dict(zip(SCORE_BINS, np.bincount(eighths, minlength=8).tolist(), strict=True))
 
 
 def _microseconds_since(started: float) -> int:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vpdist.encoder_kinds import WIDEST, resolve
 from vpdist.encoders.family import EncoderFamily, family_of
 from vpdist.errors import WeightsError
@@ -73,6 +75,12 @@ class EncoderShape:
     def attention_flops_per_token_pair(self) -> int:
         """Operations of all attention layers for one (query, key) pair: a sequence of t tokens has t * t of them."""
         return self.layers * 4 * self._query_width
+
+    def operations(self, lengths: np.ndarray) -> int:
+        """Operations of linear layers and attention for sequences of these many tokens."""
+        tokens = lengths.astype(np.int64)
+        attention = self.attention_flops_per_token_pair * int((tokens * tokens).sum())
+        return self.linear_flops_per_token * int(tokens.sum()) + attention
 
     @property
     def parameters(self) -> int:

@@ -26,6 +26,8 @@ from vpdist.distributed.tcp_keepalive import notice_silent_machines
 from vpdist.environment import LAUNCHER_ENDED
 from vpdist.errors import Interrupted, PeerLost, VpdistError
 from vpdist.monitoring.counters import COUNTER_INDEX, Cell, Snapshot
+from vpdist.monitoring.emitter import Emitter
+from vpdist.monitoring.facts import FactsOfAll
 from vpdist.monitoring.gather import Gather, Steps
 from vpdist.monitoring.intervals import Intervals
 from vpdist.monitoring.liveness import Liveness
@@ -41,7 +43,7 @@ class Exchange:
     """One rank's part in the exchange, and its thread.
 
     `vector` (WIDTH,) int64 is written by the main thread alone. `failure` is what the main thread must raise;
-    `finished` is set when every rank was done. Snapshots carry `note`.
+    `finished` is set when every rank was done. `emitter` makes snapshots.
     """
 
     def __init__(
@@ -59,14 +61,16 @@ class Exchange:
         run on the thread. `spent_us` returns the cost of the other parts of monitoring."""
         self.failure: VpdistError | None = None
         self._lost: tuple[int, ...] = ()
-        self.finished, self.note = False, ""
+        self.finished = False
         self._runtime, self._vector, self._intervals = runtime, vector, intervals
-        self._on_snapshot, self._on_forced_exit, self._spent_us = on_snapshot, on_forced_exit, spent_us
+        self._on_forced_exit, self._spent_us = on_forced_exit, spent_us
         self._gather = Gather(runtime, intervals.stall_timeout_s + 60)
         self._keys = runtime.keys.clone()
         if runtime.world_size > 1 and not runtime.context.on_loopback:
             notice_silent_machines()
-        self._prefix = f"progress/{next(EXCHANGE_NUMBERS)}"
+        self._prefix = prefix = f"progress/{next(EXCHANGE_NUMBERS)}"
+        facts = FactsOfAll(runtime.world_size, runtime.rank, self._keys.get, self._keys.set, prefix)
+        self.emitter = Emitter(facts, on_snapshot)
         self._lost_ranks = LostRanks(
             self._keys, self._prefix, runtime.rank, runtime.world_size, intervals.roll_call_s, lambda: self._stopping
         )
@@ -75,9 +79,8 @@ class Exchange:
         self._commands: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stopping = False
         self._exit_reason: str | None = None
-        self._start_time = time.monotonic()
-        self._liveness = Liveness(runtime.world_size, self._start_time, intervals.stalled_s)
-        self._rank_0_liveness = Liveness(1, self._start_time, intervals.stalled_s)
+        self._liveness = Liveness(runtime.world_size, self.emitter.start_time, intervals.stalled_s)
+        self._rank_0_liveness = Liveness(1, self.emitter.start_time, intervals.stalled_s)
         self._grace_s = intervals.grace_s
         self._steps: Steps | None = None
         self._work: dist.Work | None = None
@@ -148,6 +151,7 @@ class Exchange:
             return
         if self._due("beat", intervals.beat_s, now):
             self._telemetry.read()
+            self.emitter.facts.exchange()
             self._set_key()
         if not self._alone and self._due("alarm", intervals.alarm_s, now) and self._lost_ranks.noticed():
             self._fail(self._lost_ranks.await_agreed_loss())
@@ -177,8 +181,8 @@ class Exchange:
     def _current_vector(self) -> np.ndarray:
         self._beat += 1
         vector = self._vector.copy()
-        vector[Cell.BEAT], vector[Cell.MEMORY] = self._beat, self._telemetry.memory_bytes
-        vector[Cell.UTILISATION] = self._telemetry.utilisation
+        vector[Cell.BEAT] = self._beat
+        self._telemetry.fill(vector)
         vector[COUNTER_INDEX["progress_us"]] = self._spent_us() + time.thread_time_ns() // 1000
         return vector
 
@@ -213,13 +217,7 @@ class Exchange:
     def _emit(self, source: str, ended: str | None = None) -> None:
         if self._runtime.rank != 0:
             return
-        now = time.monotonic()
-        elapsed = now - self._start_time
-        self._on_snapshot(
-            self._liveness.snapshot(
-                now, time=time.time(), elapsed=elapsed, source=source, ended=ended, lost=self._lost, note=self.note
-            )
-        )
+        self.emitter.emit(self._liveness, source, ended, self._lost)
 
     # Keys
 

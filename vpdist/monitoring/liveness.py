@@ -10,6 +10,7 @@ from collections.abc import Collection
 import numpy as np
 
 from vpdist.monitoring.counters import FIRST_BASE, FIRST_STATE, STAGES, Cell, RankRow, Snapshot, empty_vector
+from vpdist.monitoring.facts import RankFacts, RunFacts
 
 USUAL_INTERVALS = 5
 """A computing rank is stalled after this many of its usual intervals between batches, if that is longer than
@@ -69,6 +70,8 @@ class Liveness:
         ended: str | None = None,
         lost: Collection[int] = (),
         note: str = "",
+        run: RunFacts | None = None,
+        facts: tuple[RankFacts, ...] = (),
     ) -> Snapshot:
         """The newest vectors as a Snapshot."""
         silent_s, states = self.silent_s(now), self.states(now, lost)
@@ -76,16 +79,22 @@ class Liveness:
             RankRow(
                 rank=rank,
                 state=states[rank],
-                stage=STAGES[int(row[Cell.STAGE])],
+                stage=STAGES[row[Cell.STAGE]],
                 silent_s=round(float(silent_s[rank]), 2),
-                planned_tokens=int(row[Cell.PLANNED_TOKENS]),
-                planned_units=int(row[Cell.PLANNED_UNITS]),
+                planned_tokens=row[Cell.PLANNED_TOKENS],
+                planned_units=row[Cell.PLANNED_UNITS],
                 shared=bool(row[Cell.SHARED]),
-                memory_bytes=int(row[Cell.MEMORY]),
-                utilisation=int(row[Cell.UTILISATION]),
-                counters=tuple(row[:FIRST_BASE].tolist()),
-                base=tuple(row[FIRST_BASE:FIRST_STATE].tolist()),
+                memory_bytes=row[Cell.MEMORY],
+                utilisation=row[Cell.UTILISATION],
+                counters=tuple(row[:FIRST_BASE]),
+                base=tuple(row[FIRST_BASE:FIRST_STATE]),
+                planned_work=row[Cell.PLANNED_WORK],
+                planned_steps=row[Cell.PLANNED_STEPS],
+                power_mw=row[Cell.POWER_MW],
+                temperature=row[Cell.TEMPERATURE],
+                throttle=row[Cell.THROTTLE],
+                energy_j=row[Cell.ENERGY_J],
             )
-            for rank, row in enumerate(self.matrix)
+            for rank, row in enumerate(self.matrix.tolist())
         )
-        return Snapshot(time, elapsed, source, rows, ended, note)
+        return Snapshot(time, elapsed, source, rows, ended, note, run or RunFacts(), facts)

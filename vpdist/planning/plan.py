@@ -23,6 +23,7 @@ of the number of batches, within bounds: at 2,048 even a GPU of half speed among
 end the rest; smaller inputs, which fewer GPUs share, make fewer files."""
 COST_SCALE = 1000
 """Costs are in thousands of floating-point operations: those of ten million fragments of a 3B model fit in an int64."""
+COSTS_PER_MFLOP = 10**6 // COST_SCALE
 SHARD_TOKEN_BYTES = 32 << 20
 """Size of a token shard, a file with tokens in plan order."""
 SLAB = 1 << 18

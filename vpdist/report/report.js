@@ -78,15 +78,17 @@
     let count = 0;
     let length = 0;
     let falseOnes = 0;
+    let unknown = 0;
     for (let i = 0; i < n; i++) {
       if (!isVirus(i)) continue;
       count++;
       length += col.length[i];
-      if (col.probability) falseOnes += 1 - (col.probability[i] || 0);
+      if (col.probability && Number.isNaN(col.probability[i])) unknown++;
+      else if (col.probability) falseOnes += 1 - col.probability[i];
     }
     const at = metric === METRICS.call ? 'as called' : `with ${metric.label} ${$('value').textContent}`;
     const of = n < meta.sequences ? ` (of the ${whole(n)} in this report; ${whole(meta.virus)} of all are called virus)` : '';
-    const expected = col.probability ? `expected false among them: ${falseOnes.toFixed(1)}` : 'how many of them are false is not known: the model has no calibration';
+    const expected = col.probability ? `expected false among them: ${falseOnes.toFixed(1)}${unknown ? ` (without ${whole(unknown)} that have no probability)` : ''}` : 'how many of them are false is not known: the model has no calibration';
     $('sentence').textContent = `${whole(count)} of ${whole(meta.sequences)} sequences are virus, ${at}${of}; ${expected}.`;
     $('count').textContent = `${whole(count)} sequences (${percent(count, n)}), ${bases(length)}`;
   };

@@ -145,8 +145,9 @@ def read_shown(folder: Path, counted: Counted, statuses: list[str], flags: list[
     }
     columns |= {column: matrix[:, k].astype(kind) for k, (column, kind) in enumerate(kinds.items())}
     columns |= {"virus": scores(matrix[:, 9]), "nonvirus": scores(matrix[:, 10])}
-    columns |= {column: matrix[:, 11 + k].astype(np.float32) for k, column in enumerate(further)}
-    if flag is None:
+    calibrated = {column: matrix[:, 11 + k].astype(np.float32) for k, column in enumerate(further)}
+    columns |= {column: numbers for column, numbers in calibrated.items() if not np.isnan(numbers).all()}
+    if len(flags) == 1:  # there are none
         del columns["flags"]
     return Shown(columns, np.frombuffer(records, np.int64), matrix[:, 9], names)
 

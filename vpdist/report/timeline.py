@@ -1,7 +1,7 @@
 """How fast a run went and how even its ranks were, from progress.jsonl.
 
-Enters: snapshots, of one command or of several that resumed each other. Leaves: at most POINTS moments, and a row for
-each rank of the last command that embedded. Promises: only so many lines are parsed, whatever the file's size.
+Enters: snapshots, of one command or of several that resumed each other. Leaves: at most about POINTS moments, and a row
+for each rank of the last command that embedded. Promises: of a large file only so many lines are parsed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from vpdist.display.progress_lines import read_file
 from vpdist.encoder_kinds import KINDS
 from vpdist.errors import StorageError
 from vpdist.monitoring.counters import RankRow, Snapshot
 from vpdist.storage.atomic_files import open_regular
 
 POINTS = 240
+READ_WHOLE = 1 << 24
+"""Bytes of a file of which all lines are read. Of a larger one only those that stand for themselves."""
 MOST_RANKS = 1024
 MOST_DRAWN = 64
 """Ranks whose speed is drawn over time; of more, some that are evenly spread."""
@@ -84,10 +87,13 @@ def _ranks(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def _some(path: Path) -> Iterator[Snapshot]:
-    """Snapshots at even distances in the file, the first and the last ones included."""
+    """Snapshots at even distances in the file, the first and the last ones included. Raises StorageError."""
     try:
+        size = path.stat().st_size
+        if size <= READ_WHOLE:
+            yield from _thinned(list(read_file(path)))
+            return
         with open_regular(path) as file:
-            size = path.stat().st_size
             step, wanted, position = size / POINTS, 0.0, 0
             newest = b""
             while line := file.readline(LONGEST_LINE):
@@ -103,6 +109,12 @@ def _some(path: Path) -> Iterator[Snapshot]:
         return
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _thinned(snapshots: list[Snapshot]) -> Iterator[Snapshot]:
+    step = max(1, len(snapshots) // POINTS)
+    yield from snapshots[:-1:step]
+    yield from snapshots[-1:]
 
 
 def _parsed(line: bytes) -> Iterator[Snapshot]:

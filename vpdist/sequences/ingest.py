@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -99,7 +101,9 @@ def ingest(
     fingerprints = {kind: tokenizer.fingerprint for kind, tokenizer in tokenizers.items()}
 
     def read() -> None:
-        for raw in token_store.read_blocks(paths, chunk_length, min_length, report, replace_unknown=replace_unknown):
+        position = InputPosition(paths, control)
+        blocks = partial(token_store.read_blocks, replace_unknown=replace_unknown, opened=position.opened)
+        for raw in blocks(paths, chunk_length, min_length, report):
             digests.append(raw.digest())
             path = token_store.block_path(folder.tokens, raw.index)
             if token_store.block_is_valid(path, digests[-1], fingerprints):
@@ -107,7 +111,7 @@ def ingest(
             else:
                 token_store.write_raw(token_store.raw_path(folder.tokens, raw.index), raw)
             control.publish(READ, str(len(digests)))
-            _count(control, records=len(raw.names))
+            _count(control, records=len(raw.names), steps=position.advance())
             control.raise_if_ending()
         refuse_changed_input()
         control.publish(TOTAL, str(len(digests)))
@@ -135,6 +139,31 @@ def ingest(
     if summary is None:
         raise hdf5_files.DamagedFile(f"{folder.store}: is not the one that rank 0 has written")
     return summary
+
+
+class InputPosition:
+    """How many bytes of the input's files have been read."""
+
+    def __init__(self, paths: Sequence[Path], control: Control) -> None:
+        self._sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
+        if control.progress is not None:
+            control.progress.plan_steps(sum(self._sizes))
+        self._file: BinaryIO | None = None
+        self._files_before, self._told = -1, 0
+
+    def opened(self, file: BinaryIO) -> None:
+        """The next file is read from now on."""
+        self._file = file
+        self._files_before += 1
+
+    def advance(self) -> int:
+        """Bytes that have been read since the last call."""
+        if self._file is None:
+            return 0
+        here = self._sizes[self._files_before] if self._file.closed else self._file.tell()
+        position = max(self._told, sum(self._sizes[: self._files_before]) + here)
+        advanced, self._told = position - self._told, position
+        return advanced
 
 
 def _wait_for_block(control: Control, index: int) -> bool:

@@ -77,9 +77,14 @@ class WrittenRecord:
 
 
 def read_records(
-    paths: Sequence[Path], report: InputReport | None = None, *, replace_unknown: bool = False
+    paths: Sequence[Path],
+    report: InputReport | None = None,
+    *,
+    replace_unknown: bool = False,
+    opened: Callable[[BinaryIO], None] = lambda file: None,
 ) -> Iterator[Record]:
-    """The records of all files, in order. What must be told is added to `report`.
+    """The records of all files, in order. What must be told is added to `report`; `opened` is given each file, whose
+    position says how much of it has been read.
 
     A file that is empty, or holds nothing but white space and comments, has none.
 
@@ -92,13 +97,14 @@ def read_records(
     report = report if report is not None else InputReport()
     for number, path in enumerate(paths):
         replaced = partial(report.add_replaced, number) if replace_unknown else None
-        yield from _read_file(path, number, report, partial(_record, str(path), replaced))
+        yield from _read_file(path, number, report, partial(_record, str(path), replaced), opened)
 
 
 def read_as_written(path: Path) -> Iterator[WrittenRecord]:
     """The records of a file that `read_records` has read, in its order, with their headers and letters as they stand
     there. Raises InputError."""
-    yield from _read_file(path, 0, InputReport(), partial(_written, str(path)))
+    source = str(path)
+    yield from _read_file(path, 0, InputReport(), lambda head, text: WrittenRecord(_texts(head, source)[0], head, text))
 
 
 def spool_stdin(target: Path, raise_if_ending: Callable[[], None]) -> Path:
@@ -169,12 +175,19 @@ Replaced = Callable[[str, int, str], None]
 Made = TypeVar("Made", Record, WrittenRecord)
 
 
-def _read_file(path: Path, number: int, report: InputReport, make: Callable[[str, str], Made]) -> Iterator[Made]:
+def _read_file(
+    path: Path,
+    number: int,
+    report: InputReport,
+    make: Callable[[str, str], Made],
+    opened: Callable[[BinaryIO], None] = lambda file: None,
+) -> Iterator[Made]:
     source, count, name, compression = str(path), 0, None, None
     try:
         with open(path, "rb") as file:
             compression = decompression.find_compression(file)
             missing = decompression.missing_end(file, compression)
+            opened(file)
             content = decompression.decompressed(file, compression)
             for record in _records(content, source, partial(_reopened, path, compression), make):
                 count, name = count + 1, record.name
@@ -230,10 +243,6 @@ def _records(
 def _record(source: str, replaced: Replaced | None, header: str, letters: str) -> Record:
     name, description = _texts(header, source)
     return Record(name, description, source, _sequence(letters, source, name, replaced))
-
-
-def _written(source: str, header: str, letters: str) -> WrittenRecord:
-    return WrittenRecord(_texts(header, source)[0], header, letters)
 
 
 def _texts(header: str, source: str) -> tuple[str, str]:

@@ -7,17 +7,19 @@ any rank. Where a block ends depends on the input and the chunk length only, nev
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import xxhash
 
 from vpdist.encoder_kinds import KINDS, in_files
 from vpdist.ragged import Ragged
+from vpdist.sequences import plain_bases
 from vpdist.sequences.blocks import (
+    COUNTED_LATER,
     FILTERED,
     OFFSETS,
     OK,
@@ -55,8 +57,10 @@ def read_blocks(
     report: InputReport | None = None,
     *,
     replace_unknown: bool = False,
+    opened: Callable[[BinaryIO], None] = lambda file: None,
 ) -> Iterator[RawBlock]:
-    """Read all files into blocks, in memory for one record and one block. What must be told is added to `report`.
+    """Read all files into blocks, in memory for one record and one block. What must be told is added to `report`;
+    `opened` is given each file.
 
     Records under 3 bases (too_short) and, of the others, those under `min_length` bases (filtered) have no chunks.
     An input without records has no blocks. Raises InputError.
@@ -66,7 +70,7 @@ def read_blocks(
         source_of.setdefault(str(path), number)
     block = _OpenBlock(0, chunk_length, 0)
     number = 0
-    for record in read_records(paths, report, replace_unknown=replace_unknown):
+    for record in read_records(paths, report, replace_unknown=replace_unknown, opened=opened):
         if block.is_full:
             yield block.close()
             block = _OpenBlock(block.index + 1, chunk_length, number)
@@ -161,6 +165,8 @@ def tokenise_block(raw: RawBlock, tokenizers: Mapping[str, FragmentTokenizer]) -
         nucleotide_hash=_hashes(frames.nucleotide.strings()),
         protein_hash=_hashes(frames.protein.strings()),
         raw_digest=raw.digest(),
+        chunk_other_bases=plain_bases.other_bases(raw.bases),
+        chunk_low_complexity=plain_bases.low_complexity_bases(raw.bases),
         tokenizers={kind: tokenizer.fingerprint for kind, tokenizer in tokenizers.items()},
         tokens={kind: tokenizer.encode(getattr(frames, KINDS[kind].reads)) for kind, tokenizer in tokenizers.items()},
     )
@@ -231,6 +237,8 @@ def _read(path: Path, kind: type[Block]) -> Block:
             name = field.name
             if field.type in ("int", "str"):
                 values[name] = attributes[name]
+            elif name in COUNTED_LATER and not hdf5_files.has(file, name):
+                continue
             elif name in OFFSETS:
                 column = Texts if field.type == "Texts" else Ragged
                 values[name] = column(read(file, name), read(file, OFFSETS[name]))

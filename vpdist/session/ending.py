@@ -23,6 +23,7 @@ from vpdist.environment import RESUMABLE
 from vpdist.errors import EXIT_BUG, Interrupted, PeerLost, StorageError, VpdistError, limit_reached
 from vpdist.session import before_begin
 from vpdist.session.coordination import Control, OtherRankFailed, publish_first_failure, published_failure
+from vpdist.session.last_words import tell_agent
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import storage_error
 from vpdist.storage.run_folder import RunFolder
@@ -79,7 +80,8 @@ class OpenedSession:
         return cause.exit_code
 
     def record(self, error: Exception, code: int, message: str, rank: int) -> None:
-        """Write the last status.json, as rank `rank`."""
+        """Write the last status.json, as rank `rank`, and leave the message for the launcher's agent."""
+        tell_agent(message)
         failing_rank: int | None = error.rank if isinstance(error, OtherRankFailed) else rank
         if isinstance(error, PeerLost):
             failing_rank = error.ranks[0] if error.ranks else None
@@ -172,6 +174,7 @@ def end_failed(error: Exception, opened: OpenedSession) -> int:
     opened.record_stop_before_begin(error, code, message)
     if control is None:  # this rank has not joined the others, so each reports for itself
         if isinstance(error, PeerLost) or not isinstance(error, Interrupted) or environment.launch_context().rank == 0:
+            tell_agent(message)
             report(opened.console, f"vpdist: {message}")
         return code
     if _is_reporting_rank(error, control):

@@ -18,17 +18,20 @@ from typing import TextIO
 
 from vpdist.display.choose import choose_display
 from vpdist.display.display_thread import DisplayThread
+from vpdist.display.log_lines import INTERVAL_S
 from vpdist.display.terminal_bars import CLEAR_BARS, Bars
 from vpdist.distributed.runtime import KeyStore, Runtime
 from vpdist.environment import RESUMABLE
 from vpdist.errors import Interrupted, PeerLost, VpdistError
 from vpdist.monitoring.counters import COUNTER_INDEX, FIRST_BASE, FIRST_STATE, STAGES, Cell, empty_vector
 from vpdist.monitoring.exchange import Exchange
+from vpdist.monitoring.facts import RunFacts
 from vpdist.monitoring.intervals import Intervals
+from vpdist.monitoring.telemetry import rank_facts
 
 logger = logging.getLogger(__name__)
 
-ADDED, TICK = int(Cell.ADDED), int(Cell.TICK)
+ADDED, TICK, WAIT_US = int(Cell.ADDED), int(Cell.TICK), COUNTER_INDEX["wait_us"]
 """As plain numbers: looking an enumeration's member up takes a tenth of the microsecond that `Progress.add` takes."""
 
 
@@ -48,6 +51,7 @@ class Progress:
         stream: TextIO | None,
         stall_timeout_s: float = 1800.0,
         *,
+        log_interval_s: float = INTERVAL_S,
         intervals: Intervals | None = None,
         on_forced_exit: Callable[[VpdistError, KeyStore], int] = lambda failure, keys: failure.exit_code,
         logging_us: Callable[[], int] = lambda: 0,
@@ -57,6 +61,7 @@ class Progress:
         Args:
             mode: auto, bars, log or none.
             jsonl: rank 0's progress.jsonl.
+            log_interval_s: seconds between log lines.
             stream: the console. Ranks other than 0 use it only to clear the terminal if rank 0 is lost.
             on_forced_exit: see Exchange.
             logging_us: returns what this rank's log has cost so far.
@@ -70,7 +75,7 @@ class Progress:
         self._process = os.getpid()
         self._on_forced_exit = on_forced_exit
         is_first = runtime.rank == 0
-        display = choose_display(mode, stream)
+        display = choose_display(mode, stream, log_interval_s)
         self._shows_bars = isinstance(display, Bars)
         self._display_thread = DisplayThread(display if is_first else None, jsonl if is_first else None)
         self._exchange = Exchange(
@@ -81,22 +86,41 @@ class Progress:
             on_forced_exit=self._force_end,
             spent_us=lambda: self._added_ns // 1000 + self._display_thread.spent_us + logging_us(),
         )
+        self._facts = rank_facts(runtime.device)
+        self._exchange.emitter.facts.tell(self._facts)
+        self._exchange.emitter.run = RunFacts(stall_timeout_s=stall_timeout_s)
         atexit.register(self.abort, "the process ended")
         if is_first:
             self._display_thread.start()
         self._exchange.start()
 
-    def stage(self, name: str, planned_tokens: int = 0, planned_units: int = 0, *, shared: bool = False) -> None:
+    def stage(
+        self,
+        name: str,
+        planned_tokens: int = 0,
+        planned_units: int = 0,
+        *,
+        planned_work: int = 0,
+        planned_steps: int = 0,
+        shared: bool = False,
+    ) -> None:
         """This rank enters a stage (one of counters.STAGES) with so much planned work.
 
+        `planned_work` is in millions of operations, `planned_steps` in the stage's own measure: see counters.COUNTERS.
         `shared`: units are assigned dynamically, and the planned numbers are an equal share of all.
         """
         vector = self._vector.copy()
-        self._exchange.note = ""
+        self._exchange.emitter.note = ""
         vector[FIRST_BASE:FIRST_STATE] = vector[:FIRST_BASE]
         vector[Cell.STAGE], vector[Cell.SHARED] = STAGES.index(name), shared
         vector[Cell.PLANNED_TOKENS], vector[Cell.PLANNED_UNITS], vector[Cell.ADDED] = planned_tokens, planned_units, 0
+        vector[Cell.PLANNED_WORK], vector[Cell.PLANNED_STEPS] = planned_work, planned_steps
         vector[Cell.TICK] += 1
+        run = self._exchange.emitter.run
+        began = (name, round(self._exchange.emitter.elapsed_s, 1))
+        self._exchange.emitter.run = replace(
+            run, stages=(*run.stages, began), coming=tuple(each for each in run.coming if each != name)
+        )
         self._vector[:] = vector  # in one assignment, because a thread copies it
         self._exchange.wake()
         self._raise_failure()
@@ -112,15 +136,31 @@ class Progress:
         self._added_ns += time.perf_counter_ns() - begin_ns
         self._raise_failure()
 
+    def plan_steps(self, planned: int) -> None:
+        """How many steps this stage has, once that is known."""
+        self._cells[Cell.PLANNED_STEPS] = planned
+
+    def describe(self, **facts: object) -> None:
+        """Facts of the run (fields of RunFacts) for all displays. Only rank 0's are shown."""
+        self._exchange.emitter.run = replace(self._exchange.emitter.run, **facts)  # type: ignore[arg-type]
+
+    def tell_limit(self, operations_per_s: float) -> None:
+        """What this rank's device does at most: the rate of plain products of matrices."""
+        self._facts = replace(self._facts, limit_mflops=int(operations_per_s / 1e6))
+        self._exchange.emitter.facts.tell(self._facts)
+
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """While this rank waits for others."""
         self._waits += 1
         self._mark_waiting()
+        began_ns = time.perf_counter_ns()
         try:
             yield
         finally:
             self._waits -= 1
+            if self._waits == 0:
+                self._cells[WAIT_US] += (time.perf_counter_ns() - began_ns) // 1000
             self._mark_waiting()
 
     def raise_if_failed(self) -> None:
@@ -136,7 +176,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """What the stage has reached, in words: in the heading of the bars, or as a line where there are none."""
-        self._exchange.note = text
+        self._exchange.emitter.note = text
         self._exchange.wake()
         logger.info("%s", text)
         if self._runtime.rank == 0 and not self._shows_bars:

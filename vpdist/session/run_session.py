@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from vpdist import environment
+from vpdist.display.log_lines import INTERVAL_S
 from vpdist.distributed import runtime
 from vpdist.errors import EXIT_FAILURES_LISTED, EXIT_OK, StorageError, UsageError
 from vpdist.session.coordination import Control
@@ -44,6 +45,7 @@ def run_session(
     device: str,
     progress: str,
     stall_timeout: float,
+    log_interval: float = INTERVAL_S,
     restart: Callable[[Control], None] | None = None,
     must_exist: bool = False,
 ) -> int:
@@ -52,20 +54,17 @@ def run_session(
     Args:
         folder: the run folder; created unless `must_exist`.
         body: the stages; called on every rank.
-        device: auto, cpu or cuda.
-        progress: auto, bars, log or none.
+        device, progress, log_interval: as in Settings.
         stall_timeout: seconds after which one silent rank ends the run.
         restart: discard what the folder holds, once this, called on rank 0, has found nothing that would end the run.
         must_exist: the folder must hold a run.
     """
-    logging.getLogger().addHandler(logging.NullHandler())  # until the log file is open, nothing is logged
-    context = environment.launch_context()
     with contextlib.ExitStack() as stack:
         opened = OpenedSession(restart is not None, _console(), folder=None if must_exist else folder)
         stop = StopRequest(on_second_signal=opened.end_immediately)
         stack.enter_context(stop.installed())
         try:
-            opened.control = control = Control(runtime.start(context, stop.raise_if_requested), stop)
+            opened.control = control = _join(stop)
             control.runtime = runtime.on_device(control.runtime, device)
             _compare_commands(control)
             if control.is_first:
@@ -74,7 +73,7 @@ def run_session(
             _await_mark(folder.path / Path(mark).name)
             if control.is_first:
                 stack.callback(remove_mark, folder.path / mark)
-            logging_us = stack.enter_context(output_to_log(folder.log(context.rank), context))
+            logging_us = stack.enter_context(output_to_log(folder.log(control.runtime.rank), control.runtime.context))
             control.barrier("opened")  # a rank that failed until now has published it; collectives follow
             control.progress = Progress(
                 control.runtime,
@@ -82,11 +81,13 @@ def run_session(
                 folder.progress if control.is_first else None,
                 opened.console,
                 stall_timeout_s=stall_timeout,
+                log_interval_s=log_interval,
                 on_forced_exit=opened.forced_exit,
                 logging_us=logging_us,
             )
-            reserve = folder.path / mark if control.is_first else None
-            opened.session = Session(control, folder, control.progress, reserve)
+            opened.session = Session(
+                control, folder, control.progress, folder.path / mark if control.is_first else None
+            )
             outcome = body(opened.session)
             control.progress.close()
             code = EXIT_FAILURES_LISTED if outcome.failures else EXIT_OK
@@ -97,6 +98,11 @@ def run_session(
             return end_failed(root_cause(as_storage_error(error, folder), opened), opened)
         runtime.stop()
         return code
+
+
+def _join(stop: StopRequest) -> Control:
+    """Join the other ranks."""
+    return Control(runtime.start(environment.launch_context(), stop.raise_if_requested), stop)
 
 
 def _compare_commands(control: Control) -> None:
@@ -134,7 +140,9 @@ def _open_folder(
 
 
 def _console() -> TextIO:
-    """The standard error that this process was started with, whatever is redirected later."""
+    """The standard error that this process was started with, whatever is redirected later. Until the log file is open,
+    nothing is logged."""
+    logging.getLogger().addHandler(logging.NullHandler())
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     return os.fdopen(os.dup(2), "w", encoding=encoding, errors="backslashreplace", buffering=1)
 

@@ -21,6 +21,8 @@ NEXT_TABLES = ".tables.next"
 SUBFOLDERS = ("parts", "tokens", "logs", "at_work")
 TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 LEGACY = ("prediction_results.txt", "prediction_results_highestscore.csv")
+CALIBRATION = "calibration.json"
+"""By what the tables' scores were judged."""
 GZIPPED = tuple(f"{name}.gz" for name in TABLES)
 CALL_FILES = ("virus.fna.gz", "virus.tsv", "regions.bed", "regions.gff3", "summary.tsv", "README.txt")
 """What is made from the tables; a folder of an earlier version may hold somebody else's file of such a name."""
@@ -28,13 +30,13 @@ REPORT, REPORT_MARK = "report.html", b"<title>vpdist: "
 """The file that `vpdist report` writes, and what only such a file has near its beginning."""
 WITH_REPORT = ("report.png", "vpdist_mqc.json")
 MARKED_BYTES = 2048
-TOP_FILES = (*TABLES, *GZIPPED, *LEGACY, "progress.jsonl", "run.json", "status.json")
+TOP_FILES = (*TABLES, *GZIPPED, *LEGACY, CALIBRATION, "progress.jsonl", "run.json", "status.json")
 """In the order in which they are discarded: what tells that the folder holds a run goes last."""
 NAMES = {
     "": re.compile("|".join([*map(re.escape, (*TOP_FILES, *CALL_FILES)), re.escape(SHARED_MARK) + "[0-9-]+"])),
     "parts": re.compile(r"unit-[0-9]{6,}\.h5"),
     "tokens": re.compile(
-        r"(block|raw)-[0-9]{6,}\.h5|shard-[0-9]{5,}\.h5|(plan|names|equal-rows)\.h5|store\.json|(stdin|files-from)(\.again)?"
+        r"(block|raw)-[0-9]{6,}\.h5|shard-[0-9]{5,}\.h5|(plan|names|equal-rows|row-bases)\.h5|store\.json|(stdin|files-from)(\.again)?"
     ),
     "logs": re.compile(r"rank[0-9]{5,}\.log"),
     "at_work": re.compile(r"rank[0-9]{5,}\.[0-9a-f.]+"),
@@ -55,9 +57,9 @@ class RunFolder:
         self.parts, self.tokens, self.at_work = path / "parts", path / "tokens", path / "at_work"
         self.run, self.status, self.progress = path / "run.json", path / "status.json", path / "progress.jsonl"
         self.plan, self.store, self.names = (self.tokens / name for name in ("plan.h5", "store.json", "names.h5"))
-        self.equal_rows = self.tokens / "equal-rows.h5"
+        self.equal_rows, self.row_bases = self.tokens / "equal-rows.h5", self.tokens / "row-bases.h5"
         self.spool, self.input_list = self.tokens / "stdin", self.tokens / "files-from"
-        self.next_tables = path / NEXT_TABLES
+        self.next_tables, self.calibration = path / NEXT_TABLES, path / CALIBRATION
 
     def log(self, rank: int) -> Path:
         return self.path / "logs" / f"rank{rank:05d}.log"

@@ -15,18 +15,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import xxhash
 
 from vpdist.errors import StorageError
 from vpdist.storage.atomic_files import open_regular, read_json, storage_error, sync_folder
-from vpdist.storage.run_folder import CALL_FILES, GZIPPED, LEGACY, TABLES, RunFolder
+from vpdist.storage.run_folder import CALIBRATION, CALL_FILES, GZIPPED, LEGACY, TABLES, RunFolder
 
 logger = logging.getLogger(__name__)
 
 SWITCHING, COMPLETE = "switching", "complete"
-NAMES = (*TABLES, *GZIPPED, *LEGACY, *CALL_FILES)
+NAMES = (*TABLES, *GZIPPED, *LEGACY, CALIBRATION, *CALL_FILES)
 KEPT = ".before"
 """Ends the new name of a file that is in the way of one of CALL_FILES and that no run has written."""
 BLOCK_BYTES = 1 << 20
@@ -62,8 +63,8 @@ class TablesRecord:
     plan: str
     """Identity of the plan whose parts they were made from."""
     files: Mapping[str, FileDigest]
-    """By name: the three tables (each as text or compressed), what was made from them, and the original method's two
-    files where they were asked for."""
+    """By name: the three tables (each as text or compressed), what was made from them, the original method's two files
+    where they were asked for, and by what the scores were judged, if they were."""
 
     def to_dict(self) -> dict[str, Any]:
         files = {name: {"bytes": each.size, "xxh3_128": each.digest} for name, each in self.files.items()}
@@ -94,13 +95,20 @@ class TablesOrigin:
     consensus: str
     plan: str
     """Identity of the plan of the parts."""
+    calibration: str = ""
+    """Name of the file by which the scores were judged, '' where nothing is known of them."""
+    shortest_chunk: int = 0
+    """Bases below which chunks have no scores; 0: every chunk is judged."""
+    summary: str = ""
+    """Fingerprint of the model's summary of embeddings, '' where it has none."""
     min_score: float = 0.0
     """Least virus score of what the files list that are made from the tables."""
 
     def to_dict(self) -> dict[str, str | float]:
         """`tables_from` in run.json; the plan is in the tables' record."""
-        origin: dict[str, str | float] = {"command": self.command, "classifier": self.classifier}
-        return origin | {"consensus": self.consensus, "min_score": self.min_score}
+        names = ("command", "classifier", "consensus", "calibration", "min_score")
+        rules: dict[str, str | float] = {"shortest_chunk": self.shortest_chunk, "summary": self.summary}
+        return {name: getattr(self, name) for name in names} | {name: value for name, value in rules.items() if value}
 
 
 def recorded_tables(folder: RunFolder) -> TablesRecord | None:
@@ -120,18 +128,25 @@ def recorded_origin(run: dict[str, Any]) -> TablesOrigin:
     origin, settings = run.get("tables_from", {}), run.get("settings", {})
     if not (isinstance(origin, dict) and isinstance(settings, dict)):
         raise StorageError("run.json: tables_from or settings is not an object")
-    fields = {"command": "predict", "classifier": "", "consensus": settings.get("consensus", "mean")}
+    fields = {"command": "predict", "classifier": "", "consensus": settings.get("consensus", "mean"), "calibration": ""}
+    fields["summary"] = ""
+    shortest = origin.get("shortest_chunk", 0)
     known = {name: origin.get(name, default) for name, default in fields.items()}
     if any(type(value) is not str for value in known.values()):
         raise StorageError("run.json: a value of tables_from is not a text")
-    return TablesOrigin(**known, plan="")
+    if type(shortest) is not int or shortest < 0:
+        raise StorageError("run.json: shortest_chunk of tables_from is not a number of bases")
+    return TablesOrigin(**known, plan="", shortest_chunk=shortest)
 
 
 @contextmanager
-def replacing_tables(folder: RunFolder, origin: TablesOrigin) -> Iterator[Path]:
+def replacing_tables(
+    folder: RunFolder, origin: TablesOrigin, about: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[Path]:
     """An empty folder for new tables, which replace the old ones together when the block ends without an error.
 
-    Tables that are not in the new folder are removed. Raises StorageError.
+    `about`: what run.json says of them besides, as it is when the block ends. Tables that are not in the new folder are
+    removed. Raises StorageError.
     """
     _discard_next(folder)
     try:
@@ -147,7 +162,7 @@ def replacing_tables(folder: RunFolder, origin: TablesOrigin) -> Iterator[Path]:
         raise
     record = TablesRecord(SWITCHING, origin.plan, files)
     _keep_others(folder)
-    folder.update_run(tables=record.to_dict(), tables_from=origin.to_dict())
+    folder.update_run(tables=record.to_dict(), tables_from=origin.to_dict(), **about)
     _switch(folder, record, names)
 
 
