@@ -52,6 +52,7 @@ COLLECTIVES = {
 }
 WITHOUT_TORCH = (
     "vpdist.api",
+    "vpdist.calibration.fit",
     "vpdist.calibration.judgement",
     "vpdist.cli",
     "vpdist.config",
@@ -78,6 +79,7 @@ WITHOUT_TORCH = (
     "vpdist.train_settings",
     "vpdist.training.groups",
     "vpdist.training.judge",
+    "vpdist.training.pieces",
     "vpdist.training.sides",
 )
 

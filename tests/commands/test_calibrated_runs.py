@@ -171,6 +171,15 @@ def test_a_changed_calibration_is_told_by_its_digest(copy: Path) -> None:
     assert "calibration.json: is not the file that was written" in problem
 
 
+def test_the_program_of_the_documents_runs(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "trust.md").read_text()
+    program = text.split("```python\n", 1)[1].split("```", 1)[0]
+    names: dict[str, object] = {}
+    exec(program.replace('Path("MODEL")', f"Path({str(model)!r})"), names)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert list(names["found"].call > 0) == [True, True, True]  # type: ignore[attr-defined]
+
+
 def test_few_sequences_get_the_stated_prior(settings: Settings, tmp_path: Path) -> None:
     source = tmp_path / "few.fa"
     lines = Path(settings.inputs[0]).read_text().splitlines(keepends=True)

@@ -29,6 +29,7 @@ from vpdist.results.table_files import opened_table
 from vpdist.results.virus_fasta import write_virus_fasta
 from vpdist.sequences import records
 from vpdist.storage.run_folder import CALL_FILES, GZIPPED, TABLES, RunFolder
+from vpdist.storage.table_switch import NAMES
 
 Rows = list[dict[str, str]]
 
@@ -355,6 +356,7 @@ def test_embed_makes_no_calls_hence_no_virus_files(models: TinyModels, contigs: 
 
 
 def test_the_readme_explains_every_file_and_column(done: Path) -> None:
+    assert "calibration.json  " in explained.readme(NAMES, {}, [])
     text = (done / "README.txt").read_text()
     for name in (*TABLES, *CALL_FILES):
         assert f"\n{name} " in text, name

@@ -211,6 +211,7 @@ def test_the_distance_is_mahalanobis(bundle: Bundle) -> None:
         {"mean": np.full(WIDTH, np.nan, np.float32)},
         {"begins": np.array([300, 0], np.int32)},
         {"thresholds": np.array([1], np.float32)},
+        {"mean": np.array(0, np.float32)},
         {"directions": np.zeros((4, 3), np.float32)},
     ],
 )

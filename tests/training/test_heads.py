@@ -112,15 +112,20 @@ def test_two_ranks_make_the_same_model(
 def test_the_same_command_goes_on(
     trained: Bundle, models: TinyModels, files: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """A classifier that was lost is fitted again, from embeddings that are there."""
+    """A classifier that was lost is fitted again, from embeddings that are there, if they are of the same pieces."""
     output = tmp_path / trained.folder.name
     shutil.copytree(trained.folder, output)
     (output / "model.json").unlink()
     (output / "head-150" / "fit" / "state.safetensors").unlink()
-    parts = {path: path.stat().st_mtime_ns for path in output.glob("head-*/run/parts/*")}
+    with (output / "head-300" / "pieces.fa").open("a") as file:
+        file.write(">another\nACGT\n")
+    parts = {path: path.stat().st_mtime_ns for path in output.glob("head-150/run/parts/*")}
+    other = next(output.glob("head-300/run/parts/*"))
+    made = other.stat().st_mtime_ns
     assert len(parts) > 1
     run_here(models, files, output, *OPTIONS)
     assert {path: path.stat().st_mtime_ns for path in parts} == parts
+    assert other.stat().st_mtime_ns > made  # pieces of other sequences: embedded again
     for name in FILES:
         assert (output / name).read_bytes() == (trained.folder / name).read_bytes(), name
 

@@ -109,8 +109,8 @@ def _most(virus: np.ndarray, other: np.ndarray) -> float:
     """The largest ln(f1 / f0) that these scores can show: the share of viruses that score at least as high as a border,
     over the share of the others that do, at the border where that is largest, with at least TAIL others above it.
 
-    A straight line through the log-odds goes on without end: on contigs of 3 kb scored by `mini`, at one virus in a
-    hundred, it gave 40 % false calls at a nominal 10 %, with this limit none.
+    A straight line through the log-odds goes on without end: on pieces of 1,000 bases scored by `mini`, at one virus in
+    a hundred, it gave 43 % false calls at a nominal 10 %, with this limit none (scripts/mini/calibration.py).
     """
     falling = np.sort(other)[::-1]
     borders = falling[TAIL - 1 : max(TAIL, len(other) // 2)]

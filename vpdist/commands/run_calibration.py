@@ -27,26 +27,30 @@ def judging_of(bundle: Bundle | None, choice: Choice, consensus: str) -> Judging
 
     Raises UsageError where the user has chosen something that would have no effect then.
     """
-    reason = None
-    if bundle is None:
-        reason = "the calls are those of a classifier without a model, which has no calibration"
-    elif bundle.model.calibration is None:
-        reason = f"model {bundle.model.name} has no calibration"
-    elif consensus != CALIBRATED_CONSENSUS:
-        reason = f"--consensus {consensus} has no calibration, only {CALIBRATED_CONSENSUS} has"
-    if reason is not None:
+    reason = _unknown(bundle, consensus)
+    if bundle is None or reason:
         if choice != Choice():
             given = [name for name in ("prevalence", "max_fdr") if getattr(choice, name) is not None]
             options = [f"--{name.replace('_', '-')}" for name in given] or [f"--{choice.preset}"]
             raise UsageError(f"{' and '.join(options)}: {reason}")
         return None
-    assert bundle is not None
     return Judging(
         model=bundle.model.name,
         calibration=bundle.model.calibration or Calibration(()),
         null_scores=bundle.model.null_scores or NullScores(()),
         choice=choice,
     )
+
+
+def _unknown(bundle: Bundle | None, consensus: str) -> str:
+    """Why nothing is known of the scores, '' where something is."""
+    if bundle is None:
+        return "the calls are those of a classifier without a model, which has no calibration"
+    if bundle.model.calibration is None:
+        return f"model {bundle.model.name} has no calibration"
+    if consensus != CALIBRATED_CONSENSUS:
+        return f"--consensus {consensus} has no calibration, only {CALIBRATED_CONSENSUS} has"
+    return ""
 
 
 def kept_judging(folder: RunFolder) -> Judging:

@@ -27,6 +27,7 @@ from vpdist.results.heads import Heads
 from vpdist.session.coordination import Control
 from vpdist.session.session import Session
 from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.table_switch import FileDigest
 from vpdist.train_settings import TrainSettings
 from vpdist.training import annotation, embedding_fit, judge
 from vpdist.training.fit import Examples, Fit
@@ -181,20 +182,23 @@ def _fit_head(
 
 
 def _pieces(train: Train, wanted: HeadLength, records: Records | None) -> HeadPieces | None:
-    """Rank 0 cuts the sequences and writes the pieces; the others wait, and have none."""
+    """Rank 0 cuts the sequences and writes the pieces; a run of other pieces is discarded. The others wait, and have
+    none."""
     made: HeadPieces | None = None
 
     def make() -> str:
         nonlocal made
         assert records is not None
         ending, unknown = train.control.raise_if_ending, train.settings.replace_unknown
-        folder, restart = train.session.folder, train.settings.restart and train.control.runtime.attempt == 0
-        folder.prepare(restart=restart)
+        made = cut(records.lengths, wanted.length, wanted.begins, train.training.seed)
+        path, folder = Path(train.settings.inputs[0]), train.session.folder
+        before = FileDigest.of(path) if path.exists() else None
+        write_pieces(path, train.labelled, made, ending, replace_unknown=unknown)
+        restart = train.settings.restart and train.control.runtime.attempt == 0
+        folder.prepare(restart=restart or before != FileDigest.of(path))
         folder.remove_temporary_files()
         for old in train.labelled.fit.glob("*") if restart else ():
             old.unlink(missing_ok=True)
-        made = cut(records.lengths, wanted.length, wanted.begins, train.training.seed)
-        write_pieces(Path(train.settings.inputs[0]), train.labelled, made, ending, replace_unknown=unknown)
         train.session.progress.message(f"{len(made.record):,} pieces of {wanted.length} bases")
         return "1"
 

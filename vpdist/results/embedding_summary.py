@@ -118,7 +118,7 @@ def load_summary(path: Path) -> EmbeddingSummary:
 
 def _unsound(summary: EmbeddingSummary) -> str | None:
     """What is wrong with a summary from an untrusted file."""
-    d, k, c = len(summary.mean), len(summary.variances), len(summary.begins)
+    d, k, c = summary.mean.size, summary.variances.size, summary.begins.size
     shapes = {"mean": (d,), "scale": (d,), "directions": (k, d), "variances": (k,), "noise": (1,)}
     shapes |= {"begins": (c,), "thresholds": (c,)}
     for name, array in summary.arrays().items():

@@ -22,6 +22,7 @@ FILES = {
     "(mean over its virus chunks), chunks, 1 where it has all scored chunks of its sequence",
     "regions.gff3": "the same regions as GFF3; places count from 1, the end is included",
     "summary.tsv": "one row per input file",
+    "calibration.json": "by what the scores were judged: the model's calibration, its null scores, and what was chosen",
     "prediction_results.txt": "the fragments in the form of the original VirNucPro",
     "prediction_results_highestscore.csv": "the chunks in the form of the original VirNucPro",
     "calibration.json": "by what the scores were judged",

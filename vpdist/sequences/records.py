@@ -32,14 +32,12 @@ from vpdist.text import shortened, without_open_quotes
 
 UNNAMED = "unnamed"
 """Name of a record whose header is empty."""
-
 LONGEST_RECORD = 1 << 31
 """Bytes of a FASTA record, plus LINE_BYTES per line: the memory it takes while it is read. The largest human chromosome
 takes a fifth of this; a compressed file of a few megabytes could hold a record of any size."""
 LINE_BYTES = 32
 LONGEST_HEADER = 1 << 20
 """Characters."""
-
 MOST_OF_REASON = 160
 """Letters of what the reader says of a file: it may quote a whole line."""
 
@@ -83,8 +81,8 @@ def read_records(
     replace_unknown: bool = False,
     opened: Callable[[BinaryIO], None] = lambda file: None,
 ) -> Iterator[Record]:
-    """The records of all files, in order. What must be told is added to `report`; `opened` is given each file, whose
-    position says how much of it has been read.
+    """The records of all files, in order. What must be told is added to `report`; `opened` is given each file, to tell
+    by its position how much of it is read.
 
     A file that is empty, or holds nothing but white space and comments, has none.
 
