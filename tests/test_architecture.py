@@ -10,6 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vpdist"
 FOLDERS = (
+    "report",
     "estimate",
     "commands",
     "training",
@@ -67,6 +68,7 @@ WITHOUT_TORCH = (
     "vpdist.planning.plan",
     "vpdist.planning.plan_file",
     "vpdist.commands.export_run",
+    "vpdist.report.page",
     "vpdist.results.parts",
     "vpdist.results.tables",
     "vpdist.sequences.records",

@@ -49,6 +49,7 @@ COMMANDS = {
     "[--heads] [--shortest-chunk] [--bootstraps=1000] [--seed=2026] [--name] [--description] [--licence=unknown] "
     + (COMPUTING + RUNNING),
     "verify": "run",
+    "report": "run [-o/--output] [--png] [--multiqc]",
     "export": "run --to [--per=sequence] [-o/--output]",
     "watch": "run [--replay]",
     "status": "run [--json]",

@@ -1,4 +1,4 @@
-"""The commands about runs that are complete: classify, export. Each imports what it alone needs."""
+"""The commands about runs that are complete: classify, export, report. Each imports what it alone needs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vpdist.config import between_0_and_1, preset_of
 from vpdist.environment import ending_with_launcher, launch_context
 from vpdist.errors import UsageError
 from vpdist.options import option
-from vpdist.text import count_text, printable
+from vpdist.text import bytes_text, count_text, printable
 
 EXPORT_HELP = "h5, npz, parquet or h5ad."
 
@@ -21,6 +21,7 @@ def add_to(app: typer.Typer) -> None:
     """Make the functions below commands of `app`."""
     app.command()(classify)
     app.command()(export)
+    app.command()(report)
 
 
 def classify(
@@ -100,3 +101,24 @@ def _progress(done: int, of: int) -> None:
     """Parts read, on a terminal only."""
     if sys.stderr.isatty():
         typer.echo(f"\r{done:,} of {of:,} parts read" + ("\n" if done == of else ""), err=True, nl=False)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A complete run folder.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="By default RUN/report.html.")
+    ] = None,
+    png: Annotated[bool, typer.Option("--png", help="Also report.png beside it; needs matplotlib.")] = False,
+    multiqc: Annotated[bool, typer.Option("--multiqc", help="Also vpdist_mqc.json, which MultiQC shows.")] = False,
+) -> None:
+    """Write a run as one HTML file to look at: calls, sequences, scores, map, speed, methods.
+
+    Example: vpdist report RUN --png
+    """
+    from vpdist.report.page import write_report
+
+    try:
+        for path, size in write_report(run, output, png=png, multiqc=multiqc):
+            typer.echo(printable(f"{path}: written, {bytes_text(size)}"))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

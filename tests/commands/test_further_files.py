@@ -10,17 +10,23 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 
+import vpdist
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels, write_classifier
 from vpdist.commands.classify import classify
+from vpdist.commands.export_run import export_run
 from vpdist.commands.predict import predict
 from vpdist.commands.verify import verify
 from vpdist.config import Settings
+from vpdist.errors import InputError, Interrupted
+from vpdist.report.page import write_report
 from vpdist.results import explained, tables
 from vpdist.results.table_files import opened_table
+from vpdist.results.virus_fasta import write_virus_fasta
 from vpdist.sequences import records
 from vpdist.storage.run_folder import CALL_FILES, GZIPPED, TABLES, RunFolder
 from vpdist.storage.table_switch import NAMES
@@ -222,11 +228,6 @@ def test_without_its_input_everything_else_is_written_and_the_absence_is_told(
 
 
 def test_a_record_that_is_another_one_than_the_table_says_is_found(done: Path, tmp_path: Path) -> None:
-    import numpy as np
-
-    from vpdist.errors import InputError
-    from vpdist.results.virus_fasta import write_virus_fasta
-
     source = tmp_path / "in.fa"
     source.write_text(">a\nACGT\n>b\nACG\n")
     first = np.array([0, 2])
@@ -243,6 +244,23 @@ def test_a_record_that_is_another_one_than_the_table_says_is_found(done: Path, t
     with pytest.raises(InputError, match="fewer records"):
         write([0, 1], ("a", 4), ("b", 3))
     assert not (tmp_path / "out.gz").exists()
+
+
+def test_a_run_that_must_end_ends_while_the_input_is_read(tmp_path: Path) -> None:
+    source = tmp_path / "in.fa"
+    source.write_text("".join(f">s{i}\nACGT\n" for i in range(5000)))
+    looked = []
+
+    def ending() -> None:
+        looked.append(True)
+        if len(looked) == 3:
+            raise Interrupted("stop")
+
+    with pytest.raises(Interrupted):
+        write_virus_fasta(
+            tmp_path / "out.gz", [source], np.array([0, 5000]), np.array([4999]), lambda n: ("s4999", 4), ending
+        )
+    assert not list(tmp_path.glob("*out.gz*"))
 
 
 def test_classify_finds_the_inputs_where_they_were_from_any_folder(
@@ -267,7 +285,7 @@ def test_virus_sequences_of_standard_input_come_from_its_copy(
 
 
 def test_compressed_tables_take_the_place_of_the_others_and_verify_knows_them(
-    copy: Path, done: Path, settings: Settings
+    copy: Path, done: Path, settings: Settings, tmp_path: Path
 ) -> None:
     assert predict(replace(settings, output=copy, gzip_tables=True)) == 0
     assert not any((copy / name).exists() for name in TABLES)
@@ -276,6 +294,9 @@ def test_compressed_tables_take_the_place_of_the_others_and_verify_knows_them(
     assert verify(copy) == []
     with opened_table(copy, "sequences") as table:
         assert len(list(table)) == len(rows(done / "sequences.tsv"))
+    assert len(vpdist.open_run(copy).sequences) == len(rows(done / "sequences.tsv"))
+    write_report(copy, tmp_path / "report.html")
+    assert export_run(copy, "npz", "fragment", tmp_path / "out.npz")[1] == len(rows(done / "fragments.tsv"))
     damaged = copy / "fragments.tsv.gz"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:-30])

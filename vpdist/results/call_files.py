@@ -45,6 +45,14 @@ class SourceCounts:
     virus_bases: int = 0
     statuses: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUSES, 0))
 
+    def add(self, bases: int, status: str, *, scored: bool, is_virus: bool) -> None:
+        """Count a sequence."""
+        self.sequences, self.bases = self.sequences + 1, self.bases + bases
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+        self.scored += scored
+        if is_virus:
+            self.virus, self.virus_bases = self.virus + 1, self.virus_bases + bases
+
 
 @dataclass(frozen=True, slots=True)
 class VirusRows:
@@ -77,9 +85,12 @@ class CallOf:
         self._prediction = table.position("prediction")
         self._call = table.columns.index("call") if "call" in table.columns else self._prediction
 
+    def text(self, row: Sequence[str]) -> str:
+        """virus, non-virus, uncertain or NA."""
+        return row[self._prediction] if row[self._call] in (NA, "") else row[self._call]
+
     def is_virus(self, row: Sequence[str]) -> bool:
-        call = row[self._call]
-        return (row[self._prediction] if call in (NA, "") else call) == "virus"
+        return self.text(row) == "virus"
 
 
 def read_sequences(folder: Path, sources: Sequence[str], min_score: float, ending: RaiseIfEnding) -> Sequences:
@@ -96,17 +107,14 @@ def read_sequences(folder: Path, sources: Sequence[str], min_score: float, endin
         for record, row in enumerate(table):
             if record % ROWS_BETWEEN == 0:
                 ending()
-            bases, of = int(row[length]), counts.setdefault(row[source], SourceCounts())
-            of.sequences, of.bases = of.sequences + 1, of.bases + bases
-            of.statuses[row[status]] = of.statuses.get(row[status], 0) + 1
-            of.scored += row[score] != NA
-            if call.is_virus(row):
-                of.virus, of.virus_bases = of.virus + 1, of.virus_bases + bases
-                if float(row[score]) >= min_score:
-                    records.append(record)
-                    offsets.append(offset)
-                    scores.append(float(row[score]))
-                    lengths.append(bases)
+            bases, is_virus = int(row[length]), call.is_virus(row)
+            of = counts.setdefault(row[source], SourceCounts())
+            of.add(bases, row[status], scored=row[score] != NA, is_virus=is_virus)
+            if is_virus and float(row[score]) >= min_score:
+                records.append(record)
+                offsets.append(offset)
+                scores.append(float(row[score]))
+                lengths.append(bases)
             offset += sum(len(cell.encode()) for cell in row) + len(row)
     columns = (np.frombuffer(column, f"{column.typecode}") for column in (records, offsets, scores, lengths))
     return Sequences(VirusRows(*columns), counts)

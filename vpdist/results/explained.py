@@ -25,6 +25,7 @@ FILES = {
     "calibration.json": "by what the scores were judged: the model's calibration, its null scores, and what was chosen",
     "prediction_results.txt": "the fragments in the form of the original VirNucPro",
     "prediction_results_highestscore.csv": "the chunks in the form of the original VirNucPro",
+    "calibration.json": "by what the scores were judged",
     "README.txt": "this text",
 }
 OTHER_FILES = {
@@ -106,9 +107,9 @@ NAMES = (
 def readme(files: Iterable[str], columns: Mapping[str, Sequence[str]], notes: Sequence[str]) -> str:
     """The text for the files of these names, and for tables with these columns."""
     lines = ["What vpdist has written here", ""]
-    order = list(FILES)
-    for name in sorted(files, key=lambda name: order.index(_known(name))):
-        lines += _item(name, FILES[_known(name)])
+    order = {name: number for number, name in enumerate(FILES)}
+    for name in sorted(files, key=lambda name: (order.get(_known(name), len(order)), name)):
+        lines += _item(name, FILES.get(_known(name), "see docs/run-folder.md of vpdist"))
     lines += [line for name, told in OTHER_FILES.items() for line in _item(name, told)]
     lines += ["", *(line for note in notes for line in textwrap.wrap(note, WIDTH))] if notes else []
     for title, text in (("Scores", SCORES), ("Reading", READING), ("Names", NAMES)):

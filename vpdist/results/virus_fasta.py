@@ -23,8 +23,8 @@ LINE = 80
 """Letters of a line."""
 LEVEL = 6
 """Of gzip's compression."""
-RECORDS_BETWEEN = 1000
-"""Records that are read until it is looked whether the run must end."""
+LETTERS_BETWEEN, LETTERS_OF_A_RECORD = 1 << 22, 1 << 12
+"""Letters that are read until it is looked whether the run must end; a record counts as at least so many."""
 
 Expected = Callable[[int], tuple[str, int]]
 """Name and bases of a record, by its number in the whole input."""
@@ -73,9 +73,12 @@ def _chosen(path: Path, chosen: np.ndarray, raise_if_ending: Callable[[], None])
     """The records of a file whose numbers are in `chosen` (ascending, not empty), each with its number."""
     left = iter(chosen.tolist())
     following = next(left)
+    read = LETTERS_BETWEEN
     for index, record in enumerate(read_as_written(path)):
-        if index % RECORDS_BETWEEN == 0:
+        read += max(LETTERS_OF_A_RECORD, len(record.letters))
+        if read >= LETTERS_BETWEEN:
             raise_if_ending()
+            read = 0
         if index == following:
             yield record, index
             if (following := next(left, -1)) < 0:

@@ -64,6 +64,7 @@ def write_tables(
     sources: Sequence[str],
     origin: TablesOrigin,
     raise_if_ending: Callable[[], None],
+    *,
     legacy: bool,
     judging: Judging | None = None,
     further: Callable[[Path], None] = lambda new: None,

@@ -101,7 +101,8 @@ def read_records(
 def read_as_written(path: Path) -> Iterator[WrittenRecord]:
     """The records of a file that `read_records` has read, in its order, with their headers and letters as they stand
     there. Raises InputError."""
-    yield from _read_file(path, 0, InputReport(), partial(_written, str(path)))
+    source = str(path)
+    yield from _read_file(path, 0, InputReport(), lambda head, text: WrittenRecord(_texts(head, source)[0], head, text))
 
 
 def spool_stdin(target: Path, raise_if_ending: Callable[[], None]) -> Path:
@@ -240,10 +241,6 @@ def _records(
 def _record(source: str, replaced: Replaced | None, header: str, letters: str) -> Record:
     name, description = _texts(header, source)
     return Record(name, description, source, _sequence(letters, source, name, replaced))
-
-
-def _written(source: str, header: str, letters: str) -> WrittenRecord:
-    return WrittenRecord(_texts(header, source)[0], header, letters)
 
 
 def _texts(header: str, source: str) -> tuple[str, str]:

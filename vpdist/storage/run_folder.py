@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vpdist.errors import UsageError
-from vpdist.storage.atomic_files import DamagedFile, read_json, storage_error, write_json
+from vpdist.storage.atomic_files import DamagedFile, read_json, read_limited, storage_error, write_json
 
 SHARED_MARK = ".seen-by-all-"
 """A file by which ranks see that they share the folder begins with this."""
@@ -26,6 +26,10 @@ CALIBRATION = "calibration.json"
 GZIPPED = tuple(f"{name}.gz" for name in TABLES)
 CALL_FILES = ("virus.fna.gz", "virus.tsv", "regions.bed", "regions.gff3", "summary.tsv", "README.txt")
 """What is made from the tables; a folder of an earlier version may hold somebody else's file of such a name."""
+REPORT, REPORT_MARK = "report.html", b"<title>vpdist: "
+"""The file that `vpdist report` writes, and what only such a file has near its beginning."""
+WITH_REPORT = ("report.png", "vpdist_mqc.json")
+MARKED_BYTES = 2048
 TOP_FILES = (*TABLES, *GZIPPED, *LEGACY, CALIBRATION, "progress.jsonl", "run.json", "status.json")
 """In the order in which they are discarded: what tells that the folder holds a run goes last."""
 NAMES = {
@@ -145,7 +149,8 @@ class RunFolder:
                 for path in folder.iterdir():
                     if _is_ours(folder.name, path.name):
                         path.unlink()
-        for name in (*self.recorded_call_files(), *TOP_FILES):
+        reports = (REPORT, *WITH_REPORT) if is_report(self.path / REPORT) else ()
+        for name in (*reports, *self.recorded_call_files(), *TOP_FILES):
             (self.path / name).unlink(missing_ok=True)
 
     def recorded_call_files(self) -> list[str]:
@@ -186,6 +191,14 @@ class RunFolder:
     def update_run(self, **fields: Any) -> None:
         """Add fields to run.json. Raises StorageError."""
         write_json(self.run, (read_json(self.run) or {}) | fields)
+
+
+def is_report(path: Path) -> bool:
+    """Whether `path` is a file that `vpdist report` has written."""
+    try:
+        return REPORT_MARK in read_limited(path, MARKED_BYTES, cut=True)
+    except OSError:
+        return False
 
 
 def _is_ours(folder: str, name: str) -> bool:
