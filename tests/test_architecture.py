@@ -26,7 +26,7 @@ FOLDERS = (
     "storage",
 )
 """From the top of the house to its cellar: each imports only from those after it, and from the shared nouns."""
-ENTRY = ("cli", "model_commands", "testing", "__main__")
+ENTRY = ("cli", "info_command", "model_commands", "testing", "__main__")
 """Modules beside the folders that import from any of them; all others there are shared nouns, which import from none."""
 COLLECTIVES = {
     "all_gather",
@@ -41,6 +41,7 @@ COLLECTIVES = {
 }
 WITHOUT_TORCH = (
     "vpdist.cli",
+    "vpdist.commands.info",
     "vpdist.config",
     "vpdist.encoder_kinds",
     "vpdist.options",
