@@ -14,6 +14,7 @@ FILES = (
     "Makefile",
     "LICENSE",
     "CITATION.cff",
+    "mkdocs.yml",
     "MANIFEST.in",
     "pyproject.toml",
     "constraints.txt",
