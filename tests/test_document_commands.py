@@ -22,7 +22,8 @@ from vpdist.errors import UsageError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
-CALLS = {path.name: list(calls(path.read_text())) for path in DOCUMENTS}
+TEXTS = {path.name: path.read_text() for path in DOCUMENTS}
+CALLS = {name: list(calls(text)) for name, text in TEXTS.items()}
 WITH_CALLS = [name for name, found in CALLS.items() if found]
 TUTORIAL = REPOSITORY / "docs" / "tutorial.md"
 NEEDS_THE_NETWORK = ("git clone", "vpdist download")
@@ -43,14 +44,17 @@ def taken(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Settings | N
     command = GROUP.commands[name]  # type: ignore[attr-defined]  # it is a group
     if rest in (["-h"], ["--help"]):
         return None
-    context = command.make_context(name, rest)
+    context = command.make_context(name, rest, parent=GROUP.make_context("vpdist", [], resilient_parsing=True))
     if name in ("predict", "embed"):
         command.invoke(context)
     return made[0] if made else None
 
 
 @pytest.mark.parametrize("document", WITH_CALLS)
-def test_every_call_that_is_shown_is_taken(document: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_call_that_is_shown_is_taken(document: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for shown in re.findall(r"^```toml\n(.*?)^```$", TEXTS[document], re.MULTILINE | re.DOTALL):
+        (tmp_path / "run.toml").write_text(shown)
     for arguments in CALLS[document]:
         taken(arguments, monkeypatch)
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from vpdist import info_command, model_commands
+from vpdist import help_pages, info_command, model_commands
 from vpdist.config import MOST_RANKS, Settings, within
 from vpdist.environment import (
     bound_spinning,
@@ -40,7 +40,7 @@ Nproc = Annotated[
     int | None,
     typer.Option(
         help="Ranks to start; by default one per visible GPU, else by cores and memory. Under torchrun, accelerate "
-        "launch or srun their number of processes counts, and this option has no effect."
+        "launch or srun their own number counts, and this one has no effect."
     ),
 ]
 
@@ -258,6 +258,9 @@ def _version(
     if version:
         typer.echo(info_command.versions_text())
         raise typer.Exit
+
+
+help_pages.arrange(app)
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ class Settings:
     model: Annotated[
         str | None,
         Option(
-            "A model: a name (`vpdist models`), a folder or a hub id; options for its parts override.",
+            "A name (`vpdist models`), folder or hub id; options for parts override.",
             metavar="NAME|FOLDER|ID",
         ),
     ] = None
@@ -63,7 +63,7 @@ class Settings:
     chunk_length: Annotated[
         int | None,
         Option(
-            "Bases per chunk: what the classifier was trained on; by default what it says, without one 500.",
+            "Bases per chunk; by default what the classifier says, without one 500.",
             least=3,
             most=1_000_000,
         ),
@@ -71,9 +71,7 @@ class Settings:
     min_length: Annotated[
         int, Option("Shorter sequences are listed as filtered, not scored.", least=0, most=MOST_BASES)
     ] = 0
-    replace_unknown: Annotated[
-        bool, Option("Read letters that are no nucleotides as N, and count them, instead of ending.")
-    ] = False
+    replace_unknown: Annotated[bool, Option("Read letters that are no nucleotides as N, and count them.")] = False
     consensus: Annotated[str, Option("A sequence's scores from its chunks': {choices}.", CONSENSUS)] = "mean"
     dtype: Annotated[str, Option("Encoders: {choices}.", DTYPES)] = "auto"
     embedding_dtype: Annotated[
@@ -96,9 +94,7 @@ class Settings:
     ] = None
     threads: Annotated[
         int | None,
-        Option(
-            "CPU threads per rank; by default the node's cores, or their quota, divided.", least=1, most=MOST_THREADS
-        ),
+        Option("CPU threads per rank; by default the cores, or their quota, divided.", least=1, most=MOST_THREADS),
     ] = None
     device: Annotated[str, Option("{choices}; auto takes CUDA where there is any.", DEVICES)] = "auto"
     schedule: Annotated[str, Option("static: work dealt by token cost; dynamic: drawn by ranks.", SCHEDULES)] = "static"

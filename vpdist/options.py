@@ -7,12 +7,14 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from inspect import Parameter
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from typer.core import TyperCommand
 
+from vpdist import settings_file
 from vpdist.config import OPTIONS, Settings
+from vpdist.help_pages import ArrangedCommand
 from vpdist.train_settings import TRAIN_OPTIONS, TrainSettings
 
 Command = Callable[..., None]
@@ -25,7 +27,7 @@ DEFAULTS = {
 }
 
 
-class SeveralValues(TyperCommand):
+class SeveralValues(ArrangedCommand):
     """A command whose options of several values take them one after the other, `--virus a.fa b.fa`, too: a shell writes
     out `*.fa` in that way. It has no positional arguments."""
 
@@ -70,6 +72,7 @@ def with_settings(names: str, *, required: str = "", **fixed: Any) -> Callable[[
 
         @functools.wraps(function)
         def command(**typed: Any) -> None:
+            typed.pop(settings_file.OPTION)  # its callback has done what there is to do
             given = {name: OPTIONS[name].parse(value) for name, value in typed.items() if name in OPTIONS.keys() - own}
             rest = {name: value for name, value in typed.items() if name in own}
             if "training" in own:
@@ -78,6 +81,7 @@ def with_settings(names: str, *, required: str = "", **fixed: Any) -> Callable[[
             function(Settings(**given, **fixed), **rest)
 
         parameters = [own[name] if name in own else _parameter(name, required.split()) for name in names.split()]
+        parameters.append(_settings_file())
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads it
             [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
         )
@@ -95,3 +99,15 @@ def _parameter(name: str, required: list[str]) -> Parameter:
         default=Parameter.empty if name in required else default,
         annotation=Annotated[declared.typed or TYPES[name], option(name)],
     )
+
+
+def _settings_file() -> Parameter:
+    """The option --config, which every command with settings has."""
+    declared = typer.Option(
+        metavar="FILE",
+        help="Options from a TOML file; those that are typed come first.",
+        callback=settings_file.take_from,
+        is_eager=True,
+    )
+    annotation = Annotated[Path | None, declared]
+    return Parameter(settings_file.OPTION, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
