@@ -69,3 +69,8 @@ def test_every_command_has_an_example_that_is_taken(command: str, monkeypatch: p
     assert (program, arguments[0]) == ("vpdist", command)
     taken(arguments, monkeypatch)
     assert f"Example: {EXAMPLES[command]}" in page(command)
+
+
+def test_what_most_users_need_is_listed_first() -> None:
+    assert list(GROUP.commands) == [*EXAMPLES, *(name for name in GROUP.commands if name not in EXAMPLES)]
+    assert next(iter(EXAMPLES)) == "predict"

@@ -104,7 +104,14 @@ def _described(parameter: Any, ctx: Any) -> str:
 
 
 def arrange(app: typer.Typer) -> None:
-    """Lay out the help of all commands of `app`; call when all have been added."""
+    """Lay out the help of all commands of `app`, and list them in the order of EXAMPLES, others last; call when all
+    have been added."""
+    order = {name: number for number, name in enumerate(EXAMPLES)}
+    app.registered_commands.sort(key=lambda registered: order.get(_name(registered), len(order)))
     for registered in app.registered_commands:
         if registered.cls is None or registered.cls is TyperCommand:
             registered.cls = ArrangedCommand
+
+
+def _name(registered: Any) -> str:
+    return str(registered.name or registered.callback.__name__.replace("_", "-"))
