@@ -9,13 +9,13 @@ from typer.testing import CliRunner
 from tests.test_cli import COMMANDS
 from tests.test_document_commands import taken
 from vpdist.cli import app
-from vpdist.help_pages import ALL, EXAMPLES, OTHERS, PANELS
+from vpdist.help_pages import ALL, EXAMPLES, OTHERS, PANELS, SELDOM
 
 GROUP: Any = typer.main.get_command(app)
 
 
-def page(command: str, columns: int = 100) -> list[str]:
-    ended = CliRunner().invoke(app, [command, "-h"], env={"COLUMNS": str(columns), "TERM": "dumb"})
+def page(command: str, columns: int = 80, option: str = "-h") -> list[str]:
+    ended = CliRunner().invoke(app, [command, option], env={"COLUMNS": str(columns), "TERM": "dumb"})
     assert ended.exit_code == 0
     return ended.stdout.splitlines()
 
@@ -27,9 +27,15 @@ def test_every_option_stands_under_a_heading_with_its_text(command: str) -> None
     assert OTHERS not in headings, f"give these a heading in help_pages.py: {[p.name for p in headings[OTHERS]]}"
     assert set(headings) <= {ALL, *PANELS}
     text = "\n".join(page(command))
+    whole = "\n".join(page(command, option="--help-all" if "--help-all" in text else "-h"))
     for parameter in context.command.params:
         assert parameter.help
-        assert max(parameter.opts, key=len) in text or parameter.param_type_name == "argument"
+        named = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.metavar
+        assert named is None or (named in text and f"\n  {named}" in whole.replace("-o, ", ""))
+
+
+def flag_of(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def test_no_option_stands_under_two_headings() -> None:
@@ -40,6 +46,8 @@ def test_no_option_stands_under_two_headings() -> None:
 def test_the_longest_help_that_most_users_read_fits_on_a_screen() -> None:
     lines = page("predict")
     assert len(lines) <= 45
+    assert all(flag_of(name) in "".join(lines) for name in SELDOM)
+    assert len(page("predict", option="--help-all")) > len(lines)
     assert [line.split("  ")[0].strip() for line in lines if line.split("  ")[0].strip() in PANELS] == [
         "Input",
         "Models",

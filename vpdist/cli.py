@@ -39,8 +39,8 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder."
 Nproc = Annotated[
     int | None,
     typer.Option(
-        help="Ranks to start; by default one per visible GPU, else by cores and memory. Under torchrun, accelerate "
-        "launch or srun their own number counts, and this one has no effect."
+        help="Ranks to start; by default one per visible GPU, else by cores and memory. No effect under torchrun, "
+        "accelerate or srun: their own number counts."
     ),
 ]
 

@@ -39,21 +39,21 @@ class Settings:
     inputs: Annotated[
         tuple[str, ...],
         Option(
-            "FASTA or FASTQ: plain, gz, bz2, xz or zst; - for standard input.",
+            "FASTA, FASTQ; plain, gz, bz2, xz, zst; - for stdin.",
             metavar="IN...",
             typed=list[str],
             default=[],
             parse=tuple,
         ),
     ]
-    files_from: Annotated[
-        str | None, Option("A file that names inputs, one a line; - for standard input.", metavar="LIST")
-    ] = None
+    files_from: Annotated[str | None, Option("A file that names inputs, one a line; - for stdin.", metavar="LIST")] = (
+        None
+    )
     output: Annotated[Path, Option("The run folder.", flags=("-o", "--output"), metavar="RUN")]
     model: Annotated[
         str | None,
         Option(
-            "A name (`vpdist models`), folder or hub id; options for parts override.",
+            "A name (`vpdist models`), a folder or a hub id.",
             metavar="NAME|FOLDER|ID",
         ),
     ] = None
@@ -63,14 +63,12 @@ class Settings:
     chunk_length: Annotated[
         int | None,
         Option(
-            "Bases per chunk; by default what the classifier says, without one 500.",
+            "Bases per chunk; else the classifier's, else 500.",
             least=3,
             most=1_000_000,
         ),
     ] = None
-    min_length: Annotated[
-        int, Option("Shorter sequences are listed as filtered, not scored.", least=0, most=MOST_BASES)
-    ] = 0
+    min_length: Annotated[int, Option("Shorter sequences are listed, not scored.", least=0, most=MOST_BASES)] = 0
     replace_unknown: Annotated[bool, Option("Read letters that are no nucleotides as N, and count them.")] = False
     consensus: Annotated[str, Option("A sequence's scores from its chunks': {choices}.", CONSENSUS)] = "mean"
     dtype: Annotated[str, Option("Encoders: {choices}.", DTYPES)] = "auto"
@@ -96,7 +94,7 @@ class Settings:
         int | None,
         Option("CPU threads per rank; by default the cores, or their quota, divided.", least=1, most=MOST_THREADS),
     ] = None
-    device: Annotated[str, Option("{choices}; auto takes CUDA where there is any.", DEVICES)] = "auto"
+    device: Annotated[str, Option("{choices}; auto prefers CUDA.", DEVICES)] = "auto"
     schedule: Annotated[str, Option("static: work dealt by token cost; dynamic: drawn by ranks.", SCHEDULES)] = "static"
     progress: Annotated[str, Option("{choices}; auto draws bars on a terminal.", PROGRESS_MODES)] = "auto"
     stall_timeout: Annotated[

@@ -20,9 +20,12 @@ PANELS = {
     "epochs patience keep batch_size class_weights validation_share test_share bootstraps seed",
     "Numbers": "dtype token_budget",
     "Launch": "nproc ranks device threads schedule stall_timeout config",
-    "Display": "progress as_json help",
+    "Display": "progress as_json help help_all",
 }
 """Headings, in their order, with the options of commands that run something."""
+SELDOM = "replace_unknown reuse embedding_dtype legacy_output token_budget threads schedule stall_timeout".split()
+"""Options that --help only names, so that it fits on a screen; --help-all describes them."""
+HELP_ALL = "help_all"
 OTHERS, ALL = "Others", "Options"
 """For what is under no heading above, and for all options of a command that has few."""
 BRACKETS = "[in brackets: the default]"
@@ -49,16 +52,20 @@ class ArrangedCommand(TyperCommand):
     """A command whose help is laid out as this module says."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.print_help(ctx)
+
+    def print_help(self, ctx: Any, *, whole: bool = False) -> None:
+        """Print the help; `whole`: with texts of the options that are seldom needed, too."""
         from rich.console import Console
 
         console = Console(highlight=False)
         console.print(f"Usage: {ctx.command_path} {' '.join(self.collect_usage_pieces(ctx))}", markup=False)
         console.print(f"\n{(self.help or '').strip()}\n", markup=False)
-        console.print(self._options(ctx))
+        console.print(self._options(ctx, whole))
         if str(self.name) in EXAMPLES:
             console.print(f"\nExample: {EXAMPLES[str(self.name)]}", markup=False, soft_wrap=True)
 
-    def _options(self, ctx: Any) -> Any:
+    def _options(self, ctx: Any, whole: bool) -> Any:
         """Headings and options as one table, so that all texts begin in one column."""
         from rich.table import Table
         from rich.text import Text
@@ -66,10 +73,17 @@ class ArrangedCommand(TyperCommand):
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(no_wrap=True)
         table.add_column()
-        for heading, parameters in self.under_headings(ctx):
+        headings = dict(self.under_headings(ctx))
+        seldom = [parameter for under in headings.values() for parameter in under if parameter.name in SELDOM]
+        seldom = seldom if ALL not in headings else []
+        for heading, parameters in headings.items():
             table.add_row(Text(heading, style="bold"), "" if table.row_count else Text(BRACKETS))
             for parameter in parameters:
-                table.add_row(Text(f"  {_typed(parameter, ctx)}"), Text(_described(parameter, ctx)))
+                if whole or parameter not in seldom:
+                    table.add_row(Text(f"  {_typed(parameter, ctx)}"), Text(_described(parameter, ctx)))
+        if seldom and not whole:
+            named = ", ".join(max(parameter.opts, key=len) for parameter in seldom)
+            table.add_row(Text("Seldom needed", style="bold"), Text(f"{named}: see --help-all"))
         return table
 
     def under_headings(self, ctx: Any) -> Iterator[tuple[str, list[Any]]]:
@@ -83,6 +97,14 @@ class ArrangedCommand(TyperCommand):
             under = [parameter for parameter in shown if place.get(str(parameter.name), OTHERS) == heading]
             if under:
                 yield heading, under
+
+
+def whole_help(context: typer.Context, wanted: bool) -> bool:
+    """The parser's callback of --help-all: print all of a command's help and end."""
+    if wanted and not context.resilient_parsing and isinstance(context.command, ArrangedCommand):
+        context.command.print_help(context, whole=True)
+        raise typer.Exit
+    return wanted
 
 
 def _typed(parameter: Any, ctx: Any) -> str:

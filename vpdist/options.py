@@ -14,7 +14,7 @@ import typer
 
 from vpdist import settings_file
 from vpdist.config import OPTIONS, Settings
-from vpdist.help_pages import ArrangedCommand
+from vpdist.help_pages import HELP_ALL, ArrangedCommand, whole_help
 from vpdist.train_settings import TRAIN_OPTIONS, TrainSettings
 
 Command = Callable[..., None]
@@ -25,6 +25,23 @@ DEFAULTS = {
     field.name: Parameter.empty if field.default is MISSING else field.default
     for field in (*fields(TrainSettings), *fields(Settings))
 }
+
+ADDED = {
+    settings_file.OPTION: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Options from a TOML file; typed ones count more.",
+            callback=settings_file.take_from,
+            is_eager=True,
+        ),
+    ],
+    HELP_ALL: Annotated[
+        bool,
+        typer.Option("--help-all", help="Show all options with their texts.", callback=whole_help, is_eager=True),
+    ],
+}
+"""Options of every command with settings, which are no settings themselves."""
 
 
 class SeveralValues(ArrangedCommand):
@@ -72,7 +89,8 @@ def with_settings(names: str, *, required: str = "", **fixed: Any) -> Callable[[
 
         @functools.wraps(function)
         def command(**typed: Any) -> None:
-            typed.pop(settings_file.OPTION)  # its callback has done what there is to do
+            for name in ADDED:  # their callbacks have done what there is to do
+                del typed[name]
             given = {name: OPTIONS[name].parse(value) for name, value in typed.items() if name in OPTIONS.keys() - own}
             rest = {name: value for name, value in typed.items() if name in own}
             if "training" in own:
@@ -81,7 +99,7 @@ def with_settings(names: str, *, required: str = "", **fixed: Any) -> Callable[[
             function(Settings(**given, **fixed), **rest)
 
         parameters = [own[name] if name in own else _parameter(name, required.split()) for name in names.split()]
-        parameters.append(_settings_file())
+        parameters += [_added(name, annotation) for name, annotation in ADDED.items()]
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads it
             [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
         )
@@ -101,13 +119,7 @@ def _parameter(name: str, required: list[str]) -> Parameter:
     )
 
 
-def _settings_file() -> Parameter:
-    """The option --config, which every command with settings has."""
-    declared = typer.Option(
-        metavar="FILE",
-        help="Options from a TOML file; those that are typed come first.",
-        callback=settings_file.take_from,
-        is_eager=True,
+def _added(name: str, annotation: Any) -> Parameter:
+    return Parameter(
+        name, Parameter.KEYWORD_ONLY, default=None if name == settings_file.OPTION else False, annotation=annotation
     )
-    annotation = Annotated[Path | None, declared]
-    return Parameter(settings_file.OPTION, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -69,7 +69,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _by_key(context: typer.Context) -> dict[str, Any]:
     """The command's parameters by what they are called in a file; those that only ask for something are left out."""
-    left_out = {OPTION, "help"}
+    left_out = {OPTION, "help", "help-all"}
     found: dict[str, Any] = {}
     for parameter in context.command.params:
         flags = [flag.removeprefix("--") for flag in parameter.opts if flag.startswith("--")]
