@@ -25,7 +25,13 @@ DEFAULTS = {
     field.name: Parameter.empty if field.default is MISSING else field.default
     for field in (*fields(TrainSettings), *fields(Settings))
 }
-
+Nproc = Annotated[
+    int | None,
+    typer.Option(
+        help="Ranks to start; by default one per visible GPU, else by cores and memory. No effect under torchrun, "
+        "accelerate or srun: their own number counts."
+    ),
+]
 ADDED = {
     settings_file.OPTION: Annotated[
         Path | None,
