@@ -7,7 +7,7 @@ import pytest
 
 from tests.snapshots import row, snapshot
 from vpdist.commands import run_end
-from vpdist.commands.run_end import call_lines, device_line, end_lines, read_calls
+from vpdist.commands.run_end import call_lines, device_line, end_lines, hosts, read_calls
 from vpdist.monitoring.facts import RankFacts, RunFacts
 
 HEADER = "seq_name\tsource\tlength\tvirus_score\tnonvirus_score\tprediction\tstatus\n"
@@ -58,6 +58,16 @@ def test_how_the_devices_were_used_is_told() -> None:
         "2 ranks, 1 device hours; 50 % of the hardware's limit while computing; the busiest rank computed 1.50 times the "
         "mean; 1 kWh; 4 of 9 units were there already"
     )
+
+
+def test_hosts_are_recorded_with_their_ranks_and_devices() -> None:
+    facts = tuple(RankFacts(f"node{rank // 2}", 1, "A100" if rank < 3 else "H100") for rank in range(4))
+    made = replace(snapshot(1, *map(row, range(4))), facts=facts)
+    assert hosts(made) == {
+        "node0": {"ranks": [0, 1], "devices": ["A100"]},
+        "node1": {"ranks": [2, 3], "devices": ["A100", "H100"]},
+    }
+    assert hosts(None) == {}
 
 
 def test_what_is_not_known_of_the_devices_is_left_out(tmp_path: Path) -> None:

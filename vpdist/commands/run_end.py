@@ -99,6 +99,20 @@ def device_line(snapshot: Snapshot) -> str:
     return "; ".join(facts)
 
 
+def hosts(snapshot: Snapshot | None) -> dict[str, dict[str, object]]:
+    """For run.json: the ranks and devices of each host."""
+    found: dict[str, dict[str, object]] = {}
+    for rank, facts in enumerate(snapshot.facts if snapshot is not None else ()):
+        host = found.setdefault(facts.host, {"ranks": [], "devices": []})
+        ranks, devices = host["ranks"], host["devices"]
+        assert isinstance(ranks, list)
+        assert isinstance(devices, list)
+        ranks.append(rank)
+        if facts.device not in devices:
+            devices.append(facts.device)
+    return found
+
+
 def end_lines(table: Path, snapshot: Snapshot | None, *, called: bool) -> list[str]:
     """All of this. Raises OSError."""
     lines = call_lines(table) if called else []
