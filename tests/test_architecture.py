@@ -10,12 +10,14 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vpdist"
 FOLDERS = (
+    "report",
     "estimate",
     "commands",
     "training",
     "embedding",
     "models",
     "results",
+    "calibration",
     "planning",
     "sequences",
     "session",
@@ -26,7 +28,16 @@ FOLDERS = (
     "storage",
 )
 """From the top of the house to its cellar: each imports only from those after it, and from the shared nouns."""
-ENTRY = ("cli", "model_commands", "run_commands", "testing", "__main__")
+ENTRY = (
+    "api",
+    "cli",
+    "model_commands",
+    "run_commands",
+    "started_by_api",
+    "testing",
+    "watch_commands",
+    "__main__",
+)
 """Modules beside the folders that import from any of them; all others there are shared nouns, which import from none."""
 COLLECTIVES = {
     "all_gather",
@@ -40,6 +51,9 @@ COLLECTIVES = {
     "new_group",
 }
 WITHOUT_TORCH = (
+    "vpdist.api",
+    "vpdist.calibration.fit",
+    "vpdist.calibration.judgement",
     "vpdist.cli",
     "vpdist.config",
     "vpdist.encoder_kinds",
@@ -53,6 +67,8 @@ WITHOUT_TORCH = (
     "vpdist.monitoring.liveness",
     "vpdist.planning.plan",
     "vpdist.planning.plan_file",
+    "vpdist.commands.export_run",
+    "vpdist.report.page",
     "vpdist.results.parts",
     "vpdist.results.tables",
     "vpdist.sequences.records",
@@ -63,6 +79,7 @@ WITHOUT_TORCH = (
     "vpdist.train_settings",
     "vpdist.training.groups",
     "vpdist.training.judge",
+    "vpdist.training.pieces",
     "vpdist.training.sides",
 )
 

@@ -33,23 +33,29 @@ COMPUTING = (
     "[--model] [--nucleotide-model] [--protein-model] [--chunk-length] [--min-length=0] [--replace-unknown] "
     "[--dtype=auto] [--embedding-dtype=auto] [--token-budget=auto] [--threads] [--device=auto] [--progress=auto] [--offline] "
 )
+CALLING = "[--prevalence] [--sensitive] [--balanced] [--strict] [--max-fdr] "
 RUNNING = "[--nproc] [--reuse] [--schedule=static] [--log-interval=30.0] [--stall-timeout=1800.0] [--restart] "
 COMMANDS = {
-    "predict": "[inputs=[]] [--files-from] -o/--output [--classifier] [--consensus=mean] [--no-embeddings] [--legacy-output] "
-    + (COMPUTING + RUNNING),
-    "embed": "[inputs=[]] [--files-from] -o/--output " + COMPUTING + RUNNING,
+    "predict": "[inputs=[]] [--files-from] -o/--output [--classifier] [--allow-short] [--consensus=mean] [--no-embeddings] [--legacy-output] "
+    "[--min-score=0.0] [--gzip-tables] " + (COMPUTING + CALLING + RUNNING),
+    "embed": "[inputs=[]] [--files-from] -o/--output [--gzip-tables] " + COMPUTING + RUNNING,
     "plan": "[inputs=[]] [--files-from] [-o/--output] [--classifier] [--ranks] [--no-embeddings] [--json] " + COMPUTING,
-    "classify": "run [--model] [--classifier] [--consensus] [--progress=auto] [--offline] [--legacy-output]",
+    "classify": "run [--model] [--classifier] [--consensus] [--progress=auto] [--offline] [--legacy-output] [--min-score=0.0] "
+    "[--gzip-tables] " + CALLING,
     "train": "--virus --other -o/--output [--groups] [--gbff] [--hidden=512] [--dropout=0.5] [--optimizer=sgd] "
     "[--learning-rate=0.0002] [--momentum=0.9] [--weight-decay=0.0] [--learning-rate-schedule=step] [--decay-every=10] "
-    "[--decay=0.85] [--epochs=200] [--patience=5] [--keep=best] [--batch-size=32] [--class-weights=none] "
-    "[--validation-share=0.1] [--test-share=0.1] "
-    "[--bootstraps=1000] [--seed=2026] [--name] [--description] [--licence=unknown] " + COMPUTING + RUNNING,
+    "[--decay=0.85] [--epochs=200] [--patience=5] [--keep=best] [--batch-size=32] [--class-weights=none] [--oversample=[]] "
+    "[--validation-share=0.1] [--test-share=0.1] [--calibration-share=0.1] "
+    "[--heads] [--shortest-chunk] [--bootstraps=1000] [--seed=2026] [--name] [--description] [--licence=unknown] "
+    + (COMPUTING + RUNNING),
     "verify": "run",
+    "report": "run [-o/--output] [--png] [--multiqc]",
+    "export": "run --to [--per=sequence] [-o/--output]",
     "watch": "run [--replay]",
     "status": "run [--json]",
     "download": "names",
     "models": "[--folder] [--json]",
+    "check": "[--model=mini] [--dtype=float32] [--device=auto] [--threads] [--offline] [--write]",
     "import-classifier": "source -o/--output [--chunk-length] [--nucleotide-model] [--protein-model] [--offline]",
 }
 TYPED = {
@@ -61,6 +67,8 @@ TYPED = {
     "--chunk-length": "300",
     "--min-length": "7",
     "--consensus": "max",
+    "--prevalence": "0.3",
+    "--max-fdr": "0.2",
     "--dtype": "float32",
     "--embedding-dtype": "float16",
     "--token-budget": "4096",
@@ -70,6 +78,7 @@ TYPED = {
     "--progress": "log",
     "--log-interval": "5",
     "--stall-timeout": "60",
+    "--min-score": "0.25",
 }
 ENCODERS = ("--nucleotide-model", "n", "--protein-model", "p")
 PINNED = "zhihan1996/DNABERT-S"
@@ -116,7 +125,15 @@ def test_what_is_not_typed_is_the_default_of_the_settings(monkeypatch: pytest.Mo
 
 
 def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ("--no-embeddings", "--offline", "--restart", "--legacy-output")
+    flags = (
+        "--no-embeddings",
+        "--offline",
+        "--restart",
+        "--legacy-output",
+        "--allow-short",
+        "--strict",
+        "--gzip-tables",
+    )
     typed = [text for option in TYPED.items() for text in option]
     made = settings_of(monkeypatch, "predict", "a.fa", "--output", "run", *typed, *flags)
     assert made == Settings(
@@ -128,7 +145,11 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
         classifier=Path("c.safetensors"),
         chunk_length=300,
         min_length=7,
+        allow_short=True,
         consensus="max",
+        prevalence=0.3,
+        max_fdr=0.2,
+        strict=True,
         dtype="float32",
         files_from="list.txt",
         embedding_dtype="float16",
@@ -143,6 +164,8 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
         offline=True,
         restart=True,
         legacy_output=True,
+        min_score=0.25,
+        gzip_tables=True,
     )
 
 
@@ -174,6 +197,15 @@ def test_a_wrong_option_is_named_and_exits_with_2(
 ) -> None:
     assert run_main(monkeypatch, "embed", "a.fa", "-o", "run", *ENCODERS, *wrong) == 2
     assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("score", ["1.5", "-0.1", "nan"])
+def test_a_score_is_from_0_to_1(score: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    assert (
+        run_main(monkeypatch, "predict", "a.fa", "-o", "run", *ENCODERS, "--classifier", "c", f"--min-score={score}")
+        == 2
+    )
+    assert f"--min-score {score}: must be from 0 to 1" in " ".join(capfd.readouterr().err.split())
 
 
 NUMBERS = st.one_of(st.integers().map(str), st.floats().map(str), st.text(max_size=4))

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import vpdist
-from vpdist import model_commands, run_commands
+from vpdist import model_commands, run_commands, watch_commands
 from vpdist.config import MOST_RANKS, Settings, within
 from vpdist.environment import (
     bound_spinning,
@@ -35,6 +35,7 @@ app = typer.Typer(
 
 model_commands.add_to(app)
 run_commands.add_to(app)
+watch_commands.add_to(app)
 
 Nproc = Annotated[
     int | None,
@@ -45,8 +46,9 @@ Nproc = Annotated[
 @app.command()
 @with_settings(
     "inputs files_from output model classifier nucleotide_model protein_model chunk_length min_length replace_unknown "
-    "consensus dtype embedding_dtype embeddings token_budget threads device nproc schedule progress log_interval "
-    "stall_timeout offline restart reuse legacy_output"
+    "allow_short consensus prevalence sensitive balanced strict max_fdr dtype embedding_dtype embeddings token_budget "
+    "threads device nproc schedule progress log_interval stall_timeout offline restart reuse legacy_output min_score "
+    "gzip_tables"
 )
 def predict(settings: Settings, nproc: Nproc = None) -> None:
     """Call every sequence virus or not, and keep the embeddings that led there."""
@@ -59,7 +61,7 @@ def predict(settings: Settings, nproc: Nproc = None) -> None:
 @with_settings(
     "inputs files_from output model nucleotide_model protein_model chunk_length min_length replace_unknown dtype "
     "embedding_dtype token_budget threads device nproc schedule progress log_interval stall_timeout offline restart "
-    "reuse",
+    "reuse gzip_tables",
     calls=False,
 )
 def embed(settings: Settings, nproc: Nproc = None) -> None:
@@ -71,9 +73,9 @@ def embed(settings: Settings, nproc: Nproc = None) -> None:
 @with_settings(
     "virus other folder groups gbff model nucleotide_model protein_model chunk_length min_length replace_unknown "
     "hidden dropout optimizer learning_rate momentum weight_decay learning_rate_schedule decay_every decay epochs "
-    "patience keep batch_size class_weights validation_share test_share bootstraps seed name description licence dtype "
-    "embedding_dtype token_budget threads device nproc schedule progress log_interval stall_timeout offline restart "
-    "reuse",
+    "patience keep batch_size class_weights oversample validation_share test_share calibration_share heads "
+    "shortest_chunk bootstraps seed name description licence dtype embedding_dtype token_budget threads device nproc "
+    "schedule progress log_interval stall_timeout offline restart reuse",
     inputs=("",),  # --virus and --other
     output=Path(),
     calls=False,
@@ -98,6 +100,7 @@ def train(
     labelled = Labelled(folder, labelled_files(virus, other), groups, tuple(gbff or ()))
     settings = replace(settings, inputs=labelled.inputs, output=labelled.run)
     labelled.check()
+    training.check_sources(labelled.sources)
 
     def run(settings: Settings) -> int:
         with ending_with_launcher():
@@ -188,46 +191,7 @@ def plan(
 
 
 @app.command()
-def classify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A complete run folder that keeps its embeddings.")],
-    model: Annotated[str | None, option("model")] = None,
-    classifier: Annotated[Path | None, option("classifier")] = None,
-    consensus: Annotated[str | None, option("consensus", default="as in the run")] = None,
-    progress: Annotated[str, option("progress")] = "auto",
-    offline: Annotated[bool, option("offline")] = False,
-    legacy_output: Annotated[bool, option("legacy_output")] = False,
-) -> None:
-    """Make new calls from a run's embeddings, in seconds."""
-    from vpdist.commands.early_checks import check_classifier_file
-    from vpdist.models.download_display import shown_on
-    from vpdist.models.find import find_model
-    from vpdist.storage.run_folder import RunFolder
-
-    if (model is None) == (classifier is None):
-        raise UsageError("name a --model or a --classifier, one of both")
-    if launch_context().rank == 0:
-        RunFolder(run).check_holds_run()
-        if classifier is not None:
-            check_classifier_file(classifier)
-        if model is not None:
-            find_model(model, offline=offline, listener=shown_on(sys.stderr))
-    with ending_with_launcher():
-        from vpdist.commands.classify import classify as new_calls
-
-    code = new_calls(
-        run,
-        classifier,
-        model=model,
-        offline=offline,
-        consensus=consensus,
-        legacy_output=legacy_output,
-        progress=progress,
-    )
-    raise typer.Exit(code)
-
-
-@app.command()
-def verify(run: run_commands.RunArgument) -> None:
+def verify(run: watch_commands.RunArgument) -> None:
     """Open every file of a run, check digests and completeness; exits with 0 if there is no problem, else with 6."""
     from vpdist.storage.run_folder import RunFolder
 

@@ -15,7 +15,9 @@ from typing import Annotated, Any, get_origin, get_type_hints
 from vpdist.encoder_kinds import KINDS, in_files, options
 from vpdist.errors import UsageError
 from vpdist.option_declarations import Option, encodable, parsed_budget
+from vpdist.option_declarations import between_0_and_1 as between_0_and_1
 from vpdist.option_declarations import one_of as one_of
+from vpdist.option_declarations import preset_of as preset_of
 from vpdist.option_declarations import within as within
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -74,7 +76,19 @@ class Settings:
     replace_unknown: Annotated[
         bool, Option("Read letters that are no nucleotides as N, and count them, instead of ending.")
     ] = False
+    allow_short: Annotated[bool, Option("Go on where most sequences are too short for the model: they are NA.")] = False
     consensus: Annotated[str, Option("A sequence's scores from its chunks': {choices}.", CONSENSUS)] = "mean"
+    prevalence: Annotated[
+        float | None, Option("The sample's share of viruses, between 0 and 1; by default estimated.", metavar="P")
+    ] = None
+    max_fdr: Annotated[
+        float | None, Option("Call virus up to this q-value, in place of the preset's.", metavar="X")
+    ] = None
+    sensitive: Annotated[bool, Option("Call virus up to q = 0.10, non-virus below probability 0.05.")] = False
+    balanced: Annotated[bool, Option("Call virus up to q = 0.05, non-virus below probability 0.2; the default.")] = (
+        False
+    )
+    strict: Annotated[bool, Option("Call virus up to q = 0.01 from probability 0.9, non-virus below 0.5.")] = False
     dtype: Annotated[str, Option("Encoders: {choices}.", DTYPES)] = "auto"
     embedding_dtype: Annotated[
         str, Option("Stored embeddings: {choices}; auto: float16 unless encoders compute in float32.", STORED_DTYPES)
@@ -115,6 +129,10 @@ class Settings:
         Path | None, Option("A run of which embeddings of the same fragments are taken over.", metavar="OLDRUN")
     ] = None
     legacy_output: Annotated[bool, Option("Also write the original method's two files.")] = False
+    min_score: Annotated[
+        float, Option("Least virus_score of what virus.fna.gz, virus.tsv and the regions hold.", least=0, most=1)
+    ] = 0.0
+    gzip_tables: Annotated[bool, Option("Write the three tables as .tsv.gz, instead of .tsv.")] = False
     calls: bool = True
     """Whether a model's classifier is used, as by every command but `vpdist embed`."""
     dry_run: bool = False
@@ -140,11 +158,19 @@ class Settings:
             raise UsageError("--no-embeddings without a classifier would keep nothing")
         for name, option in OPTIONS.items():
             option.check(name, getattr(self, name))
+        between_0_and_1("prevalence", self.prevalence)
+        between_0_and_1("max-fdr", self.max_fdr)
+        preset_of(self.sensitive, self.balanced, self.strict)
 
     @property
     def bases_per_chunk(self) -> int:
         """The chunk length; `models.choose.applied` has made sure that it is the classifier's."""
         return DEFAULT_CHUNK_LENGTH if self.chunk_length is None else self.chunk_length
+
+    @property
+    def preset(self) -> str:
+        """One of PRESET_NAMES."""
+        return preset_of(self.sensitive, self.balanced, self.strict)
 
     @property
     def models(self) -> dict[str, str]:
@@ -193,6 +219,10 @@ class ResolvedConfig:
     """Fingerprint of the classifier's parameters."""
     poolings: dict[str, str] = field(default_factory=dict)
     """Pooling in words, by kind, of encoders with another one than the method's own (encoder_kinds.KINDS)."""
+    shortest_chunk: int = 0
+    """Bases below which the model gives no scores; 0: it judges every chunk."""
+    summary: str | None = None
+    """Fingerprint of the model's summary of embeddings, if it has one."""
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -201,7 +231,7 @@ class ResolvedConfig:
     def __post_init__(self) -> None:
         """Raises ValueError for what no run can have: configurations are read from files, too."""
         texts = (self.dtype, self.embedding_dtype, self.device)
-        fingerprints = (*self.models.values(), self.classifier, *self.poolings.values())
+        fingerprints = (*self.models.values(), self.classifier, self.summary, *self.poolings.values())
         chosen = zip(texts, (DTYPES[1:], STORED_DTYPES[1:], DEVICES[1:]), strict=True)
         if any(type(text) is not str or text not in choices for text, choices in chosen):
             raise ValueError(f"{', '.join(map(str, texts))} are not a run's number formats and device")
@@ -210,6 +240,7 @@ class ResolvedConfig:
         for name, least, most in (
             ("chunk_length", 3, 1_000_000),
             ("min_length", 0, MOST_BASES),
+            ("shortest_chunk", 0, 1_000_000),
             ("token_budget", 1, MOST_TOKENS),
             ("threads", 1, MOST_THREADS),
         ):
@@ -221,13 +252,15 @@ class ResolvedConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """One level of fields; of an encoder `{kind}_model`, None where files name it and it does not run, and
-        `{kind}_pooling` where it is not the method's own."""
+        `{kind}_pooling` where it is not the method's own; `shortest_chunk` and `summary` where the model has them."""
         fields: dict[str, Any] = {}
         for name, value in asdict(self).items():
             if name == "models":
                 fields |= {f"{kind}_model": model for kind, model in in_files(self.models, None).items()}
             elif name == "poolings":
                 fields |= {f"{kind}_pooling": pooling for kind, pooling in self.poolings.items()}
+            elif name in ("shortest_chunk", "summary") and not value:
+                continue  # so that the records of other runs stay as they are
             else:
                 fields[name] = value
         return fields

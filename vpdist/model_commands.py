@@ -1,4 +1,4 @@
-"""The commands about models themselves: list, download, import. Each imports what it alone needs."""
+"""The commands about models themselves: list, download, import, check. Each imports what it alone needs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vpdist.config import within
+from vpdist.config import OPTIONS, within
 from vpdist.errors import UsageError
 from vpdist.options import option
 from vpdist.text import printable, printable_lines
@@ -20,6 +20,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(models)
     app.command()(download)
     app.command("import-classifier")(import_classifier)
+    app.command()(check)
 
 
 def models(
@@ -88,3 +89,23 @@ def import_classifier(
     if known is None:
         advice = "give --chunk-length, so that it is not used at another one"
         typer.echo(printable(f"warning: {target}: the chunk length it was trained on is not known; {advice}"), err=True)
+
+
+def check(
+    model: Annotated[str, typer.Option(metavar="NAME|FOLDER|ID", help="The model.")] = "mini",
+    dtype: Annotated[str, option("dtype")] = "float32",
+    device: Annotated[str, option("device")] = "auto",
+    threads: Annotated[int | None, option("threads")] = None,
+    offline: Annotated[bool, option("offline")] = False,
+    write: Annotated[bool, typer.Option(help="Make the model's golden scores instead of comparing with them.")] = False,
+) -> None:
+    """Whether a model gives here the scores that it gave when it was made; exits with 0 if so, else with 4."""
+    from vpdist.commands.check import CheckRequest
+    from vpdist.commands.check import check as compare
+    from vpdist.models.download_display import shown_on
+
+    OPTIONS["dtype"].check("dtype", dtype)
+    OPTIONS["device"].check("device", device)
+    OPTIONS["threads"].check("threads", threads)
+    request = CheckRequest(model=model, dtype=dtype, device=device, threads=threads, offline=offline, write=write)
+    typer.echo(printable_lines(compare(request, shown_on(sys.stderr))))

@@ -34,6 +34,23 @@ def within(option: str, value: float | None, least: float, most: float | None = 
         raise UsageError(f"--{option} {value}: must be {bounds}")
 
 
+def between_0_and_1(option: str, value: float | None) -> None:
+    """Raises UsageError when `value` is given and not (as NaN is not) between 0 and 1, neither of them."""
+    if value is not None and not 0 < value < 1:
+        raise UsageError(f"--{option} {value}: must be between 0 and 1")
+
+
+PRESET_NAMES = ("sensitive", "balanced", "strict")
+
+
+def preset_of(sensitive: bool, balanced: bool, strict: bool) -> str:
+    """The preset for calls, balanced where none is given. Raises UsageError where several are."""
+    given = [name for name, chosen in zip(PRESET_NAMES, (sensitive, balanced, strict), strict=True) if chosen]
+    if len(given) > 1:
+        raise UsageError(f"--{given[0]} and --{given[1]}: choose one")
+    return given[0] if given else "balanced"
+
+
 def encodable(option: str, *names: object) -> None:
     """Raises UsageError for a name that is not UTF-8: run.json, tables and messages between ranks are."""
     for name in map(str, names):

@@ -73,7 +73,8 @@ def with_settings(names: str, *, required: str = "", **fixed: Any) -> Callable[[
             given = {name: OPTIONS[name].parse(value) for name, value in typed.items() if name in OPTIONS.keys() - own}
             rest = {name: value for name, value in typed.items() if name in own}
             if "training" in own:
-                chosen = {name: value for name, value in typed.items() if name in TRAIN_OPTIONS.keys() - own}
+                names = TRAIN_OPTIONS.keys() - own
+                chosen = {name: TRAIN_OPTIONS[name].parse(value) for name, value in typed.items() if name in names}
                 rest["training"] = TrainSettings(**chosen)
             function(Settings(**given, **fixed), **rest)
 

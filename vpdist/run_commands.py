@@ -1,74 +1,124 @@
-"""The commands that look at a run folder and leave it as it is: watch, status. Neither imports torch."""
+"""The commands about runs that are complete: classify, export, report. Each imports what it alone needs."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
-from vpdist.config import within
+from vpdist.config import between_0_and_1, preset_of
+from vpdist.environment import ending_with_launcher, launch_context
+from vpdist.errors import UsageError
+from vpdist.options import option
+from vpdist.text import bytes_text, count_text, printable
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
-REPLAY, REPLAY_SPEED, MOST_SPEED = "--replay", 60.0, 1e6
-
-
-class OptionalSpeed(TyperCommand):
-    """A command whose --replay may be followed by a number."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        written: list[str] = []
-        for argument, following in zip(args, [*args[1:], ""], strict=True):
-            written.append(argument)
-            if argument == REPLAY and not _is_number(following):
-                written.append(str(REPLAY_SPEED))
-        return super().parse_args(ctx, written)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+EXPORT_HELP = "h5, npz, parquet or h5ad."
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    app.command(cls=OptionalSpeed)(watch)
-    app.command()(status)
+    """Make the functions below commands of `app`."""
+    app.command()(classify)
+    app.command()(export)
+    app.command()(report)
 
 
-def watch(
-    run: RunArgument,
-    replay: Annotated[
-        float | None, typer.Option(REPLAY, metavar="[SPEED]", help="From its beginning, by default 60 times as fast.")
+def classify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A complete run folder that keeps its embeddings.")],
+    model: Annotated[str | None, option("model")] = None,
+    classifier: Annotated[Path | None, option("classifier")] = None,
+    consensus: Annotated[str | None, option("consensus", default="as in the run")] = None,
+    prevalence: Annotated[float | None, option("prevalence")] = None,
+    sensitive: Annotated[bool, option("sensitive")] = False,
+    balanced: Annotated[bool, option("balanced")] = False,
+    strict: Annotated[bool, option("strict")] = False,
+    max_fdr: Annotated[float | None, option("max_fdr")] = None,
+    progress: Annotated[str, option("progress")] = "auto",
+    offline: Annotated[bool, option("offline")] = False,
+    legacy_output: Annotated[bool, option("legacy_output")] = False,
+    min_score: Annotated[float, option("min_score")] = 0.0,
+    gzip_tables: Annotated[bool, option("gzip_tables")] = False,
+) -> None:
+    """Make new calls from a run's embeddings, in seconds."""
+    from vpdist.commands.early_checks import check_classifier_file
+    from vpdist.models.download_display import shown_on
+    from vpdist.models.find import find_model
+    from vpdist.storage.run_folder import RunFolder
+
+    if (model is None) == (classifier is None):
+        raise UsageError("name a --model or a --classifier, one of both")
+    between_0_and_1("prevalence", prevalence)
+    between_0_and_1("max-fdr", max_fdr)
+    preset = preset_of(sensitive, balanced, strict)
+    if launch_context().rank == 0:
+        RunFolder(run).check_holds_run()
+        if classifier is not None:
+            check_classifier_file(classifier)
+        if model is not None:
+            find_model(model, offline=offline, listener=shown_on(sys.stderr))
+    with ending_with_launcher():
+        from vpdist.calibration.judgement import Choice
+        from vpdist.commands.classify import classify as new_calls
+
+    code = new_calls(
+        run,
+        classifier,
+        model=model,
+        offline=offline,
+        consensus=consensus,
+        legacy_output=legacy_output,
+        min_score=min_score,
+        gzip_tables=gzip_tables,
+        progress=progress,
+        choice=Choice(preset=preset, max_fdr=max_fdr, prevalence=prevalence),
+    )
+    raise typer.Exit(code)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A complete run folder that keeps its embeddings.")],
+    to: Annotated[str, typer.Option(metavar="FORMAT", help=EXPORT_HELP)],
+    per: Annotated[str, typer.Option(help="A row per sequence (mean over its fragments) or fragment.")] = "sequence",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="By default beside RUN: RUN-sequences.h5 ...")
     ] = None,
 ) -> None:
-    """Draw a run's live picture in this terminal, or that of its end; s sorts, f filters, NUMBER Enter shows a rank."""
-    from vpdist.display import watch as watching
+    """Write a run's embeddings, names and calls into one file, in the order of its tables.
 
-    within("replay", replay, least=0.01, most=MOST_SPEED)
+    Example: vpdist export RUN --to h5ad --per sequence
+    """
+    from vpdist.commands.export_run import export_run
+
     try:
-        if replay is None:
-            watching.watch(run, sys.stderr, keys=watching.keyboard())
-        else:
-            watching.replay(run, sys.stderr, replay, keys=watching.keyboard())
+        path, n = export_run(run, to, per, output, _progress)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    typer.echo(printable(f"{path}: written, {count_text(n)} {per}s"))
 
 
-def status(
-    run: RunArgument, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+def _progress(done: int, of: int) -> None:
+    """Parts read, on a terminal only."""
+    if sys.stderr.isatty():
+        typer.echo(f"\r{done:,} of {of:,} parts read" + ("\n" if done == of else ""), err=True, nl=False)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A complete run folder.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="By default RUN/report.html.")
+    ] = None,
+    png: Annotated[bool, typer.Option("--png", help="Also report.png beside it; needs matplotlib.")] = False,
+    multiqc: Annotated[bool, typer.Option("--multiqc", help="Also vpdist_mqc.json, which MultiQC shows.")] = False,
 ) -> None:
-    """One line about a run: its state, whether it is alive, how far it is; exits with the run's own code.
+    """Write a run as one HTML file to look at: calls, sequences, scores, map, speed, methods.
 
-    While it runs the code is 75; 137 where its processes are gone without a word.
+    Example: vpdist report RUN --png
     """
-    from vpdist.display import status as telling
+    from vpdist.report.page import write_report
 
-    told = telling.status(run)
-    typer.echo(telling.as_json(told) if as_json else telling.status_line(run, told))
-    raise typer.Exit(telling.exit_code(told))
+    try:
+        for path, size in write_report(run, output, png=png, multiqc=multiqc):
+            typer.echo(printable(f"{path}: written, {bytes_text(size)}"))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

@@ -66,8 +66,35 @@ class TrainSettings:
     class_weights: Annotated[
         str, Option("{choices}; balanced: both classes weigh the same in the loss.", CLASS_WEIGHTS)
     ] = "none"
+    oversample: Annotated[
+        tuple[str, ...],
+        Option(
+            "Fragments of source NAME are N times in an epoch.",
+            metavar="NAME=N...",
+            typed=list[str],
+            default=[],
+            parse=tuple,
+        ),
+    ] = ()
     validation_share: Annotated[float, Option("Share of sequences by which the fit is ended.")] = 0.1
     test_share: Annotated[float, Option("Share of sequences on which the figures are made.")] = 0.1
+    calibration_share: Annotated[
+        float, Option("Share of sequences by which scores are calibrated; 0: the model has no calibration.")
+    ] = 0.1
+    heads: Annotated[
+        str | None,
+        Option(
+            "Lengths of shorter chunks with a classifier each; =KIND: of that encoder alone.", metavar="N[=KIND],..."
+        ),
+    ] = None
+    shortest_chunk: Annotated[
+        int | None,
+        Option(
+            "Bases below which the model gives no scores; by default 60 % of the shortest of --heads, else none.",
+            least=3,
+            most=1_000_000,
+        ),
+    ] = None
     bootstraps: Annotated[int, Option("Resamples of groups for the intervals.", least=10, most=100_000)] = 1000
     seed: Annotated[int, Option("The same seed gives the same model.", least=0, most=(1 << 63) - 1)] = 2026
     name: Annotated[str | None, Option("Name of the model; by default that of its folder.", metavar="NAME")] = None
@@ -94,13 +121,34 @@ class TrainSettings:
             if not 0 < share <= 0.5:
                 raise UsageError(f"--{name} {share}: must be above 0 and at most 0.5")
 
+        if not 0 <= self.calibration_share <= 0.5:
+            raise UsageError(f"--calibration-share {self.calibration_share}: must be from 0 to 0.5")
+        if len(self.times) != len(self.oversample):
+            raise UsageError("--oversample: names a source twice")
+
+    @property
+    def times(self) -> dict[str, int]:
+        """By source named in `oversample`, how often its fragments are in an epoch. Raises UsageError."""
+        times = {}
+        for text in self.oversample:
+            name, equals, number = text.rpartition("=")
+            if not equals or not (number.isascii() and number.isdigit() and len(number) < 4 and int(number)):
+                raise UsageError(f"--oversample {text}: give NAME=N, N from 1 to 999")
+            times[name] = int(number)
+        return times
+
+    def check_sources(self, sources: tuple[str, ...]) -> None:
+        """Raises UsageError where an option names a source that no file has."""
+        if unknown := self.times.keys() - set(sources):
+            raise UsageError(f"--oversample {min(unknown)}: no such source; there are {', '.join(sources)}")
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"oversample": list(self.oversample)}
 
     @property
     def fit(self) -> dict[str, Any]:
         """What the parameters depend on, besides the data and the sides."""
-        described = ("bootstraps", "name", "description", "licence")
+        described = ("calibration_share", "heads", "shortest_chunk", "bootstraps", "name", "description", "licence")
         return {name: value for name, value in asdict(self).items() if name not in described}
 
 

@@ -35,6 +35,7 @@ from vpdist.monitoring.counters import COUNTERS, RankRow, Snapshot
 from vpdist.monitoring.facts import RankFacts, RunFacts
 from vpdist.planning import plan_file
 from vpdist.ragged import Ragged
+from vpdist.results import embedding_summary
 from vpdist.results.classifier import load_classifier
 from vpdist.sequences import store_summary, token_store
 from vpdist.sequences.records import read_records
@@ -126,6 +127,7 @@ def targets(seeds: Seeds) -> dict[str, Target]:
             (_entry(seeds.pickled, "data.pkl"),),
         ),
         "classifier": Target(_classifier, classifiers, (seeds.pickled.read_bytes(), seeds.classifier.read_bytes())),
+        "summary": Target(_summary, classifiers, (_summary_file(),)),
         "config": Target(_config, classifiers, config),
         "tokenizer": Target(_tokenizer, classifiers, (tokenizer.read_bytes(),)),
         "vocabulary": Target(_vocabulary, classifiers, (vocabulary.read_bytes(),)),
@@ -150,6 +152,14 @@ def _weight_files() -> tuple[bytes, ...]:
     saved = io.BytesIO()
     torch.save(state, saved)
     return (save(state), saved.getvalue())
+
+
+def _summary_file() -> bytes:
+    """A summary of embeddings of two numbers."""
+    arrays = {name: torch.ones(2) for name in ("mean", "scale")}
+    arrays |= {name: torch.ones(1) for name in ("variances", "noise", "thresholds")}
+    arrays |= {"directions": torch.ones(1, 2), "begins": torch.zeros(1, dtype=torch.int32)}
+    return save(arrays, {"format": embedding_summary.FORMAT, "kinds": "nucleotide,protein"})
 
 
 def _entry(archive: Path, name: str) -> bytes:
@@ -180,6 +190,10 @@ def _pickle(content: bytes, folder: Path, original: Path) -> None:
 
 def _classifier(content: bytes, folder: Path) -> None:
     load_classifier(_written(folder, "classifier", content))
+
+
+def _summary(content: bytes, folder: Path) -> None:
+    embedding_summary.load_summary(_written(folder, "summary", content))
 
 
 def _config(content: bytes, folder: Path) -> None:

@@ -3,28 +3,35 @@
 For each model a table by source and length class: AUROC per fragment and per sequence with 95 % intervals over groups,
 calls, and how many chunks get no score. A group is an accession, as `vpdist train` tells it from a name. The sequences
 should be none that a model has seen. The last letters of a fragment's id are its frame; scores are those in the tables.
+`--windows 150 300` judges windows of these lengths instead, up to four of each sequence; `--alone` also judges them by
+the model's own classifier without those that it has for shorter chunks.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
+import dnaio
 import numpy as np
 
 from scripts.bench.goals import conditions
+from vpdist.models.find import find_model
 from vpdist.training.groups import accession
 from vpdist.training.judge import length_class
 from vpdist.training.metrics import Judged, with_intervals
 
 ALL = "all"
 RESAMPLES = 200
+WINDOWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +71,21 @@ def share(row: dict[str, str]) -> float:
     return virus / (virus + float(row["nonvirus_score"]))
 
 
-def scores(source: Source, model: str, run: Path) -> Scores:
+def windows(source: Source, length: int, path: Path) -> Source:
+    """Up to WINDOWS windows of each sequence, as far apart as it allows, in a file of their own."""
+    with dnaio.open(source.path) as reader, path.open("w", encoding="ascii") as file:
+        for record in reader:
+            n = min(WINDOWS, len(record.sequence) // length)
+            for number in range(n):
+                start = number * (len(record.sequence) - length) // max(1, n - 1)
+                file.write(f">{record.name} window {number}\n{record.sequence[start : start + length]}\n")
+    return replace(source, path=str(path))
+
+
+def scores(source: Source, model: str, run: Path, options: Sequence[str] = ()) -> Scores:
     """Predict a source and read the tables. Raises CalledProcessError."""
     command = [sys.executable, "-m", "vpdist", "predict", source.path, "-o", str(run), "--model", model]
-    command += ["--no-embeddings", "--replace-unknown", "--progress", "none"]
+    command += ["--no-embeddings", "--replace-unknown", "--progress", "none", *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     sequences = list(rows_of(run / "sequences.tsv"))
     length = {row["seq_name"]: int(row["length"]) for row in sequences}
@@ -137,6 +155,8 @@ def main() -> None:
     parser.add_argument("--virus", nargs="+", required=True)
     parser.add_argument("--other", nargs="+", required=True, help="[NAME=]FILE")
     parser.add_argument("--model", nargs="+", required=True, help="names or folders")
+    parser.add_argument("--windows", nargs="*", type=int, default=[], help="lengths of windows, instead of sequences")
+    parser.add_argument("--alone", action="store_true", help="also each model's classifier without its others")
     arguments = parser.parse_args()
     sources = []
     for virus, files in ((True, arguments.virus), (False, arguments.other)):
@@ -145,9 +165,20 @@ def main() -> None:
             sources.append(Source(name or Path(path).name.split(".")[0], path, virus))
     print(conditions() + "\n")
     with tempfile.TemporaryDirectory() as work:
-        for number, model in enumerate(arguments.model):
-            found = [scores(source, model, Path(work, f"{number}-{i}")) for i, source in enumerate(sources)]
-            print("\n".join(table(model, sources, found)), flush=True)
+        for number, (model, length) in enumerate(product(arguments.model, arguments.windows or [0])):
+            judged = sources
+            if length:
+                judged = [windows(each, length, Path(work, f"{number}-{i}.fa")) for i, each in enumerate(sources)]
+            ways: dict[str, list[str]] = {model: []}
+            if arguments.alone:
+                copy = Path(work, f"{number}.safetensors")
+                shutil.copyfile(find_model(model, offline=True).classifier, copy)
+                ways[f"{model}, its classifier alone"] = ["--classifier", str(copy)]
+            for way, (name, options) in enumerate(ways.items()):
+                runs = [Path(work, f"{number}-{way}-{i}") for i in range(len(judged))]
+                found = [scores(each, model, run, options) for each, run in zip(judged, runs, strict=True)]
+                title = f"{name}, windows of {length} bases" if length else name
+                print("\n".join(table(title, sources, found)), flush=True)
 
 
 if __name__ == "__main__":

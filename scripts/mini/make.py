@@ -18,7 +18,9 @@ from pathlib import Path
 
 import dnaio
 
+from scripts.mini.genomes import genomes, headers_of
 from vpdist.models.bundle import CARD_FILE, MODEL_FILE, is_model, read_model
+from vpdist.models.head_files import files_of
 from vpdist.training.groups import accession
 
 NAME = "mini"
@@ -41,10 +43,12 @@ FIT = {
     "hidden": "768",
     "dropout": "0.55",
     "validation-share": "0.01",
-    "test-share": "0.02",
+    "test-share": "0.05",
+    "calibration-share": "0.1",
 }
 """Options of `vpdist train`."""
-COPIED = (MODEL_FILE, CARD_FILE, "classifier.safetensors", *(f"encoders/{kind}/config.json" for kind in ENCODERS))
+COPIED = (MODEL_FILE, CARD_FILE, *(f"encoders/{kind}/config.json" for kind in ENCODERS))
+"""Beside the files that make a row's numbers."""
 
 
 def write_encoders(folder: Path) -> None:
@@ -81,11 +85,31 @@ def records_of(paths: Sequence[Path]) -> Iterator[dnaio.SequenceRecord]:
             yield from reader
 
 
-def train(virus: Sequence[str], other: Sequence[str], work: Path, seed: int, nproc: int | None, licence: str) -> Path:
+def write_genomes(files: Sequence[str], path: Path) -> None:
+    """The genome of each sequence whose name tells it: genomes are kept on one side, too."""
+    paths = [Path(text.rpartition("=")[2]) for text in files]
+    path.write_text("".join(f"{name}\t{genome}\n" for name, genome in genomes(headers_of(paths))))
+
+
+def train(
+    virus: Sequence[str],
+    other: Sequence[str],
+    work: Path,
+    *,
+    oversample: Sequence[str],
+    heads: str | None,
+    seed: int,
+    nproc: int | None,
+    licence: str,
+) -> Path:
     """The folder of the fitted model. Raises CalledProcessError."""
     write_encoders(work / "encoders")
+    write_genomes([*virus, *other], work / "genomes.tsv")
     model = work / NAME
     command = [sys.executable, "-m", "vpdist", "train", "-o", str(model), "--name", NAME, "--description", DESCRIPTION]
+    command += ["--groups", str(work / "genomes.tsv")]
+    for text in oversample:
+        command += ["--oversample", text]
     for option, files in (("--virus", virus), ("--other", other)):
         for file in files:
             command += [option, file]
@@ -94,6 +118,8 @@ def train(virus: Sequence[str], other: Sequence[str], work: Path, seed: int, npr
     for option, value in FIT.items():
         command += [f"--{option}", value]
     command += ["--chunk-length", str(CHUNK_LENGTH), "--seed", str(seed), "--licence", licence, "--replace-unknown"]
+    if heads is not None:
+        command += ["--heads", heads]
     if nproc is not None:
         command += ["--nproc", str(nproc)]
     subprocess.run(command, check=True)
@@ -104,7 +130,7 @@ def copy(model: Path, into: Path) -> None:
     """Replace the model in `into`, if there is one, by that in `model`, without embeddings and history."""
     if is_model(into):
         shutil.rmtree(into)
-    for name in COPIED:
+    for name in (*COPIED, *(entry.file for _, entry in files_of(read_model(model).model))):
         (into / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model / name, into / name)
     read_model(into).check_classifier()
@@ -115,17 +141,28 @@ def main() -> None:
     parser.add_argument("--virus", nargs="+", required=True, help="FASTA of viruses")
     parser.add_argument("--other", nargs="+", required=True, help="FASTA of others, NAME=FILE to count them by name")
     parser.add_argument("--without", nargs="*", type=Path, default=[], help="FASTA that the model is to be judged on")
+    parser.add_argument("--oversample", nargs="*", default=[], metavar="NAME=N", help="see vpdist train")
     parser.add_argument("--work", type=Path, default=Path("mini"))
     parser.add_argument("--into", type=Path, default=Path("vpdist/models/mini"))
     parser.add_argument("--licence", default="mit", help="of the classifier")
     parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--heads", help="of `vpdist train`: lengths of further classifiers, as 150,300")
     parser.add_argument("--nproc", type=int)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     virus, other = arguments.virus, arguments.other
     if arguments.without:
         virus, other = (keep_apart(files, arguments.without, arguments.work / "kept") for files in (virus, other))
-    model = train(virus, other, arguments.work, arguments.seed, arguments.nproc, arguments.licence)
+    model = train(
+        virus,
+        other,
+        arguments.work,
+        oversample=arguments.oversample,
+        heads=arguments.heads,
+        seed=arguments.seed,
+        nproc=arguments.nproc,
+        licence=arguments.licence,
+    )
     copy(model, arguments.into)
     size = sum(path.stat().st_size for path in arguments.into.rglob("*") if path.is_file())
     print(f"{arguments.into}: {size:,} bytes")

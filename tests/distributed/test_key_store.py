@@ -12,6 +12,7 @@ from torch.distributed import HashStore, PrefixStore, Store, TCPStore
 
 from vpdist.distributed.runtime import PIECE, KeyStore
 from vpdist.errors import PeerLost
+from vpdist.session.coordination import publish_first_failure, published_failure
 
 HOST = """
 import sys
@@ -56,3 +57,21 @@ def test_a_host_that_has_ended_is_named_so_that_one_rank_reports_it(on_rank_0: b
             keys.add("counter")
     assert raised.value.ranks == lost
     assert ("rank 0 was lost" in str(raised.value)) == on_rank_0
+
+
+def test_keys_of_a_run_inside_of_another_are_apart_and_a_failure_is_seen_by_both() -> None:
+    store = HashStore()
+    outer = KeyStore(store, lambda: store)
+    inner = outer.under("inside")
+    outer.set("tables", "outer")
+    assert inner.get("tables") is None
+    inner.set("tables", "inner")
+    inner.set("long", "x" * (PIECE + 1))
+    assert (outer.get("tables"), inner.get("tables")) == (b"outer", b"inner")
+    assert inner.clone().get("long") == b"x" * (PIECE + 1)
+    assert (outer.add("barrier"), inner.add("barrier"), inner.under("more").add("barrier")) == (1, 1, 1)
+    publish_first_failure(inner, 3, 6, "the disk is full")
+    for keys in (outer, inner, inner.under("more")):
+        failure = published_failure(keys)
+        assert failure is not None
+        assert (failure.rank, failure.exit_code) == (3, 6)

@@ -15,6 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.calibrated_model import CALIBRATION, NULL_SCORES
 from tests.tiny_models import TinyModels
 from vpdist.encoders.weights import model_fingerprint
 from vpdist.errors import StorageError, UsageError, WeightsError
@@ -67,7 +68,7 @@ def written(models: TinyModels, tmp_path: Path) -> Bundle:
     """A model with both encoders in its folder."""
     folders = {"nucleotide": models.nucleotide, "protein": models.protein}
     model = described(**{slot: encoder_entry(folder, slot) for slot, folder in folders.items()})
-    model = replace(model, training=TRAINING, calibration={"temperature": [1.5]}, null_scores=[0.1, 0.2])
+    model = replace(model, training=TRAINING, calibration=CALIBRATION, null_scores=NULL_SCORES)
     return write_model(tmp_path / "MODEL", model, load_classifier(models.classifier), encoders=folders)
 
 
@@ -84,8 +85,8 @@ def test_a_model_is_read_as_it_was_written(written: Bundle, models: TinyModels) 
     read = read_model(written.folder)
     assert read == written
     assert read.model.training == TRAINING
-    assert read.model.calibration == {"temperature": [1.5]}
-    assert read.model.null_scores == [0.1, 0.2]
+    assert read.model.calibration == CALIBRATION
+    assert read.model.null_scores == NULL_SCORES
     assert read.model.encoders["protein"].fingerprint == model_fingerprint(models.protein)
     assert model_fingerprint(Path(read.encoder("protein"))) == model_fingerprint(models.protein)
     original, copy = load_classifier(models.classifier), load_classifier(read.classifier)
@@ -167,6 +168,35 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a digest that is none": (lambda c: c["classifier"].update(sha256="00"), "classifier.sha256 must be 64"),
     "an infinite figure": (lambda c: c["training"]["metrics"][0].update(value=1e999), "Infinity is no number"),
     "a figure that is a text": (lambda c: c["training"]["metrics"][1].update(value="1"), "training.metrics[1].value"),
+    "a calibration that is a text": (lambda c: c.update(calibration="1.5"), "calibration is not a JSON object"),
+    "a temperature that is none": (
+        lambda c: c["calibration"]["classes"][0].update(slope=-0.5),
+        "calibration.classes[0].slope must be from 0 to",
+    ),
+    "a ratio beyond all": (
+        lambda c: c["calibration"]["classes"][1].update(most=1000),
+        "calibration.classes[1].most must be from 0 to 50",
+    ),
+    "a length class that is none": (
+        lambda c: c["calibration"]["classes"][0].update(least_bases=200),
+        "calibration.classes[0].least_bases must be one of",
+    ),
+    "a length class twice": (
+        lambda c: c["calibration"]["classes"].append(c["calibration"]["classes"][1]),
+        "calibration.classes must ascend",
+    ),
+    "null scores in disorder": (
+        lambda c: c["null_scores"]["classes"][0]["scores"].reverse(),
+        "null_scores.classes[0].scores must ascend",
+    ),
+    "a null score that is none": (
+        lambda c: c["null_scores"]["classes"][1]["scores"].append(None),
+        "null_scores.classes[1].scores must be numbers",
+    ),
+    "no null scores of a class": (
+        lambda c: c["null_scores"]["classes"][1].update(scores=[]),
+        "null_scores.classes[1].scores must be numbers",
+    ),
     "a list for the data": (lambda c: c["training"].update(data={}), "training.data must be a list"),
 }
 
@@ -328,4 +358,6 @@ def test_a_folder_is_listed_as_what_it_holds_whatever_it_is_called(
     shutil.copytree(written.folder, tmp_path / "here" / BUILT_IN)
     monkeypatch.chdir(tmp_path / "here")
     (found,) = listed([Path()])[len(listed([])) :]
+    assert found.calibrated == ("300 to 499", "500 to 999")
+    assert "    calibrated for 300 to 499, 500 to 999 bases" in found.lines()
     assert found.digest == f"sha256:{written.digest}"

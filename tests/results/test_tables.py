@@ -11,10 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from vpdist.calibration.judgement import CALLS, Judgement
 from vpdist.errors import StorageError
 from vpdist.results import tables
+from vpdist.results.flags import Flags
 from vpdist.results.scores import Scores
-from vpdist.results.tables import TableWriter
 from vpdist.sequences.blocks import FILTERED, OK, TOO_SHORT, BlockTable, Texts, is_sound
 
 CONSENSUS = ("mean", "max", "fraction")
@@ -111,15 +112,36 @@ def written(sequences: list[Sequence], blocks: list[BlockTable], consensus: str)
     """The three tables without their headers. Every third sequence has been renamed."""
     files = {name: io.BytesIO() for name in ("sequences", "chunks", "fragments")}
     new_names = {i: f"new{i}" for i in range(0, len(sequences), 3)}
-    writer = TableWriter(files, SOURCES, new_names, consensus)  # type: ignore[arg-type]
-    first = 0
-    for each in blocks:
-        writer.block(each, scores_of(sequences), first)
-        first += len(each.fragment_chunk)
-    totals = writer.finish(len(sequences))
+    totals = tables.fill(
+        files,
+        blocks,
+        scores_of(sequences),
+        sources=SOURCES,
+        new_names=new_names,
+        n_records=len(sequences),
+        consensus=consensus,
+        judgement=judgement_of(sequences),
+        flags=flags_of(sequences),
+    )
+    for name, file in files.items():
+        assert file.getvalue().startswith(("\t".join(tables.COLUMNS[name]) + "\n").encode())
     assert totals.chunks == sum(len(sequence.chunks) for sequence in sequences)
     assert totals.failed_fragments == int(scores_of(sequences).failed.sum())
-    return {name: file.getvalue() for name, file in files.items()}
+    return {name: file.getvalue().partition(b"\n")[2] for name, file in files.items()}
+
+
+def judgement_of(sequences: list[Sequence]) -> Judgement:
+    """Numbers that tell which sequence they belong to; nothing is known of every second one."""
+    values = np.array([np.nan if i % 2 else i / 8 for i in range(len(sequences))])
+    call = np.array([0 if i % 2 else 1 + i // 2 % 3 for i in range(len(sequences))], np.int8)
+    return Judgement(values, values / 2, values / 4, call)
+
+
+def flags_of(sequences: list[Sequence]) -> Flags:
+    """The flags of a chunk are its number in its sequence, those of a record 8 where it is a fourth one."""
+    chunks = [k for sequence in sequences for k in range(len(sequence.chunks))]
+    records = [8 if i % 4 == 3 else 0 for i in range(len(sequences))]
+    return Flags(("a", "b", "c", "d"), np.array(chunks, np.uint32), np.array(records, np.uint32))
 
 
 def plain_call(chunks: tuple[Chunk, ...], consensus: str) -> str:
@@ -222,10 +244,44 @@ def test_the_files_hold_their_headers_and_then_the_rows() -> None:
         consensus="fraction",
     )
     for name, rows in written(EVERY_CASE, cut(EVERY_CASE, []), "fraction").items():
-        header, _, content = files[name].getvalue().partition(b"\n")
-        assert header.decode().split("\t") == tables.COLUMNS[name]
-        assert content == rows
+        header, *found = files[name].getvalue().decode().splitlines()
+        assert header.split("\t") == tables.COLUMNS[name]
+        n = tables.FIRST_COLUMNS[name]
+        assert [row.split("\t")[:n] for row in found] == [row.split("\t")[:n] for row in rows.decode().splitlines()]
     assert (totals.records, totals.chunks, totals.open_chunks, totals.fragments) == (6, 11, 8, 11)
+
+
+def test_a_row_has_its_own_judgement_and_flags() -> None:
+    found = written(EVERY_CASE, cut(EVERY_CASE, list(range(1, len(events(EVERY_CASE))))), "mean")
+    rows = [dict(zip(tables.SEQUENCE_COLUMNS, row.split("\t"), strict=True)) for row in rows_of(found, "sequences")]
+    judged = [tuple(row[name] for name in ("probability", "q_value", "p_value", "call")) for row in rows]
+    assert judged[::2] == [
+        ("0", "0", "0", CALLS[1]),
+        ("0.25", "0.125", "0.0625", CALLS[2]),
+        ("0.5", "0.25", "0.125", CALLS[3]),
+    ]
+    assert judged[1::2] == [("NA",) * 4] * 3
+    assert [row["flags"] for row in rows] == ["none", "none", "none", "d", "none", "none"]
+    assert [row["margin"] for row in rows][1:4] == ["NA"] * 3
+    assert float(rows[5]["margin"]) == pytest.approx(0.6)
+    chunks = [dict(zip(tables.CHUNK_COLUMNS, row.split("\t"), strict=True)) for row in rows_of(found, "chunks")]
+    assert [row["flags"] for row in chunks[:5]] == ["none", "a", "b", "a,b", "c"]
+    # the highest scores of several frames can belong to different ones, so a margin is not 2 v - 1
+    assert [row["margin"] for row in chunks[:5]] == ["0.2", "NA", "NA", "-0.8", "0.4"]
+
+
+def test_where_nothing_was_looked_for_the_columns_are_na() -> None:
+    files = {name: io.BytesIO() for name in tables.COLUMNS}
+    given = {"sources": SOURCES, "new_names": {}, "n_records": len(EVERY_CASE), "consensus": "mean"}
+    tables.fill(files, cut(EVERY_CASE, []), scores_of(EVERY_CASE), **given)
+    header, *rows = [line.split("\t") for line in files["sequences"].getvalue().decode().splitlines()]
+    assert header[-5:] == ["probability", "q_value", "p_value", "call", "flags"]
+    assert {tuple(row[-5:]) for row in rows} == {("NA",) * 5}
+    assert {line.split("\t")[-1] for line in files["chunks"].getvalue().decode().splitlines()[1:]} == {"NA"}
+
+
+def rows_of(found: dict[str, bytes], table: str) -> list[str]:
+    return found[table].decode().splitlines()
 
 
 def test_a_sequence_whose_last_chunks_are_missing_is_refused() -> None:

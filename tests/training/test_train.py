@@ -134,7 +134,12 @@ def test_every_sequence_is_in_the_table_of_splits_with_its_accession_on_one_side
     assert len(sides) == 40
     assert all(len(found) == 1 for found in sides.values())
     for source in ("virus", "host"):
-        assert {row["side"] for row in rows if row["source"] == source} == {"training", "validation", "test"}
+        assert {row["side"] for row in rows if row["source"] == source} == {
+            "training",
+            "validation",
+            "test",
+            "calibration",
+        }
 
 
 def test_figures_are_those_of_the_test_side_for_every_level(one_rank: Path) -> None:
@@ -201,6 +206,22 @@ def test_the_same_command_again_repeats_nothing_and_other_settings_fit_on_the_sa
     assert not torch.equal(parameters(output)["output_layer.weight"], parameters(one_rank)["output_layer.weight"])
 
 
+def test_an_oversampled_source_has_its_fragments_several_times_in_an_epoch(
+    one_rank: Path, models: TinyModels, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(one_rank, tmp_path / "model"))
+    splits = read_json(one_rank / "train.json")["splits"]
+    assert isinstance(splits, dict)
+    virus, other = ({side: each["fragments"] for side, each in sides.items()} for sides in splits["sides"].values())
+    name = list(splits["sides"])[1]
+    told = run_here(models, files, output, "--oversample", f"{name}=3")
+    n, held_out = virus["training"] + 3 * other["training"], virus["validation"] + other["validation"]
+    assert f"on {n:,} fragments, {held_out:,} for validation" in told
+    settings = read_json(output / "train.json")["settings"]
+    assert isinstance(settings, dict)
+    assert settings["oversample"] == [f"{name}=3"]
+
+
 def test_a_signal_stops_a_fit_on_two_ranks_so_that_it_can_be_resumed(
     one_rank: Path, models: TinyModels, files: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -241,6 +262,9 @@ def test_what_cannot_be_used_is_refused_before_anything_is_embedded(
         (["--virus", "-", "--other", other], "labelled sequences are read several times"),
         (["--virus", virus, "--other", other, "--groups", str(tmp_path / "none")], "none: cannot be read"),
         (["--virus", virus, "--other", other, "--dropout", "2"], "--dropout 2.0"),
+        (["--virus", virus, "--other", other, "--oversample", "x=2"], "no such source; there are virus, other"),
+        (["--virus", virus, "--other", other, "--oversample", "other=0"], "give NAME=N, N from 1 to 999"),
+        (["--virus", virus, "--other", other, "--oversample", "other=2", "other=3"], "names a source twice"),
     ):
         ended = runner.invoke(app, ["train", *given, *encoders, "-o", str(tmp_path / "model")])
         assert ended.exit_code != 0

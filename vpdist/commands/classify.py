@@ -7,26 +7,32 @@ Parts do not change; tables are replaced, and run.json records the classifier th
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vpdist.commands import resolve_config
+from vpdist.calibration.judgement import Choice
+from vpdist.commands import further_files, resolve_config
+from vpdist.commands.new_scores import scores_under
+from vpdist.commands.run_calibration import judging_of
 from vpdist.commands.run_inputs import Waiting
 from vpdist.commands.run_record import runs_with, this_run
+from vpdist.commands.short_sequences import refuse_mostly_short
 from vpdist.commands.threads import use_threads
-from vpdist.config import CONSENSUS, ResolvedConfig, one_of
+from vpdist.config import CONSENSUS, ResolvedConfig, one_of, within
 from vpdist.errors import UsageError, WeightsError
 from vpdist.models import choose
 from vpdist.models.bundle import Bundle
 from vpdist.models.find import find_model
+from vpdist.models.load_heads import load_heads
 from vpdist.planning import plan_file
 from vpdist.planning.plan import Plan
 from vpdist.results import parts
-from vpdist.results.classifier import Classifier, load_classifier, logits
+from vpdist.results.heads import Heads
 from vpdist.results.parts import part_header
-from vpdist.results.scores import Scores
 from vpdist.results.write_results import checked_scores, summary_text, write_tables
 from vpdist.sequences import store_summary
+from vpdist.sequences.store_summary import StoreSummary
 from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
 from vpdist.storage.atomic_files import read_json
@@ -42,7 +48,10 @@ def classify(
     offline: bool = False,
     consensus: str | None,
     legacy_output: bool,
+    min_score: float = 0.0,
+    gzip_tables: bool = False,
     progress: str,
+    choice: Choice | None = None,
 ) -> int:
     """Run `vpdist classify` on this rank; returns the exit code.
 
@@ -53,10 +62,14 @@ def classify(
         offline: ask nobody for the model.
         consensus: mean, max or fraction; None: that of the run.
         legacy_output: also write the original method's two files.
+        min_score: least virus score of what virus.fna.gz, virus.tsv and the regions hold, from 0 to 1.
+        gzip_tables: write the three tables as .tsv.gz.
         progress: auto, bars, log or none.
+        choice: how a model's calibration judges the scores; None: by default.
     """
     if consensus is not None:
         one_of("consensus", consensus, CONSENSUS)
+    within("min-score", min_score, least=0, most=1)
 
     def body(session: Session) -> Outcome:
         outcome = Outcome("")
@@ -64,7 +77,8 @@ def classify(
         def make() -> str:
             nonlocal outcome
             bundle = None if model is None else find_model(model, offline=offline, listener=Waiting(session.control))
-            outcome = _new_calls(session, classifier, bundle, consensus, legacy_output)
+            kept = Kept(legacy_output, min_score, gzip_tables)
+            outcome = _new_calls(session, classifier, bundle, consensus, choice or Choice(), kept)
             return "1"
 
         session.control.broadcast_from_rank_0("classified", make)
@@ -73,8 +87,22 @@ def classify(
     return run_session(RunFolder(output), body, device="cpu", progress=progress, stall_timeout=1800.0, must_exist=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Which files are written beside the tables, see `classify`."""
+
+    legacy_output: bool
+    min_score: float
+    gzip_tables: bool
+
+
 def _new_calls(
-    session: Session, given: Path | None, bundle: Bundle | None, consensus: str | None, legacy_output: bool
+    session: Session,
+    given: Path | None,
+    bundle: Bundle | None,
+    consensus: str | None,
+    choice: Choice,
+    kept: Kept,
 ) -> Outcome:
     """All of `vpdist classify`, on rank 0. Raises UsageError, WeightsError, StorageError."""
     started = time.monotonic()
@@ -87,14 +115,51 @@ def _new_calls(
     if not recorded.embeddings:
         raise UsageError(f"{folder.path}: the run has no embeddings (--no-embeddings)")
     path = _fitting(recorded, given, bundle, folder)
-    classifier = load_classifier(path)
+    classifier = load_heads(path, bundle)
     if missing_kinds := [kind for kind in classifier.kinds if kind not in recorded.models]:
         raise UsageError(
             f"{folder.path}: {path} needs {' and '.join(classifier.kinds)} embeddings, but the run has no "
             f"{' nor '.join(missing_kinds)} ones"
         )
-    store_summary.check_digest(folder, summary)
     use_threads(recorded.threads)
+    plan, plan_id = _complete_plan(folder, recorded, summary, classifier, path)
+    chosen = consensus or _recorded_consensus(run)
+    judging = judging_of(bundle, choice, chosen)
+    session.begin()
+    told = None if bundle is None else choose.named(bundle)
+    folder.update_run(runs=runs_with(run, this_run(session.control.runtime)), tables_model=told)
+    session.progress.stage("classify", planned_units=plan.n_units)
+    scores = checked_scores(scores_under(session, classifier, plan, plan_id, summary))
+    sources = recorded.input_names
+    origin = TablesOrigin(
+        command="classify",
+        classifier=classifier.fingerprint,
+        consensus=chosen,
+        plan=plan_id,
+        shortest_chunk=choose.shortest_judged(bundle),
+        summary=classifier.summary.fingerprint if classifier.summary is not None else "",
+        min_score=kept.min_score,
+    )
+    written = (sources, origin, session.control.raise_if_ending)
+    further = further_files.of_classify(session, summary, recorded, kept.min_score, gzip_tables=kept.gzip_tables)
+    totals = write_tables(
+        folder, summary, scores, *written, legacy=kept.legacy_output, judging=judging, further=further
+    )
+    warnings = summary.warnings(sources, recorded.min_length)
+    if bundle is not None:
+        shortest = origin.shortest_chunk
+        warnings += refuse_mostly_short(folder, summary, bundle.model.name, shortest, allowed=True)
+    warnings += resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
+    text = summary_text(folder, totals, time.monotonic() - started, called=True)
+    return Outcome("\n".join([*warnings, text, *further.told, *choose.told(bundle)]), totals.failed_fragments)
+
+
+def _complete_plan(
+    folder: RunFolder, recorded: ResolvedConfig, summary: StoreSummary, classifier: Heads, path: Path
+) -> tuple[Plan, str]:
+    """The plan of a run of which no unit is missing, and its identity; the classifier, from `path`, is compared with
+    the widths of its embeddings. Raises UsageError, WeightsError, StorageError."""
+    store_summary.check_digest(folder, summary)
     plan, plan_id = plan_file.map_plan(folder.plan, n_fragments=summary.n_fragments, store=summary.digest)
     header = part_header(plan_id, recorded)
     missing = parts.remaining(folder.parts, plan, header)
@@ -106,20 +171,7 @@ def _new_calls(
         first = parts.read(folder.parts, 0, classifier.kinds)
         widths = [array.shape[1] for array in first.values()]
         resolve_config.check_classifier(classifier, str(path), widths, recorded.chunk_length)
-    chosen = consensus or _recorded_consensus(run)
-    session.begin()
-    told = None if bundle is None else choose.named(bundle)
-    folder.update_run(runs=runs_with(run, this_run(session.control.runtime)), tables_model=told)
-    session.progress.stage("classify", planned_units=plan.n_units)
-    scores = checked_scores(_scores(session, classifier, plan, summary.n_fragments))
-    sources = recorded.input_names
-    origin = TablesOrigin(command="classify", classifier=classifier.fingerprint, consensus=chosen, plan=header.plan)
-    raise_if_ending = session.control.raise_if_ending
-    totals = write_tables(folder, summary, scores, sources, origin, raise_if_ending, legacy=legacy_output)
-    warnings = summary.warnings(sources, recorded.min_length)
-    warnings += resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
-    text = summary_text(folder, totals, time.monotonic() - started, called=True)
-    return Outcome("\n".join([*warnings, text, *choose.told(bundle)]), totals.failed_fragments)
+    return plan, plan_id
 
 
 def _fitting(recorded: ResolvedConfig, given: Path | None, bundle: Bundle | None, folder: RunFolder) -> Path:
@@ -151,15 +203,3 @@ def _recorded_consensus(run: dict[str, Any]) -> str:
     chosen = settings.get("consensus", CONSENSUS[0]) if isinstance(settings, dict) else CONSENSUS[0]
     one_of("consensus", chosen, CONSENSUS)
     return str(chosen)
-
-
-def _scores(session: Session, classifier: Classifier, plan: Plan, n_fragments: int) -> Scores:
-    """Scores of all fragments under `classifier`."""
-    scores = Scores.empty(n_fragments)
-    for unit in range(plan.n_units):
-        part = parts.read(session.folder.parts, unit, ("failed", *classifier.kinds))
-        fragment, row = parts.fragment_rows(plan, unit)
-        scores.set_unit(fragment, row, part["failed"], logits(classifier, part))
-        session.progress.add(units=1, fragments=len(fragment))
-        session.control.raise_if_ending()
-    return scores

@@ -8,6 +8,12 @@ from pathlib import Path
 from vpdist.config import OPTIONS, InputIdentity, ResolvedConfig
 from vpdist.errors import UsageError
 
+PARTS_OF_MODEL = {
+    "shortest_chunk": "--model, the shortest chunk that it judges,",
+    "summary": "--model, its summary of embeddings,",
+}
+"""Fields that no option names, for a message."""
+
 
 def same_samples(old: InputIdentity, new: InputIdentity) -> bool:
     """Whether two inputs agree in sizes and sampled blocks, in order; names and times may differ."""
@@ -27,7 +33,7 @@ def refuse_other_configuration(old: ResolvedConfig, new: ResolvedConfig, folder:
         if name == "input":
             option, before, now = _input_difference(old.input, new.input)
         else:
-            option = OPTIONS[name].flags_of(name)[-1]
+            option = PARTS_OF_MODEL.get(name) or OPTIONS[name].flags_of(name)[-1]
         if name == "embeddings":
             before, now = not before, not now
         hint = "use another folder, or --restart to discard what it holds"

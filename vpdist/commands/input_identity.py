@@ -18,8 +18,11 @@ from vpdist.sequences import store_summary, token_store
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import read_json
 from vpdist.storage.file_identity import FileIdentity
+from vpdist.storage.run_folder import RunFolder
 
 SAMPLES, SAMPLE_BYTES = 16, 1 << 16
+INPUT_PATHS = "input_paths"
+"""In run.json: the absolute path of each input, null for standard input."""
 
 
 def input_identity(names: Sequence[str], paths: Sequence[Path]) -> InputIdentity:
@@ -105,3 +108,20 @@ def refuse_other_content(
 
 def _names_and_times(inputs: InputIdentity) -> list[tuple[Path, int]]:
     return [(Path(name), time_ns) for name, _, time_ns, _ in inputs]
+
+
+def input_paths(names: Sequence[str], paths: Sequence[Path]) -> list[str | None]:
+    """What run.json keeps as INPUT_PATHS."""
+    return [None if name == "-" else str(path.absolute()) for name, path in zip(names, paths, strict=True)]
+
+
+def located(folder: RunFolder, names: Sequence[str]) -> list[Path]:
+    """Where the inputs of a run are looked for: by the names that it was given, else where they were then. Raises
+    StorageError."""
+    recorded = (read_json(folder.run) or {}).get(INPUT_PATHS)
+    earlier = recorded if isinstance(recorded, list) and len(recorded) == len(names) else [None] * len(names)
+    paths = [folder.spool if name == "-" else Path(name) for name in names]
+    return [
+        path if path.exists() or not isinstance(before, str) else Path(before)
+        for path, before in zip(paths, earlier, strict=True)
+    ]

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +20,8 @@ from vpdist.commands import prepare, resolve_config, run_end, run_inputs, told_t
 from vpdist.commands.platforms import note_platforms
 from vpdist.commands.reuse import earlier_run
 from vpdist.commands.run_inputs import RunInputs
+from vpdist.commands.short_sequences import refuse_mostly_short
+from vpdist.commands.tables_of_run import tables_of_run
 from vpdist.commands.threads import use_threads
 from vpdist.config import Settings
 from vpdist.embedding.encoder_process import EncoderProcess
@@ -33,13 +35,12 @@ from vpdist.planning.sampler import TokenWeightedDistributedSampler
 from vpdist.results import parts
 from vpdist.results.parts import PartHeader
 from vpdist.results.tables import Totals
-from vpdist.results.write_results import checked_scores, part_scores, summary_text, write_tables
+from vpdist.results.write_results import summary_text
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.session.coordination import Control
 from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
 from vpdist.storage.run_folder import RunFolder
-from vpdist.storage.table_switch import TablesOrigin
 
 logger = logging.getLogger(__name__)
 
@@ -107,11 +108,12 @@ class Predict:
             work = prepare.load_work(
                 self.folder, inputs, plan, plan_id, self.control.runtime.device, self.control.raise_if_ending
             )
-            work = replace(work, earlier=earlier)
+            bases = prepare.bases_of_rows(self.control, self.folder, summary, plan, plan_id, inputs.classifier)
+            work = replace(work, earlier=earlier, row_bases=bases)
             told_to_displays.measure_limit(self.session.progress, work)
         self._embed_until_complete(work)
         with self._stage("tables"):
-            totals = self._tables(summary, plan, work.header, inputs.resolved.input_names)
+            totals = self._tables(summary, plan, work.header, inputs)
         return self._end(totals, time.monotonic() - started)
 
     @contextmanager
@@ -133,6 +135,10 @@ class Predict:
         self.warnings = summary.warnings(names, self.settings.min_length)
         length = inputs.resolved.chunk_length
         self.warnings += resolve_config.unknown_chunk_length(inputs.classifier, classifier, length)
+        settings, shortest = self.settings, inputs.resolved.shortest_chunk
+        self.warnings += refuse_mostly_short(
+            self.folder, summary, settings.model, shortest, allowed=settings.allow_short
+        )
         empty = summary.report.names_without_records(names)
         self.folder.update_run(warnings=self.warnings, files_without_records=empty)
         for warning in self.warnings:
@@ -262,22 +268,14 @@ class Predict:
         n = self.control.runtime.keys.add(bad, 0)
         return [int(self.control.wait_for(f"{bad}/{number}")) for number in range(1, n + 1)]
 
-    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader, names: Sequence[str]) -> Totals:
+    def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader, inputs: RunInputs) -> Totals:
         """Rank 0 writes the tables, the others wait."""
         totals = Totals()
 
         def make() -> str:
             nonlocal totals
-            settings = self.settings
-            unit_done, raise_if_ending = told_to_displays.table_steps(self.control, summary, plan)
-            scores = part_scores(self.folder, plan, header, summary.n_fragments, unit_done)
-            if header.classifier:
-                scores = checked_scores(scores)
-            origin = TablesOrigin(
-                command="predict", classifier=header.classifier, consensus=settings.consensus, plan=header.plan
-            )
-            tables = (names, origin, raise_if_ending)
-            totals = write_tables(self.folder, summary, scores, *tables, legacy=settings.legacy_output)
+            totals, told = tables_of_run(self.settings, self.session, summary, plan, header, inputs)
+            self.told = [*told, *self.told]
             return "1"
 
         self.control.broadcast_from_rank_0("tables", make)

@@ -18,10 +18,11 @@ from vpdist.embedding.wider_formats import WiderEncoders, wider_formats
 from vpdist.encoders.encoder import DTYPES, Encoder, load_encoder
 from vpdist.encoders.shape import encoder_shape
 from vpdist.errors import InputError, StorageError
-from vpdist.planning import fragment_keys, plan_file, token_shards
+from vpdist.planning import fragment_keys, plan_file, row_bases, token_shards
 from vpdist.planning.plan import Plan, build
 from vpdist.planning.token_shards import TokenShards
 from vpdist.results import parts
+from vpdist.results.heads import Heads
 from vpdist.results.parts import part_header
 from vpdist.sequences import ingest, store_summary
 from vpdist.sequences.store_summary import StoreSummary
@@ -107,6 +108,23 @@ def lay_out_tokens(
             token_shards.write_shard(folder.tokens, shard, plan, plan_id, blocks, first_fragment)
 
     control.share_dynamically("layout", len(plan.shard_unit) - 1, make)
+
+
+def bases_of_rows(
+    control: Control, folder: RunFolder, summary: StoreSummary, plan: Plan, plan_id: str, heads: Heads | None
+) -> np.ndarray | None:
+    """(r,) bases of each row's nucleotide string, mapped, where the model's classifiers go by them. Raises
+    StorageError."""
+    if heads is None or not heads.needs_bases:
+        return None
+
+    def make() -> str:
+        row_bases.write_row_bases(folder, summary, plan, plan_id)
+        return "1"
+
+    control.broadcast_from_rank_0("row-bases", make)
+    control.wait_for_file(folder.row_bases)
+    return row_bases.map_row_bases(folder, plan, plan_id)
 
 
 def _fewest_tokens(inputs: RunInputs) -> dict[str, int]:

@@ -20,9 +20,9 @@ from vpdist.encoders.shape import EncoderShape, encoder_shape
 from vpdist.environment import LaunchContext
 from vpdist.errors import UsageError, WeightsError
 from vpdist.planning.plan import COST_SCALE, EncoderCost, Limits
-from vpdist.results.classifier import Classifier
+from vpdist.results.embedded_run import recorded_config as recorded_config
+from vpdist.results.heads import Heads
 from vpdist.results.parts import FRAGMENT_BYTES, row_bytes
-from vpdist.storage.atomic_files import read_json
 from vpdist.storage.run_folder import RunFolder
 
 CPU_TOKEN_BUDGET = 1024
@@ -59,12 +59,13 @@ def resolve_config(
     device: torch.device,
     folder: RunFolder,
     models: Mapping[str, ModelFiles],
-    classifier: Classifier | None,
+    heads: Heads | None,
     found: InputIdentity,
+    shortest_chunk: int = 0,
 ) -> ResolvedConfig:
     """The configuration of a run with encoders `models` (by kind) on the input `found`; choices that `settings` leaves
     open are those recorded in `folder`, if any. So are the names and times of an input that is the same by size and
-    samples.
+    samples. `shortest_chunk`: bases below which the model gives no scores.
 
     Raises UsageError naming the first field in which the folder's run differs, WeightsError.
     """
@@ -89,8 +90,10 @@ def resolve_config(
         token_budget=budget,
         threads=threads,
         device=device.type,
-        classifier=classifier.fingerprint if classifier is not None else None,
+        classifier=heads.fingerprint if heads is not None else None,
         poolings=other_poolings(shapes),
+        shortest_chunk=shortest_chunk,
+        summary=heads.summary.fingerprint if heads is not None and heads.summary is not None else None,
     )
     if recorded is not None:
         refuse_other_configuration(recorded, resolved, folder.path)
@@ -119,19 +122,9 @@ def encoders_dtype(settings: Settings, device: torch.device, recorded: ResolvedC
     return dtype
 
 
-def recorded_config(folder: RunFolder) -> ResolvedConfig | None:
-    """The configuration in a folder's run.json, None where there is none. Raises UsageError for another version's."""
-    content = read_json(folder.run)
-    if content is None or "decisions" not in content:
-        return None
-    try:
-        return ResolvedConfig.from_dict(content["decisions"])
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"{folder.run} was written by another version of vpdist: {error}") from error
-
-
-def check_classifier(classifier: Classifier, name: str, widths: Sequence[int], chunk_length: int) -> None:
+def check_classifier(heads: Heads, name: str, widths: Sequence[int], chunk_length: int) -> None:
     """Raises WeightsError when a classifier was trained with encoders of other widths or another chunk length."""
+    classifier = heads.main
     if classifier.input_width != sum(widths):
         raise WeightsError(
             f"{name}: takes {classifier.input_width} numbers, but the encoders give {' + '.join(map(str, widths))}"
@@ -141,7 +134,7 @@ def check_classifier(classifier: Classifier, name: str, widths: Sequence[int], c
         raise WeightsError(f"{name}: was trained on chunks of {trained_on} bases, but --chunk-length is {chunk_length}")
 
 
-def unknown_chunk_length(classifier: Classifier | None, name: str, chunk_length: int) -> list[str]:
+def unknown_chunk_length(classifier: Heads | None, name: str, chunk_length: int) -> list[str]:
     """A warning where a classifier does not say which chunks it was trained on, hence nothing of it can be checked."""
     if classifier is None or classifier.chunk_length is not None:
         return []

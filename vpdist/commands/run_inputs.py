@@ -18,6 +18,7 @@ from vpdist.commands.early_checks import check_kind
 from vpdist.commands.input_list import read_list
 from vpdist.commands.platforms import platform_here
 from vpdist.commands.recorded_by_rank_0 import publish_recorded, rank_named, recorded_by_rank_0
+from vpdist.commands.run_calibration import choice_of, judging_of
 from vpdist.commands.run_record import runs_with, this_run
 from vpdist.config import InputIdentity, ResolvedConfig, Settings
 from vpdist.distributed.device import gpus_left_out
@@ -27,8 +28,9 @@ from vpdist.encoders.model_files import ModelFiles, fingerprinted
 from vpdist.encoders.shape import encoder_shape
 from vpdist.errors import UsageError, WeightsError
 from vpdist.models import choose
-from vpdist.results.classifier import Classifier, load_classifier
+from vpdist.models.load_heads import load_heads
 from vpdist.results.classifier_kinds import refuse_missing
+from vpdist.results.heads import Heads
 from vpdist.sequences.records import read_records, require_piped_input, spool_stdin
 from vpdist.sequences.tokenizers import load_tokenizer
 from vpdist.session.coordination import Control
@@ -66,7 +68,7 @@ class RunInputs:
 
     files: Mapping[str, ModelFiles]
     """Of each encoder by kind."""
-    classifier: Classifier | None
+    classifier: Heads | None
     paths: list[Path]
     """Of each input; standard input has been copied to a file."""
     resolved: ResolvedConfig
@@ -108,7 +110,7 @@ def _resolve(
     settings: Settings,
     session: Session,
     models: Mapping[str, Path],
-    classifier: Classifier | None,
+    classifier: Heads | None,
     paths: Sequence[Path],
 ) -> RunInputs:
     """On rank 0. The input is looked at first: that takes a moment, reading all weights does not."""
@@ -117,9 +119,17 @@ def _resolve(
     files = {kind: fingerprinted(folder) for kind, folder in models.items()}
     fingerprints = {kind: each.fingerprint for kind, each in files.items()}
     choose.refuse_other_encoders(settings, choose.model_of(settings), fingerprints)
+    judging_of(choose.calling_model_of(settings), choice_of(settings), settings.consensus)
     runtime = session.control.runtime
     resolved = resolve_config.resolve_config(
-        settings, runtime.context, runtime.device, session.folder, files, classifier, found
+        settings,
+        runtime.context,
+        runtime.device,
+        session.folder,
+        files,
+        classifier,
+        found,
+        choose.shortest_judged(choose.calling_model_of(settings)),
     )
     input_identity.refuse_other_content(session, resolved, found, paths)
     return RunInputs(files, classifier, list(paths), resolved, found, identities)
@@ -165,6 +175,7 @@ def _record(settings: Settings, session: Session, inputs: RunInputs) -> None:
         decisions=inputs.resolved.to_dict(),
         platform=mine.to_dict(),
         models={kind: str(folder) for kind, folder in inputs.models.items()},
+        input_paths=input_identity.input_paths(settings.inputs, inputs.paths),
         **({"plugins": plugins} if plugins else {}),
         runs=runs_with(read_json(session.folder.run) or {}, run),
     )
@@ -220,11 +231,11 @@ def _models(settings: Settings, session: Session) -> dict[str, Path]:
     return folders
 
 
-def _classifier(settings: Settings, models: dict[str, Path]) -> Classifier | None:
+def _classifier(settings: Settings, models: dict[str, Path]) -> Heads | None:
     """The classifier, if any, checked against the encoders. Raises UsageError where one is missing, WeightsError."""
     if settings.classifier is None:
         return None
-    classifier = load_classifier(settings.classifier)
+    classifier = load_heads(settings.classifier, choose.calling_model_of(settings))
     refuse_missing(classifier.kinds, models, str(settings.classifier))
     widths = [encoder_shape(models[kind]).width for kind in classifier.kinds]
     resolve_config.check_classifier(classifier, str(settings.classifier), widths, settings.bases_per_chunk)
@@ -266,3 +277,6 @@ def _refuse_other_weights(session: Session, inputs: RunInputs) -> None:
     classifier = None if inputs.classifier is None else inputs.classifier.fingerprint
     if classifier != resolved.classifier:
         raise WeightsError(f"{here}: the classifier is another one than the one in {session.folder.run}")
+    summary = inputs.classifier and inputs.classifier.summary
+    if (summary and summary.fingerprint) != resolved.summary:
+        raise WeightsError(f"{here}: the summary of embeddings is another one than the one in {session.folder.run}")

@@ -7,14 +7,15 @@ files that cannot be used are refused before anything is embedded.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 import xxhash
 
-from vpdist.commands import run_inputs
-from vpdist.commands.embedded_run import EmbeddedRun, finished_run
+from vpdist.commands import calibrate, run_inputs, train_heads
+from vpdist.commands.beside import Beside
+from vpdist.commands.calibrate import LabelledSides, embed_pieces
 from vpdist.commands.predict import Predict
 from vpdist.commands.trained_model import Trained, write_trained
 from vpdist.config import Settings
@@ -23,6 +24,7 @@ from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.errors import UsageError
 from vpdist.models import choose
 from vpdist.results.classifier_kinds import KINDS_KEY, kinds_text
+from vpdist.results.embedded_run import EmbeddedRun, finished_run
 from vpdist.session.coordination import Control
 from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
@@ -33,6 +35,7 @@ from vpdist.training.fit import Examples, Fit
 from vpdist.training.fragments import Fragments, read_fragments
 from vpdist.training.groups import find_groups
 from vpdist.training.labelled import Labelled, Records, read_labelled
+from vpdist.training.pieces import Pieces
 from vpdist.training.rows import Rows, map_rows, rows_path, write_rows
 from vpdist.training.sides import TRAINING, VALIDATION, Sides, divide
 
@@ -46,7 +49,7 @@ def train(settings: Settings, training: TrainSettings, labelled: Labelled) -> in
 
     def check(control: Control) -> None:
         run_inputs.check_inputs(settings, control)
-        for old in (labelled.fit / STATE, *labelled.fit.glob("rows-*.npy")):
+        for old in (labelled.fit / STATE, labelled.pieces, *labelled.fit.glob("rows-*.npy")):
             old.unlink(missing_ok=True)
 
     return run_session(
@@ -76,19 +79,34 @@ class _Train:
     def control(self) -> Control:
         return self.session.control
 
+    def again(self, settings: Settings, labelled: Labelled, session: Session) -> _Train:
+        """The same command for other pieces of the sequences, in a folder of its own."""
+        return replace(self, settings=settings, labelled=labelled, session=session)
+
     def stages(self) -> Outcome:
         """All stages, in order."""
         started = time.monotonic()
         self.session.begin()
+        train_heads.check(self.settings, self.training)
         records, group = self._groups()
         embedded = Predict(self.settings, self.session).stages()
         run = finished_run(self.session.folder)
+        if not run.plan.n_units:
+            raise UsageError("no labelled sequence has an open reading frame: there is nothing to fit on")
         rows = self._rows(run)
         sums = Sums(self.control.runtime, self.settings.stall_timeout + 60, self.control.raise_if_ending)
         fragments, sides = self._sides(run, records, group)
         fit_on, validation = (self._examples(fragments, sides, side, sums) for side in (TRAINING, VALIDATION))
         fit = self._fit(run, rows, sums, fit_on, validation, sides)
-        text = self._model(run, rows, records, fragments, sides, fit, started)
+        main = train_heads.Embedded(run, rows, records, fragments, sides)
+        beside = train_heads.fit_beside(self, sums, main, fit.network.classifier)
+        known = None
+        if records is not None and sides is not None:
+            known = LabelledSides(records, sides, self._virus(records))
+        pieces = None
+        if self.training.calibration_share:
+            pieces = embed_pieces(self.session, self.settings, run, self.labelled, known, self.training.seed)
+        text = self._model(main, known, fit, beside, pieces, started)
         return Outcome("\n".join([embedded.message, *self.warnings, text]), embedded.failures)
 
     def _groups(self) -> tuple[Records | None, np.ndarray]:
@@ -155,6 +173,7 @@ class _Train:
             labelled.sources,
             validation_share=self.training.validation_share,
             test_share=self.training.test_share,
+            calibration_share=self.training.calibration_share,
             seed=self.training.seed,
         )
         if joined := self._joined_labels(records, group):
@@ -180,7 +199,12 @@ class _Train:
             mine = np.flatnonzero(fragments.usable & (sides.side[fragments.record] == side))
             virus_of = {file.source: file.virus for file in self.labelled.files}
             virus = np.array([virus_of[source] for source in self.labelled.sources])
-            packed = 2 * fragments.row[mine] + virus[sides.source[fragments.record[mine]]]
+            source = sides.source[fragments.record[mine]]
+            packed = 2 * fragments.row[mine] + virus[source]
+            if side == TRAINING:
+                packed = packed.repeat(
+                    np.array([self.training.times.get(name, 1) for name in self.labelled.sources])[source]
+                )
         size = int(self.control.broadcast_from_rank_0(f"train/side/{side}", lambda: str(len(packed))))
         shared = torch.from_numpy(packed) if self.control.is_first else torch.zeros(size, dtype=torch.int64)
         numbers = sums.add(shared).numpy()
@@ -205,12 +229,11 @@ class _Train:
 
     def _model(
         self,
-        run: EmbeddedRun,
-        rows: Rows,
-        records: Records | None,
-        fragments: Fragments | None,
-        sides: Sides | None,
+        main: train_heads.Embedded,
+        known: LabelledSides | None,
         fit: Fit,
+        beside: Beside,
+        pieces: Pieces | None,
         started: float,
     ) -> str:
         """Rank 0 judges the classifier and writes the model; the others wait. Returns the summary."""
@@ -219,43 +242,53 @@ class _Train:
 
         def make() -> str:
             nonlocal text
-            assert records is not None
-            assert fragments is not None
-            assert sides is not None
-            classifier, ending = fit.network.classifier.eval(), self.control.raise_if_ending
-            if run.kinds != CLASSIFIED:
-                classifier.metadata[KINDS_KEY] = kinds_text(run.kinds)
-            scored = judge.score(
-                fragments, sides, self._virus(records), lambda row: classifier.logits(*rows.by_encoder(row)), ending
-            )
-            training = self.training
-            table = judge.figures(
-                scored,
-                sides,
-                records.lengths,
-                resamples=training.bootstraps,
-                seed=training.seed,
-                raise_if_ending=ending,
-            )
-            confusion = judge.confusion(scored, sides, self.labelled.sources)
-            trained = Trained(
-                self.settings,
-                training,
-                self.labelled,
-                run.resolved,
-                run.kinds,
-                records,
-                sides,
-                fit.reached,
-                classifier,
-                table,
-                confusion,
-                plots.draw(self.labelled.model / "plots", scored, training.name or self.labelled.model.name)
-                if plots.can_draw()
-                else [],
-            )
+            assert known is not None
+            trained = self._judged(main, known, fit, beside, pieces)
             text = write_trained(trained, self.control.runtime, time.monotonic() - started)
             return "1"
 
         self.control.broadcast_from_rank_0("train/model", make)
         return text
+
+    def _judged(
+        self,
+        main: train_heads.Embedded,
+        known: LabelledSides,
+        fit: Fit,
+        beside: Beside,
+        pieces: Pieces | None,
+    ) -> Trained:
+        """On rank 0: the classifier with its figures and its calibration."""
+        run, fragments = main.run, train_heads.fragments_judged(main, beside.shortest_chunk or 0)
+        training, sides, ending = self.training, known.sides, self.control.raise_if_ending
+        classifier = fit.network.classifier.eval()
+        if run.kinds != CLASSIFIED:
+            classifier.metadata[KINDS_KEY] = kinds_text(run.kinds)
+        heads = beside.with_main(classifier, run.resolved.chunk_length)
+        logits = train_heads.logits_of_rows(main, heads)
+        scored = judge.score(fragments, sides, known.virus, logits, ending)
+        calibrated = None
+        if training.calibration_share:
+            given = (self.labelled, training, run, fragments, known, pieces)
+            calibrated, told = calibrate.calibrated(self.session, *given, heads, logits, beside.shortest_chunk or 0)
+            for warning in told:
+                self._warn(warning)
+        lengths, resamples = known.records.lengths, training.bootstraps
+        drawn = judge.figures(scored, sides, lengths, resamples=resamples, seed=training.seed, raise_if_ending=ending)
+        name = training.name or self.labelled.model.name
+        return Trained(
+            self.settings,
+            training,
+            self.labelled,
+            run.resolved,
+            run.kinds,
+            known.records,
+            sides,
+            fit.reached,
+            classifier,
+            drawn,
+            judge.confusion(scored, sides, self.labelled.sources),
+            calibrated,
+            plots.draw(self.labelled.model / "plots", scored, name) if plots.can_draw() else [],
+            beside,
+        )

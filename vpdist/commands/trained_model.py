@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import vpdist
+from vpdist.commands.beside import Beside
+from vpdist.commands.calibrate import Calibrated
+from vpdist.commands.calibration_text import calibration_lines, calibration_metrics, interval
 from vpdist.config import ResolvedConfig, Settings
 from vpdist.distributed.runtime import Runtime
 from vpdist.encoders.hub import COMMIT, local_folder, resolve_model
@@ -56,7 +59,9 @@ class Trained:
     classifier: Classifier
     figures: dict[str, Any]
     confusion: dict[str, Any]
+    calibrated: Calibrated | None
     plots: list[str]
+    beside: Beside
 
     @property
     def name(self) -> str:
@@ -70,7 +75,12 @@ def write_trained(trained: Trained, runtime: Runtime, seconds: float) -> str:
     folder, splits = trained.labelled.model, _splits(trained)
     model, encoders = _model(trained, splits)
     write_file(folder / "splits.tsv", _split_table(trained).encode())
-    write_json(folder / "metrics.json", {"figures": trained.figures, "confusion": trained.confusion})
+    figures = {} if trained.calibrated is None else trained.calibrated.figures
+    of_heads = {"heads": trained.beside.figures} if trained.beside.heads else {}
+    write_json(
+        folder / "metrics.json",
+        {"figures": trained.figures, "confusion": trained.confusion, "calibration": figures, **of_heads},
+    )
     write_json(
         folder / "train.json",
         {
@@ -90,12 +100,15 @@ def write_trained(trained: Trained, runtime: Runtime, seconds: float) -> str:
     )
     described = replace(model, classifier=ClassifierEntry(fingerprint=trained.classifier.fingerprint))
     text = card.body(described) + "\n" + "\n".join(_card_lines(trained, splits)) + "\n"
-    write_model(folder, model, trained.classifier, text, encoders=encoders, overwrite=True)
+    heads, summary = [head.classifier for head in trained.beside.heads], trained.beside.summary
+    write_model(
+        folder, model, trained.classifier, text, encoders=encoders, heads=heads, summary=summary, overwrite=True
+    )
     return _summary(trained, seconds)
 
 
 def _splits(trained: Trained) -> dict[str, Any]:
-    shares = {"validation": trained.training.validation_share, "test": trained.training.test_share}
+    shares = {name: getattr(trained.training, f"{name}_share") for name in SIDES[1:]}
     return {
         "rule": RULE,
         "groups_file": trained.labelled.groups.name if trained.labelled.groups else None,
@@ -136,7 +149,8 @@ def _model(trained: Trained, splits: dict[str, Any]) -> tuple[Model, dict[str, P
         DataFile(file=Path(file.path).name, label=file.source, digest=_digest(Path(file.path)), records=count)
         for file, count in zip(trained.labelled.files, counts, strict=True)
     )
-    metrics = tuple(_metrics(trained.figures))
+    calibrated = trained.calibrated
+    metrics = (*_metrics(trained.figures), *(calibration_metrics(calibrated) if calibrated else ()))
     sequences = trained.figures[LEVELS[-1]].get(ALL, {})
     training = trained.training
     model = Model(
@@ -148,9 +162,11 @@ def _model(trained: Trained, splits: dict[str, Any]) -> tuple[Model, dict[str, P
         encoders=entries,
         chunk_length=trained.resolved.chunk_length,
         shortest_chunk=min(trained.resolved.chunk_length, max(3, trained.resolved.min_length)),
+        calibration=calibrated.calibration if calibrated else None,
+        null_scores=calibrated.null_scores if calibrated else None,
         training=Training(data=data, seed=training.seed, splits=splits, settings=training.to_dict(), metrics=metrics),
     )
-    return model, encoders
+    return trained.beside.described(model), encoders
 
 
 def _others(trained: Trained) -> str:
@@ -184,15 +200,7 @@ def _class_text(length: str) -> str:
 def _accuracy(sequences: dict[str, Any]) -> str:
     if not sequences or sequences["auroc"]["value"] is None:
         return "Not known: the test side has sequences of one label only."
-    return f"AUROC {_with_interval(sequences['auroc'])} of {sequences['n']:,} sequences, {side_name()}."
-
-
-def _with_interval(figure: dict[str, float | None]) -> str:
-    if figure["value"] is None:
-        return "not known"
-    if figure["low"] is None or figure["high"] is None:
-        return f"{figure['value']:.3f}"
-    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+    return f"AUROC {interval(sequences['auroc'])} of {sequences['n']:,} sequences, {side_name()}."
 
 
 def _card_lines(trained: Trained, splits: dict[str, Any]) -> Iterator[str]:
@@ -201,8 +209,10 @@ def _card_lines(trained: Trained, splits: dict[str, Any]) -> Iterator[str]:
     for level, classes in trained.figures.items():
         for length, found in classes.items():
             text = length if length == ALL else _class_text(length)
-            known = " | ".join(_with_interval(found[name]) for name in NAMES)
+            known = " | ".join(interval(found[name]) for name in NAMES)
             yield f"| {level} | {text} | {found['n']:,} | {found['groups']:,} | {known} |"
+    if trained.calibrated is not None:
+        yield from calibration_lines(trained.calibrated)
     yield "\n## Calls by source\n\n| source | of the test side | called virus | called non-virus | no call |"
     yield "| --- | --- | ---: | ---: | ---: |"
     for level, sources in trained.confusion.items():
@@ -233,9 +243,10 @@ def _summary(trained: Trained, seconds: float) -> str:
     for level in LEVELS:
         found = trained.figures[level].get(ALL)
         if found is not None:
-            figures = ", ".join(f"{TITLES[name]} {_with_interval(found[name])}" for name in NAMES)
+            figures = ", ".join(f"{TITLES[name]} {interval(found[name])}" for name in NAMES)
             lines.append(f"test side, {found['n']:,} {level} of {found['groups']:,} groups: {figures}")
     for source, counts in trained.confusion[LEVELS[-1]].items():
         lines.append(f"  {source}: " + ", ".join(f"{count:,} {call}" for call, count in counts.items()))
+    lines += trained.beside.lines()
     lines.append(f"model: {trained.labelled.model}")
     return "\n".join(lines)

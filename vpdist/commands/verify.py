@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vpdist.commands import resolve_config
+from vpdist.commands.run_calibration import kept_judging
 from vpdist.config import ResolvedConfig
 from vpdist.errors import StorageError, UsageError
 from vpdist.planning import plan_file, token_shards
@@ -20,7 +21,7 @@ from vpdist.sequences import check_store, store_summary
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.storage.atomic_files import read_json
 from vpdist.storage.hdf5_files import DamagedFile
-from vpdist.storage.run_folder import LEGACY, RunFolder
+from vpdist.storage.run_folder import CALL_FILES, LEGACY, RunFolder
 from vpdist.storage.table_switch import (
     NAMES,
     SWITCHING,
@@ -109,7 +110,7 @@ def _other_digests(folder: RunFolder, record: TablesRecord) -> Iterator[tuple[st
     for name in NAMES:
         path, expected = folder.path / name, record.files.get(name)
         if expected is None:
-            if path.exists() or path.is_symlink():
+            if name not in CALL_FILES and (path.exists() or path.is_symlink()):
                 yield name, f"{path}: does not belong to the tables that run.json describes"
             continue
         try:
@@ -127,7 +128,12 @@ def _differences(
     """How the tables differ from those that parts and token store give."""
     run = read_json(folder.run) or {}
     origin = recorded_origin(run)
-    known = origin.classifier in ("", header.classifier)
+    try:
+        judging = kept_judging(folder) if origin.calibration else None
+    except StorageError as error:
+        yield f"{error}; so the tables cannot be made again"
+        return
+    known = origin.classifier in ("", header.classifier) and origin.summary == header.summary
     scores = write_results.part_scores(folder, plan, header, summary.n_fragments, lambda: None)
     if not known:
         scores = check_tables.unknown_scores(scores)
@@ -139,6 +145,8 @@ def _differences(
         origin.consensus,
         known=known,
         legacy=_has_legacy_files(folder, run, origin),
+        shortest_chunk=origin.shortest_chunk,
+        judging=judging,
     )
 
 

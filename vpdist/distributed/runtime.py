@@ -44,17 +44,33 @@ class KeyStore:
     """
 
     def __init__(
-        self, store: Store | SignedStore, connect: Callable[[], Store | SignedStore], *, on_rank_0: bool = False
+        self,
+        store: Store | SignedStore,
+        connect: Callable[[], Store | SignedStore],
+        *,
+        on_rank_0: bool = False,
+        prefix: str = "",
     ) -> None:
-        """`on_rank_0`: rank 0 hosts the store, no agent does; if it does not answer, that rank is the lost one."""
-        self._store, self._connect, self._on_rank_0 = store, connect, on_rank_0
+        """`on_rank_0`: rank 0 hosts the store, no agent does; if it does not answer, that rank is the lost one.
+        `prefix`: all keys begin with it."""
+        self._store, self._connect, self._on_rank_0, self._prefix = store, connect, on_rank_0, prefix
 
     def clone(self) -> KeyStore:
         """Another connection to the same keys."""
-        return KeyStore(self._call(self._connect), self._connect, on_rank_0=self._on_rank_0)
+        return KeyStore(self._call(self._connect), self._connect, on_rank_0=self._on_rank_0, prefix=self._prefix)
+
+    def under(self, name: str) -> KeyStore:
+        """The same connection for keys of their own, as a run inside of another one needs."""
+        return KeyStore(self._store, self._connect, on_rank_0=self._on_rank_0, prefix=f"{self._prefix}{name}/")
+
+    @property
+    def whole(self) -> KeyStore:
+        """The same connection for all keys of the launch."""
+        return KeyStore(self._store, self._connect, on_rank_0=self._on_rank_0)
 
     def set(self, key: str, text: str) -> None:
         """Set `key` to a text, which does not begin with NUL. A long one is divided, as the store has a limit."""
+        key = self._prefix + key
         if len(text) > PIECE:
             pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
             for number, piece in enumerate(pieces):
@@ -64,6 +80,7 @@ class KeyStore:
 
     def get(self, key: str) -> bytes | None:
         """The value of `key`, or None if it is not set. Never waits."""
+        key = self._prefix + key
         value = self._call(lambda: self._store.get(key) if self._store.check([key]) else None)
         if value is None or not value.startswith(b"\0"):
             return value
@@ -73,7 +90,7 @@ class KeyStore:
 
     def add(self, key: str, amount: int = 1) -> int:
         """Add to an atomic counter (0 at first) and return its new value."""
-        return self._call(lambda: self._store.add(key, amount))
+        return self._call(lambda: self._store.add(self._prefix + key, amount))
 
     def _call(self, action: Callable[[], T]) -> T:
         try:

@@ -22,8 +22,8 @@ from vpdist.planning.plan import Plan, batches
 from vpdist.planning.token_shards import TokenShards
 from vpdist.ragged import Ragged
 from vpdist.results import parts
-from vpdist.results.classifier import Classifier, logits
 from vpdist.results.earlier_embeddings import EarlierEmbeddings, KnownRows
+from vpdist.results.heads import Heads
 from vpdist.results.parts import PartHeader
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class UnitWork:
     """By kind."""
     wider: WiderEncoders
     """For rows that overflow the encoders' number format."""
-    classifier: Classifier | None
+    classifier: Heads | None
     header: PartHeader
     token_budget: int
     stored: np.dtype
@@ -54,6 +54,13 @@ class UnitWork:
     """The folder of parts."""
     earlier: EarlierEmbeddings | None = None
     """What is taken over from another run."""
+    row_bases: np.ndarray | None = None
+    """(r,) bases of each row's nucleotide string, where the classifier goes by them."""
+
+    def bases(self, unit: int) -> np.ndarray | None:
+        """(m,) those of a unit's rows."""
+        rows = self.plan.rows(unit)
+        return None if self.row_bases is None else np.asarray(self.row_bases[rows.start : rows.stop])
 
     @property
     def unit_cost(self) -> np.ndarray:
@@ -234,7 +241,7 @@ def _written(work: UnitWork, unit: int, embedded: dict[str, np.ndarray]) -> dict
         failed |= ~np.isfinite(rows).all(axis=1)
     results: dict[str, np.ndarray] = {}
     if work.classifier is not None:
-        results["logits"] = logits(work.classifier, embedded)
+        results |= work.classifier.results(embedded, work.bases(unit))
     if work.header.embeddings:
         results |= embedded
     classified = time.perf_counter()

@@ -23,6 +23,7 @@ import torch
 from vpdist import environment
 from vpdist.commands import prepare, resolve_config, run_inputs
 from vpdist.commands.run_inputs import RunInputs
+from vpdist.commands.short_sequences import refuse_mostly_short
 from vpdist.commands.threads import use_threads
 from vpdist.config import ResolvedConfig, Settings
 from vpdist.cpu_quota import available_cores
@@ -41,6 +42,7 @@ from vpdist.monitoring.telemetry import most_memory_bytes
 from vpdist.planning import fragment_keys
 from vpdist.planning.plan import deal, plan_order, shared_rows
 from vpdist.results.classifier import Classifier
+from vpdist.results.heads import Heads
 from vpdist.results.parts import part_header
 from vpdist.results.scores import Scores
 from vpdist.results.tables import Totals
@@ -144,6 +146,8 @@ class _DryRun:
         with self._stage("tables"):
             totals = self._tables(summary, inputs.resolved)
         warnings = summary.warnings(inputs.resolved.input_names, self.settings.min_length)
+        model, shortest = self.settings.model, inputs.resolved.shortest_chunk
+        warnings += refuse_mostly_short(self.folder, summary, model, shortest, allowed=True)
         if not inputs.models:
             keys = fragment_keys.fragment_keys(self.folder, summary)
             n_rows = len(shared_rows(keys, plan_order(keys))) - 1
@@ -189,7 +193,7 @@ class _DryRun:
             # size and time do not depend on the classifier's weights
             width = sum(encoder_shape(inputs.models[kind]).width for kind in CLASSIFIED)
             resolved = replace(inputs.resolved, classifier="any")
-            inputs = replace(inputs, classifier=Classifier(width, HIDDEN_WIDTH).eval(), resolved=resolved)
+            inputs = replace(inputs, classifier=Heads.of(Classifier(width, HIDDEN_WIDTH).eval()), resolved=resolved)
         return inputs
 
     def _reading_s(self, inputs: RunInputs, n_blocks: int) -> float:

@@ -71,7 +71,10 @@ def write_parts(folder: Path, work: Workload, header: PartHeader, raise_if_endin
     for unit in np.linspace(0, plan.n_units - 1, n).round().astype(int).tolist():
         rows, fragments = len(plan.rows(unit)), len(plan.fragments(unit).flat)
         widths = {name: width for name, width in {**work.widths, "logits": 2}.items() if name in header.datasets()}
-        results = {name: np.ones((rows, width), header.column(name)[0]) for name, width in widths.items()}
+        shapes = {name: (rows, width) for name, width in widths.items()} | (
+            {"distance": (rows,)} if header.summary else {}
+        )
+        results = {name: np.ones(shape, header.column(name)[0]) for name, shape in shapes.items()}
         begun = time.monotonic()
         size = parts.write(folder, unit, plan, header, np.zeros(rows, dtype=bool), results)
         written = time.monotonic()

@@ -166,6 +166,8 @@ def _timing(request: TimingRequest, context: LaunchContext, import_s: float) -> 
     program_bytes = psutil.Process().memory_info().rss
     started = time.perf_counter()
     work = load_work(request.folder, request.inputs, plan, plan_id, device, lambda: None)
+    if work.classifier is not None and work.classifier.needs_bases:
+        work = replace(work, row_bases=np.full(plan.n_rows, request.inputs.resolved.chunk_length, np.int32))
     load_s = time.perf_counter() - started
     loaded_bytes = memory_bytes()
     seconds, cost, batches = _timed(request, context, work, units)

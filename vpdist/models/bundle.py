@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,17 +20,17 @@ from vpdist.errors import UsageError, WeightsError
 from vpdist.models import card
 from vpdist.models.contained import contained, refuse_links_out
 from vpdist.models.description import ClassifierEntry, EncoderEntry, Model
+from vpdist.models.head_files import check_digests, files_of, refuse_other_number, sha256_of, write_beside
 from vpdist.storage.atomic_files import read_limited, replacing, storage_error, write_file
 from vpdist.storage.lfs_pointer import IS_LFS_POINTER, LFS_POINTER
 
 if TYPE_CHECKING:
     from vpdist.results.classifier import Classifier
+    from vpdist.results.embedding_summary import EmbeddingSummary
 
 MODEL_FILE, CARD_FILE = "model.json", "README.md"
 MODEL_FILE_LIMIT = 1 << 24
 """Bytes of a model.json at most; null scores take some 100 KB."""
-CLASSIFIER_LIMIT = 1 << 28
-"""Bytes of a classifier's file at most."""
 COPIED = ("tokenizer_config.json", "special_tokens_map.json", "LICENSE")
 """Files of an encoder's folder that vpdist does not read; other programs do."""
 BLOCK_BYTES = 1 << 22
@@ -61,14 +61,9 @@ class Bundle:
         return str(folder)
 
     def check_classifier(self) -> None:
-        """Raises WeightsError where the classifier's file is not the one that model.json describes."""
-        path, expected = self.classifier, self.model.classifier.sha256
-        found = hashlib.sha256(_content(path, CLASSIFIER_LIMIT)).hexdigest()
-        if found != expected:
-            raise WeightsError(
-                f"{path}: is not the classifier of model {self.model.name}: its SHA-256 is {found}, but "
-                f"{self.folder / MODEL_FILE} has {expected}"
-            )
+        """Raises WeightsError where the classifier's file, or another that makes a row's numbers, is not the one that
+        model.json describes."""
+        check_digests(self.folder, self.model, self.folder / MODEL_FILE)
 
 
 def read_model(folder: Path) -> Bundle:
@@ -78,7 +73,8 @@ def read_model(folder: Path) -> Bundle:
     lead out of the folder.
     """
     bundle = read_description(folder)
-    _ = bundle.classifier
+    for what, entry in files_of(bundle.model):
+        contained(folder, entry.file, what)
     for slot in bundle.model.encoders:
         bundle.encoder(slot)
     return bundle
@@ -130,6 +126,8 @@ def write_model(
     card_text: str | None = None,
     *,
     encoders: Mapping[str, Path] | None = None,
+    heads: Sequence[Classifier] = (),
+    summary: EmbeddingSummary | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Write `model` with its classifier to `folder`, which may hold other files.
@@ -141,6 +139,8 @@ def write_model(
         classifier: its width must be the sum of the encoders', its `kinds` the model's slots.
         card_text: the card below the front matter, which is made here; by default a description of `model`.
         encoders: by slot, the folder of each encoder that the model has as a folder, to be copied.
+        heads: classifiers for shorter chunks, in the order of the model's.
+        summary: of the training side's embeddings, where the model has one.
         overwrite: whether a model that is there may be replaced; it is gone as soon as the writing begins.
 
     Raises UsageError where there is a model already; WeightsError where classifier, encoders and model do not fit;
@@ -150,9 +150,10 @@ def write_model(
     from vpdist.results.classifier_kinds import KINDS_KEY, kinds_text
 
     _refuse_misfit(model, classifier, encoders or {})
+    refuse_other_number(model, heads, summary)
     described = folder / MODEL_FILE
     described_as = ClassifierEntry(file=model.classifier.file, sha256="0" * 64, fingerprint=classifier.fingerprint)
-    Model.from_json(described, json.loads(replace(model, classifier=described_as).to_json()))  # would be refused later
+    Model.from_json(described, json.loads(_filled_in(replace(model, classifier=described_as)).to_json()))  # else later
     if not overwrite and (described.exists() or described.is_symlink()):
         raise UsageError(f"{folder}: holds a model already; name another folder, or remove that one")
     try:
@@ -166,12 +167,19 @@ def write_model(
     if (kinds := tuple(kind for kind in KINDS if kind in model.encoders)) != CLASSIFIED:
         classifier.metadata[KINDS_KEY] = kinds_text(kinds)
     save_classifier(classifier, path, {CHUNK_LENGTH: str(model.chunk_length)})
-    digest = hashlib.sha256(_content(path, CLASSIFIER_LIMIT)).hexdigest()
-    entry = ClassifierEntry(file=model.classifier.file, sha256=digest, fingerprint=classifier.fingerprint)
-    whole = replace(model, classifier=entry)
+    entry = ClassifierEntry(file=model.classifier.file, sha256=sha256_of(path), fingerprint=classifier.fingerprint)
+    whole = replace(write_beside(folder, model, heads, summary), classifier=entry)
     write_file(folder / CARD_FILE, (card.front_matter(whole) + (card_text or card.body(whole))).encode())
     write_file(described, whole.to_json().encode())
     return read_model(folder)
+
+
+def _filled_in(model: Model) -> Model:
+    """The model with any digests of the files beside the classifier, to be checked before they are written."""
+    sha256, fingerprint = "0" * 64, "0" * 32
+    heads = tuple(replace(head, sha256=sha256, fingerprint=fingerprint) for head in model.heads)
+    summary = model.summary and replace(model.summary, sha256=sha256, fingerprint=fingerprint)
+    return replace(model, heads=heads, summary=summary)
 
 
 def _refuse_misfit(model: Model, classifier: Classifier, encoders: Mapping[str, Path]) -> None:

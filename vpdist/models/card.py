@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from huggingface_hub.repocard_data import EvalResult, ModelCardData
 
-from vpdist.models.description import Metric, Model
+from vpdist.models.description import NA, Metric, Model
 
 TAGS = ("biology", "virus", "metagenomics", "dna", "vpdist")
 TASK = "text-classification"
@@ -57,10 +57,25 @@ def _lines(model: Model) -> Iterator[str]:
     yield "## What it consists of\n\n| | |\n| --- | --- |"
     for slot, entry in model.encoders.items():
         yield f"| {slot} encoder | {entry.family}, `{entry.source}`: {entry.width} numbers, {entry.pooling} |"
-    yield f"| chunks | {model.chunk_length} bases; shorter ones down to {model.shortest_chunk} may be judged |"
-    yield f"| classifier | `{model.classifier.file}`, fingerprint {model.classifier.fingerprint} |\n"
+    yield f"| chunks | {model.chunk_length} bases; {_short_chunks(model)} |"
+    for head in model.heads:
+        trained = f"trained on {head.chunk_length} bases, {' and '.join(head.kinds)}"
+        yield f"| from {head.from_bases} bases | `{head.file}`, {trained}, fingerprint {head.fingerprint} |"
+    if model.summary is not None:
+        yield f"| summary of embeddings | `{model.summary.file}`, fingerprint {model.summary.fingerprint} |"
+    yield f"| {_main(model)} | `{model.classifier.file}`, fingerprint {model.classifier.fingerprint} |\n"
     if model.training is not None:
         yield from _training_lines(model)
+
+
+def _short_chunks(model: Model) -> str:
+    if model.short_chunks == NA:
+        return f"down to {model.shortest_chunk} they are judged, shorter ones are NA"
+    return f"shorter ones down to {model.shortest_chunk} may be judged"
+
+
+def _main(model: Model) -> str:
+    return "classifier" if model.classifier_from is None else f"from {model.classifier_from} bases, the classifier"
 
 
 def _training_lines(model: Model) -> Iterator[str]:

@@ -19,6 +19,7 @@ from vpdist.errors import UsageError, WeightsError
 from vpdist.models.bundle import Bundle, described_encoder
 from vpdist.models.catalogue import BUILT_IN, PRESETS, packaged
 from vpdist.models.classifier_file import recorded_chunk_length
+from vpdist.models.description import NA
 from vpdist.models.find import find_model, is_here
 from vpdist.storage.atomic_files import read_json
 from vpdist.storage.downloads import SILENT, Listener
@@ -69,6 +70,11 @@ def calling_model_of(settings: Settings) -> Bundle | None:
     """As `model_of`; None where another classifier, or none, makes the calls."""
     bundle = model_of(settings)
     return bundle if bundle is not None and settings.classifier == bundle.classifier else None
+
+
+def shortest_judged(bundle: Bundle | None) -> int:
+    """Bases of the shortest chunk that a model gives scores for; 0 where it judges every chunk, or there is none."""
+    return bundle.model.shortest_chunk if bundle is not None and bundle.model.short_chunks == NA else 0
 
 
 def is_whole(settings: Settings, bundle: Bundle) -> bool:

@@ -12,31 +12,34 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from vpdist.calibration.calibrated import Calibration, NullScores
 from vpdist.encoder_kinds import CLASSIFIED, WIDEST
 from vpdist.errors import WeightsError
+from vpdist.models.calibration_fields import calibration_from_json, null_scores_from_json
+from vpdist.models.classifier_entries import (
+    LINE,
+    LONGEST_CHUNK,
+    MOST_HEADS,
+    XXH3,
+    HeadEntry,
+    SummaryEntry,
+    is_relative,
+    refuse_unfit_heads,
+)
+from vpdist.models.classifier_entries import ClassifierEntry as ClassifierEntry
 from vpdist.models.json_fields import Fields, shown
 
 FORMAT = "vpdist-model-1"
 SLOTS = CLASSIFIED
 """What an encoder of a model may be for; the classifier takes their embeddings in this order."""
-LONGEST_CHUNK = 1_000_000
-TEXT, LINE = 10_000, 300
-"""Most letters of a text, and of one that is printed as a line."""
+JUDGED, NA = "judged", "NA"
+"""What becomes of chunks shorter than `Model.shortest_chunk`."""
 MOST_FILES, MOST_METRICS, MOST_RECORDS = 10_000, 10_000, 1 << 48
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAME_WORDS = "at most 64 letters, digits, -, _ and ., the first a letter or a digit"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-SHA256 = re.compile(r"[0-9a-f]{64}")
-XXH3 = re.compile(r"[0-9a-f]{32}")
 DIGEST = re.compile(r"(sha256:[0-9a-f]{64}|xxh3:[0-9a-f]{32})")
-STEP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-"""One step of a relative path; none begins with a dot."""
-
-
-def is_relative(path: str) -> bool:
-    """Whether a path of a model.json leads down its folder, as text."""
-    return len(path) <= LINE and all(STEP.fullmatch(step) for step in path.split("/"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,31 +86,6 @@ class EncoderEntry:
             family=entry.text("family", LINE),
             width=entry.whole("width", 1, WIDEST),
             pooling=entry.text("pooling", LINE),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassifierEntry:
-    """The classifier's file. `write_model` fills in the digests."""
-
-    file: str = "classifier.safetensors"
-    """Relative path."""
-    sha256: str = ""
-    """Of the file's bytes (hex)."""
-    fingerprint: str = ""
-    """xxh3_128 (hex) of its parameters (`Classifier.fingerprint`), the same in whichever file they are."""
-
-    @classmethod
-    def from_json(cls, path: Path, where: str, content: object) -> ClassifierEntry:
-        """Raises WeightsError."""
-        entry = Fields.of(path, where, content, [each.name for each in fields(cls)])
-        file = entry.text("file", LINE)
-        if not is_relative(file):
-            raise entry.wrong("file", f"must be a path down the model's folder, not {shown(file)}")
-        return cls(
-            file=file,
-            sha256=entry.text("sha256", LINE, SHA256, "64 hexadecimal digits"),
-            fingerprint=entry.text("fingerprint", LINE, XXH3, "32 hexadecimal digits"),
         )
 
 
@@ -214,18 +192,28 @@ class Model:
     shortest_chunk: int
     """Bases of the shortest chunk that it may judge."""
     classifier: ClassifierEntry = field(default_factory=ClassifierEntry)
-    calibration: Any = None
-    """Any JSON; kept as it is."""
-    null_scores: Any = None
-    """Any JSON; kept as it is."""
+    calibration: Calibration | None = None
+    """Of sequences' scores, per length class."""
+    null_scores: NullScores | None = None
+    """Of sequences that are no viruses and that nothing was fitted on, per length class."""
     training: Training | None = None
+    short_chunks: str = JUDGED
+    """What becomes of chunks shorter than `shortest_chunk`: NA, or JUDGED, as in the original and in every model.json
+    that does not say."""
+    heads: tuple[HeadEntry, ...] = ()
+    """Classifiers for shorter chunks, ascending."""
+    classifier_from: int | None = None
+    """Bases of the shortest chunk that `classifier` judges where there are heads."""
+    summary: SummaryEntry | None = None
+    """Of the training side's embeddings, by which unlike ones are told."""
 
     def __post_init__(self) -> None:
-        """Raises WeightsError for encoders of no slot: callers make models, too."""
+        """Raises WeightsError for encoders of no slot and for heads that do not fit: callers make models, too."""
         if not self.encoders or not self.encoders.keys() <= set(SLOTS):
             raise WeightsError(
                 f"model {self.name}: its encoders are for {sorted(self.encoders)}, of {', '.join(SLOTS)}"
             )
+        refuse_unfit_heads(self.name, self.heads, self.classifier_from, tuple(self.encoders), self.chunk_length)
 
     @property
     def width(self) -> int:
@@ -239,6 +227,9 @@ class Model:
             for name in ("folder", "hub", "revision"):
                 if entry[name] is None:
                     del entry[name]
+        for name, absent in OPTIONAL.items():
+            if getattr(self, name) == absent:
+                del content[name]
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
     @classmethod
@@ -246,7 +237,8 @@ class Model:
         """The model that the object in `path` describes. Raises WeightsError naming the file and the field."""
         if isinstance(content, dict) and content.get("format") != FORMAT:
             raise WeightsError(f"{path}: format is {shown(content.get('format'))}; this version reads {FORMAT}")
-        entry = Fields.of(path, "", content, ["format", *(each.name for each in fields(cls))])
+        known = [each.name for each in fields(cls) if each.name not in OPTIONAL]
+        entry = Fields.of(path, "", content, ["format", *known], OPTIONAL)
         encoders = Fields.of(path, "encoders", entry.mapping("encoders"), (), SLOTS).content
         if not encoders:
             raise entry.wrong("encoders", f"must name an encoder for {' or '.join(SLOTS)}")
@@ -266,7 +258,28 @@ class Model:
             chunk_length=chunk_length,
             shortest_chunk=entry.whole("shortest_chunk", 1, chunk_length),
             classifier=ClassifierEntry.from_json(path, "classifier", entry.content["classifier"]),
-            calibration=entry.content["calibration"],
-            null_scores=entry.content["null_scores"],
+            calibration=calibration_from_json(path, "calibration", entry.content["calibration"]),
+            null_scores=null_scores_from_json(path, "null_scores", entry.content["null_scores"]),
             training=None if training is None else Training.from_json(path, "training", training),
+            **_optional(path, entry),
         )
+
+
+OPTIONAL: Mapping[str, Any] = {"short_chunks": JUDGED, "heads": (), "classifier_from": None, "summary": None}
+"""Fields that a model.json has only where they are not these, so that others stay as they are."""
+
+
+def _optional(path: Path, entry: Fields) -> dict[str, Any]:
+    """The fields of OPTIONAL that a model.json has. Raises WeightsError."""
+    found = entry.content
+    read: dict[str, Any] = {}
+    if "short_chunks" in found:
+        read["short_chunks"] = entry.text("short_chunks", LINE, re.compile(f"{JUDGED}|{NA}"), f"{JUDGED} or {NA}")
+    if "heads" in found:
+        heads = entry.items("heads", MOST_HEADS)
+        read["heads"] = tuple(HeadEntry.from_json(path, f"heads[{n}]", each) for n, each in enumerate(heads))
+    if "classifier_from" in found:
+        read["classifier_from"] = entry.whole("classifier_from", 1, LONGEST_CHUNK)
+    if "summary" in found:
+        read["summary"] = SummaryEntry.from_json(path, "summary", found["summary"])
+    return read

@@ -16,6 +16,7 @@ from vpdist.errors import WeightsError
 from vpdist.models.bundle import CARD_FILE, MODEL_FILE, Bundle, is_model, read_description, read_model, write_model
 from vpdist.models.catalogue import PRESETS, Preset, downloads, packaged
 from vpdist.models.contained import contained
+from vpdist.models.head_files import files_of
 from vpdist.storage.atomic_files import write_file
 from vpdist.storage.downloads import SILENT, Listener, fetch_all, one_at_a_time
 from vpdist.text import bytes_text
@@ -131,15 +132,16 @@ def _of_hub(name: str, offline: bool, listener: Listener) -> Bundle:
     if not is_model(folder):
         raise WeightsError(f"--model {name}: the repository has no {MODEL_FILE}, so it is no model")
     model = read_description(folder).model
+    files = [entry.file for _, entry in files_of(model)]
     inside = [entry.folder for entry in model.encoders.values() if entry.folder is not None]
 
     def choose(names: Iterable[str]) -> list[str]:
         names = list(names)
         encoders = [file for each in inside for file in encoder_files(names, each)]
-        return [*_description(names), *(each for each in names if each == model.classifier.file), *encoders]
+        return [*_description(names), *(each for each in names if each in files), *encoders]
 
     def is_complete(folder: Path) -> bool:
-        return (folder / model.classifier.file).exists() and all(is_encoder(folder / each) for each in inside)
+        return all((folder / file).exists() for file in files) and all(is_encoder(folder / each) for each in inside)
 
     return read_model(hub.snapshot(*where, choose, is_complete, offline, listener))
 

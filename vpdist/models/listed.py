@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vpdist.calibration.calibrated import Calibration
+from vpdist.calibration.scores import CLASS_BASES, class_name
 from vpdist.errors import WeightsError
 from vpdist.models.bundle import Bundle, is_model, read_model
 from vpdist.models.catalogue import PRESETS, downloads, packaged
-from vpdist.models.description import Model
+from vpdist.models.description import NA, Model
 from vpdist.models.find import encoder_here, find_model
 from vpdist.storage.atomic_files import storage_error
 from vpdist.text import bytes_text
@@ -34,8 +36,14 @@ class Listed:
     chunk_length: int
     encoders: dict[str, str]
     """By slot: family and source."""
+    classifiers: dict[str, str]
+    """Those for shorter chunks, by where each begins: what it was trained on, and the encoders that it takes."""
+    shortest_chunk: int
+    """Bases below which it gives no scores; 0 where it judges every chunk."""
     accuracy: str
     description: str
+    calibrated: tuple[str, ...] = ()
+    """Scored bases of the length classes that have a calibration."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -46,6 +54,15 @@ class Listed:
         yield f"{self.name}  ({self.state}, {size}, licence {self.licence})"
         if self.chunk_length:
             yield f"    chunks of {self.chunk_length} bases; {'; '.join(map(': '.join, self.encoders.items()))}"
+        if self.shortest_chunk:
+            yield f"    chunks under {self.shortest_chunk} bases get no score"
+        if self.classifiers:
+            each = "; ".join(f"from {begins} bases: {what}" for begins, what in self.classifiers.items())
+            yield f"    classifiers for shorter chunks: {each}"
+        if self.chunk_length:
+            yield "    " + (
+                f"calibrated for {', '.join(self.calibrated)} bases" if self.calibrated else "not calibrated"
+            )
         for text in (self.description, self.accuracy, f"digest {self.digest}" if self.digest else ""):
             if text:
                 yield f"    {text}"
@@ -82,6 +99,8 @@ def _listed(given: str | Path) -> Listed:
                 licence="unknown",
                 chunk_length=0,
                 encoders={},
+                classifiers={},
+                shortest_chunk=0,
                 accuracy=str(error),
                 description="",
             )
@@ -92,6 +111,7 @@ def _listed(given: str | Path) -> Listed:
 
 
 def _of(model: Model, name: str, state: str, size: int, digest: str | None) -> Listed:
+    calibration = model.calibration or Calibration(())
     return Listed(
         name=name,
         state=state,
@@ -100,8 +120,13 @@ def _of(model: Model, name: str, state: str, size: int, digest: str | None) -> L
         licence=model.licence,
         chunk_length=model.chunk_length,
         encoders={slot: f"{entry.family} ({entry.source})" for slot, entry in model.encoders.items()},
+        classifiers={
+            str(head.from_bases): f"{head.chunk_length} bases, {' and '.join(head.kinds)}" for head in model.heads
+        },
+        shortest_chunk=model.shortest_chunk if model.short_chunks == NA else 0,
         accuracy=model.accuracy,
         description=model.description,
+        calibrated=tuple(class_name(CLASS_BASES.index(each.least_bases)) for each in calibration.classes),
     )
 
 

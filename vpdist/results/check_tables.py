@@ -14,16 +14,22 @@ from typing import BinaryIO
 
 import numpy as np
 
+from vpdist.calibration.judging import Judging
 from vpdist.errors import StorageError
 from vpdist.results import tables, virnucpro_files, write_results
+from vpdist.results.flags import NA
 from vpdist.results.scores import Scores
+from vpdist.results.table_files import DAMAGED_GZIP, opened_text, table_path
 from vpdist.sequences.store_summary import StoreSummary
-from vpdist.storage.atomic_files import open_regular
 from vpdist.storage.run_folder import LEGACY, RunFolder
 from vpdist.text import shortened
 
 SCORE_COLUMNS = ("virus_score", "nonvirus_score", "prediction")
-FREE = {"sequences": ("n_virus_chunks", *SCORE_COLUMNS), "chunks": SCORE_COLUMNS, "fragments": SCORE_COLUMNS}
+FREE = {
+    "sequences": ("n_virus_chunks", *SCORE_COLUMNS, "margin", "probability", "q_value", "p_value", "call", "flags"),
+    "chunks": (*SCORE_COLUMNS, "margin", "flags"),
+    "fragments": SCORE_COLUMNS,
+}
 """The columns that depend on a classifier: what they hold is not compared where it is not known which one it was."""
 FREE_LEGACY = (("Prediction", "score1", "score2"), ("Is_Virus",))
 LONGER = 1 << 12
@@ -37,6 +43,8 @@ class Compared:
 
     def __init__(self, path: Path, file: BinaryIO | None, free: Sequence[str], problem: str | None = None) -> None:
         self.path, self.file, self.problem = path, file, problem
+        self.n_columns: int | None = None
+        """The first columns of what the file must hold that it does hold; None for all."""
         self._free = frozenset(name.encode() for name in free)
         self._columns: list[bytes] = []
         self._row = 0
@@ -46,16 +54,25 @@ class Compared:
         """Compare the next rows."""
         if self.problem is not None or self.file is None:
             return
+        if self.n_columns is not None:
+            rows = content.splitlines()
+            content = b"".join(b"\t".join(row.split(b"\t")[: self.n_columns]) + b"\n" for row in rows)
+        try:
+            self._compare_next(content, self.file)
+        except DAMAGED_GZIP as error:
+            self.problem = f"{self.path}: is damaged: {error}"
+
+    def _compare_next(self, content: bytes, file: BinaryIO) -> None:
         if self._free and self._columns:
-            self._compare(content, self.file.readline)
+            self._compare(content, file.readline)
             return
-        found = self.file.read(len(content))
+        found = file.read(len(content))
         if not self._columns:
             self._columns = content.split(b"\n", 1)[0].split(b"\t")
         if found == content:
             self._row += content.count(b"\n")
         else:
-            self._compare(content, io.BytesIO(found + self.file.read(LONGER)).readline)
+            self._compare(content, io.BytesIO(found + file.read(LONGER)).readline)
 
     def _compare(self, content: bytes, next_row: Callable[[int], bytes]) -> None:
         for expected in content.splitlines(keepends=True):
@@ -87,8 +104,11 @@ class Compared:
 
     def finish(self) -> Iterator[str]:
         """The problem, if there is one."""
-        if self.problem is None and self.file is not None and self.file.read(1):
-            self.problem = f"{self.path}: has more rows than the {self._row - 1:,} of the run"
+        try:
+            if self.problem is None and self.file is not None and self.file.read(1):
+                self.problem = f"{self.path}: has more rows than the {self._row - 1:,} of the run"
+        except DAMAGED_GZIP as error:
+            self.problem = f"{self.path}: is damaged: {error}"
         if self.problem is not None:
             yield self.problem
 
@@ -99,14 +119,14 @@ def _shown(value: bytes) -> str:
 
 def _may_be(value: bytes, right: bytes) -> bool:
     """Whether a value that depends on an unknown classifier is one where `right` is, and absent where that is."""
-    return (value == tables.NA.encode()) == (right == tables.NA.encode())
+    return (value == NA.encode()) == (right == NA.encode())
 
 
 def _is_called_by_its_scores(columns: Sequence[bytes], values: Sequence[bytes]) -> bool:
     """Whether the call is that of the larger score; equal texts may stand for scores that differ."""
     row = dict(zip(columns, values, strict=True))
     call = row.get(b"prediction")
-    if call is None or call == tables.NA.encode():
+    if call is None or call == NA.encode():
         return True
     try:
         virus, nonvirus = float(row[b"virus_score"]), float(row[b"nonvirus_score"])
@@ -130,17 +150,21 @@ def problems(
     *,
     known: bool,
     legacy: bool,
+    judging: Judging | None = None,
+    shortest_chunk: int = 0,
 ) -> Iterator[str]:
     """The first problem of each table, with `legacy` also of the original's two files.
 
     `known`: whether `scores` are those of the classifier that the tables come from; else any, see `unknown_scores`.
+    `judging`: by what they were judged. `shortest_chunk`: bases of the shortest chunk that was judged, 0 for every one.
     """
+    scores = write_results.withheld(folder, summary, scores, shortest_chunk)
     with ExitStack() as stack:
-        files = {
-            name: _opened(folder.path / f"{name}.tsv", () if known else FREE[name], stack) for name in tables.COLUMNS
-        }
+        files = {name: _table(name, table_path(folder.path, name), known, stack) for name in tables.COLUMNS}
         try:
-            write_results.fill_tables(files, folder, summary, scores, sources, consensus)
+            write_results.fill_tables(
+                files, folder, summary, scores, sources, consensus, judging=judging, shortest_chunk=shortest_chunk
+            )
         except StorageError as error:
             yield str(error)
             return
@@ -152,13 +176,24 @@ def problems(
             _opened(folder.path / name, () if known else free, stack)
             for name, free in zip(LEGACY, FREE_LEGACY, strict=True)
         )
-        virnucpro_files.fill_virnucpro_files(fragments, chunks, folder.path / "fragments.tsv", scores)
+        virnucpro_files.fill_virnucpro_files(fragments, chunks, table_path(folder.path, "fragments"), scores)
         yield from fragments.finish()
         yield from chunks.finish()
 
 
+def _table(name: str, path: Path, known: bool, stack: ExitStack) -> Compared:
+    """One of the three tables; an earlier version wrote the first columns only."""
+    opened = _opened(path, () if known else FREE[name], stack)
+    if opened.file is not None:
+        first = tables.COLUMNS[name][: tables.FIRST_COLUMNS[name]]
+        if opened.file.readline(LONGER) == ("\t".join(first) + "\n").encode():
+            opened.n_columns = len(first)
+        opened.file.seek(0)
+    return opened
+
+
 def _opened(path: Path, free: Sequence[str], stack: ExitStack) -> Compared:
     try:
-        return Compared(path, stack.enter_context(open_regular(path)), free)
-    except OSError as error:
-        return Compared(path, None, free, f"{path}: cannot be read: {error.strerror or error}")
+        return Compared(path, stack.enter_context(opened_text(path)), free)
+    except StorageError as error:
+        return Compared(path, None, free, str(error))

@@ -131,10 +131,10 @@ def save_classifier(classifier: Classifier, path: Path, metadata: Mapping[str, s
         "dropout": repr(classifier.dropout.p),
         "metadata": json.dumps({**classifier.metadata, **metadata}, sort_keys=True),
     }
-    write_file(path, _in_order(safetensors.torch.save(classifier.parameters_by_name(), described)))
+    write_file(path, in_order(safetensors.torch.save(classifier.parameters_by_name(), described)))
 
 
-def _in_order(content: bytes) -> bytes:
+def in_order(content: bytes) -> bytes:
     """A safetensors file with the keys of its header in order; the library writes metadata in any, so that the same
     classifier would give other bytes each time."""
     size = int.from_bytes(content[:8], "little")
@@ -219,8 +219,3 @@ def _build(
         state[name] = torch.from_numpy(np.array(array, dtype=np.float32))
     classifier.load_state_dict(state)
     return classifier.eval()
-
-
-def logits(classifier: Classifier, embedded: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(m, 2) logits of a whole unit from its embeddings as stored, so that `classify` repeats them to the bit."""
-    return classifier.logits(*(embedded[kind] for kind in classifier.kinds))

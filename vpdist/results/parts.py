@@ -1,8 +1,9 @@
 """A part: the results of one unit in one HDF5 file, immutable once it has its name.
 
 Datasets: embeddings (m, d), named after their kind of encoder, `logits` (m, 2) float32, `failed` (m,) uint8, and the
-map `fragment` (n,) int64 (row in fragments.tsv) to `row` (n,) int64 (row in this part). What is complete is judged
-from these files alone: the work left is the units planned less the valid parts.
+map `fragment` (n,) int64 (row in fragments.tsv) to `row` (n,) int64 (row in this part); `distance` (m,) float32 where
+the model has a summary of embeddings. What is complete is judged from these files alone: the work left is the
+units planned less the valid parts.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class PartHeader:
     """Whether embeddings are stored."""
     poolings: Mapping[str, str] = field(default_factory=dict)
     """Pooling in words of encoders with another one than the method's own, by kind."""
+    summary: str = ""
+    """Fingerprint of the summary that `distance` is from, or '' where the model has none."""
 
     def attributes(self, unit: int) -> dict[str, str | int]:
         return {
@@ -63,6 +66,7 @@ class PartHeader:
             "classifier": self.classifier,
             "embeddings": int(self.embeddings),
             "pooling": pooling_text(self.models, self.poolings),
+            **({"summary": self.summary} if self.summary else {}),
         }
 
     def datasets(self) -> tuple[str, ...]:
@@ -70,6 +74,8 @@ class PartHeader:
         names = ["fragment", "row", "failed"]
         if self.classifier:
             names.append("logits")
+        if self.summary:
+            names.append("distance")
         if self.embeddings:
             names += self.models
         return tuple(names)
@@ -77,14 +83,16 @@ class PartHeader:
     def data_bytes(self, rows: int, fragments: int, width: int) -> int:
         """Bytes of all datasets of parts with so many rows and fragments; `width`: numbers in a row's embeddings."""
         stored = width if self.embeddings else 0
-        row = row_bytes(stored, self.embedding_dtype, classified=bool(self.classifier))
+        row = row_bytes(stored, self.embedding_dtype, classified=bool(self.classifier)) + (4 if self.summary else 0)
         return rows * row + fragments * FRAGMENT_BYTES
 
     def column(self, name: str) -> tuple[str, tuple[int, ...] | None]:
         """Number format of a dataset, and the shape of its rows (None for embeddings, whose width is not checked)."""
         if name in KINDS:
             return self.embedding_dtype, None
-        return {"logits": ("float32", (2,)), "failed": ("uint8", ())}.get(name, ("int64", ()))
+        return {"logits": ("float32", (2,)), "distance": ("float32", ()), "failed": ("uint8", ())}.get(
+            name, ("int64", ())
+        )
 
 
 def part_path(folder: Path, unit: int) -> Path:
@@ -204,4 +212,5 @@ def part_header(plan_id: str, resolved: ResolvedConfig) -> PartHeader:
         classifier=resolved.classifier or "",
         embeddings=resolved.embeddings,
         poolings=resolved.poolings,
+        summary=resolved.summary or "",
     )

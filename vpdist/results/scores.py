@@ -17,14 +17,27 @@ class Scores:
     """(n,) float32."""
     failed: np.ndarray
     """(n,) bool: no usable embedding."""
+    distance: np.ndarray | None = None
+    """(n,) float32 distance from the model's summary of embeddings, 1 the limit; NaN where it is not known; None where
+    the model has none."""
 
     @classmethod
-    def empty(cls, n: int) -> Scores:
+    def empty(cls, n: int, *, distances: bool = False) -> Scores:
         nan = np.full(n, np.nan, dtype=np.float32)
-        return cls(nan, nan.copy(), np.zeros(n, dtype=bool))
+        return cls(nan, nan.copy(), np.zeros(n, dtype=bool), nan.copy() if distances else None)
 
-    def set_unit(self, fragment: np.ndarray, row: np.ndarray, failed: np.ndarray, logits: np.ndarray | None) -> None:
-        """Set a unit's scores: numbers of its fragments, the row of each, failures (m,) and logits (m, 2) of rows."""
+    def set_unit(
+        self,
+        fragment: np.ndarray,
+        row: np.ndarray,
+        failed: np.ndarray,
+        logits: np.ndarray | None,
+        distance: np.ndarray | None = None,
+    ) -> None:
+        """Set a unit's scores: numbers of its fragments, the row of each, failures (m,), logits (m, 2) and, where the
+        model has a summary, distances (m,) of rows."""
+        if self.distance is not None and distance is not None:
+            self.distance[fragment] = distance[row]
         self.failed[fragment] = failed[row].astype(bool)
         if logits is not None:
             nonvirus, virus = softmax(logits)

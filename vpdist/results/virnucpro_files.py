@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vpdist.results.scores import Scores
+from vpdist.results.table_files import opened_text
 from vpdist.results.tables import Output
 from vpdist.storage.atomic_files import replacing
 from vpdist.storage.run_folder import LEGACY
@@ -41,8 +42,8 @@ def fill_virnucpro_files(fragments: Output, chunks: Output, table: Path, scores:
 
 
 def _scored_fragments(path: Path, scores: Scores) -> Iterator[tuple[str, np.float32, np.float32]]:
-    with open(path, encoding="utf-8", newline="\n") as file:
+    with opened_text(path) as file:
         next(file)
         for line, nonvirus, virus in zip(file, scores.nonvirus, scores.virus, strict=True):
             if not np.isnan(virus):
-                yield line.split("\t", 1)[0], nonvirus, virus
+                yield line.split(b"\t", 1)[0].decode(), nonvirus, virus

@@ -112,6 +112,14 @@ class BlockTable(BlockRecords):
     """Digest of the raw block that it was made from."""
     tokenizers: dict[str, str]
     """Fingerprint of each encoder's tokenizer, by kind."""
+    chunk_other_bases: np.ndarray | None = None
+    """(c,) int32, letters of the chunk that are not A, C, G, T; None in stores of versions that did not count them."""
+    chunk_low_complexity: np.ndarray | None = None
+    """(c,) int32, bases of the chunk in windows of low complexity (plain_bases)."""
+
+
+COUNTED_LATER = ("chunk_other_bases", "chunk_low_complexity")
+"""Columns that stores of earlier versions lack."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +144,7 @@ def content(block: BlockRecords) -> tuple[dict[str, np.ndarray], dict[str, str |
             datasets |= {field.name: value.flat, OFFSETS[field.name]: value.offsets}
         elif isinstance(value, np.ndarray):
             datasets[field.name] = value
-        elif not isinstance(value, dict):
+        elif not isinstance(value, dict) and value is not None:
             attributes[field.name] = value
     if isinstance(block, TokenBlock):
         attributes |= {f"{kind}_tokenizer": value for kind, value in in_files(block.tokenizers, "").items()}
@@ -150,6 +158,7 @@ _TYPES = {
     "statuses": np.int8,
     "chunk_number": np.int32,
     "bases": np.uint8,
+    **dict.fromkeys(COUNTED_LATER, np.int32),
     "fragment_chunk": np.int32,
     "fragment_frame": np.int8,
     "fragment_residues": np.int32,
@@ -188,6 +197,7 @@ def _checks(block: BlockRecords) -> Iterator[bool]:
     if isinstance(block, BlockTable):
         n = len(block.fragment_chunk)
         yield _fit(n, block.fragment_chunk, block.fragment_frame, block.fragment_residues)
+        yield all(_fit(n_chunks, column) for name in COUNTED_LATER if (column := getattr(block, name)) is not None)
         yield len(block.nucleotide_hash) == len(block.protein_hash) == n
         yield _below(n_chunks, block.fragment_chunk) and _below(len(FRAMES), block.fragment_frame)
         yield _below(LONGEST_PROTEIN, block.fragment_residues)

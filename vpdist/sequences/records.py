@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from dnaio import FastaReader
 from dnaio.exceptions import FileFormatError
@@ -32,14 +32,12 @@ from vpdist.text import shortened, without_open_quotes
 
 UNNAMED = "unnamed"
 """Name of a record whose header is empty."""
-
 LONGEST_RECORD = 1 << 31
 """Bytes of a FASTA record, plus LINE_BYTES per line: the memory it takes while it is read. The largest human chromosome
 takes a fifth of this; a compressed file of a few megabytes could hold a record of any size."""
 LINE_BYTES = 32
 LONGEST_HEADER = 1 << 20
 """Characters."""
-
 MOST_OF_REASON = 160
 """Letters of what the reader says of a file: it may quote a whole line."""
 
@@ -64,6 +62,18 @@ class Record:
     """Upper-case ASCII: IUPAC nucleotide letters without U, '-' and '.'."""
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenRecord:
+    """One sequence as it stands in its file."""
+
+    name: str
+    """That of its `Record`."""
+    header: str
+    """Without '>' or '@'; bytes that are not UTF-8 are surrogates ("surrogateescape")."""
+    letters: str
+    """As in the header; lines are joined, white space inside them is kept."""
+
+
 def read_records(
     paths: Sequence[Path],
     report: InputReport | None = None,
@@ -71,8 +81,8 @@ def read_records(
     replace_unknown: bool = False,
     opened: Callable[[BinaryIO], None] = lambda file: None,
 ) -> Iterator[Record]:
-    """The records of all files, in order. What must be told is added to `report`; `opened` is given each file, whose
-    position says how much of it has been read.
+    """The records of all files, in order. What must be told is added to `report`; `opened` is given each file, to tell
+    by its position how much of it is read.
 
     A file that is empty, or holds nothing but white space and comments, has none.
 
@@ -84,7 +94,15 @@ def read_records(
     """
     report = report if report is not None else InputReport()
     for number, path in enumerate(paths):
-        yield from _read_file(path, number, report, opened, replace_unknown=replace_unknown)
+        replaced = partial(report.add_replaced, number) if replace_unknown else None
+        yield from _read_file(path, number, report, partial(_record, str(path), replaced), opened)
+
+
+def read_as_written(path: Path) -> Iterator[WrittenRecord]:
+    """The records of a file that `read_records` has read, in its order, with their headers and letters as they stand
+    there. Raises InputError."""
+    source = str(path)
+    yield from _read_file(path, 0, InputReport(), lambda head, text: WrittenRecord(_texts(head, source)[0], head, text))
 
 
 def spool_stdin(target: Path, raise_if_ending: Callable[[], None]) -> Path:
@@ -143,29 +161,33 @@ class _Bounded(io.RawIOBase):
 
 
 class _Fasta(FastaReader):
-    """dnaio's reader with UTF-8 headers for any locale; yields records."""
+    """dnaio's reader with UTF-8 headers for any locale; yields what `make` makes of header and letters."""
 
-    def __init__(self, file: BinaryIO, source: str, replaced: Replaced | None) -> None:
-        super().__init__(file, sequence_class=lambda header, letters, _: _record(header, letters, source, replaced))
+    def __init__(self, file: BinaryIO, make: Callable[[str, str], Any]) -> None:
+        super().__init__(file, sequence_class=lambda header, letters, _: make(header, letters))
         self._file.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
 
 
 Replaced = Callable[[str, int, str], None]
 """Takes a record's name, how many of its letters are read as N, and the first of them."""
+Made = TypeVar("Made", Record, WrittenRecord)
 
 
 def _read_file(
-    path: Path, number: int, report: InputReport, opened: Callable[[BinaryIO], None], *, replace_unknown: bool
-) -> Iterator[Record]:
-    source, replaced = str(path), partial(report.add_replaced, number) if replace_unknown else None
-    count, name, compression = 0, None, None
+    path: Path,
+    number: int,
+    report: InputReport,
+    make: Callable[[str, str], Made],
+    opened: Callable[[BinaryIO], None] = lambda file: None,
+) -> Iterator[Made]:
+    source, count, name, compression = str(path), 0, None, None
     try:
         with open(path, "rb") as file:
             compression = decompression.find_compression(file)
             missing = decompression.missing_end(file, compression)
             opened(file)
             content = decompression.decompressed(file, compression)
-            for record in _records(content, source, partial(_reopened, path, compression), replaced):
+            for record in _records(content, source, partial(_reopened, path, compression), make):
                 count, name = count + 1, record.name
                 yield record
                 del record  # free the memory of a chromosome before the next one is read
@@ -196,8 +218,8 @@ def _records(
     content: io.BufferedReader,
     source: str,
     reopen: Callable[[], AbstractContextManager[BinaryIO]],
-    replaced: Replaced | None,
-) -> Iterator[Record]:
+    make: Callable[[str, str], Made],
+) -> Iterator[Made]:
     start = content.peek(other_formats.START_BYTES)
     if not start:
         return
@@ -206,17 +228,23 @@ def _records(
         raise InputError(named, path=source, position="line 1")
     if text.startswith(b"@"):
         for header, letters in read_fastq(content, reopen):
-            yield _record(header, letters, source, replaced)
+            yield make(header, letters)
     elif text.startswith((b">", b"#")) or not text:
         bounded = io.BufferedReader(_Bounded(content, source), decompression.BUFFER_BYTES)
-        for record in _Fasta(bounded, source, replaced):
+        for record in _Fasta(bounded, make):
             yield record  # type: ignore[misc]
             del record
     else:
         raise InputError(other_formats.describe_unknown(text), path=source, position="line 1")
 
 
-def _record(header: str, letters: str, source: str, replaced: Replaced | None) -> Record:
+def _record(source: str, replaced: Replaced | None, header: str, letters: str) -> Record:
+    name, description = _texts(header, source)
+    return Record(name, description, source, _sequence(letters, source, name, replaced))
+
+
+def _texts(header: str, source: str) -> tuple[str, str]:
+    """Name and description. Raises InputError for a header that is too long or binary."""
     if len(header) > LONGEST_HEADER:
         reason = f"a header has {len(header):,} characters, more than {LONGEST_HEADER:,}"
         raise InputError(reason, path=source, record=header)
@@ -227,8 +255,7 @@ def _record(header: str, letters: str, source: str, replaced: Replaced | None) -
     words = header.split(None, 1)
     name = words[0] if words else UNNAMED
     description = words[1].rstrip() if len(words) == 2 else ""
-    sequence = _sequence(letters, source, name, replaced)
-    return Record(without_open_quotes(name), without_open_quotes(description), source, sequence)
+    return without_open_quotes(name), without_open_quotes(description)
 
 
 def _printable(letter: str) -> str:

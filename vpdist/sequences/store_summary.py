@@ -157,3 +157,16 @@ def check_digest(folder: RunFolder, summary: StoreSummary) -> None:
 
 def block_paths(folder: RunFolder, summary: StoreSummary) -> list[Path]:
     return [token_store.block_path(folder.tokens, block) for block in range(summary.n_blocks)]
+
+
+def records_per_source(folder: RunFolder, summary: StoreSummary, n_sources: int) -> np.ndarray:
+    """(n_sources,) int64 number of records that each input file has. Raises DamagedFile."""
+    counts = np.zeros(n_sources, np.int64)
+    for path in block_paths(folder, summary):
+        with hdf5_files.opened(path) as file:
+            sources = hdf5_files.read(file, "sources", most_bytes=token_store.DATASET_BYTES)
+            found = np.bincount(sources.astype(np.int64), minlength=n_sources)
+        if len(found) > n_sources:
+            raise hdf5_files.DamagedFile(f"{path}: a record comes from a file that the run did not read")
+        counts += found
+    return counts

@@ -17,7 +17,9 @@ import xxhash
 
 from vpdist.encoder_kinds import KINDS, in_files
 from vpdist.ragged import Ragged
+from vpdist.sequences import plain_bases
 from vpdist.sequences.blocks import (
+    COUNTED_LATER,
     FILTERED,
     OFFSETS,
     OK,
@@ -163,6 +165,8 @@ def tokenise_block(raw: RawBlock, tokenizers: Mapping[str, FragmentTokenizer]) -
         nucleotide_hash=_hashes(frames.nucleotide.strings()),
         protein_hash=_hashes(frames.protein.strings()),
         raw_digest=raw.digest(),
+        chunk_other_bases=plain_bases.other_bases(raw.bases),
+        chunk_low_complexity=plain_bases.low_complexity_bases(raw.bases),
         tokenizers={kind: tokenizer.fingerprint for kind, tokenizer in tokenizers.items()},
         tokens={kind: tokenizer.encode(getattr(frames, KINDS[kind].reads)) for kind, tokenizer in tokenizers.items()},
     )
@@ -233,6 +237,8 @@ def _read(path: Path, kind: type[Block]) -> Block:
             name = field.name
             if field.type in ("int", "str"):
                 values[name] = attributes[name]
+            elif name in COUNTED_LATER and not hdf5_files.has(file, name):
+                continue
             elif name in OFFSETS:
                 column = Texts if field.type == "Texts" else Ragged
                 values[name] = column(read(file, name), read(file, OFFSETS[name]))

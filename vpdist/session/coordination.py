@@ -39,7 +39,7 @@ class OtherRankFailed(VpdistError):  # noqa: N818 - this rank did not fail
 
 def published_failure(keys: KeyStore) -> OtherRankFailed | None:
     """The first failure that a rank has published. Raises PeerLost if the key store does not answer."""
-    failure = keys.get(FAILED)
+    failure = keys.whole.get(FAILED)
     if failure is None:
         return None
     try:
@@ -56,8 +56,8 @@ def published_failure(keys: KeyStore) -> OtherRankFailed | None:
 
 def publish_first_failure(keys: KeyStore, rank: int, exit_code: int, message: str) -> None:
     """Publish how `rank` failed, unless a failure is published already. Raises PeerLost as above."""
-    if keys.get(FAILED) is None:
-        keys.set(FAILED, json.dumps({"rank": rank, "exit_code": exit_code, "message": message}))
+    if keys.whole.get(FAILED) is None:
+        keys.whole.set(FAILED, json.dumps({"rank": rank, "exit_code": exit_code, "message": message}))
 
 
 @dataclass(slots=True)
@@ -158,10 +158,10 @@ class Control:
             if message is not None:
                 publish_first_failure(self.runtime.keys, self.runtime.rank, exit_code, message)
             until = time.monotonic() + ACKNOWLEDGE_S
-            while not self.is_first and time.monotonic() < until and self.runtime.keys.get(ACKNOWLEDGED) is None:
+            while not self.is_first and time.monotonic() < until and self.runtime.keys.whole.get(ACKNOWLEDGED) is None:
                 time.sleep(POLL_S)
 
     def acknowledge_failure(self) -> None:
         """On rank 0: the failure is recorded, the other ranks may end."""
         with suppress(PeerLost):  # the process that hosts the store has ended
-            self.publish(ACKNOWLEDGED, "1")
+            self.runtime.keys.whole.set(ACKNOWLEDGED, "1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vpdist.errors import UsageError
@@ -49,6 +49,12 @@ class Session:
                 self._previous_time = self.folder.status_time()
                 self._previous_status = read_limited(self.folder.status, JSON_LIMIT, cut=True)
             self.folder.write_status("running", None, "")
+
+    def inside(self, name: str, folder: RunFolder) -> Session:
+        """A run in another folder as a stage of this one: with keys of its own, under this one's lock and display."""
+        runtime = self.control.runtime
+        control = replace(self.control, runtime=replace(runtime, keys=runtime.keys.under(name)))
+        return Session(control, folder, self.progress)
 
     def end(self, state: str, code: int, message: str, failing_rank: int | None = None) -> None:
         """Write the last status.json; a refused command restores that of the run before.

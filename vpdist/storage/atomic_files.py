@@ -84,6 +84,27 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replacing_by_name(path: Path) -> Iterator[Path]:
+    """As `replacing`, for a library that writes to a name: that of a new and empty file beside `path`.
+
+    Raises StorageError naming the path and the reason.
+    """
+    temporary = temporary_beside(path)
+    try:
+        create_exclusively(temporary).close()
+        yield temporary
+        with open_regular(temporary, append=True) as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 def open_regular(path: Path, *, append: bool = False, follow: bool = False) -> BinaryIO:
     """A regular file, opened for reading or appending. `follow` allows a symbolic link to one.
 

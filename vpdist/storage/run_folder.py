@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vpdist.errors import UsageError
-from vpdist.storage.atomic_files import DamagedFile, read_json, storage_error, write_json
+from vpdist.storage.atomic_files import DamagedFile, read_json, read_limited, storage_error, write_json
 
 SHARED_MARK = ".seen-by-all-"
 """A file by which ranks see that they share the folder begins with this."""
@@ -21,13 +21,22 @@ NEXT_TABLES = ".tables.next"
 SUBFOLDERS = ("parts", "tokens", "logs", "at_work")
 TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 LEGACY = ("prediction_results.txt", "prediction_results_highestscore.csv")
-TOP_FILES = (*TABLES, *LEGACY, "progress.jsonl", "run.json", "status.json")
+CALIBRATION = "calibration.json"
+"""By what the tables' scores were judged."""
+GZIPPED = tuple(f"{name}.gz" for name in TABLES)
+CALL_FILES = ("virus.fna.gz", "virus.tsv", "regions.bed", "regions.gff3", "summary.tsv", "README.txt")
+"""What is made from the tables; a folder of an earlier version may hold somebody else's file of such a name."""
+REPORT, REPORT_MARK = "report.html", b"<title>vpdist: "
+"""The file that `vpdist report` writes, and what only such a file has near its beginning."""
+WITH_REPORT = ("report.png", "vpdist_mqc.json")
+MARKED_BYTES = 2048
+TOP_FILES = (*TABLES, *GZIPPED, *LEGACY, CALIBRATION, "progress.jsonl", "run.json", "status.json")
 """In the order in which they are discarded: what tells that the folder holds a run goes last."""
 NAMES = {
-    "": re.compile("|".join([*map(re.escape, TOP_FILES), re.escape(SHARED_MARK) + "[0-9-]+"])),
+    "": re.compile("|".join([*map(re.escape, (*TOP_FILES, *CALL_FILES)), re.escape(SHARED_MARK) + "[0-9-]+"])),
     "parts": re.compile(r"unit-[0-9]{6,}\.h5"),
     "tokens": re.compile(
-        r"(block|raw)-[0-9]{6,}\.h5|shard-[0-9]{5,}\.h5|(plan|names|equal-rows)\.h5|store\.json|(stdin|files-from)(\.again)?"
+        r"(block|raw)-[0-9]{6,}\.h5|shard-[0-9]{5,}\.h5|(plan|names|equal-rows|row-bases)\.h5|store\.json|(stdin|files-from)(\.again)?"
     ),
     "logs": re.compile(r"rank[0-9]{5,}\.log"),
     "at_work": re.compile(r"rank[0-9]{5,}\.[0-9a-f.]+"),
@@ -48,9 +57,9 @@ class RunFolder:
         self.parts, self.tokens, self.at_work = path / "parts", path / "tokens", path / "at_work"
         self.run, self.status, self.progress = path / "run.json", path / "status.json", path / "progress.jsonl"
         self.plan, self.store, self.names = (self.tokens / name for name in ("plan.h5", "store.json", "names.h5"))
-        self.equal_rows = self.tokens / "equal-rows.h5"
+        self.equal_rows, self.row_bases = self.tokens / "equal-rows.h5", self.tokens / "row-bases.h5"
         self.spool, self.input_list = self.tokens / "stdin", self.tokens / "files-from"
-        self.next_tables = path / NEXT_TABLES
+        self.next_tables, self.calibration = path / NEXT_TABLES, path / CALIBRATION
 
     def log(self, rank: int) -> Path:
         return self.path / "logs" / f"rank{rank:05d}.log"
@@ -140,8 +149,18 @@ class RunFolder:
                 for path in folder.iterdir():
                     if _is_ours(folder.name, path.name):
                         path.unlink()
-        for name in TOP_FILES:
+        reports = (REPORT, *WITH_REPORT) if is_report(self.path / REPORT) else ()
+        for name in (*reports, *self.recorded_call_files(), *TOP_FILES):
             (self.path / name).unlink(missing_ok=True)
+
+    def recorded_call_files(self) -> list[str]:
+        """Those of CALL_FILES that are this run's: run.json names them. Raises StorageError where it cannot be read."""
+        try:
+            tables = (read_json(self.run) or {}).get("tables")
+        except DamagedFile:
+            return []
+        files = tables.get("files") if isinstance(tables, dict) else None
+        return [name for name in CALL_FILES if isinstance(files, dict) and name in files]
 
     def remove_temporary_files(self) -> None:
         """Remove what processes left behind that were killed. Raises StorageError."""
@@ -172,6 +191,14 @@ class RunFolder:
     def update_run(self, **fields: Any) -> None:
         """Add fields to run.json. Raises StorageError."""
         write_json(self.run, (read_json(self.run) or {}) | fields)
+
+
+def is_report(path: Path) -> bool:
+    """Whether `path` is a file that `vpdist report` has written."""
+    try:
+        return REPORT_MARK in read_limited(path, MARKED_BYTES, cut=True)
+    except OSError:
+        return False
 
 
 def _is_ours(folder: str, name: str) -> bool:

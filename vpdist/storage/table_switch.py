@@ -7,6 +7,7 @@ from which the next command finishes the switch.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shutil
@@ -14,18 +15,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import xxhash
 
 from vpdist.errors import StorageError
 from vpdist.storage.atomic_files import open_regular, read_json, storage_error, sync_folder
-from vpdist.storage.run_folder import LEGACY, TABLES, RunFolder
+from vpdist.storage.run_folder import CALIBRATION, CALL_FILES, GZIPPED, LEGACY, TABLES, RunFolder
 
 logger = logging.getLogger(__name__)
 
 SWITCHING, COMPLETE = "switching", "complete"
-NAMES = (*TABLES, *LEGACY)
+NAMES = (*TABLES, *GZIPPED, *LEGACY, CALIBRATION, *CALL_FILES)
+KEPT = ".before"
+"""Ends the new name of a file that is in the way of one of CALL_FILES and that no run has written."""
 BLOCK_BYTES = 1 << 20
 
 
@@ -59,7 +63,8 @@ class TablesRecord:
     plan: str
     """Identity of the plan whose parts they were made from."""
     files: Mapping[str, FileDigest]
-    """By name: the three tables, and the original method's two files where they were asked for."""
+    """By name: the three tables (each as text or compressed), what was made from them, the original method's two files
+    where they were asked for, and by what the scores were judged, if they were."""
 
     def to_dict(self) -> dict[str, Any]:
         files = {name: {"bytes": each.size, "xxh3_128": each.digest} for name, each in self.files.items()}
@@ -73,7 +78,8 @@ class TablesRecord:
         texts = (record.state, record.plan, *(each.digest for each in files.values()))
         if any(type(text) is not str for text in texts) or any(type(each.size) is not int for each in files.values()):
             raise TypeError("a value has a wrong type")
-        if record.state not in (SWITCHING, COMPLETE) or not set(TABLES) <= files.keys() <= set(NAMES):
+        tables = {name for name in TABLES if name in files or f"{name}.gz" in files}
+        if record.state not in (SWITCHING, COMPLETE) or tables != set(TABLES) or not files.keys() <= set(NAMES):
             raise ValueError("its state or its files are not those of a run")
         return record
 
@@ -89,10 +95,20 @@ class TablesOrigin:
     consensus: str
     plan: str
     """Identity of the plan of the parts."""
+    calibration: str = ""
+    """Name of the file by which the scores were judged, '' where nothing is known of them."""
+    shortest_chunk: int = 0
+    """Bases below which chunks have no scores; 0: every chunk is judged."""
+    summary: str = ""
+    """Fingerprint of the model's summary of embeddings, '' where it has none."""
+    min_score: float = 0.0
+    """Least virus score of what the files list that are made from the tables."""
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str | float]:
         """`tables_from` in run.json; the plan is in the tables' record."""
-        return {"command": self.command, "classifier": self.classifier, "consensus": self.consensus}
+        names = ("command", "classifier", "consensus", "calibration", "min_score")
+        rules: dict[str, str | float] = {"shortest_chunk": self.shortest_chunk, "summary": self.summary}
+        return {name: getattr(self, name) for name in names} | {name: value for name, value in rules.items() if value}
 
 
 def recorded_tables(folder: RunFolder) -> TablesRecord | None:
@@ -112,18 +128,25 @@ def recorded_origin(run: dict[str, Any]) -> TablesOrigin:
     origin, settings = run.get("tables_from", {}), run.get("settings", {})
     if not (isinstance(origin, dict) and isinstance(settings, dict)):
         raise StorageError("run.json: tables_from or settings is not an object")
-    fields = {"command": "predict", "classifier": "", "consensus": settings.get("consensus", "mean")}
+    fields = {"command": "predict", "classifier": "", "consensus": settings.get("consensus", "mean"), "calibration": ""}
+    fields["summary"] = ""
+    shortest = origin.get("shortest_chunk", 0)
     known = {name: origin.get(name, default) for name, default in fields.items()}
     if any(type(value) is not str for value in known.values()):
         raise StorageError("run.json: a value of tables_from is not a text")
-    return TablesOrigin(**known, plan="")
+    if type(shortest) is not int or shortest < 0:
+        raise StorageError("run.json: shortest_chunk of tables_from is not a number of bases")
+    return TablesOrigin(**known, plan="", shortest_chunk=shortest)
 
 
 @contextmanager
-def replacing_tables(folder: RunFolder, origin: TablesOrigin) -> Iterator[Path]:
+def replacing_tables(
+    folder: RunFolder, origin: TablesOrigin, about: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[Path]:
     """An empty folder for new tables, which replace the old ones together when the block ends without an error.
 
-    Tables that are not in the new folder are removed. Raises StorageError.
+    `about`: what run.json says of them besides, as it is when the block ends. Tables that are not in the new folder are
+    removed. Raises StorageError.
     """
     _discard_next(folder)
     try:
@@ -138,7 +161,8 @@ def replacing_tables(folder: RunFolder, origin: TablesOrigin) -> Iterator[Path]:
         _discard_next(folder)
         raise
     record = TablesRecord(SWITCHING, origin.plan, files)
-    folder.update_run(tables=record.to_dict(), tables_from=origin.to_dict())
+    _keep_others(folder)
+    folder.update_run(tables=record.to_dict(), tables_from=origin.to_dict(), **about)
     _switch(folder, record, names)
 
 
@@ -172,6 +196,25 @@ def _switch(folder: RunFolder, record: TablesRecord, names: list[str]) -> None:
         raise storage_error(folder.path, error) from error
     folder.update_run(tables=TablesRecord(COMPLETE, record.plan, record.files).to_dict())
     _discard_next(folder)
+
+
+def _keep_others(folder: RunFolder) -> None:
+    """Give another name to what lies where one of CALL_FILES belongs and is no run's. Raises StorageError."""
+    known = folder.recorded_call_files()
+    for path in (folder.path / name for name in CALL_FILES if name not in known):
+        if not (path.exists() or path.is_symlink()):
+            continue
+        kept = next(each for each in map(path.with_name, _other_names(path.name)) if not each.exists())
+        logger.warning("%s: is not vpdist's; it is kept as %s", path, kept.name)
+        try:
+            os.rename(path, kept)
+        except OSError as error:
+            raise storage_error(path, error, "renamed") from error
+
+
+def _other_names(name: str) -> Iterator[str]:
+    yield name + KEPT
+    yield from (f"{name}{KEPT}{number}" for number in itertools.count(2))
 
 
 def _has_digest(path: Path, expected: FileDigest) -> bool:

@@ -41,6 +41,16 @@ class Labelled:
         return self.model / "fit"
 
     @property
+    def calibration_run(self) -> Path:
+        """The run folder with the embeddings of the pieces by which scores are calibrated."""
+        return self.model / "calibration-run"
+
+    @property
+    def pieces(self) -> Path:
+        """The sequences of that run."""
+        return self.fit / "pieces.fa"
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         return tuple(file.path for file in self.files)
 

@@ -1,4 +1,4 @@
-"""Groups to training, validation and test: seeded, stratified by source, one group on one side."""
+"""Groups to training, validation, test and calibration: seeded, stratified by source, one group on one side."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import xxhash
 
 from vpdist.errors import UsageError
 
-SIDES = ("training", "validation", "test")
-TRAINING, VALIDATION, TEST = range(3)
+SIDES = ("training", "validation", "test", "calibration")
+TRAINING, VALIDATION, TEST, CALIBRATION = range(4)
+NEEDED = 3
+"""Sides without which there is no model: the first ones."""
 OVERSHOOT = 1.25
 """A group joins a held-out side unless that would then be larger than so many times its share."""
 
@@ -59,10 +61,12 @@ def divide(
     *,
     validation_share: float,
     test_share: float,
+    calibration_share: float = 0.0,
     seed: int,
 ) -> Sides:
-    """Divide the groups of each source in a random order: test takes what fits into its share, then validation, the
-    rest is for training. A group of several sources counts for the one with most of its fragments.
+    """Divide the groups of each source in a random order: test takes what fits into its share, then validation, then
+    calibration, which may get none; the rest is for training. A group of several sources counts for the one with most
+    of its fragments.
 
     Args: all (n,), see `Sides`. Raises UsageError for a source with fragments in fewer than three groups: then no group
     is left for a side.
@@ -75,7 +79,7 @@ def divide(
     side_of = np.zeros(len(roots), np.int8)
     for number, name in enumerate(sources):
         mine = np.flatnonzero((main == number) & (size > 0))
-        if len(mine) < len(SIDES):
+        if len(mine) < NEEDED:
             count = "no group" if not len(mine) else "one group only" if len(mine) == 1 else f"{len(mine)} groups only"
             raise UsageError(
                 f"{name}: {count} of sequences with open frames that share neither accession nor 25-mer, but training, "
@@ -83,21 +87,26 @@ def divide(
             )
         order = mine[rng.permutation(len(mine))]
         total, left = int(size[order].sum()), order
-        for side, share, kept in ((TEST, test_share, 2), (VALIDATION, validation_share, 1)):
-            taken = _that_fit(size[left], share * total, len(left) - kept)
+        for side, share, kept in (
+            (TEST, test_share, 2),
+            (VALIDATION, validation_share, 1),
+            (CALIBRATION, calibration_share, 1),
+        ):
+            taken = _that_fit(size[left], share * total, len(left) - kept, needed=side < NEEDED)
             side_of[left[taken]] = side
             left = left[~taken]
     return Sides(side_of[member], group, weight, source)
 
 
-def _that_fit(sizes: np.ndarray, share: float, most: int) -> np.ndarray:
-    """(g,) bool: at most `most` groups in their order that fit into `share`; where none does, the smallest one."""
+def _that_fit(sizes: np.ndarray, share: float, most: int, *, needed: bool) -> np.ndarray:
+    """(g,) bool: at most `most` groups in their order that fit into `share`; where none does, the smallest one if one
+    is needed."""
     taken = np.zeros(len(sizes), bool)
     have = n = 0
     for number, size in enumerate(sizes.tolist()):
         if n < most and have < share and have + size <= OVERSHOOT * share:
             taken[number] = True
             have, n = have + size, n + 1
-    if not have:
+    if needed and not have:
         taken[int(sizes.argmin())] = True
     return taken

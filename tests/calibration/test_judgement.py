@@ -1,0 +1,188 @@
+"""Probabilities, q-values, calls and the share of viruses, against plain loops and mixtures that are known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.calibration.test_fit import normal
+from vpdist.calibration.calibrated import Calibration, ClassCalibration, ClassNulls, NullScores
+from vpdist.calibration.judgement import (
+    CALLS,
+    PRESETS,
+    Choice,
+    Evidence,
+    Rule,
+    calls,
+    described,
+    judge,
+    probabilities,
+    q_values,
+)
+from vpdist.calibration.prevalence import LEAST_SEQUENCES, PRIOR, estimate, prevalence
+
+NAN = float("nan")
+RATIOS = st.lists(st.floats(-6, 6), min_size=2, max_size=40).map(np.array)
+
+
+def calibration(slope: float = 2.0, limit: float = 8.0) -> Calibration:
+    of_class = ClassCalibration(
+        least_bases=500,
+        slope=slope,
+        bias=0.0,
+        least=-limit,
+        most=limit,
+        virus_sequences=100,
+        virus_groups=100,
+        other_sequences=100,
+        other_groups=100,
+    )
+    return Calibration((of_class,))
+
+
+def mixture(n: int, share: float) -> np.ndarray:
+    """ln of the ratio of N(1, 1) to N(-1, 1) at n scores, `share` of which come from the first."""
+    return 2 * np.concatenate((normal(1, round(n * share)), normal(-1, n - round(n * share))))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9])
+def test_the_share_of_viruses_is_that_of_the_mixture(share: float) -> None:
+    found = estimate(mixture(4000, share))
+    assert found.value == pytest.approx(share, rel=0.05)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.value < found.high
+
+
+@given(RATIOS)
+def test_the_share_is_where_the_iteration_of_em_stands_still(log_ratio: np.ndarray) -> None:
+    found = estimate(log_ratio).value
+    least = 0.5 / len(log_ratio)
+    again = probabilities(log_ratio, found).mean()
+    if found == pytest.approx(least):
+        assert again <= found + 1e-9
+    elif found == pytest.approx(1 - least):
+        assert again >= found - 1e-9
+    else:
+        assert again == pytest.approx(found, abs=1e-9)
+
+
+def test_an_interval_of_the_share_holds_it_in_19_of_20_samples() -> None:
+    rng = np.random.default_rng(3)
+    held = 0
+    for _ in range(200):
+        virus = rng.random(500) < 0.2
+        found = estimate(2 * (rng.normal(size=500) + np.where(virus, 1, -1)))
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= 0.2 <= found.high
+    assert 180 <= held <= 199
+
+
+def test_without_viruses_the_share_is_half_a_sequence() -> None:
+    found = estimate(np.full(1000, -3.0))
+    assert found.value == 0.5 / 1000
+    assert found.low == 0.0
+
+
+def test_too_few_sequences_get_the_stated_prior_and_a_given_share_is_taken() -> None:
+    few, enough = np.full(LEAST_SEQUENCES - 1, 3.0), np.append(np.full(LEAST_SEQUENCES, 3.0), NAN)
+    assert (prevalence(few, None).value, prevalence(few, None).origin) == (PRIOR, "assumed")
+    assert prevalence(np.append(few, NAN), None).origin == "assumed"
+    assert prevalence(enough, None).origin == "estimated"
+    assert (prevalence(enough, 0.25).value, prevalence(enough, 0.25).origin) == (0.25, "given")
+
+
+def test_a_probability_follows_bayes() -> None:
+    found = probabilities(np.array([0.0, np.log(9), -np.log(9), NAN]), 0.1)
+    assert found[:3] == pytest.approx([0.1, 0.5, 1 / 82])
+    assert np.isnan(found[3])
+
+
+def test_q_values_are_running_means() -> None:
+    found = q_values(np.array([0.6, 0.9, NAN, 0.8, 0.8, 0.0]))
+    assert found[[1, 3, 4, 0, 5]] == pytest.approx([0.1, 0.5 / 3, 0.5 / 3, 0.9 / 4, 1.9 / 5])
+    assert np.isnan(found[2])
+    assert q_values(np.zeros(0)).tolist() == []
+    assert np.isnan(q_values(np.full(3, NAN))).all()
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0, NAN]), max_size=30).map(np.array), st.randoms())
+def test_q_values_do_not_depend_on_the_order_and_fall_with_the_probability(probability: np.ndarray, random) -> None:  # type: ignore[no-untyped-def]
+    order = list(range(len(probability)))
+    random.shuffle(order)
+    found = q_values(probability)
+    assert q_values(probability[order]) == pytest.approx(found[order], nan_ok=True)
+    for value, q in zip(probability.tolist(), found.tolist(), strict=True):
+        if value == value:
+            above = probability[probability >= value]
+            assert q == pytest.approx((1 - above).mean())
+
+
+def test_calls_keep_their_bounds() -> None:
+    probability = np.array([0.99, 0.9, 0.5, 0.45, 0.2, 0.19, NAN])
+    q = np.array([0.01, 0.05, 0.05, 0.05, 0.3, 0.4, NAN])
+    rule = Rule(max_fdr=0.05, least_virus=0.5, most_other=0.2)
+    found = [CALLS[call] for call in calls(probability, q, rule)]
+    assert found == ["virus", "virus", "virus", "uncertain", "uncertain", "non-virus", "NA"]
+
+
+def test_a_stricter_preset_calls_no_more_viruses_and_leaves_out_no_fewer() -> None:
+    log_ratio = mixture(2000, 0.3)
+    probability = probabilities(log_ratio, 0.3)
+    q = q_values(probability)
+    found = [calls(probability, q, PRESETS[name]) for name in ("strict", "balanced", "sensitive")]
+    viruses, others = ([int((call == number).sum()) for call in found] for number in (2, 1))
+    assert 0 < viruses[0] < viruses[1] < viruses[2]
+    assert others[0] > others[1] > others[2] > 0
+    assert Choice(preset="strict", max_fdr=0.2).rule == Rule(max_fdr=0.2, least_virus=0.9, most_other=0.5)
+
+
+def run_of(score: np.ndarray, bases: int) -> Evidence:
+    """Sequences with these log-odds."""
+    virus = 1 / (1 + np.exp(-score))
+    return Evidence(virus, 1 - virus, np.full(len(score), bases))
+
+
+def test_at_a_nominal_rate_no_more_calls_are_false() -> None:
+    rng = np.random.default_rng(11)
+    nulls = NullScores((ClassNulls(least_bases=500, scores=tuple(np.sort(normal(-1, 999)).tolist())),))
+    for share in (0.01, 0.1, 0.5):
+        rates, estimates = [], []
+        for _ in range(60):
+            virus = rng.random(1000) < share
+            evidence = run_of(rng.normal(size=1000) + np.where(virus, 1, -1), 600)
+            found = judge(evidence, calibration(), nulls, Choice(max_fdr=0.1))
+            called = found.call == CALLS.index("virus")
+            rates.append((called & ~virus).sum() / max(1, called.sum()))
+            assert found.share is not None
+            estimates.append(found.share.value)
+        assert np.mean(rates) <= 0.1 + 2 * np.std(rates) / np.sqrt(60)
+        assert np.mean(estimates) == pytest.approx(share, rel=0.2)
+
+
+def test_what_has_no_class_or_no_score_is_not_known() -> None:
+    evidence = Evidence(np.array([0.9, 0.9, NAN]), np.array([0.1, 0.1, NAN]), np.array([500, 400, 0]))
+    nulls = NullScores((ClassNulls(least_bases=500, scores=(-1.0, 0.0, 1.0)),))
+    found = judge(evidence, calibration(), nulls, Choice(prevalence=0.5))
+    assert [CALLS[call] for call in found.call] == ["virus", "NA", "NA"]
+    for column in (found.probability, found.q_value, found.p_value):
+        assert np.isnan(column).tolist() == [False, True, True]
+    kept = described(found, evidence, nulls, Choice(prevalence=0.5))
+    assert json.loads(json.dumps(kept, allow_nan=False)) == kept
+    assert kept["calibrated_sequences"] == 1
+    assert kept["prevalence"] == {"value": 0.5, "origin": "given", "low": None, "high": None}
+    assert kept["calls"] == {"NA": 2, "non-virus": 0, "virus": 1, "uncertain": 0}
+    assert kept["expected_false"] == pytest.approx(1 - found.probability[0])
+    assert kept["most_false"] == 1
+
+
+def test_a_run_without_sequences_is_judged_too() -> None:
+    nothing = Evidence(np.zeros(0), np.zeros(0), np.zeros(0, np.int64))
+    nulls = NullScores((ClassNulls(least_bases=500, scores=(0.0,)),))
+    found = judge(nothing, calibration(), nulls, Choice())
+    assert described(found, nothing, nulls, Choice())["most_false"] is None

@@ -1,0 +1,82 @@
+"""A calibration: per length class, from a score to the ratio of its likelihoods among viruses and among others.
+
+ln(f1 / f0) = slope * score + bias, within limits; 1 / slope is the temperature of Guo et al. (2017), and slope and bias
+are those of Platt (1999), fitted with equal weights of both labels, so that the ratio stands without any prior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vpdist.calibration.scores import CLASS_BASES, class_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassCalibration:
+    """The calibration of one length class."""
+
+    least_bases: int
+    """One of CLASS_BASES."""
+    slope: float
+    """0 where scores tell nothing; never negative."""
+    bias: float
+    least: float
+    """Of ln(f1 / f0), at most 0: what so few viruses can show."""
+    most: float
+    """At least 0: what so few others can show."""
+    virus_sequences: int
+    virus_groups: int
+    other_sequences: int
+    other_groups: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassNulls:
+    """Scores of sequences of one length class that are no viruses and that nothing was fitted on."""
+
+    least_bases: int
+    scores: tuple[float, ...]
+    """Ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The length classes that have a calibration; sequences of others have no probability."""
+
+    classes: tuple[ClassCalibration, ...]
+
+    def log_likelihood_ratio(self, score: np.ndarray, bases: np.ndarray) -> np.ndarray:
+        """(n,) float64 ln(f1 / f0) of scores (n,) (`scores.log_odds`) of sequences with so many scored bases; NaN
+        where there is no score or its class has no calibration."""
+        ratio, number = np.full(len(score), np.nan), class_of(bases)
+        for each in self.classes:
+            mine = number == CLASS_BASES.index(each.least_bases)
+            ratio[mine] = np.clip(each.slope * score[mine] + each.bias, each.least, each.most)
+        return ratio
+
+
+@dataclass(frozen=True, slots=True)
+class NullScores:
+    """The length classes that have null scores; sequences of others have no p-value."""
+
+    classes: tuple[ClassNulls, ...]
+
+    def p_values(self, score: np.ndarray, bases: np.ndarray) -> np.ndarray:
+        """(n,) conformal p-values: (1 + null scores of the class that are at least the score) / (1 + null scores).
+
+        Valid where a sequence that is no virus is exchangeable with the null sequences (Bates et al. 2023). NaN where
+        there is no score or the class has no null scores.
+        """
+        p, number = np.full(len(score), np.nan), class_of(bases)
+        for each in self.classes:
+            mine = number == CLASS_BASES.index(each.least_bases)
+            null, mine_scores = np.array(each.scores), score[mine]
+            as_high = len(null) - np.searchsorted(null, mine_scores, side="left")
+            p[mine] = np.where(np.isnan(mine_scores), np.nan, (1 + as_high) / (1 + len(null)))
+        return p
+
+    def sizes(self) -> dict[int, int]:
+        """How many null scores each class has, by its index in CLASS_BASES."""
+        return {CLASS_BASES.index(each.least_bases): len(each.scores) for each in self.classes}

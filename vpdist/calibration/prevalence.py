@@ -1,0 +1,72 @@
+"""The share of viruses in a sample, from the likelihood ratios of its sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+LEAST_SEQUENCES = 200
+"""Scored sequences without which the share is not estimated."""
+PRIOR = 0.1
+"""The share that is taken instead."""
+HALVINGS = 40
+DROP = 1.920729
+"""Half of the 95 % point of chi-square with one degree of freedom: by so much the log-likelihood falls to the ends of
+the interval (Wilks 1938)."""
+GIVEN, ESTIMATED, ASSUMED = "given", "estimated", "assumed"
+
+
+@dataclass(frozen=True, slots=True)
+class Prevalence:
+    """A share of viruses, and where it comes from."""
+
+    value: float
+    origin: str
+    """GIVEN by the user, ESTIMATED, or ASSUMED for want of sequences."""
+    low: float | None = None
+    """Lower end of the 95 % interval of an estimate, as far as the calibration itself is right."""
+    high: float | None = None
+
+
+def prevalence(log_ratio: np.ndarray, given: float | None) -> Prevalence:
+    """The share of viruses among sequences with these ln(f1 / f0) (NaN: not calibrated)."""
+    known = log_ratio[~np.isnan(log_ratio)]
+    if given is not None:
+        return Prevalence(given, GIVEN)
+    if len(known) < LEAST_SEQUENCES:
+        return Prevalence(PRIOR, ASSUMED)
+    return estimate(known)
+
+
+def estimate(log_ratio: np.ndarray) -> Prevalence:
+    """The share p with the largest likelihood: the fixed point p = mean(p r / (p r + 1 - p)) to which the iteration of
+    Saerens et al. (2002) converges, found by halving, since the log-likelihood sum(ln(1 + p (r - 1))) is concave.
+
+    At least half a sequence of all, and at most all but half: a share of 0 would say that no virus can be there.
+    """
+    excess = np.expm1(log_ratio)
+    least = 0.5 / len(excess)
+
+    def slope(share: float) -> float:
+        return float((excess / (1.0 + share * excess)).sum())
+
+    def likelihood(share: float) -> float:
+        return float(np.log1p(share * excess).sum())
+
+    value = _crossing(slope, least, 1.0 - least)
+    top = likelihood(value)
+    low = _crossing(lambda share: top - DROP - likelihood(share), 0.0, value)
+    high = _crossing(lambda share: likelihood(share) - top + DROP, value, 1.0 - least)
+    return Prevalence(value, ESTIMATED, low, high)
+
+
+def _crossing(falling: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function that falls from positive to negative values crosses 0, within bounds."""
+    if falling(low) <= 0:
+        return low
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if falling(middle) > 0 else (low, middle)
+    return (low + high) / 2

@@ -1,0 +1,52 @@
+"""A calibration in the figures and on the card of the model that `vpdist train` has made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vpdist.calibration.scores import CLASS_BASES, class_name
+from vpdist.commands.calibrate import Calibrated
+from vpdist.models.description import Metric
+from vpdist.training.judge import side_name
+
+WHEN = {"before": "scores", "after": "probabilities"}
+
+
+def interval(figure: dict[str, float | None]) -> str:
+    """A figure with its interval, as far as they are known."""
+    if figure["value"] is None:
+        return "not known"
+    if figure["low"] is None or figure["high"] is None:
+        return f"{figure['value']:.3f}"
+    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+
+
+def calibration_metrics(calibrated: Calibrated) -> Iterator[Metric]:
+    """ECE of the test side's sequences per length class, before and after."""
+    for bases, found in calibrated.figures.items():
+        length = class_name(CLASS_BASES.index(int(bases)))
+        for when, what in WHEN.items():
+            of = f"{what} of sequences of {length} scored bases"
+            yield Metric(name="ECE", of=of, data=side_name(), n=found["n"], **found[when]["ece"])
+
+
+def calibration_lines(calibrated: Calibrated) -> Iterator[str]:
+    """A table per length class for the card."""
+    yield "\n## Calibration\n"
+    yield "Fitted on groups that nothing else was fitted on; ECE on the test side. Other lengths have no probability.\n"
+    yield "| scored bases | viruses | groups | others | groups | temperature | bias | ECE before | after | n |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- | ---: |"
+    for each in calibrated.calibration.classes:
+        counts = (each.virus_sequences, each.virus_groups, each.other_sequences, each.other_groups)
+        temperature = f"{1 / each.slope:.3g}" if each.slope else "none: scores tell nothing"
+        found = calibrated.figures.get(str(each.least_bases))
+        errors = ["not known"] * 2 if found is None else [interval(found[when]["ece"]) for when in WHEN]
+        cells = [
+            class_name(CLASS_BASES.index(each.least_bases)),
+            *(f"{count:,}" for count in counts),
+            temperature,
+            f"{each.bias:.3g}",
+            *errors,
+            "0" if found is None else f"{found['n']:,}",
+        ]
+        yield f"| {' | '.join(cells)} |"

@@ -1,0 +1,265 @@
+"""What `vpdist train` fits beside the classifier: classifiers for shorter chunks, and the summary of embeddings.
+
+For each length the labelled sequences are cut into pieces of that length, which are embedded as a run of their own,
+MODEL/head-300/run, resumed as any other; groups are on the same sides, settings are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from vpdist.commands.beside import RATE, Beside, FittedHead
+from vpdist.commands.predict import Predict
+from vpdist.config import Settings
+from vpdist.distributed.sums import Sums
+from vpdist.encoder_kinds import CLASSIFIED
+from vpdist.errors import UsageError
+from vpdist.results.classifier import Classifier
+from vpdist.results.classifier_kinds import KINDS_KEY, kinds_text
+from vpdist.results.embedded_run import EmbeddedRun, finished_run
+from vpdist.results.embedding_summary import EmbeddingSummary
+from vpdist.results.heads import Heads
+from vpdist.results.row_lengths import SHIFT
+from vpdist.session.coordination import Control
+from vpdist.session.session import Session
+from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.table_switch import FileDigest
+from vpdist.train_settings import TrainSettings
+from vpdist.training import annotation, embedding_fit, judge
+from vpdist.training.fit import Examples, Fit
+from vpdist.training.fragments import Fragments, read_fragments
+from vpdist.training.head_lengths import HeadLength, head_lengths, shortest_chunk_of
+from vpdist.training.head_pieces import HeadPieces, cut, write_pieces
+from vpdist.training.judge import Scored
+from vpdist.training.labelled import Labelled, Records
+from vpdist.training.metrics import Judged, with_intervals
+from vpdist.training.rows import Rows
+from vpdist.training.sides import TRAINING, VALIDATION, Sides
+
+PIECES = "pieces.fa"
+
+
+class Train(Protocol):
+    """What is used of `vpdist train` (commands.train)."""
+
+    settings: Settings
+    training: TrainSettings
+    labelled: Labelled
+    session: Session
+
+    @property
+    def control(self) -> Control: ...
+    def again(self, settings: Settings, labelled: Labelled, session: Session) -> Self: ...
+    def _rows(self, run: EmbeddedRun) -> Rows: ...
+    def _virus(self, records: Records) -> np.ndarray: ...
+    def _examples(self, fragments: Fragments | None, sides: Sides | None, side: int, sums: Sums) -> Examples: ...
+    def _fit(
+        self, run: EmbeddedRun, rows: Rows, sums: Sums, training: Examples, validation: Examples, sides: Sides | None
+    ) -> Fit: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A run of labelled sequences, embedded, as a fit takes it; fragments, records and sides on rank 0 only."""
+
+    run: EmbeddedRun
+    rows: Rows
+    records: Records | None
+    fragments: Fragments | None
+    sides: Sides | None
+
+
+def fragments_judged(main: Embedded, shortest_chunk: int) -> Fragments:
+    """On rank 0: the fragments of the main run, of which those of chunks that the model does not judge are not usable:
+    figures are of the model as it is used."""
+    fragments = main.fragments
+    assert fragments is not None
+    long_enough = fragments.end - fragments.start + 1 + SHIFT >= shortest_chunk
+    return replace(fragments, usable=fragments.usable & long_enough)
+
+
+def logits_of_rows(main: Embedded, heads: Heads) -> Callable[[np.ndarray], np.ndarray]:
+    """On rank 0: a function that returns the logits (m, 2) of rows of the main run."""
+    assert main.fragments is not None
+    bases = np.zeros(main.run.plan.n_rows, np.int64)
+    bases[main.fragments.row] = main.fragments.end - main.fragments.start + 1
+
+    def logits(row: np.ndarray) -> np.ndarray:
+        embedded = dict(zip(main.run.kinds, main.rows.by_encoder(row), strict=True))
+        return heads.results(embedded, bases[row] if heads.needs_bases else None)["logits"]
+
+    return logits
+
+
+def check(settings: Settings, training: TrainSettings) -> None:
+    """Before anything is embedded. Raises UsageError for lengths that no classifier can be fitted for."""
+    shortest = shortest_chunk_of(training.shortest_chunk, training.heads)
+    chunk_length = settings.bases_per_chunk
+    if shortest is not None and shortest > chunk_length:
+        raise UsageError(f"--shortest-chunk {shortest}: must be at most the chunk length of {chunk_length}")
+    for wanted in head_lengths(training.heads, chunk_length, shortest or 0):
+        if missing := [kind for kind in wanted.kinds if kind not in settings.models]:
+            raise UsageError(f"--heads {training.heads}: no {' and '.join(missing)} encoder is named")
+
+
+def fit_beside(train: Train, sums: Sums, main: Embedded, classifier: Classifier) -> Beside:
+    """Fit what --heads names, and the summary; `main`: what the model's `classifier` was fitted on. On every rank; the
+    summary and the figures are rank 0's. Raises UsageError, StorageError."""
+    training, ending = train.training, train.control.raise_if_ending
+    chunk_length = main.run.resolved.chunk_length
+    shortest = shortest_chunk_of(training.shortest_chunk, training.heads)
+    summary, kept_apart = None, []
+    if main.fragments is not None and main.sides is not None:
+        rows = main.fragments.row[_of_side(main, TRAINING)]
+        drawn = main.rows.by_encoder(embedding_fit.draw(rows, training.seed))
+        summary = embedding_fit.summarise(tuple(drawn), main.run.kinds, chunk_length)
+    if summary is not None:
+        kept_apart.append(_kept_apart(summary, main, ending))
+    heads = []
+    for wanted in head_lengths(training.heads, chunk_length, shortest or 0):
+        embedded, head = _fit_head(train, sums, wanted, main, classifier)
+        heads.append(head)
+        if summary is not None and head.kinds == main.run.kinds:
+            kept_apart.append(_kept_apart(summary, embedded, ending))
+    if summary is not None:
+        summary = embedding_fit.with_thresholds(summary, kept_apart)
+        if np.isnan(summary.thresholds).all():
+            train.session.progress.message(
+                f"no summary of embeddings: fewer than {embedding_fit.LEAST} fragments of each length were kept apart"
+            )
+            summary = None
+    return Beside(tuple(heads), summary, shortest)
+
+
+def _of_side(embedded: Embedded, *sides: int) -> np.ndarray:
+    """Usable fragments of some sides, on rank 0."""
+    assert embedded.fragments is not None
+    assert embedded.sides is not None
+    fragments = embedded.fragments
+    return np.flatnonzero(fragments.usable & np.isin(embedded.sides.side[fragments.record], sides))
+
+
+def _kept_apart(summary: EmbeddingSummary, embedded: Embedded, ending: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Distances and bases of the rows of groups that were kept apart, on rank 0."""
+    assert embedded.fragments is not None
+    assert embedded.sides is not None
+    fragments = embedded.fragments
+    apart = np.flatnonzero(fragments.usable & (embedded.sides.side[fragments.record] != TRAINING))
+    rows, first = np.unique(fragments.row[apart], return_index=True)
+    bases = (fragments.end - fragments.start + 1)[apart[first]]
+    found = embedding_fit.distances(summary, rows, lambda piece: tuple(embedded.rows.by_encoder(piece)), ending)
+    return found, bases
+
+
+def _fit_head(
+    train: Train, sums: Sums, wanted: HeadLength, main: Embedded, classifier: Classifier
+) -> tuple[Embedded, FittedHead]:
+    """One further classifier, and what it was fitted on."""
+    again = _train_of(train, wanted)
+    pieces = _pieces(again, wanted, main.records)
+    again.control.wait_for_file(again.session.folder.parts)
+    Predict(replace(again.settings, restart=False), again.session).stages()
+    run = finished_run(again.session.folder)
+    if again.control.is_first:
+        again.session.end("done", 0, "")
+    rows, fragments = again._rows(run), None
+    if main.records is not None:
+        fragments = read_fragments(again.session.folder, run.summary, run.plan, again.control.raise_if_ending)
+        assert pieces is not None
+        fragments = pieces.of_sequences(fragments)
+        if again.labelled.gbff:
+            fragments, _ = annotation.inside_coding(
+                fragments, main.records, again.labelled, again.control.raise_if_ending
+            )
+    embedded = Embedded(run, rows, main.records, fragments, main.sides)
+    fit_on, validation = (again._examples(fragments, main.sides, side, sums) for side in (TRAINING, VALIDATION))
+    _refuse_too_little(wanted, fit_on, validation)
+    fit = again._fit(run, rows, sums, fit_on, validation, main.sides)
+    fitted = fit.network.classifier.eval()
+    if run.kinds != CLASSIFIED:
+        fitted.metadata[KINDS_KEY] = kinds_text(run.kinds)
+    figures: dict[str, Any] = {}
+    if fragments is not None:
+        figures["head"] = _judged(again, embedded, fitted)
+        if run.kinds == main.run.kinds:
+            figures["main"] = _judged(again, embedded, classifier.eval())
+    return embedded, FittedHead(wanted, run.kinds, fitted, figures)
+
+
+def _pieces(train: Train, wanted: HeadLength, records: Records | None) -> HeadPieces | None:
+    """Rank 0 cuts the sequences and writes the pieces; a run of other pieces is discarded. The others wait, and have
+    none."""
+    made: HeadPieces | None = None
+
+    def make() -> str:
+        nonlocal made
+        assert records is not None
+        ending, unknown = train.control.raise_if_ending, train.settings.replace_unknown
+        made = cut(records.lengths, wanted.length, wanted.begins, train.training.seed)
+        path, folder = Path(train.settings.inputs[0]), train.session.folder
+        before = FileDigest.of(path) if path.exists() else None
+        write_pieces(path, train.labelled, made, ending, replace_unknown=unknown)
+        restart = train.settings.restart and train.control.runtime.attempt == 0
+        folder.prepare(restart=restart or before != FileDigest.of(path))
+        folder.remove_temporary_files()
+        for old in train.labelled.fit.glob("*") if restart else ():
+            old.unlink(missing_ok=True)
+        train.session.progress.message(f"{len(made.record):,} pieces of {wanted.length} bases")
+        return "1"
+
+    train.control.broadcast_from_rank_0("train/pieces", make)
+    return made
+
+
+def _train_of(train: Train, wanted: HeadLength) -> Train:
+    """The same command for pieces of another length, in a folder of its own."""
+    labelled = replace(train.labelled, model=train.labelled.model / f"head-{wanted.length}")
+    left_out = {f"{kind}_model": None for kind in CLASSIFIED if wanted.kinds and kind not in wanted.kinds}
+    settings = replace(
+        train.settings,
+        inputs=(str(labelled.model / PIECES),),
+        output=labelled.run,
+        model=None,
+        reuse=None,
+        chunk_length=wanted.length,
+        min_length=0,
+        **left_out,  # type: ignore[arg-type]
+    )
+    train.session.progress.message(f"a classifier for chunks of {wanted.length} bases, from {wanted.begins} on")
+    session = train.session.inside(f"head-{wanted.length}", RunFolder(settings.output))
+    return train.again(settings, labelled, session)
+
+
+def _refuse_too_little(wanted: HeadLength, training: Examples, validation: Examples) -> None:
+    """Raises UsageError, on every rank, where a side has fragments of one label only."""
+    for side in (training, validation):
+        if side.virus.all() or not side.virus.any():
+            raise UsageError(
+                f"--heads: too few sequences of at least {wanted.begins} bases with open frames for a classifier of "
+                f"{wanted.length}: training and validation need viruses and others; give more sequences"
+            )
+
+
+def _judged(train: Train, embedded: Embedded, classifier: Classifier) -> dict[str, Any]:
+    """Figures of a classifier's calls of the test side's pieces, on rank 0."""
+    assert embedded.records is not None
+    assert embedded.fragments is not None
+    assert embedded.sides is not None
+    rows, ending, training = embedded.rows, train.control.raise_if_ending, train.training
+    scored: Scored = judge.score(
+        embedded.fragments,
+        embedded.sides,
+        train._virus(embedded.records),
+        lambda row: classifier.logits(*rows.by_encoder(row)),
+        ending,
+    )["chunks"]
+    judged = Judged.of(scored.virus, scored.share, embedded.sides.group[scored.record])
+    others = scored.share[~scored.virus]
+    rate = float((others >= 0.5).mean()) if len(others) else None
+    found = with_intervals(judged, training.bootstraps, training.seed, ending)
+    return {"n": len(judged), "groups": judged.n_groups, **found, RATE: {"value": rate, "low": None, "high": None}}

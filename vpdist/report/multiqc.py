@@ -1,0 +1,47 @@
+"""A file that MultiQC shows as a section of its own report ("custom content").
+
+Enters: what a report counts. Leaves: vpdist_mqc.json, a bar per input file. https://docs.seqera.io/multiqc has the
+format ("Custom content").
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vpdist.storage.atomic_files import write_file
+
+NAME = "vpdist_mqc.json"
+
+
+def write_multiqc(folder: Path, meta: Mapping[str, Any]) -> Path:
+    """Write NAME into `folder`; returns its path. Raises StorageError."""
+    data = {
+        _sample(source["name"]): {
+            "virus": source["virus"],
+            "non-virus or uncertain": source["scored"] - source["virus"],
+            "not scored": source["sequences"] - source["scored"],
+        }
+        for source in meta["sources"]
+    }
+    content = {
+        "id": "vpdist",
+        "section_name": "vpdist",
+        "description": "Sequences called virus, by input file.",
+        "plot_type": "bargraph",
+        "pconfig": {"id": "vpdist_calls", "title": "vpdist: calls", "ylab": "sequences"},
+        "data": data,
+    }
+    path = folder / NAME
+    write_file(path, (json.dumps(content, indent=1) + "\n").encode())
+    return path
+
+
+def _sample(source: str) -> str:
+    """A sample's name: the file's, without its folder and the endings of sequence files."""
+    name = source.rstrip("/").rpartition("/")[2]
+    for ending in (".gz", ".bz2", ".xz", ".zst", ".fasta", ".fastq", ".fna", ".fa", ".fq"):
+        name = name.removesuffix(ending)
+    return name or source
