@@ -30,8 +30,27 @@ def test_calls_are_bars_with_their_meaning_and_the_best_are_named(tmp_path: Path
     assert lines[0].endswith(f"80.0 % {'#' * 30}")
     assert lines[1].endswith(f"10.0 % {'#' * 4}")
     assert lines[3].startswith("a sequence is called virus where")
-    assert [name for _, _, name in read_calls(table).best] == ["v6", "tie", "v5", "v4", "v3"]
+    assert [name for _, _, name in read_calls(table)[0].best] == ["v6", "tie", "v5", "v4", "v3"]
     assert lines[4].startswith("highest virus scores: v6 (1,006 bases, 0.960), tie (9 bases, 0.960), v5")
+
+
+def test_calls_by_calibration_are_told_where_there_are_any(tmp_path: Path) -> None:
+    path = tmp_path / "sequences.tsv"
+    rows = [("a", "virus", "virus"), ("b", "virus", "uncertain"), ("c", "non-virus", "non-virus"), ("d", "virus", "NA")]
+    lines = [f"{name}\ta.fa\t9\t0.9\t0.1\t{prediction}\tok\t{call}\n" for name, prediction, call in rows]
+    path.write_text(HEADER.rstrip("\n") + "\tcall\n" + "".join(lines))
+    told = call_lines(path)
+    assert [line.split("  ")[0].strip() for line in told[:4]] == ["virus", "uncertain", "non-virus", "no call"]
+    assert all(" 25.0 % " in line for line in told[:4])
+    assert "calibrated probability" in told[4]
+    assert told[5] == "highest virus scores: a (9 bases, 0.900)"
+    path.write_text(
+        path.read_text()
+        .replace("\tuncertain\n", "\tNA\n")
+        .replace("ok\tvirus", "ok\tNA")
+        .replace("ok\tnon-virus", "ok\tNA")
+    )
+    assert call_lines(path)[0].split()[:2] == ["virus", "3"]
 
 
 def test_names_at_the_end_are_printable_and_short(tmp_path: Path) -> None:
