@@ -25,7 +25,6 @@ FILES = {
     "calibration.json": "by what the scores were judged: the model's calibration, its null scores, and what was chosen",
     "prediction_results.txt": "the fragments in the form of the original VirNucPro",
     "prediction_results_highestscore.csv": "the chunks in the form of the original VirNucPro",
-    "calibration.json": "by what the scores were judged",
     "README.txt": "this text",
 }
 OTHER_FILES = {
