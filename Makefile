@@ -9,6 +9,7 @@
 # bench-large   the same for runs with a million fragments and more
 # first-gpu   what holds on the GPU of this machine: a table of verdicts in under 10 minutes, kept as bench/first-gpu.md;
 #         ends at once with 2 where there is no CUDA device
+# docs    the site of docs/ as build/site/index.html; warnings are errors
 # clean   remove what the other verbs made, except the environment (.venv)
 #
 # Each verb creates the environment first if it is missing or older than pyproject.toml or constraints.txt. pip's own settings
@@ -56,6 +57,12 @@ bench-large: $(ENVIRONMENT)
 .PHONY: first-gpu
 first-gpu: $(ENVIRONMENT)
 	$(BIN)/python -m scripts.gpu.first_gpu
+
+.PHONY: docs
+docs: $(ENVIRONMENT)
+	$(BIN)/python -c 'import material' 2>/dev/null || \
+	    $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf demo bench build vpdist.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

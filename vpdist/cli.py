@@ -11,8 +11,7 @@ from typing import Annotated
 
 import typer
 
-import vpdist
-from vpdist import model_commands, run_commands, watch_commands
+from vpdist import help_pages, info_command, model_commands, run_commands, watch_commands
 from vpdist.config import MOST_RANKS, Settings, within
 from vpdist.environment import (
     bound_spinning,
@@ -29,17 +28,20 @@ from vpdist.train_settings import TrainSettings, labelled_files
 app = typer.Typer(
     help="Tell viral sequences from everything else in sequencing data, on as many GPUs as there are.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 model_commands.add_to(app)
 run_commands.add_to(app)
 watch_commands.add_to(app)
+info_command.add_to(app)
 
 Nproc = Annotated[
     int | None,
-    typer.Option(help="Without a launcher: ranks to start; by default one per visible GPU, else by cores and memory."),
+    typer.Option(
+        help="Ranks; by default one per visible GPU, else by cores and memory. torchrun and srun say it themselves."
+    ),
 ]
 
 
@@ -133,11 +135,11 @@ def _run(settings: Settings, nproc: int | None, run: Callable[[Settings], int] =
         if context.rank == 0:
             folder.check_writable()
             check_paths(settings)
+            if not context.store_secret and settings.progress != "none":  # else the command that has started this rank
+                typer.echo(first_sign(folder, restart=settings.restart), err=True)
             if not context.launched or needs_no_download(settings):  # else ranks do so, and say where it fails
                 settings = applied(settings, shown_on(sys.stderr))
                 check_paths(settings)  # of the model, too
-        if context.rank == 0 and not context.store_secret and settings.progress != "none":
-            typer.echo(first_sign(folder, restart=settings.restart), err=True)
         if not context.launched:
             fetch_encoders(settings, shown_on(sys.stderr))
         if nproc is None and (note := unused_launcher()):
@@ -208,11 +210,14 @@ def verify(run: watch_commands.RunArgument) -> None:
 
 @app.callback(invoke_without_command=True)
 def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("-V", "--version", help="Print the versions that matter and exit.")] = False,
 ) -> None:
     if version:
-        typer.echo(f"vpdist {vpdist.__version__}")
+        typer.echo(info_command.versions_text())
         raise typer.Exit
+
+
+help_pages.arrange(app)
 
 
 def main() -> None:

@@ -34,6 +34,11 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def number_of(count: int, what: str) -> str:
+    """1 rank, 2 ranks, 1,024 ranks."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def count_text(number: float) -> str:
     """At most five characters: 999, 1.23k, 45.6M, 789G."""
     if number < 999.5:

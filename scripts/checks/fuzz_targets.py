@@ -23,12 +23,16 @@ import torch
 from safetensors.torch import save
 
 from vpdist.commands import resolve_config
+from vpdist.display.letters import Letters
 from vpdist.display.log_lines import LogLines
+from vpdist.display.picture import Scene, picture
+from vpdist.display.progress_lines import Reader, changes_json
 from vpdist.encoders.native_types import TYPES
 from vpdist.encoders.shape import encoder_shape
 from vpdist.encoders.weights import load_state_dict
 from vpdist.errors import InputError, StorageError, UsageError, WeightsError
 from vpdist.monitoring.counters import COUNTERS, RankRow, Snapshot
+from vpdist.monitoring.facts import RankFacts, RunFacts
 from vpdist.planning import plan_file
 from vpdist.ragged import Ragged
 from vpdist.results import embedding_summary
@@ -133,7 +137,7 @@ def targets(seeds: Seeds) -> dict[str, Target]:
         "plan": Target(_plan, (DamagedFile,), ((run / "tokens" / "plan.h5").read_bytes(),)),
         "run_json": Target(_run_json, (UsageError, StorageError), ((run / "run.json").read_bytes(),)),
         "store_json": Target(_store_json, (), ((run / "tokens" / "store.json").read_bytes(),)),
-        "progress": Target(_progress, (ValueError,), (_snapshot().to_json().encode(),)),
+        "progress": Target(_progress, (ValueError,), (_snapshot().to_json().encode(), _two_lines())),
     }
 
 
@@ -245,17 +249,32 @@ def _store_json(content: bytes, folder: Path) -> None:
 
 
 def _progress(content: bytes, folder: Path) -> None:
-    snapshot = Snapshot.from_json(content.decode())
-    stream = io.StringIO()
+    first, *others = content.decode().split("\n")
+    Snapshot.from_json(first)
+    reader, scene, stream = Reader(), Scene(), io.StringIO()
+    log = LogLines(stream, first_s=0.0)
+    shown = []
     try:
-        LogLines(stream, first_s=0.0).show(snapshot)
+        for snapshot in filter(None, map(reader.read, (first, *others))):
+            log.show(snapshot)
+            scene.observe(snapshot)
+            for width, height in ((30, 5), (79, 14), (199, 36)):
+                shown += picture(scene, width, height, snapshot.time + 1, Letters())
     except ValueError as error:
         raise AssertionError(f"a snapshot that cannot be shown: {error}") from error
-    if "\x1b" in stream.getvalue():
-        raise AssertionError("a control character in a log line")
+    if "\x1b" in stream.getvalue() or any("\x1b" in line.plain for line in shown):
+        raise AssertionError("a control character in what is shown")
 
 
-def _snapshot() -> Snapshot:
+def _snapshot(elapsed: float = 12.5) -> Snapshot:
     zeros = (0,) * len(COUNTERS)
-    row = RankRow(0, "running", "embed", 0.5, 1000, 10, False, 1 << 20, -1, zeros, zeros)
-    return Snapshot(1e9, 12.5, "round", (row,), None)
+    row = RankRow(0, "running", "embed", 0.5, 1000, 10, False, 1 << 20, -1, (int(elapsed),) * len(COUNTERS), zeros)
+    run = RunFacts("predict", ("a.fa",), 1, "RUN", ("float16",), (("start", 0.0), ("embed", 1.0)), ("check",), 9)
+    return Snapshot(1e9 + elapsed, elapsed, "round", (row,), None, "", run, (RankFacts("node", 1, "cpu"),))
+
+
+def _two_lines() -> bytes:
+    """A whole line, and one with what has changed since."""
+    first, second = _snapshot(), _snapshot(20.5)
+    changes, _ = changes_json(first, second, COUNTERS, readings=True)
+    return f"{first.to_json()}\n{changes}".encode()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,16 @@ class Judged:
     """Of those, with the truth inside."""
     width: float
     """Mean width of the range, as a share of the time that was left."""
+
+
+def last_command(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
+    """Those of the last command that a run folder has recorded."""
+    made: list[Snapshot] = []
+    for snapshot in snapshots:
+        if made and snapshot.elapsed < made[-1].elapsed:
+            made = []
+        made.append(snapshot)
+    return made
 
 
 def judge(snapshots: Sequence[Snapshot]) -> Judged:
@@ -80,7 +90,7 @@ def simulated(ranks: int, *, shared: bool, slow: bool, seed: int, seconds: float
         )
         ended = "" if began_check is not None and elapsed >= began_check + check_s else None
         units = int(check_s * ranks / 0.004 * 0.7)
-        run = RunFacts(coming=("check",) if embedding else (), n_units=units)
+        run = RunFacts(command="predict", coming=("check",) if embedding else (), n_units=units)
         yield Snapshot(1e9 + elapsed, elapsed, "round", rows, ended, "", run)
         if ended is not None:
             return
@@ -99,7 +109,7 @@ def main() -> None:
     parser.add_argument("--simulate", type=int, metavar="RANKS", help="runs that are made up, with so many ranks")
     options = parser.parse_args()
     for run in options.runs:
-        _print(str(run), judge(list(read_file(run / "progress.jsonl"))))
+        _print(str(run), judge(last_command(read_file(run / "progress.jsonl"))))
     if options.simulate:
         for shared in (False, True):
             for slow in (False, True):

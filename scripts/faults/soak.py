@@ -21,7 +21,7 @@ import psutil
 from scripts.bench.goals import Row, conditions, table
 from scripts.demo.make_models import layers_and_width, make_classifier, make_dnabert_s, make_esm2
 from scripts.faults.launched_runs import Job, Launch, standalone
-from vpdist.monitoring.counters import Snapshot
+from vpdist.display.progress_lines import read_file
 
 READ_BASES = 150
 FRAGMENTS_PER_READ = 1.4
@@ -73,8 +73,7 @@ def measure(launch: Launch) -> Measurement | None:
 def embedding(folder: Path) -> list[tuple[float, int]]:
     """(time, tokens done) of every snapshot of the stage that embeds."""
     path = folder / "progress.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    snapshots = [Snapshot.from_json(line) for line in lines]
+    snapshots = read_file(path) if path.exists() else ()
     return [
         (snapshot.time, sum(row.tokens for row in snapshot.rows))
         for snapshot in snapshots

@@ -17,7 +17,7 @@ import pytest
 
 from tests.launched import PATIENCE_S, environment, report_of, torchrun
 from tests.snapshots import row, snapshot
-from vpdist.display.terminal_bars import Bars
+from vpdist.display.terminal_bars import POP_TITLE, PUSH_TITLE, Bars
 
 BAR = re.compile(r"[ !] *(\d+)( cpu)? +(\d+\.\d)%  [━╸─]+( .*)?")
 """The line of a rank."""
@@ -136,6 +136,49 @@ def test_bars_follow_the_number_of_ranks_and_the_size_of_the_terminal(terminal: 
         shown = [line for line in drawn if BAR.fullmatch(line)]
         assert len(shown) == (ranks if height > 10 else 0)  # six lines hold the figures only
         assert len(drawn) == (ranks + 5 if height > 10 else 5)
+    bars.close()
+    assert_clean(terminal)
+
+
+def test_the_title_tells_the_share_and_the_terminal_gets_its_own_back(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    bars = Bars(terminal.stream)
+    written: list[str] = []
+    monkeypatch.setattr("vpdist.display.terminal_bars.write_text", lambda stream, text: written.append(text))
+    for second in (10, 10, 50):
+        show(bars, second)
+    bars.close()
+    titles = re.findall(r"\x1b\]2;(.*?)\x07", "".join(written))
+    assert titles == ["embed 10 %", "embed 50 %"]
+    assert written[0].count(PUSH_TITLE) == 1
+    assert written[-1].count(POP_TITLE) == 1
+    assert "\x1b]9;" not in "".join(written), "a notification on terminals that do not know it"
+
+
+def test_progress_in_the_task_bar_is_told_where_it_is_known_to_work(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WT_SESSION", "1")
+    monkeypatch.delenv("TMUX", raising=False)
+    bars = Bars(terminal.stream)
+    written: list[str] = []
+    monkeypatch.setattr("vpdist.display.terminal_bars.write_text", lambda stream, text: written.append(text))
+    show(bars, 30)
+    bars.close()
+    assert re.findall(r"\x1b\]9;4;(.*?)\x1b", "".join(written)) == ["1;30", "0"]
+
+
+def test_a_narrower_terminal_has_no_ghosts_of_wider_lines(terminal: Terminal) -> None:
+    bars = Bars(terminal.stream)
+    for columns, height in ((160, 30), (70, 30), (70, 20), (50, 24)):
+        terminal.resize(columns, height)
+        show(bars, 50)
+        lines = terminal.read()
+        assert sum(line.startswith("vpdist") for line in lines) == 1
+        assert sum("▶ embed" in line for line in lines) == 1
+        assert len([line for line in lines if line]) == 7
     bars.close()
     assert_clean(terminal)
 

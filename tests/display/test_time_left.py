@@ -66,8 +66,15 @@ def test_before_units_are_known_only_the_stage_has_a_time_left() -> None:
     assert rates.stage_left.least < 30 < rates.stage_left.most
 
 
+def test_a_command_that_does_not_tell_its_stages_has_a_time_left_of_this_one() -> None:
+    rows = [(second, [row(stage="fit", units=second, planned_units=40)]) for second in (0, 10)]
+    rates = left_after(*rows, run=RunFacts(stages=(("groups", 0.0), ("fit", 0.0))))  # type: ignore[arg-type]
+    assert rates.run_left is None
+    assert rates.stage_left is not None
+
+
 def test_a_run_that_is_looked_at_from_its_middle_on_has_the_pace_of_its_whole_stage() -> None:
-    run = RunFacts(stages=(("start", 0.0), ("embed", 0.0)))
+    run = RunFacts(command="predict", stages=(("start", 0.0), ("embed", 0.0)))
     rates = left_after((1000, [row(nucleotide_tokens=1000, planned_tokens=3000)]), run=run)
     assert rates.run_left is not None
     assert rates.run_left.least < 2000 < rates.run_left.most

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from tests.fake_gpus import fake_gpus
-from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
+from vpdist.embedding.unit_pipeline import Pipeline, UnitWork, _scores
 from vpdist.embedding.wider_formats import WiderEncoders, wider_formats
 from vpdist.errors import Interrupted, StorageError
+from vpdist.monitoring.counters import SCORE_BINS
 from vpdist.planning.plan import EncoderCost, FragmentKeys, Limits, Plan, build
 from vpdist.ragged import Ragged
 from vpdist.results import parts
@@ -34,6 +35,9 @@ class StubEncoder:
 
     def padding(self, lengths: np.ndarray) -> int:
         return 0
+
+    def operations(self, lengths: np.ndarray) -> int:
+        return 700_000 * len(lengths)
 
     def embed(self, tokens: Ragged) -> torch.Tensor:
         self.calls.append(len(tokens))
@@ -120,6 +124,16 @@ def test_every_row_of_a_unit_is_embedded_and_counted(plan: Plan, tmp_path: Path)
     assert n_failed == 0
     assert (counted["nucleotide_tokens"], counted["protein_tokens"]) == (5 * N, 5 * N)
     assert (counted["units"], counted["fragments"], counted["batches"]) == (1, N, 4)
+    assert counted["work_mflop"] == 2 * N * 700_000 // 10**6, "what a batch does beside a million is not lost"
+
+
+def test_rows_are_counted_by_their_virus_score() -> None:
+    probabilities = np.array([0.01, 0.124, 0.126, 0.49, 0.51, 0.99, 1.0])
+    logits = np.stack([np.zeros(7), np.log(probabilities / np.maximum(1e-12, 1 - probabilities))], axis=1)
+    failed = np.array([[np.nan, np.nan]])
+    counted = _scores(np.concatenate([logits, failed]).astype(np.float32))
+    assert [counted[name] for name in SCORE_BINS] == [2, 1, 0, 1, 1, 0, 0, 2]
+    assert _scores(None) == {}
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(plan: Plan, tmp_path: Path) -> None:

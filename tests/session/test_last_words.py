@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+import vpdist
 from vpdist.session.first_sign import first_sign
 from vpdist.session.last_words import tell_agent
 from vpdist.storage.run_folder import RunFolder
@@ -57,5 +58,5 @@ def test_the_first_line_says_what_becomes_of_the_folder(
         status = {"state": state, "exit_code": 0, "failing_rank": None, "updated": "2026-11-26T12:04:11+0000"}
         folder.status.write_text(json.dumps(status))
     line = first_sign(folder, restart=restart)
-    assert line.startswith(f"vpdist: {tmp_path}: {told}")
+    assert line.startswith(f"vpdist {vpdist.__version__}, {tmp_path}: {told}")
     assert "\n" not in line

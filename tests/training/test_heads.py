@@ -16,14 +16,18 @@ import torch
 
 from tests.launched import PATIENCE_S
 from tests.models.test_choose import asked
+from tests.models.test_heads import described as described_model
 from tests.sample import coding_sequence
-from tests.tiny_models import TinyModels
+from tests.tiny_models import TinyModels, tiny_classifier
 from tests.training.labelled_sample import arguments, write_labelled
 from tests.training.test_train import environment, run_here
+from vpdist.commands.beside import Beside, FittedHead
 from vpdist.commands.predict import predict
+from vpdist.commands.train_heads import Embedded, fragments_judged
 from vpdist.commands.verify import verify
 from vpdist.errors import UsageError
 from vpdist.models.bundle import Bundle, read_model
+from vpdist.models.description import Model
 from vpdist.models.load_heads import load_heads
 from vpdist.results.embedding_summary import load_summary
 from vpdist.train_settings import LabelledFile
@@ -216,3 +220,34 @@ def test_pieces_are_the_chunks_of_their_sequences(tmp_path: Path) -> None:
     values = (np.array(each) for each in ([2, 3], [0, 1], [5, 6], [True, True], [1, 4], [30, 33], [0, 0]))
     moved = pieces.of_sequences(Fragments(*values))
     assert (moved.record.tolist(), moved.start.tolist(), moved.end.tolist()) == ([1, 1], [134, 270], [163, 299])
+
+
+def test_calibration_and_figures_are_of_all_classifiers(models: TinyModels) -> None:
+    """What scores rows while a model is made begins where that of the written model does."""
+    figures: dict[str, object] = {}
+    classifiers = [tiny_classifier(seed=seed) for seed in (4, 5, 6)]
+    wanted = head_lengths("150,300", 500, 90)
+    heads = tuple(
+        FittedHead(each, ("nucleotide", "protein"), head, figures)
+        for each, head in zip(wanted, classifiers[:2], strict=True)
+    )
+    loaded = Beside(heads, None, 90).with_main(classifiers[2], 500)
+    assert [begins for begins, _ in loaded.classifiers] == [90, 212, 387]
+    assert loaded.main is classifiers[2]
+    assert Beside().with_main(classifiers[2], 500).fingerprint == classifiers[2].fingerprint
+    described = Beside(heads, None, 90).described(load_described(models))
+    assert (described.shortest_chunk, described.short_chunks, described.classifier_from) == (90, "NA", 387)
+    assert Beside().described(load_described(models)) == load_described(models)
+
+
+def load_described(models: TinyModels) -> Model:
+    plain = {"heads": (), "classifier_from": None, "summary": None, "short_chunks": "judged", "shortest_chunk": 3}
+    return described_model(models, **plain)[0]
+
+
+def test_figures_are_of_the_chunks_that_the_model_judges() -> None:
+    values = (np.array(each) for each in ([0, 0, 1], [0, 1, 2], [0, 1, 2], [True, True, False], [1, 1, 1]))
+    fragments = Fragments(*values, end=np.array([97, 98, 300]), frame=np.zeros(3, np.int8))
+    main = Embedded(None, None, None, fragments, None)  # type: ignore[arg-type]
+    assert fragments_judged(main, 100).usable.tolist() == [False, True, False]
+    assert fragments_judged(main, 0).usable.tolist() == fragments.usable.tolist()

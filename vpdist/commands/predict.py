@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from vpdist.commands import prepare, resolve_config, run_inputs, told_to_displays
+from vpdist.commands import prepare, resolve_config, run_end, run_inputs, told_to_displays
 from vpdist.commands.platforms import note_platforms
 from vpdist.commands.reuse import earlier_run
 from vpdist.commands.run_inputs import RunInputs
@@ -288,5 +288,8 @@ class Predict:
             self.folder.update_run(stage_seconds=self.seconds, seconds=round(seconds, 3), statuses=statuses)
         called = self.settings.classifier is not None
         lines = [*self.warnings, summary_text(self.folder, totals, seconds, called=called)]
+        if self.control.is_first:
+            last = self.session.progress.last_snapshot
+            lines += run_end.end_lines(self.folder.path / "sequences.tsv", last, called=called)
         lines += self.told
         return Outcome("\n".join(lines), totals.failed_fragments)

@@ -39,7 +39,7 @@ from vpdist.storage.atomic_files import read_json
 from vpdist.storage.downloads import Listener
 from vpdist.storage.file_identity import FileIdentity
 from vpdist.storage.run_folder import RunFolder
-from vpdist.text import bytes_text
+from vpdist.text import bytes_text, number_of
 
 logger = logging.getLogger(__name__)
 
@@ -189,8 +189,8 @@ def report_inputs(settings: Settings, session: Session, resolved: ResolvedConfig
     for line in told:
         session.progress.message(line)
     session.progress.message(
-        f"{session.control.runtime.world_size} rank(s) on {resolved.device}, {resolved.dtype}, "
-        f"{resolved.token_budget} tokens a batch, {resolved.threads} thread(s) per rank"
+        f"{number_of(session.control.runtime.world_size, 'rank')} on {resolved.device}, {resolved.dtype}, "
+        f"{resolved.token_budget} tokens a batch, {number_of(resolved.threads, 'thread')} per rank"
     )
     if settings.device == "auto" and (note := gpus_left_out()):
         session.progress.message(note)

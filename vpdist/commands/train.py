@@ -259,8 +259,7 @@ class _Train:
         pieces: Pieces | None,
     ) -> Trained:
         """On rank 0: the classifier with its figures and its calibration."""
-        run, fragments = main.run, main.fragments
-        assert fragments is not None
+        run, fragments = main.run, train_heads.fragments_judged(main, beside.shortest_chunk or 0)
         training, sides, ending = self.training, known.sides, self.control.raise_if_ending
         classifier = fit.network.classifier.eval()
         if run.kinds != CLASSIFIED:

@@ -24,6 +24,7 @@ from vpdist.results.classifier_kinds import KINDS_KEY, kinds_text
 from vpdist.results.embedded_run import EmbeddedRun, finished_run
 from vpdist.results.embedding_summary import EmbeddingSummary
 from vpdist.results.heads import Heads
+from vpdist.results.row_lengths import SHIFT
 from vpdist.session.coordination import Control
 from vpdist.session.session import Session
 from vpdist.storage.run_folder import RunFolder
@@ -71,6 +72,15 @@ class Embedded:
     records: Records | None
     fragments: Fragments | None
     sides: Sides | None
+
+
+def fragments_judged(main: Embedded, shortest_chunk: int) -> Fragments:
+    """On rank 0: the fragments of the main run, of which those of chunks that the model does not judge are not usable:
+    figures are of the model as it is used."""
+    fragments = main.fragments
+    assert fragments is not None
+    long_enough = fragments.end - fragments.start + 1 + SHIFT >= shortest_chunk
+    return replace(fragments, usable=fragments.usable & long_enough)
 
 
 def logits_of_rows(main: Embedded, heads: Heads) -> Callable[[np.ndarray], np.ndarray]:

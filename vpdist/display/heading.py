@@ -95,7 +95,8 @@ def _stages(rates: Rates, snapshot: Snapshot, width: int, moment: Moment, letter
     here = f"{letters.now} {total.stage}{share}"
     coming = [f"{letters.coming} {name}" for name in run.coming]
     room = width - len(right) - 2
-    for earlier in (done, brief, []):
+    names = [f"{letters.done} {name}" for name, _ in before if name != "start"]
+    for earlier in (done, names, brief, []):
         if len("  ".join([*earlier, here, *coming])) <= room:
             break
     else:
@@ -172,7 +173,7 @@ def _figures(rates: Rates, snapshot: Snapshot, width: int, moment: Moment, lette
     if total.power_w is not None:
         facts.append(f"{count_text(total.power_w)} W")
     right = ""
-    if rates.run_left is not None and snapshot.ended is None and not alarms:
+    if rates.run_left is not None and snapshot.ended is None and not alarms and moment.age_s <= QUIET_S:
         right = f"ends {end_text(moment.now + rates.run_left.middle, moment.now)}"
     text = Text(fitting([*alarms, *facts], width - (len(right) + 2 if right else 0), dot))
     if alarms:

@@ -107,6 +107,8 @@ def duration_text(seconds: float) -> str:
     return f"{days} d {hours} h" if hours else f"{days} d"
 
 
+LONGEST_S = 1e9
+"""Thirty years: a run that is to take longer does not end."""
 STEPS_S = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
@@ -126,7 +128,9 @@ def range_text(span: Span, letters: Letters) -> str:
 
 
 def end_text(end: float, now: float) -> str:
-    """The clock time of the end (Unix seconds): 03:10, Thu 03:10, 3 Dec 03:10."""
+    """The clock time of the end (Unix seconds): 03:10, Thu 03:10, 3 Dec 03:10; never of what no clock shows."""
+    if not end - now < LONGEST_S:
+        return "never"
     when, today = datetime.fromtimestamp(end), datetime.fromtimestamp(now)
     days = (when.date() - today.date()).days
     if days == 0:

@@ -95,7 +95,8 @@ def _one_rank(scene: Scene, view: View, width: int, height: int, moment: Moment,
     assert view.rank is not None
     line = scene.rates.lines[view.rank]
     drawn = rank_table(scene.rates, View(sort="slowest", filter="all"), width, 0, moment.age_s, letters)
-    facts = [f"rank {label_text(line)}", device_text(line), f"{line.facts.host}, process {line.facts.pid}", line.state]
+    model = device_text(line) if line.facts.device != "cpu" else ""
+    facts = [f"rank {label_text(line)}", model, f"{line.facts.host}, process {line.facts.pid}", line.state]
     if line.shares is not None:
         shares = line.shares
         facts.append(

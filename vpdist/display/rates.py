@@ -11,10 +11,11 @@ from statistics import median
 
 from vpdist.display.rank_history import MEASURED, RankHistory
 from vpdist.display.time_left import RankLeft, Span, done_and_planned, ranks_left, run_left, stage_left
-from vpdist.monitoring.counters import SCORE_BINS, STAGES, UNKNOWN, RankRow, Snapshot
+from vpdist.monitoring.counters import COUNTER_INDEX, SCORE_BINS, STAGES, UNKNOWN, RankRow, Snapshot
 from vpdist.monitoring.facts import RankFacts
 
 COUNTED = ("records", "bases", "fragments", "units", "failures")
+PLACES = tuple((name, COUNTER_INDEX[name]) for name in COUNTED)
 STRAGGLES_BELOW = 0.85
 """Of the median rate of ranks with the same type of device."""
 CURVE_POINTS = 64
@@ -164,7 +165,7 @@ class Rates:
             left_s=left_s,
             memory_bytes=row.memory_bytes,
             utilisation=row.utilisation,
-            counts={"tokens": row.tokens, **{name: row.in_stage(name) for name in COUNTED}},
+            counts={"tokens": row.tokens, **{name: row.counters[at] - row.base[at] for name, at in PLACES}},
             facts=facts,
             shares=_shares(row, per_s),
             power_w=None if row.power_mw == UNKNOWN else row.power_mw / 1000,

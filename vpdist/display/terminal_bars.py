@@ -40,6 +40,8 @@ LINES_ABOVE = 2
 LEAST_COLUMNS, LEAST_LINES = 20, 6
 CLOCK_S = 1.5
 """Snapshots arrive about once a second and advance the clock; without them it advances in these steps."""
+CLOCK_S_PER_RANK = 1 / 200
+"""The same for many ranks, of whom a picture takes longer."""
 WHOLE_FRAME_S = 15.0
 """A frame has only the lines that changed; after this time all of them, in case something has erased them."""
 
@@ -96,7 +98,8 @@ class Bars:
         if columns < LEAST_COLUMNS or height < LEAST_LINES:
             return
         whole = now - self._whole_frame_at >= WHOLE_FRAME_S
-        drawn_for = (size, self._shown, self.view, int(max(0.0, now - snapshot.time) / CLOCK_S))
+        clock_s = max(CLOCK_S, len(snapshot.rows) * CLOCK_S_PER_RANK)
+        drawn_for = (size, self._shown, self.view, int(max(0.0, now - snapshot.time) / clock_s))
         if drawn_for == self._drawn_for and not (whole or self._messages):
             return
         if not self._writable(0.0):
@@ -125,7 +128,7 @@ class Bars:
         line, snapshot = self._scene.rates.total, self._scene.snapshot
         percent = int(100 * (line.fraction or 0.0)) if line.planned else 0
         alarm = any(each.state in ("lost", "stalled") for each in self._scene.rates.lines)
-        title = f"{line.stage} {percent} %" + (f" {run_title(snapshot, self._letters)}" if snapshot else "")
+        title = f"{line.stage} {percent} % {run_title(snapshot, self._letters) if snapshot else ''}".rstrip()
         state = f"{title}{alarm}"
         if state == self._titled:
             return ""

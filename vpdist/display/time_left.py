@@ -20,6 +20,8 @@ CHECK_S_PER_UNIT, CHECK_BYTES_PER_S = 0.004, 300e6
 """A rank opens a part and compares its digests: python -m scripts.bench.whole_runs, two cores."""
 TABLE_S_PER_UNIT, TABLE_S_PER_FRAGMENT = 0.002, 60e-6
 """Rank 0 reads the scores of a part and writes the rows of a fragment and its chunks."""
+WRITE_S_PER_UNIT, WRITE_BYTES_PER_S, MOST_SLOWER = 0.01, 150e6, 10.0
+"""A rank writes a part, by the same; by how much longer it takes here, other stages take longer, too."""
 LATER_STAGES = ("check", "tables")
 UNSURE = 3.0
 """A stage that has not begun may take so many times longer or shorter than those figures say."""
@@ -120,18 +122,24 @@ def _together(seconds: Iterable[float]) -> float:
 
 def coming_left(snapshot: Snapshot) -> Span:
     """Seconds that the stages take which have not begun."""
-    run, ranks = snapshot.run, len(snapshot.rows)
+    run, totals = snapshot.run, snapshot.totals
+    written = max(1, totals["units"])
+    bytes_per_unit = totals["bytes_written"] / written
     likely = 0.0
     if "check" in run.coming:
-        n_bytes = snapshot.totals["bytes_written"] * run.n_units / max(1, run.n_units - run.kept_units)
-        likely += (run.n_units * CHECK_S_PER_UNIT + n_bytes / CHECK_BYTES_PER_S) / ranks
+        likely += run.n_units * (CHECK_S_PER_UNIT + bytes_per_unit / CHECK_BYTES_PER_S) / len(snapshot.rows)
     if "tables" in run.coming:
         likely += run.n_units * TABLE_S_PER_UNIT + run.n_fragments * TABLE_S_PER_FRAGMENT
-    return Span(likely / UNSURE, likely * UNSURE)
+    expected_s = WRITE_S_PER_UNIT + bytes_per_unit / WRITE_BYTES_PER_S
+    slower = max(1.0, min(MOST_SLOWER, totals["write_us"] / 1e6 / written / expected_s))
+    return Span(likely / UNSURE, likely * slower * UNSURE)
 
 
 def run_left(snapshot: Snapshot, left: Sequence[RankLeft], stage: str) -> Span | None:
-    """Seconds until the run ends; None until it embeds, and where nothing is planned."""
+    """Seconds until the run ends; None until it embeds, where nothing is planned, and of commands that do not tell
+    which stages they have."""
+    if snapshot.run.stages and not snapshot.run.command:
+        return None
     of_stage = stage_left(left, snapshot.rows, stage)
     if of_stage is None or any(name not in LATER_STAGES for name in snapshot.run.coming):
         return None

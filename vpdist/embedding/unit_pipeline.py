@@ -146,7 +146,7 @@ class Pipeline:
             rows_MD.put(rows, self._embed(encoder, tokens, rows))
             n_tokens, padding = int(lengths[rows].sum()), encoder.padding(lengths[rows])
             work_before = self._operations // 10**6
-            self._operations += encoder.shape.operations(lengths[rows])
+            self._operations += encoder.operations(lengths[rows])
             work = self._operations // 10**6 - work_before
             spent_us, started = _microseconds_since(started), time.perf_counter()
 

@@ -56,6 +56,10 @@ class Encoder:
             return 0
         return Packing(lengths, self.device, self.length_bucket).padded_tokens
 
+    def operations(self, lengths: np.ndarray) -> int:
+        """Of linear layers and attention in a batch of these lengths."""
+        return self.shape.operations(lengths)
+
     @torch.inference_mode()
     def embed(self, tokens: Ragged) -> Tensor:
         """(B, width) float32 on the device: the mean vector of every sequence.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 from vpdist.encoder_kinds import CLASSIFIED, options
-from vpdist.text import bytes_text, span_text
+from vpdist.text import bytes_text, number_of, span_text
 
 RANKS_LISTED = 16
 """Of more ranks than this only the busiest and the least busy are listed."""
@@ -184,12 +184,12 @@ def _counts(counts: Counts) -> Iterator[Row]:
 
 def _work(work: Work) -> Iterator[Row]:
     yield "tokens", ", ".join(f"{number:,} {kind}" for kind, number in work.tokens.items())
-    per_rank = f"{work.dtype} on {work.device}, {work.threads} thread(s) per rank"
+    per_rank = f"{work.dtype} on {work.device}, {number_of(work.threads, 'thread')} per rank"
     yield "batches", f"{work.token_budget:,} tokens, {per_rank}"
-    yield "units", f"{work.units:,} for {len(work.ranks):,} rank(s)"
+    yield "units", f"{work.units:,} for {number_of(len(work.ranks), 'rank')}"
     busy = [rank for rank in work.ranks if rank.units]
     if len(busy) < len(work.ranks):
-        yield "", f"{len(work.ranks) - len(busy):,} rank(s) stay idle"
+        yield "", f"{number_of(len(work.ranks) - len(busy), 'rank')} idle"
     if len(work.ranks) > 1 and busy:
         yield "balance", f"busiest rank {work.busiest:.3f} x mean"
         mean = sum(rank.cost for rank in work.ranks) / len(work.ranks)
@@ -227,7 +227,7 @@ def _memory(memory: Memory) -> Iterator[Row]:
 
 
 def _time(time: Time, ranks: int) -> Iterator[Row]:
-    yield "time", f"about {span_text(time.total)} on {ranks:,} rank(s) like those of this machine"
+    yield "time", f"about {span_text(time.total)} on {number_of(ranks, 'rank')} like those of this machine"
     steps = {
         "embedding": time.embed,
         "reading and tokenising": time.ingest,

@@ -12,6 +12,8 @@ from typing import Any
 
 from vpdist.text import printable, shortened
 
+LONGEST_S = 1e11
+"""Seconds that a run lasts, at most."""
 LONGEST_TEXT = 200
 """Letters of a text that another process has sent, at most."""
 READ_AT_ONCE, READS = 16, 100
@@ -104,13 +106,16 @@ class RunFacts:
         known = {each.name: found[each.name] for each in fields(cls) if each.name in found}
         for name in ("inputs", "told", "coming"):
             known[name] = tuple(_text(text) for text in known.get(name, ()))
-        known["stages"] = tuple((_text(name), float(began)) for name, began in known.get("stages", ()))
+        known["stages"] = tuple((_text(name), began) for name, began in known.get("stages", ()))
         for name in ("command", "output"):
             known[name] = _text(known.get(name, ""))
         made = cls(**known)
         counts = (made.n_inputs, made.n_units, made.kept_units, made.n_fragments)
-        numbers = (*counts, made.stall_timeout_s)
-        if not all(type(number) in (int, float) and 0 <= number < 1 << 63 for number in numbers):
+        seconds = (made.stall_timeout_s, *(began for _, began in made.stages))
+        if not (
+            all(type(number) is int and 0 <= number < 1 << 63 for number in counts)
+            and all(type(number) in (int, float) and 0 <= number < LONGEST_S for number in seconds)
+        ):
             raise ValueError("not the facts of a run")
         return made
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import vpdist
 from vpdist.storage.atomic_files import read_json
 from vpdist.storage.run_folder import RunFolder
 from vpdist.text import printable
 
+NAME = f"vpdist {vpdist.__version__}"
 ENDED = {"done": "complete", "done_with_failures": "complete, with failures listed"}
 
 
@@ -15,12 +17,12 @@ def first_sign(folder: RunFolder, *, restart: bool) -> str:
     state, since = status.get("state"), printable(str(status.get("updated", "")))[:16].replace("T", " ")
     path = printable(str(folder.path))
     if restart and state is not None:
-        return f"vpdist: {path}: starting anew, what it holds is discarded"
+        return f"{NAME}, {path}: starting anew, what it holds is discarded"
     if state in ENDED:
-        return f"vpdist: {path}: {ENDED[state]} since {since}; checking its files, only what is missing is computed"
+        return f"{NAME}, {path}: {ENDED[state]} since {since}; checking its files, only what is missing is computed"
     if state is not None:
-        return f"vpdist: {path}: going on with a run that was {_was(state)} ({since})"
-    return f"vpdist: {path}: starting"
+        return f"{NAME}, {path}: going on with a run that was {_was(state)} ({since})"
+    return f"{NAME}, {path}: starting"
 
 
 def _was(state: object) -> str:

@@ -23,7 +23,7 @@ from vpdist.display.terminal_bars import CLEAR_BARS, Bars
 from vpdist.distributed.runtime import KeyStore, Runtime
 from vpdist.environment import RESUMABLE
 from vpdist.errors import Interrupted, PeerLost, VpdistError
-from vpdist.monitoring.counters import COUNTER_INDEX, FIRST_BASE, FIRST_STATE, STAGES, Cell, empty_vector
+from vpdist.monitoring.counters import COUNTER_INDEX, FIRST_BASE, FIRST_STATE, STAGES, Cell, Snapshot, empty_vector
 from vpdist.monitoring.exchange import Exchange
 from vpdist.monitoring.facts import RunFacts
 from vpdist.monitoring.intervals import Intervals
@@ -139,6 +139,11 @@ class Progress:
     def plan_steps(self, planned: int) -> None:
         """How many steps this stage has, once that is known."""
         self._cells[Cell.PLANNED_STEPS] = planned
+
+    @property
+    def last_snapshot(self) -> Snapshot | None:
+        """The newest one that rank 0 has made; None on other ranks."""
+        return self._exchange.emitter.last
 
     def describe(self, **facts: object) -> None:
         """Facts of the run (fields of RunFacts) for all displays. Only rank 0's are shown."""

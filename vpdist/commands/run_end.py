@@ -1,0 +1,105 @@
+"""What is told at the end of a run beside the counts: calls as bars, the best sequences, how the devices were used.
+
+Enters: sequences.tsv as it was written, and the last snapshot. Leaves: lines for the user.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vpdist.monitoring.counters import COUNTER_INDEX, Snapshot
+from vpdist.text import NAME_LETTERS, count_text, printable, shortened
+
+BAR_CELLS = 30
+BEST = 5
+LARGEST_TABLE = 1 << 29
+"""Bytes of a table that is read again for its best sequences; reading takes about two seconds per million rows."""
+CALLS = {"virus": "virus", "non-virus": "non-virus", "NA": "no call"}
+MEANING = (
+    "a sequence is called virus where its virus score is at least the other; no call: no chunk has an open frame, or "
+    "it is too short, filtered or failed"
+)
+
+
+@dataclass(slots=True)
+class Calls:
+    """What sequences.tsv says."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    best: list[tuple[float, int, str]] = field(default_factory=list)
+    """Score, length and name of those with the highest virus scores, the best first."""
+
+
+def read_calls(table: Path) -> Calls:
+    """Calls and best sequences of a sequences.tsv. Raises OSError; ValueError for what is no such table."""
+    calls = Calls()
+    with open(table, "rb") as file:
+        columns = file.readline().rstrip(b"\n").split(b"\t")
+        name, length, score, call = (columns.index(c) for c in (b"seq_name", b"length", b"virus_score", b"prediction"))
+        for line in file:
+            cells = line.split(b"\t")
+            made = cells[call].decode()
+            calls.counts[made] += 1
+            if made == "virus":
+                entry = (float(cells[score]), int(cells[length]), cells[name].decode(errors="replace"))
+                if len(calls.best) < BEST:
+                    heapq.heappush(calls.best, entry)
+                elif entry > calls.best[0]:
+                    heapq.heapreplace(calls.best, entry)
+    calls.best.sort(reverse=True)
+    return calls
+
+
+def call_lines(table: Path) -> list[str]:
+    """Bars of the calls, what they mean, and the best sequences; nothing of a very large table."""
+    if table.stat().st_size > LARGEST_TABLE:
+        return []
+    calls = read_calls(table)
+    total = calls.counts.total()
+    if not total:
+        return []
+    most = max(calls.counts.values())
+    lines = [
+        f"{told:<9} {calls.counts[call]:>10,} {100 * calls.counts[call] / total:5.1f} % "
+        f"{'#' * round(BAR_CELLS * calls.counts[call] / most)}".rstrip()
+        for call, told in CALLS.items()
+    ]
+    lines.append(MEANING)
+    if calls.best:
+        named = (
+            f"{shortened(printable(name), NAME_LETTERS)} ({length:,} bases, {score:.3f})"
+            for score, length, name in calls.best
+        )
+        lines.append(f"highest virus scores: {', '.join(named)}")
+    return lines
+
+
+def device_line(snapshot: Snapshot) -> str:
+    """Device hours, share of the hardware's limit, balance, energy, and what was kept of an earlier command."""
+    rows, run = snapshot.rows, snapshot.run
+    hours = len(rows) * snapshot.elapsed / 3600
+    facts = [f"{len(rows)} {'rank' if len(rows) == 1 else 'ranks'}, {count_text(hours)} device hours"]
+    compute = [row.count("compute_us") for row in rows]
+    possible = sum(
+        seconds_us * facts_of.limit_mflops for seconds_us, facts_of in zip(compute, snapshot.facts, strict=False)
+    )
+    work = sum(row.counters[COUNTER_INDEX["work_mflop"]] for row in rows)
+    if possible and work:
+        facts.append(f"{100 * work * 1e6 / possible:.0f} % of the hardware's limit while computing")
+    if sum(compute) and len(rows) > 1:
+        facts.append(f"the busiest rank computed {max(compute) * len(rows) / sum(compute):.2f} times the mean")
+    energy = [row.energy_j for row in rows if row.energy_j > 0]
+    if energy:
+        facts.append(f"{sum(energy) / 3.6e6:.3g} kWh")
+    if run.kept_units:
+        facts.append(f"{run.kept_units:,} of {run.n_units:,} units were there already")
+    return "; ".join(facts)
+
+
+def end_lines(table: Path, snapshot: Snapshot | None, *, called: bool) -> list[str]:
+    """All of this. Raises OSError."""
+    lines = call_lines(table) if called else []
+    return [*lines, device_line(snapshot)] if snapshot is not None else lines
