@@ -38,7 +38,6 @@ watch_commands.add_to(app)
 info_command.add_to(app)
 
 
-
 @app.command()
 @with_settings(
     "inputs files_from output model classifier nucleotide_model protein_model chunk_length min_length replace_unknown "
