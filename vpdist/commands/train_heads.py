@@ -15,7 +15,7 @@ import numpy as np
 
 from vpdist.commands.beside import RATE, Beside, FittedHead
 from vpdist.commands.predict import Predict
-from vpdist.config import Settings
+from vpdist.config import ResolvedConfig, Settings
 from vpdist.distributed.sums import Sums
 from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.errors import UsageError
@@ -160,7 +160,7 @@ def _fit_head(
     train: Train, sums: Sums, wanted: HeadLength, main: Embedded, classifier: Classifier
 ) -> tuple[Embedded, FittedHead]:
     """One further classifier, and what it was fitted on."""
-    again = _train_of(train, wanted)
+    again = _train_of(train, wanted, main.run.resolved)
     pieces = _pieces(again, wanted, main.records)
     again.control.wait_for_file(again.session.folder.parts)
     outcome = Predict(replace(again.settings, restart=False), again.session).stages()
@@ -216,8 +216,9 @@ def _pieces(train: Train, wanted: HeadLength, records: Records | None) -> HeadPi
     return made
 
 
-def _train_of(train: Train, wanted: HeadLength) -> Train:
-    """The same command for pieces of another length, in a folder of its own."""
+def _train_of(train: Train, wanted: HeadLength, resolved: ResolvedConfig) -> Train:
+    """The same command for pieces of another length, in a folder of its own; what was `resolved` for the main run, as
+    number formats, holds here, too."""
     labelled = replace(train.labelled, model=train.labelled.model / f"head-{wanted.length}")
     left_out = {f"{kind}_model": None for kind in CLASSIFIED if wanted.kinds and kind not in wanted.kinds}
     settings = replace(
@@ -228,6 +229,10 @@ def _train_of(train: Train, wanted: HeadLength) -> Train:
         reuse=None,
         chunk_length=wanted.length,
         min_length=0,
+        dtype=resolved.dtype,
+        embedding_dtype=resolved.embedding_dtype,
+        token_budget=resolved.token_budget,
+        threads=resolved.threads,
         **left_out,  # type: ignore[arg-type]
     )
     train.session.progress.message(f"a classifier for chunks of {wanted.length} bases, from {wanted.begins} on")
