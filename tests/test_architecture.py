@@ -31,6 +31,7 @@ FOLDERS = (
 ENTRY = (
     "api",
     "cli",
+    "info_command",
     "model_commands",
     "run_commands",
     "started_by_api",
@@ -55,6 +56,7 @@ WITHOUT_TORCH = (
     "vpdist.calibration.fit",
     "vpdist.calibration.judgement",
     "vpdist.cli",
+    "vpdist.commands.info",
     "vpdist.config",
     "vpdist.encoder_kinds",
     "vpdist.options",

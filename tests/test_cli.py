@@ -17,6 +17,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vpdist
 from tests.launched import environment
 from tests.snapshots import row, snapshot
 from vpdist import cli
@@ -31,7 +32,7 @@ from vpdist.storage.run_folder import RunFolder
 
 COMPUTING = (
     "[--model] [--nucleotide-model] [--protein-model] [--chunk-length] [--min-length=0] [--replace-unknown] "
-    "[--dtype=auto] [--embedding-dtype=auto] [--token-budget=auto] [--threads] [--device=auto] [--progress=auto] [--offline] "
+    "[--dtype=auto] [--embedding-dtype=auto] [--token-budget=auto] [--threads] [--device=auto] [--progress=auto] [--offline] [--config] [--help-all] "
 )
 CALLING = "[--prevalence] [--sensitive] [--balanced] [--strict] [--max-fdr] "
 RUNNING = "[--nproc] [--reuse] [--schedule=static] [--log-interval=30.0] [--stall-timeout=1800.0] [--restart] "
@@ -56,6 +57,7 @@ COMMANDS = {
     "download": "names",
     "models": "[--folder] [--json]",
     "check": "[--model=mini] [--dtype=float32] [--device=auto] [--threads] [--offline] [--write]",
+    "info": "[--json]",
     "import-classifier": "source -o/--output [--chunk-length] [--nucleotide-model] [--protein-model] [--offline]",
 }
 TYPED = {
@@ -359,11 +361,41 @@ def imported(*arguments: object) -> tuple[int, set[str]]:
     return ended.returncode, set(re.findall(r"^import time:.*\| +(\w+)$", ended.stderr, re.MULTILINE))
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("predict", "--help"), ("plan", "--help")])
+@pytest.mark.parametrize("arguments", [("--help",), ("-V",), ("predict", "-h"), ("plan", "--help")])
 def test_help_starts_without_torch(arguments: tuple[str, ...]) -> None:
     code, packages = imported(*arguments)
     assert (code, packages & {"torch", "transformers", "numpy"}) == (0, set())
     assert "typer" in packages
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_short_option_for_its_help(command: str) -> None:
+    group = typer.main.get_command(cli.app)
+    outer = group.make_context("vpdist", ["--version"], resilient_parsing=True)
+    inner = group.commands[command].make_context(command, [], parent=outer, resilient_parsing=True)  # type: ignore[attr-defined]
+    assert inner.help_option_names == ["-h", "--help"]
+
+
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_the_version_comes_first_and_then_what_numbers_depend_on(
+    option: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, option) == 0
+    first, *others = capfd.readouterr().out.splitlines()
+    assert first == f"vpdist {vpdist.__version__}"
+    assert {line.split(" ")[0] for line in others} >= {"torch", "transformers", "accelerate", "Python"}
+
+
+def test_completion_names_commands_and_options_without_torch(tmp_path: Path) -> None:
+    for words, number, completed in (("vpdist pre", 1, "predict"), ("vpdist predict --nuc", 2, "--nucleotide-model")):
+        asked = {"_VPDIST_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(number)}
+        program = "import sys; sys.argv = ['vpdist']; from vpdist.cli import main; main()"
+        command = [sys.executable, "-X", "importtime", "-c", program]
+        ended = subprocess.run(
+            command, env=environment() | asked, capture_output=True, text=True, timeout=120, check=True
+        )
+        assert ended.stdout.split() == [completed]
+        assert re.search(r"\btorch$", ended.stderr, re.MULTILINE) is None
 
 
 def test_watching_starts_without_torch(tmp_path: Path) -> None:

@@ -10,7 +10,16 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDERS = ("docs", "scripts", "tests", "vpdist")
-FILES = ("Makefile", "LICENSE", "MANIFEST.in", "pyproject.toml", "constraints.txt", "constraints-hashes.txt")
+FILES = (
+    "Makefile",
+    "LICENSE",
+    "CITATION.cff",
+    "mkdocs.yml",
+    "MANIFEST.in",
+    "pyproject.toml",
+    "constraints.txt",
+    "constraints-hashes.txt",
+)
 MADE = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 

@@ -11,8 +11,7 @@ from typing import Annotated
 
 import typer
 
-import vpdist
-from vpdist import model_commands, run_commands, watch_commands
+from vpdist import help_pages, info_command, model_commands, run_commands, watch_commands
 from vpdist.config import MOST_RANKS, Settings, within
 from vpdist.environment import (
     bound_spinning,
@@ -21,7 +20,7 @@ from vpdist.environment import (
     unused_launcher,
 )
 from vpdist.errors import StorageError, UsageError, VpdistError, limit_reached
-from vpdist.options import SeveralValues, option, with_settings
+from vpdist.options import Nproc, SeveralValues, option, with_settings
 from vpdist.standard_streams import open_standard_streams
 from vpdist.text import MESSAGE_LETTERS, printable, printable_lines, shortened
 from vpdist.train_settings import TrainSettings, labelled_files
@@ -29,18 +28,14 @@ from vpdist.train_settings import TrainSettings, labelled_files
 app = typer.Typer(
     help="Tell viral sequences from everything else in sequencing data, on as many GPUs as there are.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 model_commands.add_to(app)
 run_commands.add_to(app)
 watch_commands.add_to(app)
-
-Nproc = Annotated[
-    int | None,
-    typer.Option(help="Without a launcher: ranks to start; by default one per visible GPU, else by cores and memory."),
-]
+info_command.add_to(app)
 
 
 @app.command()
@@ -208,11 +203,14 @@ def verify(run: watch_commands.RunArgument) -> None:
 
 @app.callback(invoke_without_command=True)
 def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("-V", "--version", help="Print the versions that matter and exit.")] = False,
 ) -> None:
     if version:
-        typer.echo(f"vpdist {vpdist.__version__}")
+        typer.echo(info_command.versions_text())
         raise typer.Exit
+
+
+help_pages.arrange(app)
 
 
 def main() -> None:

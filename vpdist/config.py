@@ -41,21 +41,21 @@ class Settings:
     inputs: Annotated[
         tuple[str, ...],
         Option(
-            "FASTA or FASTQ: plain, gz, bz2, xz or zst; - for standard input.",
+            "FASTA, FASTQ; plain, gz, bz2, xz, zst; - for stdin.",
             metavar="IN...",
             typed=list[str],
             default=[],
             parse=tuple,
         ),
     ]
-    files_from: Annotated[
-        str | None, Option("A file that names inputs, one a line; - for standard input.", metavar="LIST")
-    ] = None
+    files_from: Annotated[str | None, Option("A file that names inputs, one a line; - for stdin.", metavar="LIST")] = (
+        None
+    )
     output: Annotated[Path, Option("The run folder.", flags=("-o", "--output"), metavar="RUN")]
     model: Annotated[
         str | None,
         Option(
-            "A model: a name (`vpdist models`), a folder or a hub id; options for its parts override.",
+            "A name (`vpdist models`), a folder or a hub id.",
             metavar="NAME|FOLDER|ID",
         ),
     ] = None
@@ -65,30 +65,20 @@ class Settings:
     chunk_length: Annotated[
         int | None,
         Option(
-            "Bases per chunk: what the classifier was trained on; by default what it says, without one 500.",
+            "Bases per chunk; else the classifier's, else 500.",
             least=3,
             most=1_000_000,
         ),
     ] = None
-    min_length: Annotated[
-        int, Option("Shorter sequences are listed as filtered, not scored.", least=0, most=MOST_BASES)
-    ] = 0
-    replace_unknown: Annotated[
-        bool, Option("Read letters that are no nucleotides as N, and count them, instead of ending.")
-    ] = False
-    allow_short: Annotated[bool, Option("Go on where most sequences are too short for the model: they are NA.")] = False
-    consensus: Annotated[str, Option("A sequence's scores from its chunks': {choices}.", CONSENSUS)] = "mean"
-    prevalence: Annotated[
-        float | None, Option("The sample's share of viruses, between 0 and 1; by default estimated.", metavar="P")
-    ] = None
-    max_fdr: Annotated[
-        float | None, Option("Call virus up to this q-value, in place of the preset's.", metavar="X")
-    ] = None
-    sensitive: Annotated[bool, Option("Call virus up to q = 0.10, non-virus below probability 0.05.")] = False
-    balanced: Annotated[bool, Option("Call virus up to q = 0.05, non-virus below probability 0.2; the default.")] = (
-        False
-    )
-    strict: Annotated[bool, Option("Call virus up to q = 0.01 from probability 0.9, non-virus below 0.5.")] = False
+    min_length: Annotated[int, Option("Shorter sequences are listed, not scored.", least=0, most=MOST_BASES)] = 0
+    replace_unknown: Annotated[bool, Option("Read letters that are no nucleotides as N, and count them.")] = False
+    allow_short: Annotated[bool, Option("Go on where most sequences are too short.")] = False
+    consensus: Annotated[str, Option("From chunks' scores: {choices}.", CONSENSUS)] = "mean"
+    prevalence: Annotated[float | None, Option("Share of viruses in the sample; else estimated.", metavar="P")] = None
+    max_fdr: Annotated[float | None, Option("Call virus up to this q-value.", metavar="X")] = None
+    sensitive: Annotated[bool, Option("Virus to q = 0.10; not below probability 0.05.")] = False
+    balanced: Annotated[bool, Option("Virus to q = 0.05; not below probability 0.2.")] = False
+    strict: Annotated[bool, Option("Virus to q = 0.01; not below probability 0.5.")] = False
     dtype: Annotated[str, Option("Encoders: {choices}.", DTYPES)] = "auto"
     embedding_dtype: Annotated[
         str, Option("Stored embeddings: {choices}; auto: float16 unless encoders compute in float32.", STORED_DTYPES)
@@ -110,13 +100,11 @@ class Settings:
     ] = None
     threads: Annotated[
         int | None,
-        Option(
-            "CPU threads per rank; by default the node's cores, or their quota, divided.", least=1, most=MOST_THREADS
-        ),
+        Option("CPU threads per rank; by default the cores, or their quota, divided.", least=1, most=MOST_THREADS),
     ] = None
-    device: Annotated[str, Option("{choices}; auto takes CUDA where there is any.", DEVICES)] = "auto"
+    device: Annotated[str, Option("{choices}; auto prefers CUDA.", DEVICES)] = "auto"
     schedule: Annotated[str, Option("static: work dealt by token cost; dynamic: drawn by ranks.", SCHEDULES)] = "static"
-    progress: Annotated[str, Option("{choices}; auto draws bars on a terminal.", PROGRESS_MODES)] = "auto"
+    progress: Annotated[str, Option("{choices}; bars need a terminal.", PROGRESS_MODES)] = "auto"
     log_interval: Annotated[
         float, Option("Seconds between log lines where there are no bars.", least=1, most=MOST_SECONDS)
     ] = 30.0
@@ -129,9 +117,7 @@ class Settings:
         Path | None, Option("A run of which embeddings of the same fragments are taken over.", metavar="OLDRUN")
     ] = None
     legacy_output: Annotated[bool, Option("Also write the original method's two files.")] = False
-    min_score: Annotated[
-        float, Option("Least virus_score of what virus.fna.gz, virus.tsv and the regions hold.", least=0, most=1)
-    ] = 0.0
+    min_score: Annotated[float, Option("Least virus_score in virus.tsv and regions.", least=0, most=1)] = 0.0
     gzip_tables: Annotated[bool, Option("Write the three tables as .tsv.gz, instead of .tsv.")] = False
     calls: bool = True
     """Whether a model's classifier is used, as by every command but `vpdist embed`."""

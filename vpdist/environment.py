@@ -22,6 +22,7 @@ from vpdist.errors import UsageError
 from vpdist.local_rank import local_variables
 from vpdist.slurm_step import launch_variables
 from vpdist.terminal_features import TerminalFeatures, features
+from vpdist.told_variables import not_used, shown
 
 PARENT = os.getppid()
 """This process's parent, read before the slow imports, so that a launcher that ends during them is noticed."""
@@ -33,8 +34,6 @@ RESUMABLE = "run the same command again to resume"
 
 FOREIGN = ("PMI_", "OMPI_", "MV2_", "MPI_LOCAL", "ACCELERATE_", "FORK_LAUNCHED")
 """Beginnings of variables by which accelerate finds other launchers than those that vpdist knows."""
-SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Variables by which a launcher tells how many processes it has started."""
 
 SPIN_COUNT = "1000"
 """Rounds of a waiting thread. Two threads on two cores beside two busy processes: 9.6 times one thread's time without a
@@ -156,21 +155,12 @@ def _by_hand(task: str) -> bool:
 
 def unused_launcher() -> str:
     """What to tell the user where a launcher's variables promise several processes, but this one is alone."""
-    if launch_context().launched:
-        return ""
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1") and "MASTER_PORT" in os.environ:
-        return (
-            "note: `accelerate launch --cpu` has started one process only, whatever its --num_processes; two ranks are "
-            "started by --nproc 2 without a launcher, or by accelerate launch "
-            "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no, on a CPU too"
-        )
-    for name in SIZES:
-        if os.environ.get(name, "1") not in ("", "0", "1"):
-            return (
-                f"note: {name}={os.environ[name]} is not used: without RANK and WORLD_SIZE this is one process; for "
-                f"several ranks start through torchrun or srun, or give --nproc"
-            )
-    return ""
+    return "" if launch_context().launched else not_used(os.environ)
+
+
+def variables_told() -> dict[str, str]:
+    """The variables that change what vpdist does, without secrets; those that this process has set are among them."""
+    return shown(os.environ)
 
 
 def launcher_passes_on(number: signal.Signals) -> bool:

@@ -7,12 +7,14 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from inspect import Parameter
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from typer.core import TyperCommand
 
+from vpdist import settings_file
 from vpdist.config import OPTIONS, Settings
+from vpdist.help_pages import HELP_ALL, ArrangedCommand, whole_help
 from vpdist.train_settings import TRAIN_OPTIONS, TrainSettings
 
 Command = Callable[..., None]
@@ -23,9 +25,31 @@ DEFAULTS = {
     field.name: Parameter.empty if field.default is MISSING else field.default
     for field in (*fields(TrainSettings), *fields(Settings))
 }
+Nproc = Annotated[
+    int | None,
+    typer.Option(
+        help="Ranks; by default one per visible GPU, else by cores and memory. torchrun and srun say it themselves."
+    ),
+]
+ADDED = {
+    settings_file.OPTION: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Options from a TOML file; typed ones count more.",
+            callback=settings_file.take_from,
+            is_eager=True,
+        ),
+    ],
+    HELP_ALL: Annotated[
+        bool,
+        typer.Option("--help-all", help="Show all options with their texts.", callback=whole_help, is_eager=True),
+    ],
+}
+"""Options of every command with settings, which are no settings themselves."""
 
 
-class SeveralValues(TyperCommand):
+class SeveralValues(ArrangedCommand):
     """A command whose options of several values take them one after the other, `--virus a.fa b.fa`, too: a shell writes
     out `*.fa` in that way. It has no positional arguments."""
 
@@ -70,6 +94,8 @@ def with_settings(names: str, *, required: str = "", **fixed: Any) -> Callable[[
 
         @functools.wraps(function)
         def command(**typed: Any) -> None:
+            for name in ADDED:  # their callbacks have done what there is to do
+                del typed[name]
             given = {name: OPTIONS[name].parse(value) for name, value in typed.items() if name in OPTIONS.keys() - own}
             rest = {name: value for name, value in typed.items() if name in own}
             if "training" in own:
@@ -79,6 +105,7 @@ def with_settings(names: str, *, required: str = "", **fixed: Any) -> Callable[[
             function(Settings(**given, **fixed), **rest)
 
         parameters = [own[name] if name in own else _parameter(name, required.split()) for name in names.split()]
+        parameters += [_added(name, annotation) for name, annotation in ADDED.items()]
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads it
             [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
         )
@@ -95,4 +122,10 @@ def _parameter(name: str, required: list[str]) -> Parameter:
         Parameter.KEYWORD_ONLY,
         default=Parameter.empty if name in required else default,
         annotation=Annotated[declared.typed or TYPES[name], option(name)],
+    )
+
+
+def _added(name: str, annotation: Any) -> Parameter:
+    return Parameter(
+        name, Parameter.KEYWORD_ONLY, default=None if name == settings_file.OPTION else False, annotation=annotation
     )

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import sys
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from vpdist.config import within
+from vpdist.help_pages import ArrangedCommand
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 REPLAY, REPLAY_SPEED, MOST_SPEED = "--replay", 60.0, 1e6
 
 
-class OptionalSpeed(TyperCommand):
+class OptionalSpeed(ArrangedCommand):
     """A command whose --replay may be followed by a number."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         written: list[str] = []
-        for argument, following in zip(args, [*args[1:], ""], strict=True):
+        for argument, following in zip_longest(args, args[1:], fillvalue=""):
             written.append(argument)
             if argument == REPLAY and not _is_number(following):
                 written.append(str(REPLAY_SPEED))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PINS, HASHES = ROOT / "constraints.txt", ROOT / "constraints-hashes.txt"
-EXTRAS = ("gpu", "test", "check")
+EXTRAS = ("gpu", "test", "check", "docs")
 HEAD = """\
 # Everything that vpdist is tested with, with the hashes of the files that the package index publishes. Made from
 # constraints.txt and pyproject.toml by python -m scripts.checks.pin_hashes.

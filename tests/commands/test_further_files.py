@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -353,6 +354,11 @@ def test_embed_makes_no_calls_hence_no_virus_files(models: TinyModels, contigs: 
     assert (summary["n_virus"], summary["n_scored"], summary["virus_share"]) == ("NA", "NA", "NA")
     assert summary["n_sequences"] == "21"
     assert verify(tmp_path / "run") == []
+
+
+def test_every_flag_of_the_documents_has_words() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "flags.md").read_text()
+    assert list(explained.FLAGS) == re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
 
 
 def test_the_readme_explains_every_file_and_column(done: Path) -> None:

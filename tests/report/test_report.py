@@ -67,9 +67,12 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "probability": ["NA" if k % 50 == 0 else f"{x:.4f}" for k, x in enumerate(rng.random(n))],
         "q_value": [f"{x:.4f}" for x in rng.random(n)],
         "call": [("virus", "non-virus", "uncertain")[k % 3] for k in range(n)],
-        "flags": [("NA", "short,few_frames", "<i>odd</i>")[k % 3] for k in range(n)],
+        "flags": [("none", "short,few_chunks", "<i>odd</i>")[k % 3] for k in range(n)],
     }
-    return write_run(tmp_path_factory.mktemp("synthetic") / "run <b>{style}", n, names=names, further=further)
+    run = write_run(tmp_path_factory.mktemp("synthetic") / "run <b>{style}", n, names=names, further=further)
+    about = json.loads((run / "run.json").read_text()) | {"judgement": {"most_false": 77, "confidence": 0.95}}
+    (run / "run.json").write_text(json.dumps(about))
+    return run
 
 
 def contents(path: Path) -> tuple[dict[str, object], dict[str, object]]:
@@ -270,6 +273,11 @@ def test_names_are_text_whatever_they_hold(shown: Page, reports: dict[str, Path]
         shown.click(".row")
         assert shown.text("#contigname") == name
     assert shown.run("document.querySelectorAll('img, b, i, iframe').length") == 0
+    shown.set("#search", "s0")  # number 9 of all
+    shown.click(".row")
+    table = {row["seq_name"]: row for row in rows(synthetic / "sequences.tsv")}
+    expected = {"none": "", "short,few_chunks": "flagged: short for the model; one or two scored chunks"}
+    assert expected.get(table[shown.text("#contigname")]["flags"], "flagged: <i>odd</i>") in shown.text("#contigtold")
     assert shown.run("typeof window.pwned") == "undefined"
     assert shown.complaints() == []
 
@@ -305,7 +313,7 @@ def test_the_threshold_counts_as_the_table_does(shown: Page, reports: dict[str, 
     known = [float(row["probability"]) for row in called if row["probability"] != "NA"]
     false = f"{sum(1 - probability for probability in known):.1f}"
     unknown = f"(without {len(called) - len(known)} that have no probability)"
-    assert f"expected false among them: {false} {unknown}" in shown.text("#sentence")
+    assert f"expected false among them: {false} {unknown}, at most 77 with 95% confidence" in shown.text("#sentence")
     scored = [row for row in table if row["virus_score"] != "NA"]
     for metric, value, count in (
         ("virus_score", 0.75, sum(float(row["virus_score"]) >= 0.75 for row in scored)),
@@ -342,6 +350,9 @@ def test_the_table_is_sorted_filtered_searched_and_scrolled(
     assert shown.run("document.querySelector('.row .length').textContent") == longest[-1]["length"]
     shown.set("#filter", "uncertain", "change")
     assert shown.text("#shown") == f"{sum(row['call'] == 'uncertain' for row in table):,} of 3,000"
+    shown.set("#filter", "unflagged", "change")
+    assert shown.text("#shown") == f"{sum(row['flags'] == 'none' for row in table):,} of 3,000"
+    shown.set("#filter", "uncertain", "change")
     shown.set("#file", "1", "change")
     both = sum(row["call"] == "uncertain" and row["source"] == "b.fa" for row in table)
     assert shown.text("#shown") == f"{both:,} of 3,000"

@@ -204,7 +204,7 @@ def test_every_dependency_is_pinned_to_a_release_that_its_requirement_allows() -
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     releases = pinned()
-    for text in (*project["dependencies"], *extras["test"], *extras["check"]):
+    for text in (*project["dependencies"], *extras["test"], *extras["check"], *extras["docs"]):
         requirement = Requirement(text)
         assert requirement.specifier.contains(releases[canonicalize_name(requirement.name)]), text
 

@@ -26,6 +26,7 @@ from vpdist.report.packed import Column, packed
 from vpdist.report.sequence_columns import Counted, Shown, count_sequences, read_shown
 from vpdist.report.timeline import timeline
 from vpdist.results.embedded_run import recorded_config
+from vpdist.results.explained import FLAGS
 from vpdist.storage.atomic_files import read_json, write_file
 from vpdist.storage.run_folder import REPORT, RunFolder, is_report
 from vpdist.text import printable, shortened, without_open_quotes
@@ -84,8 +85,19 @@ def gather(folder: RunFolder, beside: Path) -> tuple[dict[str, Column], dict[str
         "statuses": statuses,
         "flags": flags,
         "map": spread.told,
+        "words": FLAGS,
+        "most_false": _most_false(about),
     }
     return columns, meta
+
+
+def _most_false(about: Mapping[str, Any]) -> str:
+    """How many of the calls are false at most, by the judgement that run.json keeps; '' where that is not known."""
+    kept = about.get("judgement")
+    most, confidence = (kept.get(name) if isinstance(kept, dict) else None for name in ("most_false", "confidence"))
+    if not isinstance(most, int) or not isinstance(confidence, float):
+        return ""
+    return f", at most {most:,} with {confidence:.0%} confidence"
 
 
 def _about(folder: RunFolder, about: Mapping[str, Any], counted: Counted, shown: Shown) -> dict[str, Any]:

@@ -88,13 +88,14 @@
     }
     const at = metric === METRICS.call ? 'as called' : `with ${metric.label} ${$('value').textContent}`;
     const of = n < meta.sequences ? ` (of the ${whole(n)} in this report; ${whole(meta.virus)} of all are called virus)` : '';
-    const expected = col.probability ? `expected false among them: ${falseOnes.toFixed(1)}${unknown ? ` (without ${whole(unknown)} that have no probability)` : ''}` : 'how many of them are false is not known: the model has no calibration';
+    const expected = col.probability ? `expected false among them: ${falseOnes.toFixed(1)}${unknown ? ` (without ${whole(unknown)} that have no probability)` : ''}${metric === METRICS.call ? meta.most_false : ''}` : 'how many of them are false is not known: the model has no calibration';
     $('sentence').textContent = `${whole(count)} of ${whole(meta.sequences)} sequences are virus, ${at}${of}; ${expected}.`;
     $('count').textContent = `${whole(count)} sequences (${percent(count, n)}), ${bases(length)}`;
   };
 
   // ---- table ----
   const flag = (i) => (col.flags ? meta.flags[col.flags[i]] : '');
+  const words = (i) => flag(i).split(',').map((word) => (Object.hasOwn(meta.words, word) ? meta.words[word] : word)).join('; ');
   const COLUMNS = [
     ['name', 'name', (i) => col.name[i], (i) => col.name[i]],
     ['length', 'length', (i) => whole(col.length[i]), (i) => col.length[i]],
@@ -116,7 +117,9 @@
     const keep = [];
     for (let i = 0; i < n; i++) {
       if (file >= 0 && col.source[i] !== file) continue;
-      if (call === 'threshold' ? !isVirus(i) : call !== 'all' && CALLS[col.call[i]] !== call) continue;
+      if (call === 'unflagged') {
+        if (flag(i)) continue;
+      } else if (call === 'threshold' ? !isVirus(i) : call !== 'all' && CALLS[col.call[i]] !== call) continue;
       if (wanted && !`${col.name[i]} ${col.description[i] || ''}`.toLowerCase().includes(wanted)) continue;
       keep.push(i);
     }
@@ -279,7 +282,7 @@
     const x = (base) => LEFT + ((base - a) / (b - a || 1)) * (width - LEFT - 8);
     $('contigname').textContent = col.name[i];
     $('contigtold').textContent = `${bases(col.length[i])}, virus ${score(virus(i))}, non-virus ${score(nonvirus(i))}, called ${CALLS[col.call[i]]}` +
-      (flag(i) ? `, ${flag(i)}` : '') + (col.has[i] ? '' : '; its fragments are not in this report');
+      (flag(i) ? `; flagged: ${words(i)}` : '') + (col.has[i] ? '' : '; its fragments are not in this report');
     boxes = [];
     pen.fillStyle = colour('--text');
     FRAMES.forEach((name, f) => pen.fillText(name, 8, 12 + 20 * f));

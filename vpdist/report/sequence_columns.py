@@ -15,6 +15,7 @@ import numpy as np
 
 from vpdist.report.packed import Column, scores
 from vpdist.results.call_files import CallOf, SourceCounts
+from vpdist.results.flags import NO_FLAG
 from vpdist.results.table_files import NA, Table, opened_table
 from vpdist.storage.atomic_files import DamagedFile
 from vpdist.text import shortened
@@ -27,6 +28,7 @@ BINS = 20
 CLASSES = (0, 300, 500, 1_000, 3_000, 10_000)
 """Least bases of each class of lengths."""
 CALLS = {NA: 0, "non-virus": 1, "virus": 2, "uncertain": 3}
+NO_FLAGS = (NA, NO_FLAG, "")
 FURTHER = ("probability", "q_value", "p_value")
 """Columns of calibrated models."""
 
@@ -124,7 +126,10 @@ def read_shown(folder: Path, counted: Counted, statuses: list[str], flags: list[
             names.append(row[name])
             if with_descriptions:
                 descriptions.append(shortened(row[description], DESCRIPTION_LETTERS))
-            code = (_code(statuses, row[status]), 0 if flag is None else _code(flags, row[flag].replace(NA, "")))
+            code = (
+                _code(statuses, row[status]),
+                0 if flag is None else _code(flags, "" if row[flag] in NO_FLAGS else row[flag]),
+            )
             integers = (number(table, row[position], int) for position in numbers)
             floats = (number(table, row[position]) for position in values)
             rows.append((source_number[row[source]], CALLS.get(call.text(row), 0), *code, *integers, *floats))

@@ -25,7 +25,6 @@ FILES = {
     "calibration.json": "by what the scores were judged: the model's calibration, its null scores, and what was chosen",
     "prediction_results.txt": "the fragments in the form of the original VirNucPro",
     "prediction_results_highestscore.csv": "the chunks in the form of the original VirNucPro",
-    "calibration.json": "by what the scores were judged",
     "README.txt": "this text",
 }
 OTHER_FILES = {
@@ -88,6 +87,16 @@ COLUMNS: dict[str, dict[str, str]] = {
         "n_ok": "sequences of this status, and so on for the others",
     },
 }
+FLAGS = {
+    "short": "short for the model",
+    "few_chunks": "one or two scored chunks",
+    "ambiguous_bases": "many letters other than A, C, G, T",
+    "low_complexity": "mostly repeats of low complexity",
+    "no_open_frame": "no open frame",
+    "out_of_distribution": "unlike what the model was trained on",
+    "disagreement": "its frames or chunks disagree",
+}
+"""What docs/flags.md says of each flag, in a few words."""
 SCORES = (
     "A fragment's two scores add up to 1. A chunk's virus_score is the highest of its fragments', its nonvirus_score "
     "the highest of its fragments' too: these may be two fragments, so that both can be near 1 and their sum near 2. "
