@@ -25,6 +25,8 @@ BEGAN = 1.78e9
 SIZES = ((80, 24), (120, 40), (200, 60))
 RANKS = (2, 16, 512, 1024)
 PER_NODE = 8
+UNITS = 40
+"""Of a rank."""
 Rgb = tuple[int, int, int]
 
 
@@ -60,7 +62,8 @@ def _row(rank: int, ranks: int, second: int) -> RankRow:
     counters = dict.fromkeys(COUNTERS, 0)
     counters |= {"nucleotide_tokens": int(tokens * 0.4), "protein_tokens": tokens - int(tokens * 0.4)}
     counters |= {"work_mflop": tokens * 5_500, "fragments": tokens // 280, "units": active // 55}
-    counters |= {"compute_us": int(0.88e6 * active), "load_us": int(0.03e6 * active), "write_us": int(0.05e6 * active)}
+    counters |= {"compute_us": int(0.88e6 * active), "load_us": int(0.03e6 * active), "write_us": int(0.01e6 * active)}
+    counters["bytes_written"] = active // 55 * 60_000_000
     shares = (400, 900, 2000, 3000, 3000, 2000, 900, 700)
     counters |= {name: tokens // share for name, share in zip(SCORE_BINS, shares, strict=True)}
     values = tuple(int(counters[name]) for name in COUNTERS)
@@ -70,7 +73,7 @@ def _row(rank: int, ranks: int, second: int) -> RankRow:
         "embed",
         float(second - 900) if silent else 0.0,
         120_000_000,
-        19_240 // ranks,
+        UNITS,
         False,
         int((58 + rank % 5) * 2**30),
         0 if silent else 90 + rank % 9,
@@ -96,12 +99,12 @@ def snapshots(ranks: int) -> Iterator[Snapshot]:
         inputs=("reads.fa.gz",),
         n_inputs=1,
         output="RUN",
-        told=("float16", "resumed, 1,204 of 19,240 units kept"),
+        told=("float16", f"resumed, {3 * ranks:,} of {UNITS * ranks:,} units kept"),
         stages=stages,
         coming=("check", "tables"),
-        n_units=19_240,
-        kept_units=1_204,
-        n_fragments=6_800_000,
+        n_units=UNITS * ranks,
+        kept_units=3 * ranks,
+        n_fragments=425_000 * ranks,
         stall_timeout_s=1800.0,
     )
     for second in range(0, 1001, 10):

@@ -278,11 +278,13 @@ def test_tasks_of_one_srun_with_different_commands_are_told_so(
 
 
 def shares(lines: Sequence[str]) -> dict[str, float]:
-    """Percent done of each bar on the screen."""
+    """Percent done of all ranks and of each on the screen while they embed."""
     percent = {}
     for line in lines:
-        if bar := re.match(r"(rank 0|rank 1|all   ) .* (\d+\.\d)%", line):
-            percent[bar[1].strip()] = float(bar[2])
+        if of_all := re.search(r"\u25b6 embed (\d+\.\d) %", line):
+            percent["all"] = float(of_all[1])
+        if "all" in percent and (bar := re.match(r"[ !] ?([01]) cpu +(\d+\.\d)%", line)):
+            percent[f"rank {bar[1]}"] = float(bar[2])
     return percent
 
 

@@ -20,10 +20,10 @@ CHECK_S_PER_UNIT, CHECK_BYTES_PER_S = 0.004, 300e6
 """A rank opens a part and compares its digests: python -m scripts.bench.whole_runs, two cores."""
 TABLE_S_PER_UNIT, TABLE_S_PER_FRAGMENT = 0.002, 60e-6
 """Rank 0 reads the scores of a part and writes the rows of a fragment and its chunks."""
-WRITE_S_PER_UNIT, WRITE_BYTES_PER_S, MOST_SLOWER = 0.01, 150e6, 10.0
+WRITE_S_PER_UNIT, WRITE_BYTES_PER_S, MOST_SLOWER = 0.01, 150e6, 3.0
 """A rank writes a part, by the same; by how much longer it takes here, other stages take longer, too."""
 LATER_STAGES = ("check", "tables")
-UNSURE = 3.0
+UNSURE = 2.5
 """A stage that has not begun may take so many times longer or shorter than those figures say."""
 
 
