@@ -7,6 +7,8 @@
 # format  let ruff rewrite what it can
 # bench   benchmark figures beside their goals, on the CPU, in under 10 minutes; written to bench/figures.md
 # bench-large   the same for runs with a million fragments and more
+# trust   whether the probabilities, q-values and calls of a model hold, on mixtures of genomes it has not seen; names files:
+#         make trust VIRUS="v.fa.gz" OTHER="host=h.fa.gz" [SPLITS=MODEL/splits.tsv] [MODEL=mini] [UNSEEN="fungi=f.fa.gz"]
 # first-gpu   what holds on the GPU of this machine: a table of verdicts in under 10 minutes, kept as bench/first-gpu.md;
 #         ends at once with 2 where there is no CUDA device
 # docs    the site of docs/ as build/site/index.html; warnings are errors
@@ -53,6 +55,11 @@ bench: $(ENVIRONMENT)
 
 bench-large: $(ENVIRONMENT)
 	$(BIN)/python -m scripts.bench.all --large $(CONTIGS)
+
+.PHONY: trust
+trust: $(ENVIRONMENT)
+	$(BIN)/python -m scripts.trust.prove --virus $(VIRUS) --other $(OTHER) --model $(or $(MODEL),mini) \
+	    $(if $(SPLITS),--splits $(SPLITS)) $(if $(UNSEEN),--unseen $(UNSEEN))
 
 .PHONY: first-gpu
 first-gpu: $(ENVIRONMENT)

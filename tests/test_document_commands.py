@@ -63,6 +63,7 @@ def test_calls_are_found_where_people_write_them() -> None:
     assert {"README.md", "index.md", "tutorial.md", "tuning.md", "models.md", "training.md", "slurm.md"} <= set(
         WITH_CALLS
     )
+    assert len(CALLS["README.md"] + CALLS["models.md"]) >= 10
     block = (
         "srun torchrun --nnodes=2 -m vpdist predict a.fa -o 'RUN 1' ... 2> log | tail -1 # vpdist nothing\n"
         "vpdist verify \"$run\" && bash -c 'vpdist watch RUN'; echo vpdist\npip install vpdist\n"

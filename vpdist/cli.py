@@ -20,7 +20,7 @@ from vpdist.environment import (
     unused_launcher,
 )
 from vpdist.errors import StorageError, UsageError, VpdistError, limit_reached
-from vpdist.options import SeveralValues, option, with_settings
+from vpdist.options import Nproc, SeveralValues, option, with_settings
 from vpdist.standard_streams import open_standard_streams
 from vpdist.text import MESSAGE_LETTERS, printable, printable_lines, shortened
 from vpdist.train_settings import TrainSettings, labelled_files
@@ -36,13 +36,6 @@ model_commands.add_to(app)
 run_commands.add_to(app)
 watch_commands.add_to(app)
 info_command.add_to(app)
-
-Nproc = Annotated[
-    int | None,
-    typer.Option(
-        help="Ranks; by default one per visible GPU, else by cores and memory. torchrun and srun say it themselves."
-    ),
-]
 
 
 @app.command()

@@ -25,7 +25,12 @@ DEFAULTS = {
     field.name: Parameter.empty if field.default is MISSING else field.default
     for field in (*fields(TrainSettings), *fields(Settings))
 }
-
+Nproc = Annotated[
+    int | None,
+    typer.Option(
+        help="Ranks; by default one per visible GPU, else by cores and memory. torchrun and srun say it themselves."
+    ),
+]
 ADDED = {
     settings_file.OPTION: Annotated[
         Path | None,

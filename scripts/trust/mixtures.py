@@ -137,27 +137,37 @@ def mixed(
     )
 
 
-def calibration_error(pool: Pool, calibration: Calibration, nulls: NullScores, rng: np.random.Generator) -> Interval:
-    """The expected calibration error (15 bins) of the probabilities, both labels weighing the same, over samples of
-    genomes. A sample of n sequences without any error has one of about 0.8 sqrt(bins p (1 - p) / n) by chance."""
+@dataclass(frozen=True, slots=True)
+class CalibrationError:
+    """The expected calibration error of probabilities, both labels weighing the same."""
+
+    found: Interval
+    """Its interval is over samples of genomes."""
+    by_chance: float
+    """What as many sequences have whose labels are drawn with just these probabilities: it is never 0."""
+
+
+def calibration_error(
+    pool: Pool, calibration: Calibration, nulls: NullScores, rng: np.random.Generator
+) -> CalibrationError:
+    """15 bins of equal width (Guo et al. 2017), of the sequences that are calibrated."""
     judged = judge(pool.evidence, calibration, nulls, Choice(prevalence=0.5))
     known = ~np.isnan(judged.probability)
 
-    def error(rows: np.ndarray) -> float:
-        virus = pool.virus[rows]
+    def error(rows: np.ndarray, virus: np.ndarray) -> float:
         if not 0 < virus.sum() < len(virus):
             return float("nan")
         weight = np.where(virus, 0.5 / virus.sum(), 0.5 / (~virus).sum())
         items = Judged.of(virus, judged.probability[rows], np.zeros(len(rows), np.int64))
-        order = np.argsort(-judged.probability[rows], kind="stable")
-        return figures(items, weight[order])["ece"]
+        return figures(items, weight[np.argsort(-judged.probability[rows], kind="stable")])["ece"]
 
     everything = np.flatnonzero(known)
-    drawn = []
-    for _ in range(SAMPLES):
-        rows = sampled(pool, rng)
-        drawn.append(error(rows[known[rows]]))
-    return Interval(error(everything), *map(float, np.nanpercentile(drawn, INTERVAL)))
+    samples = (rows[known[rows]] for rows in (sampled(pool, rng) for _ in range(SAMPLES)))
+    drawn = [error(rows, pool.virus[rows]) for rows in samples]
+    chance = [error(everything, rng.random(len(everything)) < judged.probability[everything]) for _ in range(SAMPLES)]
+    low, high = map(float, np.nanpercentile(drawn, INTERVAL))
+    found = Interval(error(everything, pool.virus[everything]), low, high)
+    return CalibrationError(found, float(np.nanmean(chance)))
 
 
 def below(pool: Pool, nulls: NullScores, rates: Sequence[float], rng: np.random.Generator) -> dict[float, Interval]:

@@ -29,13 +29,15 @@ class Labelled:
 
 
 def scored(labelled: Sequence[Labelled], model: str, work: Path, name: str) -> Pool:
-    """The scores of sequences under a model. Raises CalledProcessError."""
+    """The scores of sequences under a model. Raises ChildProcessError."""
     fasta, run = work / f"{name}.fa", work / name
     with fasta.open("w", encoding="ascii") as file:
         file.writelines(f">{number}\n{each.sequence}\n" for number, each in enumerate(labelled))
     command = [sys.executable, "-m", "vpdist", "predict", str(fasta), "-o", str(run), "--model", model, "--restart"]
     command += ["--no-embeddings", "--replace-unknown", "--progress", "none", "--allow-short"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    ended = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if ended.returncode:
+        raise ChildProcessError(f"vpdist predict ended with {ended.returncode}: {ended.stderr}")
     bases = np.zeros(len(labelled), np.int64)
     for row in _rows(run / "chunks.tsv"):
         if row["virus_score"] != NA:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.snapshots import row, snapshot
 from vpdist.commands import run_end
-from vpdist.commands.run_end import call_lines, device_line, end_lines, read_calls
+from vpdist.commands.run_end import call_lines, device_line, end_lines, hosts, read_calls
 from vpdist.monitoring.facts import RankFacts, RunFacts
 
 HEADER = "seq_name\tsource\tlength\tvirus_score\tnonvirus_score\tprediction\tstatus\n"
@@ -30,8 +30,27 @@ def test_calls_are_bars_with_their_meaning_and_the_best_are_named(tmp_path: Path
     assert lines[0].endswith(f"80.0 % {'#' * 30}")
     assert lines[1].endswith(f"10.0 % {'#' * 4}")
     assert lines[3].startswith("a sequence is called virus where")
-    assert [name for _, _, name in read_calls(table).best] == ["v6", "tie", "v5", "v4", "v3"]
+    assert [name for _, _, name in read_calls(table)[0].best] == ["v6", "tie", "v5", "v4", "v3"]
     assert lines[4].startswith("highest virus scores: v6 (1,006 bases, 0.960), tie (9 bases, 0.960), v5")
+
+
+def test_calls_by_calibration_are_told_where_there_are_any(tmp_path: Path) -> None:
+    path = tmp_path / "sequences.tsv"
+    rows = [("a", "virus", "virus"), ("b", "virus", "uncertain"), ("c", "non-virus", "non-virus"), ("d", "virus", "NA")]
+    lines = [f"{name}\ta.fa\t9\t0.9\t0.1\t{prediction}\tok\t{call}\n" for name, prediction, call in rows]
+    path.write_text(HEADER.rstrip("\n") + "\tcall\n" + "".join(lines))
+    told = call_lines(path)
+    assert [line.split("  ")[0].strip() for line in told[:4]] == ["virus", "uncertain", "non-virus", "no call"]
+    assert all(" 25.0 % " in line for line in told[:4])
+    assert "calibrated probability" in told[4]
+    assert told[5] == "highest virus scores: a (9 bases, 0.900)"
+    path.write_text(
+        path.read_text()
+        .replace("\tuncertain\n", "\tNA\n")
+        .replace("ok\tvirus", "ok\tNA")
+        .replace("ok\tnon-virus", "ok\tNA")
+    )
+    assert call_lines(path)[0].split()[:2] == ["virus", "3"]
 
 
 def test_names_at_the_end_are_printable_and_short(tmp_path: Path) -> None:
@@ -58,6 +77,16 @@ def test_how_the_devices_were_used_is_told() -> None:
         "2 ranks, 1 device hours; 50 % of the hardware's limit while computing; the busiest rank computed 1.50 times the "
         "mean; 1 kWh; 4 of 9 units were there already"
     )
+
+
+def test_hosts_are_recorded_with_their_ranks_and_devices() -> None:
+    facts = tuple(RankFacts(f"node{rank // 2}", 1, "A100" if rank < 3 else "H100") for rank in range(4))
+    made = replace(snapshot(1, *map(row, range(4))), facts=facts)
+    assert hosts(made) == {
+        "node0": {"ranks": [0, 1], "devices": ["A100"]},
+        "node1": {"ranks": [2, 3], "devices": ["A100", "H100"]},
+    }
+    assert hosts(None) == {}
 
 
 def test_what_is_not_known_of_the_devices_is_left_out(tmp_path: Path) -> None:

@@ -284,12 +284,12 @@ class Predict:
     def _end(self, totals: Totals, seconds: float) -> Outcome:
         """Record times and statuses in run.json; returns the summary."""
         if self.control.is_first:
-            statuses = dict(totals.statuses)
-            self.folder.update_run(stage_seconds=self.seconds, seconds=round(seconds, 3), statuses=statuses)
+            statuses, last = dict(totals.statuses), self.session.progress.last_snapshot
+            told = {"stage_seconds": self.seconds, "seconds": round(seconds, 3), "statuses": statuses}
+            self.folder.update_run(**told, hosts=run_end.hosts(last))
         called = self.settings.classifier is not None
         lines = [*self.warnings, summary_text(self.folder, totals, seconds, called=called)]
         if self.control.is_first:
-            last = self.session.progress.last_snapshot
             lines += run_end.end_lines(self.folder.path / "sequences.tsv", last, called=called)
         lines += self.told
         return Outcome("\n".join(lines), totals.failed_fragments)

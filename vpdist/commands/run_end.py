@@ -17,47 +17,60 @@ BAR_CELLS = 30
 BEST = 5
 LARGEST_TABLE = 1 << 29
 """Bytes of a table that is read again for its best sequences; reading takes about two seconds per million rows."""
-CALLS = {"virus": "virus", "non-virus": "non-virus", "NA": "no call"}
-MEANING = (
+TOLD = {"virus": "virus", "uncertain": "uncertain", "non-virus": "non-virus", "NA": "no call"}
+BY_SCORE = (
     "a sequence is called virus where its virus score is at least the other; no call: no chunk has an open frame, or "
     "it is too short, filtered or failed"
+)
+BY_CALIBRATION = (
+    "these are the calls by calibrated probability (column `call`): uncertain is what is neither at the limits chosen; "
+    "no call: nothing is scored, or its length is not calibrated"
 )
 
 
 @dataclass(slots=True)
 class Calls:
-    """What sequences.tsv says."""
+    """What one column of sequences.tsv says."""
 
     counts: Counter[str] = field(default_factory=Counter)
     best: list[tuple[float, int, str]] = field(default_factory=list)
-    """Score, length and name of those with the highest virus scores, the best first."""
+    """Score, length and name of sequences called virus with the highest scores, the best first."""
+
+    def add(self, call: str, score: bytes, length: bytes, name: bytes) -> None:
+        self.counts[call] += 1
+        if call != "virus":
+            return
+        entry = (float(score), int(length), name.decode(errors="replace"))
+        if len(self.best) < BEST:
+            heapq.heappush(self.best, entry)
+        elif entry > self.best[0]:
+            heapq.heapreplace(self.best, entry)
 
 
-def read_calls(table: Path) -> Calls:
-    """Calls and best sequences of a sequences.tsv. Raises OSError; ValueError for what is no such table."""
-    calls = Calls()
+def read_calls(table: Path) -> tuple[Calls, str]:
+    """Calls and best sequences of a sequences.tsv, and what the calls mean: those by calibration where there are any.
+    Raises OSError; ValueError for what is no such table."""
+    by_score, calibrated = Calls(), Calls()
     with open(table, "rb") as file:
         columns = file.readline().rstrip(b"\n").split(b"\t")
-        name, length, score, call = (columns.index(c) for c in (b"seq_name", b"length", b"virus_score", b"prediction"))
+        places = [columns.index(name) for name in (b"seq_name", b"length", b"virus_score", b"prediction")]
+        name, length, score, prediction = places
+        call = columns.index(b"call") if b"call" in columns else None
         for line in file:
-            cells = line.split(b"\t")
-            made = cells[call].decode()
-            calls.counts[made] += 1
-            if made == "virus":
-                entry = (float(cells[score]), int(cells[length]), cells[name].decode(errors="replace"))
-                if len(calls.best) < BEST:
-                    heapq.heappush(calls.best, entry)
-                elif entry > calls.best[0]:
-                    heapq.heapreplace(calls.best, entry)
+            cells = line.rstrip(b"\n").split(b"\t")
+            by_score.add(cells[prediction].decode(), cells[score], cells[length], cells[name])
+            if call is not None:
+                calibrated.add(cells[call].decode(), cells[score], cells[length], cells[name])
+    calls, meaning = (calibrated, BY_CALIBRATION) if calibrated.counts.keys() - {"NA"} else (by_score, BY_SCORE)
     calls.best.sort(reverse=True)
-    return calls
+    return calls, meaning
 
 
 def call_lines(table: Path) -> list[str]:
     """Bars of the calls, what they mean, and the best sequences; nothing of a very large table."""
     if table.stat().st_size > LARGEST_TABLE:
         return []
-    calls = read_calls(table)
+    calls, meaning = read_calls(table)
     total = calls.counts.total()
     if not total:
         return []
@@ -65,9 +78,10 @@ def call_lines(table: Path) -> list[str]:
     lines = [
         f"{told:<9} {calls.counts[call]:>10,} {100 * calls.counts[call] / total:5.1f} % "
         f"{'#' * round(BAR_CELLS * calls.counts[call] / most)}".rstrip()
-        for call, told in CALLS.items()
+        for call, told in TOLD.items()
+        if call != "uncertain" or meaning is BY_CALIBRATION
     ]
-    lines.append(MEANING)
+    lines.append(meaning)
     if calls.best:
         named = (
             f"{shortened(printable(name), NAME_LETTERS)} ({length:,} bases, {score:.3f})"
@@ -97,6 +111,20 @@ def device_line(snapshot: Snapshot) -> str:
     if run.kept_units:
         facts.append(f"{run.kept_units:,} of {run.n_units:,} units were there already")
     return "; ".join(facts)
+
+
+def hosts(snapshot: Snapshot | None) -> dict[str, dict[str, object]]:
+    """For run.json: the ranks and devices of each host."""
+    found: dict[str, dict[str, object]] = {}
+    for rank, facts in enumerate(snapshot.facts if snapshot is not None else ()):
+        host = found.setdefault(facts.host, {"ranks": [], "devices": []})
+        ranks, devices = host["ranks"], host["devices"]
+        assert isinstance(ranks, list)
+        assert isinstance(devices, list)
+        ranks.append(rank)
+        if facts.device not in devices:
+            devices.append(facts.device)
+    return found
 
 
 def end_lines(table: Path, snapshot: Snapshot | None, *, called: bool) -> list[str]:

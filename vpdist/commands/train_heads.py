@@ -163,10 +163,10 @@ def _fit_head(
     again = _train_of(train, wanted)
     pieces = _pieces(again, wanted, main.records)
     again.control.wait_for_file(again.session.folder.parts)
-    Predict(replace(again.settings, restart=False), again.session).stages()
+    outcome = Predict(replace(again.settings, restart=False), again.session).stages()
     run = finished_run(again.session.folder)
     if again.control.is_first:
-        again.session.end("done", 0, "")
+        again.session.end("done_with_failures" if outcome.failures else "done", 0, outcome.message)
     rows, fragments = again._rows(run), None
     if main.records is not None:
         fragments = read_fragments(again.session.folder, run.summary, run.plan, again.control.raise_if_ending)

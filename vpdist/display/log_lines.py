@@ -120,10 +120,14 @@ class LogLines:
         if line.utilisation >= 0:
             facts["utilisation_percent"] = line.utilisation
         if line.facts.host:
-            facts |= {"host": printable(line.facts.host).replace(" ", "_"), "pid": line.facts.pid}
+            facts |= {"host": _word(line.facts.host), "pid": line.facts.pid, "device": _word(line.facts.device)}
         if line.state in ALARMING:
             facts["silent_s"] = f"{line.silent_s:.0f}"
         return f"{_stamp(snapshot)} {' '.join(f'{name}={value}' for name, value in facts.items())}"
+
+
+def _word(text: str) -> str:
+    return printable(text).replace(" ", "_")
 
 
 def _rate(per_s: float) -> str:
