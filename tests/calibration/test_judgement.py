@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.calibration.test_fit import normal
+from vpdist.calibration.bound import false_within
 from vpdist.calibration.calibrated import Calibration, ClassCalibration, ClassNulls, NullScores
 from vpdist.calibration.judgement import (
     CALLS,
@@ -179,6 +180,7 @@ def test_what_has_no_class_or_no_score_is_not_known() -> None:
     assert kept["calls"] == {"NA": 2, "non-virus": 0, "virus": 1, "uncertain": 0}
     assert kept["expected_false"] == pytest.approx(1 - found.probability[0])
     assert kept["most_false"] == 1
+    assert false_within(np.array(kept["envelope"]), found.p_value[:1]) == 1
 
 
 def test_a_run_without_sequences_is_judged_too() -> None:
@@ -186,3 +188,4 @@ def test_a_run_without_sequences_is_judged_too() -> None:
     nulls = NullScores((ClassNulls(least_bases=500, scores=(0.0,)),))
     found = judge(nothing, calibration(), nulls, Choice())
     assert described(found, nothing, nulls, Choice())["most_false"] is None
+    assert described(found, nothing, nulls, Choice())["envelope"] is None

@@ -14,6 +14,7 @@ import pytest
 from tests.calibrated_model import CALIBRATION, NULL_SCORES, write_calibrated
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
+from vpdist.calibration.bound import false_within
 from vpdist.calibration.judgement import CALLS, PRESETS, Choice, Evidence, judge
 from vpdist.calibration.prevalence import LEAST_SEQUENCES, PRIOR
 from vpdist.commands.classify import classify
@@ -22,6 +23,8 @@ from vpdist.commands.verify import verify
 from vpdist.config import Settings
 from vpdist.errors import UsageError
 from vpdist.option_declarations import PRESET_NAMES
+from vpdist.report.page import gather
+from vpdist.storage.run_folder import RunFolder
 
 JUDGED = ("probability", "q_value", "p_value", "call")
 
@@ -225,3 +228,15 @@ def test_an_option_that_would_do_nothing_is_refused(
 def test_a_choice_that_is_none_is_refused(given: dict[str, object], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         Settings(inputs=("a.fa",), output=Path("R"), model="mini", **given)  # type: ignore[arg-type]
+
+
+def test_virus_files_and_the_report_have_the_calls_that_the_run_counts(done: Path, tmp_path: Path) -> None:
+    called = [row["seq_name"] for row in rows(done) if row["call"] == "virus"]
+    judgement = run_of(done)["judgement"]
+    assert isinstance(judgement, dict)
+    assert sorted(row.split("\t")[0] for row in (done / "virus.tsv").read_text().splitlines()[1:]) == sorted(called)
+    columns, meta = gather(RunFolder(done), tmp_path / "report.html")
+    assert meta["virus"] == int((np.asarray(columns["call"]) == 2).sum()) == judgement["calls"]["virus"] == len(called)
+    assert (meta["most_false"], meta["confidence"]) == (judgement["most_false"], "95%")
+    p_value = np.asarray(columns["p_value"])[np.asarray(columns["call"]) == 2].astype(float)
+    assert false_within(np.array(meta["envelope"]), p_value) == judgement["most_false"]

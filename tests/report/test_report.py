@@ -19,6 +19,7 @@ from tests.report.synthetic import write_run
 from tests.sample import write_contigs
 from tests.test_cli import run_main
 from tests.tiny_models import TinyModels
+from vpdist.calibration.bound import BORDERS, false_within
 from vpdist.commands.predict import predict
 from vpdist.errors import UsageError
 from vpdist.report import fragment_columns, page, sequence_columns
@@ -57,6 +58,10 @@ def done(models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+ENVELOPE = np.linspace(5, 1500, len(BORDERS)).astype(int)
+JUDGEMENT = {"most_false": 77, "confidence": 0.95, "envelope": ENVELOPE.tolist()}
+
+
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """3,000 sequences with hostile names first, and the columns of a calibrated model."""
@@ -66,11 +71,12 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     further = {
         "probability": ["NA" if k % 50 == 0 else f"{x:.4f}" for k, x in enumerate(rng.random(n))],
         "q_value": [f"{x:.4f}" for x in rng.random(n)],
+        "p_value": ["NA" if k % 50 == 0 else f"{x:.6g}" for k, x in enumerate(rng.beta(0.2, 1, n))],
         "call": [("virus", "non-virus", "uncertain")[k % 3] for k in range(n)],
         "flags": [("none", "short,few_chunks", "<i>odd</i>")[k % 3] for k in range(n)],
     }
     run = write_run(tmp_path_factory.mktemp("synthetic") / "run <b>{style}", n, names=names, further=further)
-    about = json.loads((run / "run.json").read_text()) | {"judgement": {"most_false": 77, "confidence": 0.95}}
+    about = json.loads((run / "run.json").read_text()) | {"judgement": JUDGEMENT}
     (run / "run.json").write_text(json.dumps(about))
     return run
 
@@ -303,6 +309,11 @@ def test_the_policy_forbids_the_network_and_other_scripts(shown: Page, reports: 
     assert len(sent) == 1  # the file itself
 
 
+def at_most(chosen: Rows) -> int:
+    """How many of these are false at most, by the envelope."""
+    return false_within(ENVELOPE, np.array([float(row["p_value"].replace("NA", "nan")) for row in chosen]))
+
+
 @no_browser
 @pytest.mark.launcher
 def test_the_threshold_counts_as_the_table_does(shown: Page, reports: dict[str, Path], synthetic: Path) -> None:
@@ -313,7 +324,8 @@ def test_the_threshold_counts_as_the_table_does(shown: Page, reports: dict[str, 
     known = [float(row["probability"]) for row in called if row["probability"] != "NA"]
     false = f"{sum(1 - probability for probability in known):.1f}"
     unknown = f"(without {len(called) - len(known)} that have no probability)"
-    assert f"expected false among them: {false} {unknown}, at most 77 with 95% confidence" in shown.text("#sentence")
+    most = f"at most {at_most(called):,} with 95% confidence"
+    assert f"expected false among them: {false} {unknown}, {most}" in shown.text("#sentence")
     scored = [row for row in table if row["virus_score"] != "NA"]
     for metric, value, count in (
         ("virus_score", 0.75, sum(float(row["virus_score"]) >= 0.75 for row in scored)),
@@ -326,6 +338,10 @@ def test_the_threshold_counts_as_the_table_does(shown: Page, reports: dict[str, 
         assert shown.text("#count").startswith(f"{count:,} sequences"), metric
         shown.set("#filter", "threshold", "change")
         assert shown.text("#shown") == f"{count:,} of 3,000"
+        if metric == "q_value":
+            chosen = [row for row in table if float(row["q_value"]) <= value]
+            assert 0 < at_most(chosen) < len(chosen)
+            assert f"at most {at_most(chosen):,} with 95% confidence" in shown.text("#sentence")
         shown.set("#filter", "all", "change")
 
 

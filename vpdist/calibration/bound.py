@@ -40,12 +40,19 @@ def most_false(
 
     None where no sequence has a p-value.
     """
+    most = envelope_of(p_value, number, n_null, confidence)
+    return None if most is None else false_within(most, p_value[called])
+
+
+def envelope_of(
+    p_value: np.ndarray, number: np.ndarray, n_null: Mapping[int, int], confidence: float = CONFIDENCE
+) -> np.ndarray | None:
+    """The `envelope` of a run's sequences, None where none has a p-value; arguments as of `most_false`."""
     known = ~np.isnan(p_value)
     if not known.any():
         return None
     classes, counts = np.unique(number[known], return_counts=True)
-    most = envelope([(n_null[int(k)], int(m)) for k, m in zip(classes, counts, strict=True)], confidence)
-    return false_within(most, p_value[called])
+    return envelope([(n_null[int(k)], int(m)) for k, m in zip(classes, counts, strict=True)], confidence)
 
 
 def false_within(most: np.ndarray, p_value: np.ndarray) -> int:

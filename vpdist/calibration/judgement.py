@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vpdist.calibration.bound import CONFIDENCE, most_false
+from vpdist.calibration.bound import CONFIDENCE, envelope_of, false_within
 from vpdist.calibration.calibrated import Calibration, NullScores
 from vpdist.calibration.prevalence import Prevalence, prevalence
 from vpdist.calibration.scores import class_of, log_odds
@@ -124,9 +124,10 @@ def judge(evidence: Evidence, calibration: Calibration, nulls: NullScores, choic
 
 def described(judgement: Judgement, evidence: Evidence, nulls: NullScores, choice: Choice) -> dict[str, Any]:
     """What run.json keeps of a judgement: the sample's share of viruses, the rule, the number of calls, how many of
-    those called virus are expected to be false, and how many at most (`bound.most_false`; None without p-values)."""
+    those called virus are expected to be false, and how many at most (`bound.most_false`; None without p-values), with
+    the envelope by which that is known of any other set of calls (`bound.false_within`)."""
     share, rule, called = judgement.share, choice.rule, judgement.call == VIRUS
-    bound = most_false(judgement.p_value, class_of(evidence.bases), nulls.sizes(), called)
+    envelope = envelope_of(judgement.p_value, class_of(evidence.bases), nulls.sizes())
     return {
         "calibrated_sequences": int((judgement.call != UNKNOWN).sum()),
         "prevalence": None
@@ -138,6 +139,7 @@ def described(judgement: Judgement, evidence: Evidence, nulls: NullScores, choic
         "most_other_probability": rule.most_other,
         "calls": {name: int((judgement.call == number).sum()) for number, name in enumerate(CALLS)},
         "expected_false": float((1.0 - judgement.probability[called]).sum()),
-        "most_false": bound,
+        "most_false": None if envelope is None else false_within(envelope, judgement.p_value[called]),
+        "envelope": None if envelope is None else envelope.tolist(),
         "confidence": CONFIDENCE,
     }

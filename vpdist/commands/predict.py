@@ -34,6 +34,7 @@ from vpdist.planning.plan import COSTS_PER_MFLOP, Plan, longest_first
 from vpdist.planning.sampler import TokenWeightedDistributedSampler
 from vpdist.results import parts
 from vpdist.results.parts import PartHeader
+from vpdist.results.table_files import table_path
 from vpdist.results.tables import Totals
 from vpdist.results.write_results import summary_text
 from vpdist.sequences.store_summary import StoreSummary
@@ -290,6 +291,6 @@ class Predict:
         called = self.settings.classifier is not None
         lines = [*self.warnings, summary_text(self.folder, totals, seconds, called=called)]
         if self.control.is_first:
-            lines += run_end.end_lines(self.folder.path / "sequences.tsv", last, called=called)
+            lines += run_end.end_lines(table_path(self.folder.path, "sequences"), last, called=called)
         lines += self.told
         return Outcome("\n".join(lines), totals.failed_fragments)

@@ -1,6 +1,6 @@
 """What is told at the end of a run beside the counts: calls as bars, the best sequences, how the devices were used.
 
-Enters: sequences.tsv as it was written, and the last snapshot. Leaves: lines for the user.
+Enters: sequences.tsv as it was written, or sequences.tsv.gz, and the last snapshot. Leaves: lines for the user.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vpdist.monitoring.counters import COUNTER_INDEX, Snapshot
+from vpdist.results.table_files import opened_text
 from vpdist.text import NAME_LETTERS, count_text, printable, shortened
 
 BAR_CELLS = 30
 BEST = 5
 LARGEST_TABLE = 1 << 29
 """Bytes of a table that is read again for its best sequences; reading takes about two seconds per million rows."""
+LARGEST_COMPRESSED = LARGEST_TABLE // 4
 TOLD = {"virus": "virus", "uncertain": "uncertain", "non-virus": "non-virus", "NA": "no call"}
 BY_SCORE = (
     "a sequence is called virus where its virus score is at least the other; no call: no chunk has an open frame, or "
@@ -49,9 +51,9 @@ class Calls:
 
 def read_calls(table: Path) -> tuple[Calls, str]:
     """Calls and best sequences of a sequences.tsv, and what the calls mean: those by calibration where there are any.
-    Raises OSError; ValueError for what is no such table."""
+    Raises StorageError; ValueError for what is no such table."""
     by_score, calibrated = Calls(), Calls()
-    with open(table, "rb") as file:
+    with opened_text(table) as file:
         columns = file.readline().rstrip(b"\n").split(b"\t")
         places = [columns.index(name) for name in (b"seq_name", b"length", b"virus_score", b"prediction")]
         name, length, score, prediction = places
@@ -68,7 +70,7 @@ def read_calls(table: Path) -> tuple[Calls, str]:
 
 def call_lines(table: Path) -> list[str]:
     """Bars of the calls, what they mean, and the best sequences; nothing of a very large table."""
-    if table.stat().st_size > LARGEST_TABLE:
+    if table.stat().st_size > (LARGEST_COMPRESSED if table.suffix == ".gz" else LARGEST_TABLE):
         return []
     calls, meaning = read_calls(table)
     total = calls.counts.total()
@@ -128,6 +130,6 @@ def hosts(snapshot: Snapshot | None) -> dict[str, dict[str, object]]:
 
 
 def end_lines(table: Path, snapshot: Snapshot | None, *, called: bool) -> list[str]:
-    """All of this. Raises OSError."""
+    """All of this. Raises OSError, StorageError."""
     lines = call_lines(table) if called else []
     return [*lines, device_line(snapshot)] if snapshot is not None else lines

@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from vpdist.calibration.bound import BORDERS
 from vpdist.errors import StorageError, UsageError
 from vpdist.report import pictures, sequence_columns
 from vpdist.report.embedding_map import embedding_map
@@ -86,18 +87,22 @@ def gather(folder: RunFolder, beside: Path) -> tuple[dict[str, Column], dict[str
         "flags": flags,
         "map": spread.told,
         "words": FLAGS,
-        "most_false": _most_false(about),
+        **_bound(about),
     }
     return columns, meta
 
 
-def _most_false(about: Mapping[str, Any]) -> str:
-    """How many of the calls are false at most, by the judgement that run.json keeps; '' where that is not known."""
+def _bound(about: Mapping[str, Any]) -> dict[str, Any]:
+    """By what it is known how many calls are false at most, from the judgement that run.json keeps: `confidence` in
+    words, `most_false` of the run's calls, and `envelope` at `borders`; None where that is not known."""
     kept = about.get("judgement")
-    most, confidence = (kept.get(name) if isinstance(kept, dict) else None for name in ("most_false", "confidence"))
+    told = kept if isinstance(kept, dict) else {}
+    most, confidence, envelope = (told.get(name) for name in ("most_false", "confidence", "envelope"))
     if not isinstance(most, int) or not isinstance(confidence, float):
-        return ""
-    return f", at most {most:,} with {confidence:.0%} confidence"
+        return {"confidence": "", "most_false": None, "envelope": None}
+    numbers = isinstance(envelope, list) and all(isinstance(number, int) for number in envelope)
+    known = envelope if numbers and len(envelope or ()) == len(BORDERS) else None
+    return {"confidence": f"{confidence:.0%}", "most_false": most, "envelope": known, "borders": BORDERS.tolist()}
 
 
 def _about(folder: RunFolder, about: Mapping[str, Any], counted: Counted, shown: Shown) -> dict[str, Any]:

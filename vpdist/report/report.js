@@ -74,7 +74,18 @@
   let descending = true;
   let chosen = -1;
 
+  const mostFalse = (which) => { // calibration/bound.py, false_within: at every border the envelope and what lies above
+    const p = which.map((i) => col.p_value[i]).filter((x) => !Number.isNaN(x)).sort((a, b) => a - b);
+    let below = 0;
+    let least = p.length;
+    meta.borders.forEach((border, b) => {
+      while (below < p.length && p[below] <= border) below++;
+      least = Math.min(least, meta.envelope[b] + p.length - below);
+    });
+    return least + which.length - p.length;
+  };
   const sentence = () => {
+    const which = [];
     let count = 0;
     let length = 0;
     let falseOnes = 0;
@@ -82,13 +93,16 @@
     for (let i = 0; i < n; i++) {
       if (!isVirus(i)) continue;
       count++;
+      which.push(i);
       length += col.length[i];
       if (col.probability && Number.isNaN(col.probability[i])) unknown++;
       else if (col.probability) falseOnes += 1 - col.probability[i];
     }
     const at = metric === METRICS.call ? 'as called' : `with ${metric.label} ${$('value').textContent}`;
     const of = n < meta.sequences ? ` (of the ${whole(n)} in this report; ${whole(meta.virus)} of all are called virus)` : '';
-    const expected = col.probability ? `expected false among them: ${falseOnes.toFixed(1)}${unknown ? ` (without ${whole(unknown)} that have no probability)` : ''}${metric === METRICS.call ? meta.most_false : ''}` : 'how many of them are false is not known: the model has no calibration';
+    const most = meta.envelope && col.p_value ? mostFalse(which) : metric === METRICS.call ? meta.most_false : null;
+    const bound = most === null ? '' : `, at most ${whole(most)} with ${meta.confidence} confidence`;
+    const expected = col.probability ? `expected false among them: ${falseOnes.toFixed(1)}${unknown ? ` (without ${whole(unknown)} that have no probability)` : ''}${bound}` : 'how many of them are false is not known: the model has no calibration';
     $('sentence').textContent = `${whole(count)} of ${whole(meta.sequences)} sequences are virus, ${at}${of}; ${expected}.`;
     $('count').textContent = `${whole(count)} sequences (${percent(count, n)}), ${bases(length)}`;
   };

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vpdist.report.packed import Column, scores
-from vpdist.results.call_files import CallOf, SourceCounts
+from vpdist.results.call_files import CallOf, SourceCounts, are_calibrated
 from vpdist.results.flags import NO_FLAG
 from vpdist.results.table_files import NA, Table, opened_table
 from vpdist.storage.atomic_files import DamagedFile
@@ -64,8 +64,9 @@ def count_sequences(folder: Path, sources: list[str], most: int = MOST_SEQUENCES
     counts = {source: SourceCounts() for source in sources}
     histogram = np.zeros((len(CLASSES), BINS), np.int64)
     totals = np.zeros(len(CLASSES), np.int64)
+    calibrated = are_calibrated(folder)
     with opened_table(folder, "sequences") as table:
-        call = CallOf(table)
+        call = CallOf(table, calibrated=calibrated)
         source, length, score, status = table.positions("source", "length", "virus_score", "status")
         for row in table:
             bases, value = number(table, row[length], int), number(table, row[score])
@@ -112,8 +113,9 @@ def read_shown(folder: Path, counted: Counted, statuses: list[str], flags: list[
     with_descriptions = int(counted.wanted.sum()) <= MOST_WITH_DESCRIPTIONS
     rows: list[tuple[Any, ...]] = []
     names, descriptions, records = [], [], array("q")
+    calibrated = are_calibrated(folder)
     with opened_table(folder, "sequences") as table:
-        call = CallOf(table)
+        call = CallOf(table, calibrated=calibrated)
         name, source, status, description = table.positions("seq_name", "source", "status", "description")
         numbers = table.positions("length", "n_chunks", "n_scored_chunks", "n_virus_chunks", "n_fragments")
         further = [column for column in FURTHER if column in table.columns]
@@ -150,8 +152,8 @@ def read_shown(folder: Path, counted: Counted, statuses: list[str], flags: list[
     }
     columns |= {column: matrix[:, k].astype(kind) for k, (column, kind) in enumerate(kinds.items())}
     columns |= {"virus": scores(matrix[:, 9]), "nonvirus": scores(matrix[:, 10])}
-    calibrated = {column: matrix[:, 11 + k].astype(np.float32) for k, column in enumerate(further)}
-    columns |= {column: numbers for column, numbers in calibrated.items() if not np.isnan(numbers).all()}
+    judged = {column: matrix[:, 11 + k].astype(np.float32) for k, column in enumerate(further)}
+    columns |= {column: numbers for column, numbers in judged.items() if not np.isnan(numbers).all()}
     if len(flags) == 1:  # there are none
         del columns["flags"]
     return Shown(columns, np.frombuffer(records, np.int64), matrix[:, 9], names)

@@ -20,7 +20,7 @@ from vpdist.results import explained, regions
 from vpdist.results.table_files import NA, Table, opened_table, opened_text
 from vpdist.results.virus_fasta import compressed
 from vpdist.storage.atomic_files import open_regular, replacing, storage_error, write_file
-from vpdist.storage.run_folder import TABLES
+from vpdist.storage.run_folder import CALIBRATION, TABLES
 
 STATUSES = ("ok", "no_open_frame", "too_short", "filtered", "failed")
 SUMMARY_COLUMNS = (
@@ -77,17 +77,26 @@ class Sequences:
     """By the text in the column `source`."""
 
 
+def are_calibrated(folder: Path) -> bool:
+    """Whether the sequences of `folder` are called by calibrated probability: there is a calibration, and any of them
+    has a `call`. Raises DamagedFile, StorageError."""
+    if not (folder / CALIBRATION).exists():
+        return False
+    with opened_table(folder, "sequences") as table:
+        position = table.position("call")
+        return any(row[position] != NA for row in table)
+
+
 class CallOf:
-    """Whether a row of a table is called virus: by its `call` where that is there and says something, else by its
+    """What the rows of sequences.tsv are called: by their `call` in a calibrated run (`are_calibrated`), else by their
     `prediction`."""
 
-    def __init__(self, table: Table) -> None:
-        self._prediction = table.position("prediction")
-        self._call = table.columns.index("call") if "call" in table.columns else self._prediction
+    def __init__(self, table: Table, *, calibrated: bool) -> None:
+        self._position = table.position("call" if calibrated else "prediction")
 
     def text(self, row: Sequence[str]) -> str:
         """virus, non-virus, uncertain or NA."""
-        return row[self._prediction] if row[self._call] in (NA, "") else row[self._call]
+        return row[self._position]
 
     def is_virus(self, row: Sequence[str]) -> bool:
         return self.text(row) == "virus"
@@ -100,8 +109,9 @@ def read_sequences(folder: Path, sources: Sequence[str], min_score: float, endin
     """
     counts = {source: SourceCounts() for source in sources}
     records, offsets, scores, lengths = array("q"), array("q"), array("d"), array("q")
+    calibrated = are_calibrated(folder)
     with opened_table(folder, "sequences") as table:
-        call = CallOf(table)
+        call = CallOf(table, calibrated=calibrated)
         source, length, score, status = table.positions("source", "length", "virus_score", "status")
         offset = len("\t".join(table.columns).encode()) + 1
         for record, row in enumerate(table):
