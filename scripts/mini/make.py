@@ -40,7 +40,7 @@ FIT = {
     "learning-rate-schedule": "cosine",
     "keep": "last",
     "class-weights": "balanced",
-    "hidden": "768",
+    "hidden": "512",
     "dropout": "0.55",
     "validation-share": "0.01",
     "test-share": "0.05",
@@ -144,9 +144,9 @@ def main() -> None:
     parser.add_argument("--oversample", nargs="*", default=[], metavar="NAME=N", help="see vpdist train")
     parser.add_argument("--work", type=Path, default=Path("mini"))
     parser.add_argument("--into", type=Path, default=Path("vpdist/models/mini"))
-    parser.add_argument("--licence", default="mit", help="of the classifier")
+    parser.add_argument("--licence", default="other", help="of the classifier; mit where all files allow that")
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--heads", help="of `vpdist train`: lengths of further classifiers, as 150,300")
+    parser.add_argument("--heads", default="150", help="of `vpdist train`: lengths of further classifiers, as 150,300")
     parser.add_argument("--nproc", type=int)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
