@@ -125,12 +125,12 @@ def cloned(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_the_tutorial_does_what_it_says(cloned: Path) -> None:
     blocks = [block for block in bash_blocks(TUTORIAL.read_text()) if not block.startswith(NEEDS_THE_NETWORK)]
-    program = f'vpdist() {{ "{sys.executable}" -m vpdist "$@"; }}\n'
+    program = f'vpdist() {{ "{sys.executable}" -m vpdist "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}\n'
     script = "set -euo pipefail\n" + program + "\n".join(blocks)
     ended = subprocess.run(
         ["bash", "-c", script],
         cwd=cloned,
-        env=environment() | {"CUDA_VISIBLE_DEVICES": "", "PATH": os.environ["PATH"]},
+        env=environment() | {"CUDA_VISIBLE_DEVICES": "", "PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
