@@ -116,7 +116,8 @@ def edited(content: bytes, changes: list[tuple[str, float, bytes]]) -> bytes:
 
 
 NAMES = (
-    *("records", "pickle", "classifier", "config", "tokenizer", "vocabulary", "weights"),
+    *("records", "pickle", "classifier", "summary", "config", "tokenizer"),
+    *("vocabulary", "weights"),
     *("part", "block", "plan", "run_json", "store_json", "progress"),
 )
 

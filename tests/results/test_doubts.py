@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vpdist.errors import StorageError
 from vpdist.results.doubts import WORDS, find_doubts, short_below, withhold_short
 from vpdist.results.flags import flag_cells
 from vpdist.results.scores import Scores
@@ -134,3 +135,21 @@ def test_what_an_earlier_store_does_not_know_is_not_flagged() -> None:
 def test_nothing_in_nothing_out() -> None:
     assert doubts([]) == ([], [])
     assert len(set(WORDS)) == len(WORDS) < 32
+
+
+@pytest.mark.parametrize("column", ["chunk_record", "fragment_chunk"])
+def test_a_block_of_another_run_is_refused(column: str) -> None:
+    """Blocks come from files that may be anybody's."""
+    blocks, scores = tables_of([[plain(V)], [plain(V), plain(V)]], 3)
+    other = {
+        "chunk_record": np.array([0, 1, 9]),
+        "fragment_chunk": np.array([0, 2, 1], np.int32),
+    }
+    with pytest.raises(StorageError, match="not those of its records"):
+        find_doubts([replace(blocks[0], **{column: other[column]})], scores, 2, 0)
+    with pytest.raises(StorageError, match="1 records were read"):
+        find_doubts(blocks, scores, 1, 0)
+    few = replace(scores, virus=scores.virus[:2], nonvirus=scores.nonvirus[:2], failed=scores.failed[:2])
+    for use in (lambda: find_doubts(blocks, few, 2, 0), lambda: withhold_short(blocks, few, 100)):
+        with pytest.raises(StorageError, match="not those of its records"):
+            use()

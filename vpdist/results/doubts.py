@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from vpdist.errors import StorageError
 from vpdist.results.flags import Flags
 from vpdist.results.scores import Scores
 from vpdist.sequences.blocks import OK, BlockTable
@@ -57,6 +58,7 @@ def withhold_short(blocks: Iterable[BlockTable], scores: Scores, shortest_chunk:
     short, first = np.zeros(len(scores.virus), bool), 0
     for table in blocks:
         n = len(table.fragment_chunk)
+        _refuse_other_block(table, first + n, len(short))
         short[first : first + n] = (table.chunk_end - table.chunk_start < shortest_chunk)[table.fragment_chunk]
         first += n
     virus, nonvirus = (np.where(short, np.float32(np.nan), score) for score in (scores.virus, scores.nonvirus))
@@ -64,16 +66,27 @@ def withhold_short(blocks: Iterable[BlockTable], scores: Scores, shortest_chunk:
 
 
 def find_doubts(blocks: Iterable[BlockTable], scores: Scores, n_records: int, shortest_chunk: int) -> Flags:
-    """The flags of all chunks and of the n_records sequences; `scores` without those that are withheld."""
+    """The flags of all chunks and of the n_records sequences; `scores` without those that are withheld. Raises
+    StorageError for blocks of another run."""
     of_chunks, tallies = [np.zeros(0, np.uint32)], _Tallies(n_records)
     first = 0
     for table in blocks:
         fragments = slice(first, first + len(table.fragment_chunk))
+        _refuse_other_block(table, fragments.stop, len(scores.virus), tallies.n_begun + len(table.lengths))
         masks, virus, nonvirus = _of_chunks(table, scores, fragments, short_below(table.chunk_length, shortest_chunk))
         tallies.add(table, masks, virus, nonvirus)
         of_chunks.append(masks)
         first = fragments.stop
     return Flags(WORDS, np.concatenate(of_chunks), tallies.masks())
+
+
+def _refuse_other_block(table: BlockTable, last_fragment: int, n_fragments: int, last_record: int = 0) -> None:
+    """Raises StorageError for a block of an untrusted file that is not of this run: fragments beyond its number, or
+    chunks of records that do not begin up to its end, `last_record`."""
+    chunk, owner = table.fragment_chunk, table.chunk_record
+    in_order = not ((chunk[1:] < chunk[:-1]).any() or (owner[1:] < owner[:-1]).any())
+    if not in_order or last_fragment > n_fragments or (last_record and int(owner.max(initial=0)) >= last_record):
+        raise StorageError("token store: a block's chunks or fragments are not those of its records")
 
 
 def _of_chunks(
@@ -121,10 +134,15 @@ class _Tallies:
         self.chunks, self.open, self.scored, self.virus = np.zeros((4, n_records), np.int32)
         self.flagged = {flag: np.zeros(n_records, np.int32) for flag in (*OF_CHUNKS, *OF_SCORED)}
         self.ok = np.zeros(n_records, bool)
+        self.n_begun = 0
+        """Records of the blocks that are counted."""
 
     def add(self, table: BlockTable, masks: np.ndarray, virus: np.ndarray, nonvirus: np.ndarray) -> None:
-        """Count the chunks of a block."""
-        begun = slice(table.first_record, table.first_record + len(table.lengths))
+        """Count the chunks of a block. Raises StorageError for more records than there are."""
+        begun = slice(self.n_begun, self.n_begun + len(table.lengths))
+        self.n_begun = begun.stop
+        if begun.stop > len(self.ok):
+            raise StorageError(f"token store: {len(self.ok)} records were read, its blocks have more")
         self.ok[begun] = table.statuses == OK
         if not len(masks):
             return

@@ -182,7 +182,9 @@ def _checks(block: BlockRecords) -> Iterator[bool]:
     """In order: each check relies on those before it."""
     for field in fields(block):
         value = getattr(block, field.name)
-        if isinstance(value, np.ndarray):
+        if field.type == "int":
+            yield type(value) is int and 0 <= value < 1 << 48
+        elif isinstance(value, np.ndarray):
             yield value.ndim == 1 and value.dtype == _TYPES.get(field.name, np.int64)
         elif isinstance(value, Texts):
             yield value.are_printable(len(block.lengths))
