@@ -85,7 +85,7 @@ def windows(source: Source, length: int, path: Path) -> Source:
 def scores(source: Source, model: str, run: Path, options: Sequence[str] = ()) -> Scores:
     """Predict a source and read the tables. Raises CalledProcessError."""
     command = [sys.executable, "-m", "vpdist", "predict", source.path, "-o", str(run), "--model", model]
-    command += ["--no-embeddings", "--replace-unknown", "--progress", "none", *options]
+    command += ["--no-embeddings", "--replace-unknown", "--progress", "none", "--restart", *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     sequences = list(rows_of(run / "sequences.tsv"))
     length = {row["seq_name"]: int(row["length"]) for row in sequences}

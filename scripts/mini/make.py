@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=Path("vpdist/models/mini"))
     parser.add_argument("--licence", default="other", help="of the classifier; mit where all files allow that")
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--heads", default="150", help="of `vpdist train`: lengths of further classifiers, as 150,300")
+    parser.add_argument("--heads", default="150", help="of `vpdist train`, or none: lengths of further classifiers")
     parser.add_argument("--nproc", type=int)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def main() -> None:
         other,
         arguments.work,
         oversample=arguments.oversample,
-        heads=arguments.heads,
+        heads=None if arguments.heads == "none" else arguments.heads,
         seed=arguments.seed,
         nproc=arguments.nproc,
         licence=arguments.licence,
