@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.trust import plots
+from scripts.mini.folds import write_fold
+from scripts.trust import plots, prove
 from scripts.trust.mixtures import Interval, Pool, below, calibration_error, mixed, mixture, sampled
 from scripts.trust.shuffled import shuffled
 from vpdist.calibration.calibrated import Calibration, NullScores
@@ -97,6 +100,23 @@ def test_plots_of_the_same_figures_are_the_same_bytes(
     written = sorted(path.name for path in first.iterdir())
     assert written == ["m-false-discovery.svg", "m-prevalence.svg"]
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in written)
+
+
+@pytest.mark.slow
+def test_the_short_proof_of_the_built_in_model_holds_on_contigs_that_it_has_not_seen(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    virus, other = (write_fold(shared / "data" / f"{name}.fa.gz", 0, tmp_path) for name in ("virus", "host"))
+    arguments = ["prove", "--virus", str(virus), "--other", f"host={other}", "--model", "mini", "--short"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    prove.main()
+    told = capsys.readouterr().out
+    mixtures = [
+        line for line in told.splitlines() if line.startswith(("| 500 | 0.", "| 3,000 | 0.")) and line.count("|") == 10
+    ]
+    assert len(mixtures) == 4
+    assert all(line.endswith("| yes |") for line in mixtures), told
+    assert "host, shuffled" in told
 
 
 def test_an_interval_leaves_out_what_is_not_known() -> None:
