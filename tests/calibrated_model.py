@@ -36,8 +36,9 @@ NULL_SCORES = NullScores(
 def write_calibrated(
     folder: Path, calibration: Calibration | None = CALIBRATION, null_scores: NullScores | None = NULL_SCORES
 ) -> Bundle:
-    """`mini`, calibrated for sequences of 300 to 999 scored bases, or as is said."""
+    """`mini` with its main classifier, calibrated from 300 scored bases on, or as is said."""
     mini = find_model("mini", offline=True)
-    model = replace(mini.model, name="calibrated", calibration=calibration, null_scores=null_scores)
+    alone = {"heads": (), "classifier_from": None, "summary": None, "short_chunks": "judged", "shortest_chunk": 3}
+    model = replace(mini.model, name="calibrated", calibration=calibration, null_scores=null_scores, **alone)
     encoders = {slot: Path(mini.encoder(slot)) for slot in model.encoders}
     return write_model(folder, model, load_classifier(mini.classifier), encoders=encoders)

@@ -6,6 +6,7 @@ are those of Platt (1999), fitted with equal weights of both labels, so that the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,13 @@ class ClassNulls:
     """Ascending."""
 
 
+def class_among(bases: np.ndarray, classes: Sequence[ClassCalibration | ClassNulls]) -> np.ndarray:
+    """(n,) index into CLASS_BASES of the class that judges so many scored bases: the last one there is also judges all
+    that is longer. The more was scored, the less means vary, so that non-viruses score high less often than it says."""
+    last = max((CLASS_BASES.index(each.least_bases) for each in classes), default=-1)
+    return np.minimum(class_of(bases), last)
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """The length classes that have a calibration; sequences of others have no probability."""
@@ -50,7 +58,7 @@ class Calibration:
     def log_likelihood_ratio(self, score: np.ndarray, bases: np.ndarray) -> np.ndarray:
         """(n,) float64 ln(f1 / f0) of scores (n,) (`scores.log_odds`) of sequences with so many scored bases; NaN
         where there is no score or its class has no calibration."""
-        ratio, number = np.full(len(score), np.nan), class_of(bases)
+        ratio, number = np.full(len(score), np.nan), class_among(bases, self.classes)
         for each in self.classes:
             mine = number == CLASS_BASES.index(each.least_bases)
             ratio[mine] = np.clip(each.slope * score[mine] + each.bias, each.least, each.most)
@@ -69,13 +77,17 @@ class NullScores:
         Valid where a sequence that is no virus is exchangeable with the null sequences (Bates et al. 2023). NaN where
         there is no score or the class has no null scores.
         """
-        p, number = np.full(len(score), np.nan), class_of(bases)
+        p, number = np.full(len(score), np.nan), self.number_of(bases)
         for each in self.classes:
             mine = number == CLASS_BASES.index(each.least_bases)
             null, mine_scores = np.array(each.scores), score[mine]
             as_high = len(null) - np.searchsorted(null, mine_scores, side="left")
             p[mine] = np.where(np.isnan(mine_scores), np.nan, (1 + as_high) / (1 + len(null)))
         return p
+
+    def number_of(self, bases: np.ndarray) -> np.ndarray:
+        """(n,) the class by which sequences with so many scored bases are judged, as an index into CLASS_BASES."""
+        return class_among(bases, self.classes)
 
     def sizes(self) -> dict[int, int]:
         """How many null scores each class has, by its index in CLASS_BASES."""

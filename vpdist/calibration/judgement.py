@@ -11,7 +11,7 @@ import numpy as np
 from vpdist.calibration.bound import CONFIDENCE, envelope_of, false_within
 from vpdist.calibration.calibrated import Calibration, NullScores
 from vpdist.calibration.prevalence import Prevalence, prevalence
-from vpdist.calibration.scores import class_of, log_odds
+from vpdist.calibration.scores import log_odds
 
 CALLS = ("NA", "non-virus", "virus", "uncertain")
 """By their numbers in `Judgement.call`."""
@@ -127,7 +127,7 @@ def described(judgement: Judgement, evidence: Evidence, nulls: NullScores, choic
     those called virus are expected to be false, and how many at most (`bound.most_false`; None without p-values), with
     the envelope by which that is known of any other set of calls (`bound.false_within`)."""
     share, rule, called = judgement.share, choice.rule, judgement.call == VIRUS
-    envelope = envelope_of(judgement.p_value, class_of(evidence.bases), nulls.sizes())
+    envelope = envelope_of(judgement.p_value, nulls.number_of(evidence.bases), nulls.sizes())
     return {
         "calibrated_sequences": int((judgement.call != UNKNOWN).sum()),
         "prevalence": None

@@ -88,7 +88,7 @@ def _scores(request: CheckRequest, sequences: dict[str, str]) -> tuple[list[Gold
         write_file(fasta, "".join(f">{name}\n{text}\n" for name, text in sequences.items()).encode())
         command = [sys.executable, "-m", "vpdist", "predict", str(fasta), "-o", str(run.path), "--model", request.model]
         command += ["--dtype", request.dtype, "--device", request.device, "--nproc", "1", "--progress", "none"]
-        command += ["--no-embeddings", *["--offline"] * request.offline]
+        command += ["--no-embeddings", "--allow-short", *["--offline"] * request.offline]
         command += [] if request.threads is None else ["--threads", str(request.threads)]
         ended = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if ended.returncode:

@@ -215,7 +215,10 @@ class _Train:
     ) -> Fit:
         def make() -> str:
             assert sides is not None
-            made_from = (FIT_VERSION, run.plan.digest(), run.header.attributes(0), sides.digest(), self.training.fit)
+            made_from = (
+                *(FIT_VERSION, run.plan.digest(), run.header.attributes(0), sides.digest(), self.training.fit),
+                *(each.digest() for each in (training, validation)),
+            )
             self.session.progress.message(
                 f"fitting {sum(run.widths)} x {self.training.hidden} x 2 on {len(training):,} fragments, "
                 f"{len(validation):,} for validation"

@@ -6,6 +6,7 @@ MODEL/head-300/run, resumed as any other; groups are on the same sides, settings
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from vpdist.results.heads import Heads
 from vpdist.results.row_lengths import SHIFT
 from vpdist.session.coordination import Control
 from vpdist.session.session import Session
+from vpdist.storage.atomic_files import storage_error
 from vpdist.storage.run_folder import RunFolder
 from vpdist.storage.table_switch import FileDigest
 from vpdist.train_settings import TrainSettings
@@ -203,9 +205,14 @@ def _pieces(train: Train, wanted: HeadLength, records: Records | None) -> HeadPi
         made = cut(records.lengths, wanted.length, wanted.begins, train.training.seed)
         path, folder = Path(train.settings.inputs[0]), train.session.folder
         before = FileDigest.of(path) if path.exists() else None
-        write_pieces(path, train.labelled, made, ending, replace_unknown=unknown)
+        written = path.with_name(f"next-{path.name}")  # the old run goes first: killed in between, all is made again
+        write_pieces(written, train.labelled, made, ending, replace_unknown=unknown)
         restart = train.settings.restart and train.control.runtime.attempt == 0
-        folder.prepare(restart=restart or before != FileDigest.of(path))
+        try:
+            folder.prepare(restart=restart or before != FileDigest.of(written))
+            os.replace(written, path)
+        except OSError as error:
+            raise storage_error(path, error) from error
         folder.remove_temporary_files()
         for old in train.labelled.fit.glob("*") if restart else ():
             old.unlink(missing_ok=True)

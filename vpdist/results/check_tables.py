@@ -183,12 +183,17 @@ def problems(
 
 def _table(name: str, path: Path, known: bool, stack: ExitStack) -> Compared:
     """One of the three tables; an earlier version wrote the first columns only."""
-    opened = _opened(path, () if known else FREE[name], stack)
-    if opened.file is not None:
+    free = () if known else FREE[name]
+    opened = _opened(path, free, stack)
+    if opened.file is None:
+        return opened
+    try:
         first = tables.COLUMNS[name][: tables.FIRST_COLUMNS[name]]
         if opened.file.readline(LONGER) == ("\t".join(first) + "\n").encode():
             opened.n_columns = len(first)
         opened.file.seek(0)
+    except DAMAGED_GZIP as error:
+        return Compared(path, None, free, f"{path}: is damaged: {error}")
     return opened
 
 

@@ -30,6 +30,8 @@ REPORT, REPORT_MARK = "report.html", b"<title>vpdist: "
 """The file that `vpdist report` writes, and what only such a file has near its beginning."""
 WITH_REPORT = ("report.png", "vpdist_mqc.json")
 MARKED_BYTES = 2048
+OTHERS_MAY_HAVE = (*CALL_FILES, *GZIPPED, CALIBRATION)
+"""What people may have put beside a run of theirs, as `gzip -k` does: kept where no run has written it."""
 TOP_FILES = (*TABLES, *GZIPPED, *LEGACY, CALIBRATION, "progress.jsonl", "run.json", "status.json")
 """In the order in which they are discarded: what tells that the folder holds a run goes last."""
 NAMES = {
@@ -154,13 +156,14 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def recorded_call_files(self) -> list[str]:
-        """Those of CALL_FILES that are this run's: run.json names them. Raises StorageError where it cannot be read."""
+        """Those of OTHERS_MAY_HAVE that are this run's: run.json names them. Raises StorageError where it cannot be
+        read."""
         try:
             tables = (read_json(self.run) or {}).get("tables")
         except DamagedFile:
             return []
         files = tables.get("files") if isinstance(tables, dict) else None
-        return [name for name in CALL_FILES if isinstance(files, dict) and name in files]
+        return [name for name in OTHERS_MAY_HAVE if isinstance(files, dict) and name in files]
 
     def remove_temporary_files(self) -> None:
         """Remove what processes left behind that were killed. Raises StorageError."""

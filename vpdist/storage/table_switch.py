@@ -22,7 +22,7 @@ import xxhash
 
 from vpdist.errors import StorageError
 from vpdist.storage.atomic_files import open_regular, read_json, storage_error, sync_folder
-from vpdist.storage.run_folder import CALIBRATION, CALL_FILES, GZIPPED, LEGACY, TABLES, RunFolder
+from vpdist.storage.run_folder import CALIBRATION, CALL_FILES, GZIPPED, LEGACY, OTHERS_MAY_HAVE, TABLES, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -199,9 +199,9 @@ def _switch(folder: RunFolder, record: TablesRecord, names: list[str]) -> None:
 
 
 def _keep_others(folder: RunFolder) -> None:
-    """Give another name to what lies where one of CALL_FILES belongs and is no run's. Raises StorageError."""
+    """Give another name to what lies where one of OTHERS_MAY_HAVE belongs and is no run's. Raises StorageError."""
     known = folder.recorded_call_files()
-    for path in (folder.path / name for name in CALL_FILES if name not in known):
+    for path in (folder.path / name for name in OTHERS_MAY_HAVE if name not in known):
         if not (path.exists() or path.is_symlink()):
             continue
         kept = next(each for each in map(path.with_name, _other_names(path.name)) if not each.exists())

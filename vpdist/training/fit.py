@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 
 from vpdist.distributed.sums import Sums
 from vpdist.errors import UsageError
@@ -43,6 +44,12 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def digest(self) -> str:
+        """xxh3_128 (hex) of rows and labels."""
+        digest = xxhash.xxh3_128(self.row.astype("<i8").tobytes())
+        digest.update(self.virus.tobytes())
+        return digest.hexdigest()
 
 
 class Fit:

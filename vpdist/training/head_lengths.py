@@ -51,10 +51,10 @@ def head_lengths(text: str | None, chunk_length: int, shortest_chunk: int) -> li
     parsed = parsed_heads(text)
     begins = [shortest_chunk, *meets([length for length, _ in parsed], chunk_length)]
     for (length, _), begin in zip(parsed, begins[1:], strict=True):
-        if length >= chunk_length or begin <= shortest_chunk:
+        if length >= chunk_length or begin <= shortest_chunk or length < shortest_chunk:
             raise UsageError(
                 f"--heads {text}: {length} must be below the chunk length of {chunk_length}, and judge chunks of more "
-                f"than {shortest_chunk} bases, the shortest"
+                f"than {shortest_chunk} bases, the shortest, itself among them"
             )
     return [HeadLength(length, kinds, begin) for (length, kinds), begin in zip(parsed, begins, strict=False)]
 
