@@ -183,6 +183,16 @@ def test_what_has_no_class_or_no_score_is_not_known() -> None:
     assert false_within(np.array(kept["envelope"]), found.p_value[:1]) == 1
 
 
+def test_what_is_longer_than_the_calibration_is_judged_by_its_longest_class() -> None:
+    evidence = Evidence(np.array([0.9, 0.9, 0.9]), np.array([0.1, 0.1, 0.1]), np.array([500, 40_000, 149]))
+    nulls = NullScores((ClassNulls(least_bases=500, scores=(-1.0, 0.0, 1.0)),))
+    found = judge(evidence, calibration(), nulls, Choice(prevalence=0.5))
+    for column in (found.probability, found.p_value):
+        assert column[0] == column[1]
+        assert np.isnan(column[2])
+    assert described(found, evidence, nulls, Choice(prevalence=0.5))["most_false"] == 2
+
+
 def test_a_run_without_sequences_is_judged_too() -> None:
     nothing = Evidence(np.zeros(0), np.zeros(0), np.zeros(0, np.int64))
     nulls = NullScores((ClassNulls(least_bases=500, scores=(0.0,)),))

@@ -320,6 +320,17 @@ def test_verify_names_a_file_that_was_changed(copy: Path, name: str) -> None:
     assert name in problem
 
 
+def test_a_damaged_compressed_table_is_told(copy: Path, settings: Settings) -> None:
+    assert predict(replace(settings, output=copy, gzip_tables=True)) == 0
+    run = json.loads((copy / "run.json").read_text())
+    content = (copy / "chunks.tsv.gz").read_bytes()
+    (copy / "chunks.tsv.gz").write_bytes(content[: len(content) // 2])
+    assert any("chunks.tsv.gz" in problem for problem in verify(copy))
+    del run["tables"]
+    (copy / "run.json").write_text(json.dumps(run))
+    assert any("is damaged" in problem for problem in verify(copy))
+
+
 def test_a_folder_of_an_earlier_version_is_valid_and_keeps_what_others_have_put_there(
     copy: Path, settings: Settings
 ) -> None:
@@ -333,9 +344,11 @@ def test_a_folder_of_an_earlier_version_is_valid_and_keeps_what_others_have_put_
     (copy / "virus.tsv").write_text("somebody's")
     (copy / "README.txt").write_text("notes")
     assert verify(copy) == []
+    (copy / "calibration.json").write_text("{}")
     assert predict(replace(settings, output=copy)) == 0
     assert (copy / "virus.tsv.before").read_text() == "somebody's"
     assert (copy / "README.txt.before").read_text() == "notes"
+    assert (copy / "calibration.json.before").read_text() == "{}"
     assert verify(copy) == []
     assert predict(replace(settings, output=copy, restart=True)) == 0
     assert (copy / "README.txt.before").read_text() == "notes"

@@ -254,3 +254,12 @@ def test_balanced_classes_weigh_the_same(tmp_path: Path) -> None:
 def test_values_out_of_range_are_refused_by_name(wrong: dict[str, object], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         TrainSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_examples_with_other_labels_are_not_those_of_a_finished_fit() -> None:
+    rows, virus = np.arange(4), np.array([True, False, True, False])
+    assert Examples(rows, virus).digest() == Examples(rows.copy(), virus.copy()).digest()
+    assert (
+        len({Examples(rows, virus).digest(), Examples(rows, ~virus).digest(), Examples(rows[::-1], virus).digest()})
+        == 3
+    )

@@ -159,6 +159,8 @@ def test_where_each_begins() -> None:
     assert shortest_chunk_of(200, None) == 200
     assert shortest_chunk_of(None, "300,150") == 90
     assert parsed_heads("150=nucleotide+protein") == [(150, ("nucleotide", "protein"))]
+    with pytest.raises(UsageError, match="more than 160 bases, the shortest, itself among them"):
+        head_lengths("150", 500, 160)
     with pytest.raises(UsageError, match="names no encoders"):
         parsed_heads("150=protein+nucleotide")
 
