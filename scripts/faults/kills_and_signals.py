@@ -6,6 +6,7 @@ Everything random comes from the caller's generator; each choice and its outcome
 from __future__ import annotations
 
 import random
+import re
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ from scripts.faults.launched_runs import (
 from scripts.faults.report import late
 
 RESUMES = "run the same command again to resume"
+CAUSES = re.compile(r"^={20,}\n.*^={20,}$", re.DOTALL | re.MULTILINE)
+"""Where torchrun lists what its workers ended with: the last words stand there once more."""
 MOST_REPEATED = 1
 """Units that one process may fail when it is stopped."""
 
@@ -210,7 +213,8 @@ class DisturbedRuns:
         recorded = status(folder)
         if survivors and recorded.get("exit_code") != disturbance.exit_code:
             faults.append(f"status.json holds {recorded}")
-        if survivors and (console.count(disturbance.message), console.count(RESUMES)) != (1, 1):
+        said = CAUSES.sub("", console)
+        if survivors and (said.count(disturbance.message), said.count(RESUMES)) != (1, 1):
             faults.append(f"{disturbance.message!r} is not once on the console: {console[-2000:]}")
         return faults
 
