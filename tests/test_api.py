@@ -55,6 +55,7 @@ def test_tables_are_data_frames_with_numbers_and_names_as_they_are(run: vpdist.R
     assert frame["length"].dtype == np.int64
     assert frame["virus_score"].isna().tolist() == (frame["n_scored_chunks"] == 0).tolist()
     assert frame["prediction"].isna().tolist() == frame["virus_score"].isna().tolist()
+    assert {type(call) for call in frame["prediction"][frame["prediction"].isna()]} == {float}  # NaN, not None
     assert run.sequences is frame
 
 
@@ -163,6 +164,9 @@ def test_sequences_are_paths_or_names_with_letters(sequences: object, paths: lis
         ([("a", "A", "B")], UsageError, "sequence 1: give paths"),
         ([("a", "A"), "ACGT"], UsageError, "sequence 2: give paths"),
         ({1: "A"}, UsageError, "sequence 1: its name is 1"),
+        ("a\0b", UsageError, r"'a\\x00b' holds a NUL"),
+        ("-", UsageError, "standard input is not read here"),
+        (["a.fa", Path("-")], UsageError, "standard input is not read here"),
         ({"a\n>b": "A"}, InputError, "its name holds a line break"),
         ({"a": "AC\n>b\nAC"}, InputError, "its letters hold a line break"),
     ],
@@ -170,6 +174,12 @@ def test_sequences_are_paths_or_names_with_letters(sequences: object, paths: lis
 def test_what_is_no_sequence_is_named(sequences: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         vpdist.predict(sequences)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{"output": "a\0b"}, {"model": "a\0b"}, {"consensus": "a\0b"}])
+def test_an_option_with_a_nul_is_refused(options: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="holds a NUL"):
+        vpdist.predict("a.fa", **options)  # type: ignore[arg-type]
 
 
 def test_options_are_those_of_the_command() -> None:

@@ -57,6 +57,8 @@ def test_what_is_typed_comes_first_then_the_commands_table_then_the_top(monkeypa
         ("threads = [1]\n", "which is neither a text nor a number"),
         ("inputs = [[1]]\n", "which is neither a text nor a number"),
         ('output = ""\n', "run.toml: output is empty"),
+        ('output = "a\\u0000b"\n', r"run.toml: output is 'a\x00b', with a NUL"),
+        ('inputs = ["a.fa", "b\\u0000"]\n', r"run.toml: inputs is 'b\x00', with a NUL"),
         ("threads = 0\n", "--threads 0: must be from 1 to 1,024"),
         ("threads = 1.5\n", "threads"),
         ('dtype = "int8"\n', "--dtype int8: choose one of"),

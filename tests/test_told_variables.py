@@ -32,4 +32,22 @@ def test_secrets_are_not_shown(name: str) -> None:
 @pytest.mark.parametrize("name", ["HF_ENDPOINT", "https_proxy", "HTTP_PROXY", "VPDIST_GITHUB_ENDPOINT"])
 def test_passwords_in_addresses_are_not_shown(name: str) -> None:
     assert shown({name: "http://me:5ecret@proxy:3128/x"}) == {name: "http://...@proxy:3128/x"}
-    assert shown({name: "http://proxy:3128/a@b"}) == {name: "http://proxy:3128/a@b"}
+    assert shown({name: "http://proxy:3128/a"}) == {name: "http://proxy:3128/a"}
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("user:secret@proxy:1", "...@proxy:1"),
+        ("http://u:pa/ss@h:1", "http://...@h:1"),
+        ("http://u:se@cret@h", "http://...@h"),
+        ("//u:secret@h", "//...@h"),
+        ("socks5h://u:secret@h:1", "socks5h://...@h:1"),
+    ],
+)
+def test_no_part_of_a_password_is_shown(value: str, told: str) -> None:
+    assert shown({"HTTPS_PROXY": value, "all_proxy": value}) == {"HTTPS_PROXY": told, "all_proxy": told}
+
+
+def test_a_folder_may_have_an_at_sign_in_its_name() -> None:
+    assert shown({"TMPDIR": "/home/me@lab/tmp"}) == {"TMPDIR": "/home/me@lab/tmp"}

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from os import PathLike, fspath
+from os import PathLike, fsdecode, fspath
 from pathlib import Path
 from typing import IO, Any
 
@@ -109,6 +109,9 @@ def _run(
     arguments = [command, "-o", fspath(folder), "--progress", progress]
     arguments += [] if model is None else ["--model", fspath(model)]
     arguments += list(_flags(options))
+    for text in map(fsdecode, (*arguments, *paths)):
+        if "\0" in text:
+            raise UsageError(f"{text!r} holds a NUL, which no path and no option can")
     with tempfile.TemporaryFile() as told:
         code = _ended([*arguments, "--", *paths], records, told if progress == "none" else None)
         told.seek(0)
@@ -121,13 +124,21 @@ def _run(
 def _inputs(sequences: Sequences) -> tuple[list[str], Iterable[tuple[str, str]] | None]:
     """The paths of files, or "-" and the records that are piped there. Raises UsageError."""
     if isinstance(sequences, str | PathLike):
-        return [fspath(sequences)], None
+        return _paths([sequences]), None
     if isinstance(sequences, Mapping):
         return ["-"], _checked(sequences.items())
     items = list(sequences)
     if items and all(isinstance(item, str | PathLike) for item in items):
-        return [fspath(item) for item in items], None
+        return _paths(items), None
     return ["-"], _checked(items)
+
+
+def _paths(items: Iterable[str | PathLike[str]]) -> list[str]:
+    """Paths as texts. Raises UsageError for "-": nothing is on the command's standard input."""
+    paths = [fspath(item) for item in items]
+    if "-" in paths:
+        raise UsageError('"-": standard input is not read here; give sequences in memory, or ./- for a file')
+    return paths
 
 
 def _checked(pairs: Iterable[Any]) -> list[tuple[str, str]]:

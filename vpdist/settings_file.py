@@ -83,6 +83,8 @@ def _text(path: Path, key: str, value: Any) -> str:
         raise UsageError(f"{path}: {key} is {value!r}, which is neither a text nor a number")
     if value == "":
         raise UsageError(f"{path}: {key} is empty")
+    if isinstance(value, str) and "\0" in value:
+        raise UsageError(f"{path}: {key} is {value!r}, with a NUL, which no option can hold")
     return str(value)
 
 

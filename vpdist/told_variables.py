@@ -21,6 +21,7 @@ LAUNCHERS = (
     "GROUP_RANK",
     "MASTER_ADDR",
     "MASTER_PORT",
+    "TORCHELASTIC_ERROR_FILE",
     "TORCHELASTIC_RESTART_COUNT",
     "TORCHELASTIC_SIGNALS_TO_HANDLE",
     "TORCHELASTIC_USE_AGENT_STORE",
@@ -74,8 +75,10 @@ DISPLAY = ("CI", "COLUMNS", "NO_COLOR", "TERM")
 SHOWN = {*OWN, *LAUNCHERS, *BATCH_SYSTEMS, *LIBRARIES, *DISPLAY}
 SECRET = re.compile("SECRET|TOKEN$")
 HIDDEN = "(set, not shown)"
-CREDENTIALS = re.compile(r"(?<=//)[^/@]*@")
-"""User and password in an address."""
+FOLDERS = ("HF_HOME", "HF_HUB_CACHE", "PYTHONPATH", "TMPDIR", "TORCHELASTIC_ERROR_FILE")
+"""Paths, which may have an @ that ends no password."""
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//")
+"""With what an address may begin."""
 
 
 def not_used(variables: Mapping[str, str]) -> str:
@@ -98,7 +101,16 @@ def not_used(variables: Mapping[str, str]) -> str:
 def shown(variables: Mapping[str, str]) -> dict[str, str]:
     """Those of `variables` that change what vpdist does, by name; secrets and passwords are replaced."""
     found = {name: value for name, value in sorted(variables.items()) if is_shown(name)}
-    return {name: HIDDEN if SECRET.search(name) else CREDENTIALS.sub("...@", value) for name, value in found.items()}
+    return {name: HIDDEN if SECRET.search(name) else _without_password(name, value) for name, value in found.items()}
+
+
+def _without_password(name: str, value: str) -> str:
+    """A value without what stands before its last @: a password may hold / and @, and there may be no //."""
+    before, mark, after = value.rpartition("@")
+    if not mark or (name in FOLDERS and "//" not in value):
+        return value
+    scheme = SCHEME.match(before)
+    return f"{scheme[0] if scheme else ''}...@{after}"
 
 
 def is_shown(name: str) -> bool:

@@ -19,8 +19,10 @@ from vpdist.display.status import DEAD, RUNNING, exit_code, status, status_line
 from vpdist.display.watch import log_tail, replay, watch
 from vpdist.errors import StorageError
 from vpdist.monitoring.counters import Snapshot
-from vpdist.storage.lock_holder import this_process
+from vpdist.storage import run_state
+from vpdist.storage.lock_holder import Holder, this_process
 from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.run_lock import HEARTBEAT_S, WATCHED_BEATS
 from vpdist.storage.run_state import process_state
 
 
@@ -59,6 +61,11 @@ def embedding(ended: str | None = None) -> list[Snapshot]:
     return [replace(each, time=time.time() - 10 + each.elapsed) for each in made]
 
 
+def append(folder: Path, *snapshots: Snapshot) -> None:
+    with (folder / "progress.jsonl").open("a") as file:
+        file.writelines(f"{each.to_json()}\n" for each in snapshots)
+
+
 def test_a_run_that_is_alive_says_how_far_it_is(run: Callable[..., Path]) -> None:
     folder = run("running", None, "here", *embedding())
     told = status(folder)
@@ -89,15 +96,33 @@ def test_a_run_whose_process_is_gone_is_dead(run: Callable[..., Path]) -> None:
     assert f"process {told['pid']} on {told['host']} is gone" in status_line(folder, told)
 
 
+@pytest.mark.parametrize("first", ["running", None])
+def test_a_run_that_ends_while_its_process_is_looked_for_is_not_dead(
+    run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, first: str | None
+) -> None:
+    folder = run("running", None, "", *embedding(""))
+    if first is None:
+        RunFolder(folder).status.unlink()
+
+    def end(found: RunFolder) -> tuple[bool, Holder]:
+        found.write_status("done", 0, "")
+        return False, Holder()
+
+    monkeypatch.setattr(run_state, "process_state", end)
+    told = status(folder)
+    assert (told["state"], exit_code(told)) == ("done", 0)
+
+
 def test_a_lock_on_another_machine_lives_while_it_is_touched(run: Callable[..., Path]) -> None:
     folder = run("running", None, "elsewhere", *embedding())
     lock = folder / "lock"
     assert process_state(RunFolder(folder))[0] is True, "touched just now"
-    long_ago = time.time() - 1000
-    os.utime(lock, (long_ago, long_ago))
-    looks: list[float] = []
-    assert process_state(RunFolder(folder), looks.append)[0] is False
-    assert len(looks) > 5
+    for age_s, alive in ((30, None), (1000, False)):
+        long_ago = time.time() - age_s
+        os.utime(lock, (long_ago, long_ago))
+        looks: list[float] = []
+        assert process_state(RunFolder(folder), looks.append)[0] is alive
+        assert sum(looks) == WATCHED_BEATS * HEARTBEAT_S
     assert process_state(RunFolder(folder), lambda _: os.utime(lock))[0] is True
 
 
@@ -113,6 +138,14 @@ def test_a_status_is_told_without_any_progress(run: Callable[..., Path]) -> None
     assert "interrupted, exit code 143" in status_line(folder, status(folder))
 
 
+def test_a_status_has_the_same_keys_with_and_without_progress(run: Callable[..., Path]) -> None:
+    told = status(run("running", None, "here", *embedding()))
+    without = status(run("running", None, "here"))
+    assert set(without) == set(told)
+    assert without["report_age_s"] is None
+    assert all(name in str(status.__doc__) for name in told)
+
+
 def test_watching_a_dead_run_says_so_and_ends(run: Callable[..., Path]) -> None:
     old = [replace(each, time=each.time - 1000) for each in embedding()]
     folder, stream = run("running", None, "gone", *old), Stream()
@@ -120,6 +153,37 @@ def test_watching_a_dead_run_says_so_and_ends(run: Callable[..., Path]) -> None:
     last = stream.getvalue().splitlines()[-1]
     assert "dead: process " in last
     assert "is gone, after 0:10; run the same command again to resume" in last
+
+
+def test_watching_a_run_that_ends_while_its_process_is_looked_for_says_how_it_ended(
+    run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = [replace(each, time=each.time - 1000) for each in embedding()]
+    folder, stream = run("running", None, "here", *old), Stream()
+
+    def end(*_: object) -> tuple[bool, Holder]:
+        append(folder, replace(old[-1], ended=""))
+        return False, Holder()
+
+    monkeypatch.setattr("vpdist.display.watch.process_state", end)
+    watch(folder, stream)
+    assert stream.getvalue().splitlines()[-1].endswith("done, after 0:10")
+    assert "dead" not in stream.getvalue()
+
+
+def test_a_resumed_run_is_followed_though_an_earlier_command_has_ended(
+    run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, stream = run("running", None, "here", *embedding("interrupted")), Stream()
+
+    def resume(*_: object) -> tuple[bool, Holder]:
+        append(folder, *embedding(), replace(embedding()[-1], elapsed=20, ended=""))
+        return True, Holder()
+
+    monkeypatch.setattr("vpdist.display.watch.process_state", resume)
+    watch(folder, stream)
+    assert stream.getvalue().splitlines()[-1].endswith("done, after 0:20")
+    assert "ended: interrupted" not in stream.getvalue()
 
 
 def test_rates_come_from_the_history_at_once(run: Callable[..., Path]) -> None:

@@ -159,6 +159,30 @@ def test_methods_name_versions_models_and_whom_to_cite() -> None:
     assert methods({"decisions": 5, "versions": []}, 0)
 
 
+def test_methods_tell_the_rule_by_which_a_calibrated_run_is_called() -> None:
+    run: dict[str, object] = {"tables_from": {"classifier": "f"}}
+    by_score = "called virus where the virus score is at least the other"
+    assert by_score in methods(run, 1)[1]
+    judgement = {"calibrated_sequences": 1, "max_fdr": 0.05, "least_virus_probability": 0.5}
+    told = methods(run | {"judgement": judgement | {"most_other_probability": 0.2}}, 1)[1]
+    assert by_score not in told
+    assert "is at most 0.05 and the probability at least 0.5, non-virus where the probability is below 0.2" in told
+    assert by_score in methods(run | {"judgement": judgement | {"calibrated_sequences": 0}}, 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("names", "samples"),
+    [
+        (["A/contigs.fa", "B/contigs.fa", "C/reads.fq"], ["A/contigs.fa", "B/contigs.fa", "reads"]),
+        (["a.fa", "b/a.fa", "x/a.fa.fa"], ["a.fa", "b/a.fa", "x/a.fa.fa"]),
+    ],
+)
+def test_multiqc_keeps_files_of_the_same_name_apart(names: list[str], samples: list[str], tmp_path: Path) -> None:
+    counts = {"sequences": 10, "scored": 7, "virus": 3}
+    path = write_multiqc(tmp_path, {"sources": [counts | {"name": name} for name in names]})
+    assert list(json.loads(path.read_text())["data"]) == samples
+
+
 def test_multiqc_gets_a_sample_for_each_file(tmp_path: Path) -> None:
     counts = {"sequences": 10, "scored": 7, "virus": 3}
     sources = [counts | {"name": name} for name in ("/data/a.fq.gz", "b.fna", "-")]

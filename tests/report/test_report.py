@@ -181,6 +181,38 @@ def test_only_a_report_is_overwritten_and_restart_removes_it(done: Path, tmp_pat
     assert not any((run / name).exists() for name in ("report.html", "vpdist_mqc.json"))
 
 
+@pytest.mark.parametrize(("classifier", "scored"), [("f", True), ("", False)])
+def test_a_page_says_whether_anything_was_classified(classifier: str, scored: bool, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 3)
+    about = json.loads((run / "run.json").read_text()) | {"tables_from": {"classifier": classifier}}
+    (run / "run.json").write_text(json.dumps(about))
+    table = [line.split("\t") for line in (run / "sequences.tsv").read_text().splitlines()]
+    hidden = [table[0].index(name) for name in ("virus_score", "nonvirus_score", "prediction")]
+    for cells in table[1:]:
+        for place in hidden:
+            cells[place] = cells[place] if scored else "NA"
+    (run / "sequences.tsv").write_text("".join("\t".join(cells) + "\n" for cells in table))
+    columns, meta = gather(RunFolder(run), run / "report.html")
+    assert meta["classified"] is scored
+    text = page.page(run, columns, meta)
+    assert ("3 sequences, none of which was classified." in text.split("<script")[0]) is not scored
+    assert ("of 3 sequences are called virus." in text.split("<script")[0]) is scored
+
+
+def without_probabilities(folder: Path) -> Path:
+    """A run of a calibrated model none of whose sequences has a probability."""
+    return write_run(folder / "run", 3, further={name: ["NA"] * 3 for name in ("probability", "q_value", "call")})
+
+
+def test_a_calibrated_model_is_known_where_no_sequence_has_a_probability(tmp_path: Path) -> None:
+    run = without_probabilities(tmp_path)
+    columns, meta = gather(RunFolder(run), run / "report.html")
+    assert "probability" not in columns
+    assert meta["calibrated"]
+    (run / "calibration.json").unlink()
+    assert not gather(RunFolder(run), run / "report.html")[1]["calibrated"]
+
+
 def test_the_script_is_small_and_node_reads_it() -> None:
     script = Path(page.__file__).with_name("report.js")
     assert len(script.read_bytes()) < 40_000
@@ -446,6 +478,19 @@ def test_a_run_without_calls_is_shown(models: TinyModels, shown: Page, tmp_path:
     write_report(tmp_path / "run")
     shown.open(tmp_path / "run" / "report.html")
     shown.click(".row")
-    assert shown.text("#sentence").startswith("0 of 6 sequences are virus")
+    assert shown.text("#sentence") == "6 sequences, none of which was classified."
     assert "Nothing was classified" in shown.text("#methods")
     assert shown.complaints() == []
+
+
+@no_browser
+@pytest.mark.launcher
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_page_says_why_it_is_not_known_how_many_are_false(shown: Page, tmp_path: Path, calibrated: bool) -> None:
+    run = without_probabilities(tmp_path)
+    if not calibrated:
+        (run / "calibration.json").unlink()
+    write_report(run)
+    shown.open(run / "report.html")
+    why = "no sequence has a probability" if calibrated else "the model has no calibration"
+    assert f"is not known: {why}." in shown.text("#sentence")

@@ -27,7 +27,8 @@ def status(run_folder: Path) -> dict[str, Any]:
 
     `state`, `exit_code` (null while it runs, or where it ended without a word), `message`, `failing_rank`, `updated`,
     `alive`, `host` and `pid` are those of `RunState`; `stage`, `elapsed_s`, `ranks`, `done_percent`, `tokens_per_s`,
-    `left_s` ([least, most]), `silent_ranks` and `lost_ranks` are null or empty where they are not known.
+    `left_s` ([least, most]), `silent_ranks`, `lost_ranks` and `report_age_s` (seconds since the newest snapshot of a
+    run that goes on) are null or empty where they are not known.
     """
     found = run_state(run_folder)
     scene = _scene(run_folder / "progress.jsonl")
@@ -48,7 +49,7 @@ def _scene(path: Path) -> Scene:
 def _progress(scene: Scene, found: RunState) -> dict[str, Any]:
     snapshot, rates = scene.snapshot, scene.rates
     if snapshot is None:
-        names = ("stage", "elapsed_s", "ranks", "done_percent", "tokens_per_s", "left_s")
+        names = ("stage", "elapsed_s", "ranks", "done_percent", "tokens_per_s", "left_s", "report_age_s")
         return dict.fromkeys(names) | {"silent_ranks": [], "lost_ranks": []}
     running = found.state == "running"
     left = rates.run_left if running else None

@@ -39,12 +39,26 @@ def methods(run: Mapping[str, Any], n_sequences: int) -> list[str]:
     if not origin.get("classifier"):
         return [first, "Nothing was classified.", *citations]
     calls = f" of the model {classified['name']} ({classified.get('digest')})" if classified.get("name") else ""
+    rule = _rule(_object(run, "judgement"))
     second = (
         f"Fragments were classified by the classifier with the fingerprint {origin['classifier']}{calls}. Scores of a "
-        f"sequence are the {origin.get('consensus', 'mean')} over its scored chunks; it is called virus where the "
-        f"virus score is at least the other. {SCORES}"
+        f"sequence are the {origin.get('consensus', 'mean')} over its scored chunks; {rule}. {SCORES}"
     )
     return [first, second, *citations]
+
+
+def _rule(judgement: Mapping[str, Any]) -> str:
+    """By what a sequence is called; `judgement`: empty in a run without a calibration."""
+    if not judgement or judgement.get("calibrated_sequences") == 0:
+        return "it is called virus where the virus score is at least the other"
+    false, virus, other = (
+        judgement.get(name, "unknown") for name in ("max_fdr", "least_virus_probability", "most_other_probability")
+    )
+    return (
+        f"calls are by calibrated probability: virus where the q-value (the expected share of false calls) is at most "
+        f"{false} and the probability at least {virus}, non-virus where the probability is below {other}, uncertain "
+        f"between, none where there is no probability"
+    )
 
 
 def _object(run: Mapping[str, Any], name: str) -> Mapping[str, Any]:

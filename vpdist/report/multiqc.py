@@ -7,7 +7,8 @@ format ("Custom content").
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ NAME = "vpdist_mqc.json"
 
 def write_multiqc(folder: Path, meta: Mapping[str, Any]) -> Path:
     """Write NAME into `folder`; returns its path. Raises StorageError."""
+    sources = meta["sources"]
     data = {
-        _sample(source["name"]): {
+        sample: {
             "virus": source["virus"],
             "non-virus or uncertain": source["scored"] - source["virus"],
             "not scored": source["sequences"] - source["scored"],
         }
-        for source in meta["sources"]
+        for sample, source in zip(_samples([source["name"] for source in sources]), sources, strict=True)
     }
     content = {
         "id": "vpdist",
@@ -37,6 +39,12 @@ def write_multiqc(folder: Path, meta: Mapping[str, Any]) -> Path:
     path = folder / NAME
     write_file(path, (json.dumps(content, indent=1) + "\n").encode())
     return path
+
+
+def _samples(sources: Sequence[str]) -> list[str]:
+    """Names of samples, all different: the short ones, and the whole path where another file has the same."""
+    users = Counter(name for source in sources for name in {source, _sample(source)})
+    return [short if users[short := _sample(source)] == 1 else source for source in sources]
 
 
 def _sample(source: str) -> str:

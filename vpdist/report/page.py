@@ -120,9 +120,18 @@ def _about(folder: RunFolder, about: Mapping[str, Any], counted: Counted, shown:
         "classes": counted.classes,
         "warnings": told,
         "methods": methods(about, counted.n),
+        "classified": _is_classified(about, counted),
+        "calibrated": folder.calibration.exists(),
         "timeline": timeline(folder.progress),
         "seconds": {str(name): float(value) for name, value in seconds.items()} if isinstance(seconds, dict) else {},
     }
+
+
+def _is_classified(about: Mapping[str, Any], counted: Counted) -> bool:
+    """Whether a classifier was there; earlier versions do not say so in run.json, but have scores."""
+    origin = about.get("tables_from")
+    named = isinstance(origin, dict) and bool(origin.get("classifier"))
+    return named or any(of.scored for of in counted.sources.values())
 
 
 def page(run: Path, columns: Mapping[str, Column], meta: Mapping[str, Any]) -> str:
@@ -132,7 +141,8 @@ def page(run: Path, columns: Mapping[str, Column], meta: Mapping[str, Any]) -> s
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
     )
     title = f"vpdist: {shortened(printable(run.absolute().name), TITLE_LETTERS)}"
-    sentence = f"{meta['virus']:,} of {meta['sequences']:,} sequences are called virus."
+    called = f"{meta['virus']:,} of {meta['sequences']:,} sequences are called virus."
+    sentence = called if meta["classified"] else f"{meta['sequences']:,} sequences, none of which was classified."
     parts = {"title": html.escape(title), "sentence": sentence, "policy": policy, "style": style}
     parts |= {"script": script, "data": packed(columns, meta)}
     return re.sub(r"\{(\w+)\}", lambda mark: parts[mark[1]], template)

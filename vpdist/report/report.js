@@ -102,8 +102,8 @@
     const of = n < meta.sequences ? ` (of the ${whole(n)} in this report; ${whole(meta.virus)} of all are called virus)` : '';
     const most = meta.envelope && col.p_value ? mostFalse(which) : metric === METRICS.call ? meta.most_false : null;
     const bound = most === null ? '' : `, at most ${whole(most)} with ${meta.confidence} confidence`;
-    const expected = col.probability ? `expected false among them: ${falseOnes.toFixed(1)}${unknown ? ` (without ${whole(unknown)} that have no probability)` : ''}${bound}` : 'how many of them are false is not known: the model has no calibration';
-    $('sentence').textContent = `${whole(count)} of ${whole(meta.sequences)} sequences are virus, ${at}${of}; ${expected}.`;
+    const expected = col.probability ? `expected false among them: ${falseOnes.toFixed(1)}${unknown ? ` (without ${whole(unknown)} that have no probability)` : ''}${bound}` : `how many of them are false is not known: ${meta.calibrated ? 'no sequence has a probability' : 'the model has no calibration'}`;
+    $('sentence').textContent = !meta.classified ? `${whole(meta.sequences)} sequences, none of which was classified.` : `${whole(count)} of ${whole(meta.sequences)} sequences are virus, ${at}${of}; ${expected}.`;
     $('count').textContent = `${whole(count)} sequences (${percent(count, n)}), ${bases(length)}`;
   };
 

@@ -132,7 +132,7 @@ def read_frame(folder: Path, name: str) -> Any:
     """A table of a run folder as a data frame, or as a structured array where pandas is not installed.
 
     Numbers are int64 and float64, missing scores NaN; names are texts, also those that look like numbers or are NA. A
-    missing call is None in a data frame, "NA" in a structured array. Raises DamagedFile, StorageError.
+    missing call is NaN in a data frame, "NA" in a structured array. Raises DamagedFile, StorageError.
     """
     try:
         import pandas
