@@ -1,3 +1,6 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,6 +17,7 @@ from vpdist.monitoring.counters import (
     Snapshot,
     empty_vector,
 )
+from vpdist.monitoring.facts import RankFacts
 from vpdist.monitoring.liveness import Liveness
 
 COUNTS = st.tuples(*[st.integers(0, 2**62) for _ in COUNTERS])
@@ -53,6 +57,16 @@ def test_totals_are_sums_over_ranks(counts: list[tuple[int, ...]]) -> None:
 def test_what_is_no_snapshot_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Snapshot.from_json(line)
+
+
+def test_what_a_later_version_tells_of_ranks_is_left_out() -> None:
+    made = replace(snapshot(1, row(0), row(1)), facts=(RankFacts("node", 1, "A100"), RankFacts("node", 2, "A100")))
+    fields = json.loads(made.to_json())
+    for told in fields["ranks"]:
+        told["fan_percent"] = 40
+    for told in fields["facts"]["ranks"]:
+        told.append("NVLink")
+    assert Snapshot.from_json(json.dumps(fields)) == made
 
 
 def test_counters_of_a_stage_start_from_where_the_stage_began() -> None:

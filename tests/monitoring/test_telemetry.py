@@ -93,6 +93,14 @@ def test_what_nvml_answers_is_in_the_vector_and_energy_counts_from_the_start(mon
     assert [int(vector[cell]) for cell in cells] == [7, 97, 640_000, 61, 0x20, 42]
 
 
+def test_a_reason_for_throttling_that_nvml_does_not_know_fits_in_the_vector(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = fake_nvml(monkeypatch)
+    answers["nvmlDeviceGetCurrentClocksThrottleReasons"] = 0x8000_0000_0000_0020
+    telemetry = Telemetry(torch.device("cuda:0"))
+    telemetry.read()
+    assert filled(telemetry)[Cell.THROTTLE] == 0x20
+
+
 def test_what_nvml_refuses_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_nvml(monkeypatch, "nvmlDeviceGetPowerUsage", "nvmlDeviceGetTotalEnergyConsumption")
     telemetry = Telemetry(torch.device("cuda:0"))

@@ -1,11 +1,12 @@
 """Snapshots as log lines: one key=value line for all ranks per interval, without control characters.
 
 A rank has a line of its own only when it falls silent, is lost or runs again, and at the end. A figure that is not
-known is left out.
+known is left out. Where nobody reads, as below a pager, lines are left out too rather than waited for.
 """
 
 from __future__ import annotations
 
+import select
 from datetime import datetime
 from typing import TextIO
 
@@ -15,6 +16,7 @@ from vpdist.text import printable
 
 ALARMING = ("stalled", "lost")
 INTERVAL_S = 30.0
+PATIENCE_S = 1.0
 LINE_LETTERS = 120
 """Of the line for all ranks at most."""
 
@@ -33,7 +35,10 @@ class LogLines:
 
     def __init__(self, stream: TextIO, interval_s: float = INTERVAL_S, first_s: float = 1.0) -> None:
         """The first line comes `first_s` seconds after the run's start, then every `interval_s`, and at the end."""
+        self.waits = False
+        """Whether every line waits until somebody reads, rather than the last ones for PATIENCE_S."""
         self._stream = stream
+        self._waiting: list[str] = []
         self._interval_s, self._next_s = interval_s, first_s
         self._rates = Rates()
         self._last_states: dict[str, str] = {}
@@ -47,6 +52,10 @@ class LogLines:
         """Take a newer snapshot; write what is due."""
         last_states = self._last_states
         self.observe(snapshot)
+        self._write()
+        if self._waiting and snapshot.ended is None:  # what is due is told once somebody reads
+            self._last_states = last_states
+            return
         lines = [
             self._of_rank(line, snapshot)  # a rank that gets stalled or lost, or runs again, is logged immediately
             for line in self._rates.lines
@@ -57,18 +66,36 @@ class LogLines:
         if snapshot.elapsed >= self._next_s or snapshot.ended is not None:
             self._next_s = snapshot.elapsed + self._interval_s
             lines.append(self._of_all(snapshot))
-        if lines:
-            write_text(self._stream, "".join(f"{line}\n" for line in lines))
+        self._waiting += lines
+        self._write()
 
     def tick(self, now: float) -> None:
-        """Nothing to do: lines are written for snapshots only."""
+        """Write what could not be written before; lines are made for snapshots only."""
+        self._write()
 
     def message(self, text: str) -> None:
         """A line for the user."""
-        write_text(self._stream, f"{datetime.now().isoformat(timespec='seconds')} {printable(text)}\n")
+        self._waiting.append(f"{datetime.now().isoformat(timespec='seconds')} {printable(text)}")
+        self._write()
 
     def close(self) -> None:
-        self._stream.flush()
+        self._write(PATIENCE_S)
+        if not self._waiting:
+            self._stream.flush()
+
+    def _write(self, wait_s: float = 0.0) -> None:
+        """Write lines as long as that blocks nothing: a pipe that takes anything takes a line."""
+        while self._waiting and self._is_writable(wait_s):
+            write_text(self._stream, f"{self._waiting[0]}\n")
+            del self._waiting[0]
+
+    def _is_writable(self, wait_s: float) -> bool:
+        if self.waits:
+            return True
+        try:
+            return bool(select.select([], [self._stream], [], wait_s)[1])
+        except (OSError, ValueError):  # no file of the system's; where it is closed, writing tells
+            return True
 
     def _of_all(self, snapshot: Snapshot) -> str:
         """The line for all ranks: what is needed most comes first, what does not fit is left out."""

@@ -7,9 +7,9 @@ from what was recorded before, at once.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
@@ -23,6 +23,7 @@ from vpdist.display.terminal_bars import Bars
 from vpdist.errors import StorageError
 from vpdist.monitoring.counters import Snapshot
 from vpdist.storage.atomic_files import open_regular
+from vpdist.storage.lock_holder import Holder
 from vpdist.storage.run_folder import RunFolder
 from vpdist.storage.run_state import process_state
 from vpdist.text import clock_text
@@ -50,11 +51,8 @@ def watch(run_folder: Path, stream: TextIO, follow: bool = True, keys: TextIO | 
         newest = _show_history(watching, history.tail())
         if newest is None and not history.is_empty:
             display.message(f"{path}: holds no progress of a run that this version can read, up to now")
-        while follow and not watching.is_over(newest):
-            watching.frame(time.time())
-            for snapshot in history.more():
-                newest = snapshot
-                display.show(snapshot)
+        if follow:
+            newest = watching.follow(history, newest)
         if newest is not None and newest.ended is not None:
             watching.leave(_ending(newest))
 
@@ -99,6 +97,8 @@ def _opened(path: Path):  # type: ignore[no-untyped-def]
 def _watching(run_folder: Path, display: Display, keys: TextIO | None, help_text: str):  # type: ignore[no-untyped-def]
     """A display that is closed at the end, whatever happens, and the keys that are pressed meanwhile."""
     watching = Watching(run_folder, display)
+    if isinstance(display, LogLines):
+        display.waits = True  # there is no run to delay
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: watching.display.close())
         if keys is not None and isinstance(display, Bars) and stack.enter_context(single_keys(keys)):
@@ -124,8 +124,7 @@ class Watching:
     display: Display
     keys: TextIO | None = None
     wish: Wish = field(default_factory=Wish)
-    find_process: Callable[[RunFolder], tuple[bool | None, object]] = process_state
-    _looked: float = 0.0
+    _looked: float = -math.inf
 
     def frame(self, now: float, pause_s: float = FRAME_S) -> None:
         """Draw, then wait for a key or for `pause_s` seconds."""
@@ -140,26 +139,43 @@ class Watching:
         elif typed := pressed(self.keys, pause_s):
             self.wish = self.wish.after(typed)
 
-    def is_over(self, newest: Snapshot | None) -> bool:
-        """Whether there is nothing more to wait for: the run has ended, its process is gone, or q was pressed."""
-        if self.wish.quit or (newest is not None and newest.ended is not None):
-            return True
-        now = time.monotonic()
-        quiet = newest is not None and time.time() - newest.time > QUIET_S
-        if not quiet or now - self._looked < LOOK_EVERY_S:
-            return False
-        self._looked = now
-        return self._is_dead(newest)
+    def follow(self, history: History, newest: Snapshot | None) -> Snapshot | None:
+        """Show what is recorded after `newest` until the run has ended, its process is gone, or q was pressed.
 
-    def _is_dead(self, newest: Snapshot | None) -> bool:
+        Returns the newest snapshot; None where q was pressed. `newest` may be an earlier command's end.
+        """
+        first = newest
+        while newest is None or newest.ended is None or newest is first:
+            if self.wish.quit:
+                return None
+            gone = self._gone(newest)
+            if gone is None:
+                self.frame(time.time())
+            before = newest
+            for snapshot in history.more():
+                newest = snapshot
+                self.display.show(snapshot)
+            if gone is not None and newest is before:  # else it has recorded something before it ended
+                if newest is not None and newest.ended is None:
+                    self._say_dead(newest, gone)
+                break
+        return newest
+
+    def _gone(self, newest: Snapshot | None) -> Holder | None:
+        """The process that worked in the folder, if it is gone: it is looked for when there should be more of it."""
+        if newest is None or (newest.ended is None and time.time() - newest.time <= QUIET_S):
+            return None
+        now = time.monotonic()
+        if now - self._looked < LOOK_EVERY_S:
+            return None
         alive, holder = process_state(RunFolder(self.run_folder), lambda seconds: self.frame(time.time(), seconds))
-        if alive is not False:
-            return False
-        host, pid = getattr(holder, "host", ""), getattr(holder, "pid", 0)
-        who = f"process {pid} on {host}" if pid else "the process that worked in it"
-        after = f", after {clock_text(newest.elapsed)}" if newest is not None else ""
-        self.leave(f"{self.run_folder}: dead: {who} is gone{after}; run the same command again to resume")
-        return True
+        self._looked = time.monotonic()
+        return holder if alive is False or (alive is None and newest.ended is not None) else None
+
+    def _say_dead(self, newest: Snapshot, holder: Holder) -> None:
+        who = f"process {holder.pid} on {holder.host}" if holder.pid else "the process that worked in it"
+        after = clock_text(newest.elapsed)
+        self.leave(f"{self.run_folder}: dead: {who} is gone, after {after}; run the same command again to resume")
 
     def leave(self, message: str) -> None:
         """The last picture stays, with a line below it."""

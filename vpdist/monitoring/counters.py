@@ -248,13 +248,16 @@ class Snapshot:
 
     @classmethod
     def from_json(cls, line: str) -> Snapshot:
-        """Read a line of progress.jsonl, also of a version that counted less. Raises ValueError if it is not one."""
+        """Read a line of progress.jsonl, also of a version that tells less or more. Raises ValueError for others."""
         try:
             fields = json.loads(line)
             places = {name: index for index, name in enumerate(fields["columns"])}
             order = [places[name] if name in FIRST_COUNTERS else places.get(name) for name in COUNTERS]
             rows = tuple(
-                RankRow(**row | {name: _in_order(row[name], order) for name in ("counters", "base")})
+                RankRow(
+                    **{name: value for name, value in row.items() if name in RankRow.__dataclass_fields__}
+                    | {name: _in_order(row[name], order) for name in ("counters", "base")}
+                )
                 for row in fields["ranks"]
             )
             snapshot = cls(

@@ -46,8 +46,8 @@ class RankFacts:
 
     @classmethod
     def from_values(cls, values: Sequence[Any]) -> RankFacts:
-        """Of the fields' values in their order. Raises ValueError."""
-        made = cls(*values)
+        """Of the fields' values in their order; those of a later version follow. Raises ValueError or TypeError."""
+        made = cls(*list(values)[: len(fields(cls))])
         if not made.is_sound():
             raise ValueError("not the facts of a rank")
         texts = {name: shortened(printable(getattr(made, name)), LONGEST_TEXT) for name in ("host", "device")}

@@ -20,6 +20,8 @@ from vpdist.monitoring.facts import RankFacts
 logger = logging.getLogger(__name__)
 
 Reading = tuple[Cell, Callable[[], int]]
+INT64_BITS = 0x7FFF_FFFF_FFFF_FFFF
+"""Of a reading that is 64 bits without a sign: "throttled, and nobody knows why" is the highest."""
 
 
 class Telemetry:
@@ -102,7 +104,7 @@ def _nvml_readings(device: torch.device) -> list[Reading]:
         (Cell.UTILISATION, lambda: int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)),
         (Cell.POWER_MW, lambda: int(pynvml.nvmlDeviceGetPowerUsage(handle))),
         (Cell.TEMPERATURE, lambda: int(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))),
-        (Cell.THROTTLE, lambda: int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))),
+        (Cell.THROTTLE, lambda: int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)) & INT64_BITS),
         (Cell.ENERGY_J, lambda: (energy_mj() - began_mj) // 1000),
     ]
     answered = [(cell, call) for cell, call in calls if _answer(call, pynvml.NVMLError) != UNKNOWN]

@@ -5,22 +5,25 @@ Nothing here needs torch, or writes.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vpdist.errors import StorageError
 from vpdist.storage.atomic_files import open_regular, read_json
 from vpdist.storage.lock_holder import Holder, State
 from vpdist.storage.run_folder import RunFolder
-from vpdist.storage.run_lock import HEARTBEAT_S, LOCK_BYTES
+from vpdist.storage.run_lock import HEARTBEAT_S, LOCK_BYTES, LOOK_S, STALE_AFTER_S, WATCHED_BEATS
 
-FRESH_S = 3 * HEARTBEAT_S
-"""A lock that was touched within this time belongs to a process that lives."""
-LOOKS, LOOK_S = 12, 0.5
-"""How often, and how far apart, an older lock is looked at: clocks of machines differ."""
+FRESH_S = WATCHED_BEATS * HEARTBEAT_S
+"""A lock that was touched within this time belongs to a process that lives. An older one is watched for as long, since
+clocks of machines differ."""
+TRIES = 3
+"""Looks at a run that says something else each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ class RunState:
 def process_state(folder: RunFolder, pause: Callable[[float], None] = time.sleep) -> tuple[bool | None, Holder]:
     """Whether a process works in the folder, and which one; False also without a lock.
 
-    Of a process on another machine only its lock tells: it is looked at for some seconds. Raises OSError.
+    Of a process on another machine only its lock tells: it is watched for three beats. One that nothing touches then,
+    but whose last beat seems less than a minute ago, tells nothing. Raises OSError.
     """
     try:
         content, touched_ns = _look(folder)
@@ -56,14 +60,14 @@ def process_state(folder: RunFolder, pause: Callable[[float], None] = time.sleep
         return state is State.RUNNING, holder
     if 0 <= time.time() - touched_ns / 1e9 < FRESH_S:
         return True, holder
-    for _ in range(LOOKS):
+    for _ in range(math.ceil(FRESH_S / LOOK_S)):
         pause(LOOK_S)
         try:
             if _look(folder) != (content, touched_ns):
                 return True, holder
         except FileNotFoundError:
             return False, holder
-    return False, holder
+    return (False if time.time() - touched_ns / 1e9 > STALE_AFTER_S else None), holder
 
 
 def _look(folder: RunFolder) -> tuple[str, int]:
@@ -71,12 +75,22 @@ def _look(folder: RunFolder) -> tuple[str, int]:
         return file.read(LOCK_BYTES).decode(errors="replace"), os.fstat(file.fileno()).st_mtime_ns
 
 
+def _status_and_process(folder: RunFolder) -> tuple[dict[str, Any] | None, bool | None, Holder]:
+    """status.json, and `process_state`. What a process wrote while it was looked for, before it ended, is read too."""
+    status = read_json(folder.status)
+    for _ in range(TRIES):
+        alive, holder = process_state(folder)
+        before, status = status, status if alive else read_json(folder.status)
+        if status == before:
+            break
+    return status, alive, holder
+
+
 def run_state(path: Path) -> RunState:
     """The state of the run in this folder. Raises StorageError where there is none, or it cannot be read."""
     folder = RunFolder(path)
     try:
-        status = read_json(folder.status) if folder.status.exists() else None
-        alive, holder = process_state(folder)
+        status, alive, holder = _status_and_process(folder)
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
     if status is None and not alive:
