@@ -25,8 +25,11 @@ run torchrun --standalone --nproc-per-node=2 -m vpdist predict demo/sample/sampl
     --model demo/model
 run python -m scripts.demo.show demo/run demo/sample/truth.tsv
 echo
-echo "The built-in model, mini, knows real viruses and none of these invented ones:"
+echo "The built-in model, mini, knows real viruses and none of these invented ones: its calls of them mean nothing, and it warns."
 run vpdist predict demo/sample/sample.fa.gz -o demo/mini --nproc 2
 if [ -d ../shared/data ]; then
-    run python -m scripts.mini.judge --virus ../shared/data/virus.fa.gz --other ../shared/data/host.fa.gz --model mini
+    echo
+    echo "Real contigs of accessions that mini has not seen:"
+    run python -m scripts.mini.folds ../shared/data/virus.fa.gz ../shared/data/host.fa.gz --fold 0 --into demo/contigs
+    run python -m scripts.mini.judge --virus demo/contigs/virus.fold-0.fa --other demo/contigs/host.fold-0.fa --model mini
 fi

@@ -24,6 +24,7 @@ from vpdist.calibration.judgement import (
     probabilities,
     q_values,
 )
+from vpdist.calibration.judging import NEARLY_ALL, Judging, lines
 from vpdist.calibration.prevalence import LEAST_SEQUENCES, PRIOR, estimate, prevalence
 
 NAN = float("nan")
@@ -199,3 +200,13 @@ def test_a_run_without_sequences_is_judged_too() -> None:
     found = judge(nothing, calibration(), nulls, Choice())
     assert described(found, nothing, nulls, Choice())["most_false"] is None
     assert described(found, nothing, nulls, Choice())["envelope"] is None
+
+
+def test_a_share_near_1_is_told_with_a_warning() -> None:
+    nulls = NullScores((ClassNulls(least_bases=500, scores=(-1.0, 0.0, 1.0)),))
+    for score, warned in ((0.99, True), (0.01, False)):
+        virus = np.full(LEAST_SEQUENCES, score)
+        evidence = Evidence(virus, 1 - virus, np.full(LEAST_SEQUENCES, 500))
+        judging = Judging(model="m", calibration=calibration(), null_scores=nulls, choice=Choice())
+        told = lines(judging.described(judging.judge(evidence), evidence))
+        assert (NEARLY_ALL in told) == warned

@@ -10,6 +10,12 @@ from vpdist.calibration.judgement import Choice, Evidence, Judgement, described,
 from vpdist.calibration.prevalence import ASSUMED, ESTIMATED, LEAST_SEQUENCES
 
 FORMAT = "vpdist-calibration-1"
+MOST_BELIEVED = 0.95
+"""Estimates of the share of viruses above this are told with a warning."""
+NEARLY_ALL = (
+    "warning: nearly all sequences look like viruses to this model: if the sample is not known to be viral, they are "
+    "unlike what the model was calibrated on, and its probabilities, q-values and calls mean nothing; see --prevalence"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +58,7 @@ def _share_lines(kept: dict[str, Any]) -> list[str]:
     if not n:
         return []
     if share["origin"] == ESTIMATED:
-        return [f"share of viruses {share['value']:.3g} ({share['low']:.3g} to {share['high']:.3g}), estimated"]
+        told = f"share of viruses {share['value']:.3g} ({share['low']:.3g} to {share['high']:.3g}), estimated"
+        return [told, *[NEARLY_ALL] * (share["value"] > MOST_BELIEVED)]
     reason = f", as fewer than {LEAST_SEQUENCES} sequences are calibrated" if share["origin"] == ASSUMED else ""
     return [f"share of viruses {share['value']:.3g}, {share['origin']}{reason}; --prevalence gives another"]
