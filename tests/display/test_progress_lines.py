@@ -66,6 +66,15 @@ def test_counters_that_are_left_out_follow_later() -> None:
     assert read[-1] == replace(third, facts=())
 
 
+def test_what_a_later_version_tells_of_ranks_is_left_out() -> None:
+    line, known = changes_json(snapshot(1, row()), snapshot(2, row(0, "done")), COUNTERS, readings=False)
+    told = json.loads(line)
+    told["changes"]["ranks"]["0"]["fan_percent"] = 40
+    reader = Reader()
+    reader.read(snapshot(1, row()).to_json())
+    assert reader.read(json.dumps(told)) == known
+
+
 def test_a_change_without_what_it_changes_is_skipped() -> None:
     line, _ = changes_json(snapshot(1, row()), snapshot(2, row(batches=1)), COUNTERS, readings=False)
     assert Reader().read(line) is None

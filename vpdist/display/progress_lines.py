@@ -75,6 +75,11 @@ def _other_fields(old: RankRow, new: RankRow) -> dict[str, Any]:
     return fields
 
 
+def _known(told: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a rank that this version knows; a later one may tell more."""
+    return {name: value for name, value in told.items() if name in RankRow.__dataclass_fields__}
+
+
 def applied(before: Snapshot, line: dict[str, Any]) -> Snapshot:
     """The snapshot of a line with `changes`. Raises ValueError if it is not one that follows `before`."""
     try:
@@ -86,7 +91,7 @@ def applied(before: Snapshot, line: dict[str, Any]) -> Snapshot:
         for at, differences in columns:
             for counters, difference in zip(rows, differences, strict=True):
                 counters[at] += difference
-        others = changes.get("ranks", {})
+        others = {rank: _known(told) for rank, told in changes.get("ranks", {}).items()}
         read = changes.get("readings", {}).items()
         readings = [{name: column[at] for name, column in read if name in READINGS} for at in range(len(rows))]
         made = tuple(
