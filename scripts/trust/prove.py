@@ -9,16 +9,16 @@ was not fitted on. Prints tables; `--plots FOLDER` draws them. `--short` takes t
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import dnaio
 import numpy as np
 
 from scripts.bench.goals import conditions
+from scripts.mini.judge import rows_of
+from scripts.mini.make import records_of
 from scripts.trust import plots
 from scripts.trust.mixtures import NOMINAL, Interval, MixtureFigures, Pool, below, calibration_error, mixed
 from scripts.trust.scored import Labelled, scored
@@ -47,9 +47,9 @@ class Known:
         self.files = files
         names, lengths, of_file = [], [], []
         for number, file in enumerate(files):
-            for name, sequence in records_of(file.path):
-                names.append(name.split()[0])
-                lengths.append(len(sequence))
+            for record in records_of([file.path]):
+                names.append(record.name.split()[0])
+                lengths.append(len(record.sequence))
                 of_file.append(number)
         self.lengths, file_of = np.array(lengths, np.int64), np.array(of_file)
         self.sources = list(dict.fromkeys(file.source for file in files))
@@ -57,7 +57,7 @@ class Known:
         self.virus = np.array([file.virus for file in files])[file_of]
         groups, side = [accession(name) for name in names], np.full(len(names), TEST, np.int8)
         if splits is not None:
-            rows = rows_of(splits)
+            rows = list(rows_of(splits))
             if [row["seq_name"] for row in rows] != names:
                 raise ValueError(f"{splits}: is not the table of these files; name them in the order of vpdist train")
             groups = [row["group"] for row in rows]
@@ -83,17 +83,6 @@ class File:
     source: str
     path: Path
     virus: bool
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as table:
-        return list(csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE))
-
-
-def records_of(path: Path) -> Iterator[tuple[str, str]]:
-    with dnaio.open(path) as reader:
-        for record in reader:
-            yield record.name, record.sequence
 
 
 class Proof:

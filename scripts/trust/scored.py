@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from scripts.mini.judge import rows_of
 from scripts.trust.mixtures import Pool
 from vpdist.calibration.judgement import Evidence
 
@@ -39,20 +39,15 @@ def scored(labelled: Sequence[Labelled], model: str, work: Path, name: str) -> P
     if ended.returncode:
         raise ChildProcessError(f"vpdist predict ended with {ended.returncode}: {ended.stderr}")
     bases = np.zeros(len(labelled), np.int64)
-    for row in _rows(run / "chunks.tsv"):
+    for row in rows_of(run / "chunks.tsv"):
         if row["virus_score"] != NA:
             bases[int(row["seq_name"])] += int(row["end"]) - int(row["start"]) + 1
-    scores = np.array([[_number(row[column]) for column in COLUMNS] for row in _rows(run / "sequences.tsv")])
+    scores = np.array([[_number(row[column]) for column in COLUMNS] for row in rows_of(run / "sequences.tsv")])
     length = np.array([len(each.sequence) for each in labelled], np.int64)
     evidence = Evidence(scores[:, 0], scores[:, 1], np.minimum(bases, length))
     genome = np.unique([f"{each.source}\t{each.group}" for each in labelled], return_inverse=True)[1]
     virus = np.array([each.virus for each in labelled])
     return Pool(evidence, virus, genome, np.array([each.source for each in labelled]))
-
-
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 def _number(text: str) -> float:

@@ -25,10 +25,11 @@ from vpdist.commands.verify import verify
 from vpdist.config import Settings
 from vpdist.errors import InputError, Interrupted
 from vpdist.report.page import write_report
-from vpdist.results import explained, tables
+from vpdist.results import explained, tables, write_results
+from vpdist.results.scores import Scores
 from vpdist.results.table_files import opened_table
 from vpdist.results.virus_fasta import write_virus_fasta
-from vpdist.sequences import records
+from vpdist.sequences import records, store_summary
 from vpdist.storage.run_folder import CALL_FILES, GZIPPED, TABLES, RunFolder
 from vpdist.storage.table_switch import NAMES
 
@@ -372,6 +373,20 @@ def test_embed_makes_no_calls_hence_no_virus_files(models: TinyModels, contigs: 
 def test_every_flag_of_the_documents_has_words() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "flags.md").read_text()
     assert list(explained.FLAGS) == re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+
+
+def test_writing_tables_ends_between_blocks_when_the_command_is_to_end(done: Path) -> None:
+    folder, files = RunFolder(done), {name: io.BytesIO() for name in tables.COLUMNS}
+    summary = store_summary.load_summary(folder)
+    assert summary is not None
+
+    def raise_if_ending() -> None:
+        if files["fragments"].getvalue().count(b"\n") > 1:
+            raise Interrupted("stopped")
+
+    scores = Scores.empty(summary.n_fragments)
+    with pytest.raises(Interrupted):
+        write_results.fill_tables(files, folder, summary, scores, ["a", "b"], "mean", raise_if_ending)
 
 
 def test_the_readme_explains_every_file_and_column(done: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,10 +41,6 @@ class Judgement:
     """(n,) int8, index into CALLS."""
     share: Prevalence | None = None
     """Of viruses in the sample; None where nothing is known."""
-
-
-Judge = Callable[[Evidence], Judgement]
-"""From the scores of all sequences to what is said of them; `None` stands for a run without a calibration."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,15 @@ Enters: a model with golden scores. Leaves: nothing; `predict` runs in a tempora
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vpdist.errors import UsageError, VpdistError, WeightsError
 from vpdist.models.find import find_model
 from vpdist.models.golden_scores import (
-    NA,
     TOLERANCE,
     Golden,
     differences,
@@ -25,6 +22,7 @@ from vpdist.models.golden_scores import (
     synthetic_sequences,
     write_golden,
 )
+from vpdist.results.table_files import NA, opened_table
 from vpdist.storage.atomic_files import read_json, storage_error, write_file
 from vpdist.storage.downloads import SILENT, Listener
 from vpdist.storage.run_folder import RunFolder
@@ -93,26 +91,24 @@ def _scores(request: CheckRequest, sequences: dict[str, str]) -> tuple[list[Gold
         ended = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if ended.returncode:
             raise _ended_with(ended.returncode, ended.stderr)
-        found = _table(run.path / "sequences.tsv", sequences)
+        found = _golden(run.path, sequences)
         dtype = ((read_json(run.run) or {}).get("decisions") or {}).get("dtype")
     return found, str(dtype)
 
 
-def _table(path: Path, sequences: dict[str, str]) -> list[Golden]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows: Sequence[dict[str, str]] = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    return [
-        Golden(
-            row["seq_name"],
-            sequence,
-            int(row["n_scored_chunks"]),
-            *(
-                float("nan") if row[column] == NA else float(row[column])
-                for column in ("virus_score", "nonvirus_score")
-            ),
-        )
-        for row, sequence in zip(rows, sequences.values(), strict=True)
-    ]
+def _golden(run: Path, sequences: dict[str, str]) -> list[Golden]:
+    """The rows of sequences.tsv. Raises StorageError."""
+    with opened_table(run, "sequences") as table:
+        name, chunks, *scores = table.positions("seq_name", "n_scored_chunks", "virus_score", "nonvirus_score")
+        return [
+            Golden(
+                row[name],
+                sequence,
+                int(row[chunks]),
+                *(float("nan") if row[at] == NA else float(row[at]) for at in scores),
+            )
+            for row, sequence in zip(table, sequences.values(), strict=True)
+        ]
 
 
 def _ended_with(code: int, told: str) -> VpdistError:

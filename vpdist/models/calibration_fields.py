@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 from vpdist.calibration.calibrated import Calibration, ClassCalibration, ClassNulls, NullScores
 from vpdist.calibration.judgement import PRESETS, Choice
@@ -24,24 +25,12 @@ LINE = 300
 
 def calibration_from_json(path: Path, where: str, content: object) -> Calibration | None:
     """Raises WeightsError."""
-    if content is None:
-        return None
-    entry = Fields.of(path, where, content, ["classes"])
-    items = entry.items("classes", len(CLASS_BASES))
-    classes = tuple(_class(path, f"{where}.classes[{n}]", each) for n, each in enumerate(items))
-    _ascending(entry, [each.least_bases for each in classes])
-    return Calibration(classes)
+    return None if content is None else Calibration(_classes(path, where, content, _class))
 
 
 def null_scores_from_json(path: Path, where: str, content: object) -> NullScores | None:
     """Raises WeightsError."""
-    if content is None:
-        return None
-    entry = Fields.of(path, where, content, ["classes"])
-    items = entry.items("classes", len(CLASS_BASES))
-    classes = tuple(_nulls(path, f"{where}.classes[{n}]", each) for n, each in enumerate(items))
-    _ascending(entry, [each.least_bases for each in classes])
-    return NullScores(classes)
+    return None if content is None else NullScores(_classes(path, where, content, _nulls))
 
 
 def judging_from_json(path: Path, content: object) -> Judging:
@@ -63,6 +52,19 @@ def judging_from_json(path: Path, content: object) -> Judging:
         null_scores=nulls,
         choice=Choice(preset=preset, max_fdr=_share(chosen, "max_fdr"), prevalence=_share(chosen, "prevalence")),
     )
+
+
+Of = TypeVar("Of", ClassCalibration, ClassNulls)
+
+
+def _classes(path: Path, where: str, content: object, read: Callable[[Path, str, object], Of]) -> tuple[Of, ...]:
+    """The length classes of a list, ascending."""
+    entry = Fields.of(path, where, content, ["classes"])
+    items = entry.items("classes", len(CLASS_BASES))
+    classes = tuple(read(path, f"{where}.classes[{n}]", each) for n, each in enumerate(items))
+    if any(after.least_bases <= before.least_bases for before, after in pairwise(classes)):
+        raise entry.wrong("classes", "must ascend by least_bases, each once")
+    return classes
 
 
 def _class(path: Path, where: str, content: object) -> ClassCalibration:
@@ -95,11 +97,6 @@ def _least_bases(entry: Fields) -> int:
     if value not in CLASS_BASES:
         raise entry.wrong("least_bases", f"must be one of {', '.join(map(str, CLASS_BASES))}, not {value}")
     return value
-
-
-def _ascending(entry: Fields, bases: Sequence[int]) -> None:
-    if any(after <= before for before, after in pairwise(bases)):
-        raise entry.wrong("classes", "must ascend by least_bases, each once")
 
 
 def _within(entry: Fields, name: str, least: float, most: float) -> float:

@@ -111,6 +111,11 @@ def fill_tables(
     """The content of the three tables, written to `files` (sequences, chunks, fragments). The blocks are read several
     times: flags of a sequence depend on all its chunks, and with `judging` what is said of one depends on all of them.
     `shortest_chunk`: bases of the shortest one that the model judges, 0 for every chunk. Raises StorageError."""
+
+    def written() -> None:
+        block_done()
+        raise_if_ending()
+
     judgement, described = None, None
     if judging is not None:
         found = evidence_of(folder, summary, scores, consensus, raise_if_ending)
@@ -118,7 +123,7 @@ def fill_tables(
         described = judging.described(judgement, found)
     totals = tables.fill(
         files,
-        _blocks(folder, summary, block_done),
+        _blocks(folder, summary, written),
         scores,
         sources=[without_open_quotes(printable(source)) for source in sources],
         new_names=store_summary.new_names(folder, summary),
@@ -173,7 +178,8 @@ def summary_text(folder: RunFolder, totals: Totals, seconds: float, *, called: b
     lines = [f"{totals.records:,} sequences ({statuses}) in {seconds:.1f} s"]
     lines.append(f"{totals.open_chunks:,} of {totals.chunks:,} chunks have an open frame")
     if called:
-        lines.append(f"{totals.virus_sequences:,} sequences called virus")
+        by = "" if totals.judgement is None else " by the larger score (column `prediction`)"
+        lines.append(f"{totals.virus_sequences:,} sequences called virus{by}")
     if totals.judgement is not None:
         lines += judged.lines(totals.judgement)
     if totals.failed_fragments:
