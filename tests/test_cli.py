@@ -47,8 +47,8 @@ COMMANDS = {
     "[--learning-rate=0.0002] [--momentum=0.9] [--weight-decay=0.0] [--learning-rate-schedule=step] [--decay-every=10] "
     "[--decay=0.85] [--epochs=200] [--patience=5] [--keep=best] [--batch-size=32] [--class-weights=none] [--oversample=[]] "
     "[--validation-share=0.1] [--test-share=0.1] [--calibration-share=0.1] "
-    "[--heads] [--shortest-chunk] [--bootstraps=1000] [--seed=2026] [--name] [--description] [--licence=unknown] "
-    + (COMPUTING + RUNNING),
+    "[--heads] [--heads-hidden] [--shortest-chunk] [--bootstraps=1000] [--seed=2026] [--name] [--description] "
+    "[--licence=unknown] " + (COMPUTING + RUNNING),
     "verify": "run",
     "report": "run [-o/--output] [--png] [--multiqc]",
     "export": "run --to [--per=sequence] [-o/--output]",

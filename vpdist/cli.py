@@ -69,8 +69,8 @@ def embed(settings: Settings, nproc: Nproc = None) -> None:
     "virus other folder groups gbff model nucleotide_model protein_model chunk_length min_length replace_unknown "
     "hidden dropout optimizer learning_rate momentum weight_decay learning_rate_schedule decay_every decay epochs "
     "patience keep batch_size class_weights oversample validation_share test_share calibration_share heads "
-    "shortest_chunk bootstraps seed name description licence dtype embedding_dtype token_budget threads device nproc "
-    "schedule progress log_interval stall_timeout offline restart reuse",
+    "heads_hidden shortest_chunk bootstraps seed name description licence dtype embedding_dtype token_budget threads "
+    "device nproc schedule progress log_interval stall_timeout offline restart reuse",
     inputs=("",),  # --virus and --other
     output=Path(),
     calls=False,

@@ -20,7 +20,7 @@ PANELS = {
     "licence",
     "Fit": "hidden dropout optimizer learning_rate momentum weight_decay learning_rate_schedule decay_every decay "
     "epochs patience keep batch_size class_weights oversample validation_share test_share calibration_share heads "
-    "shortest_chunk bootstraps seed",
+    "heads_hidden shortest_chunk bootstraps seed",
     "Numbers": "dtype token_budget",
     "Launch": "nproc ranks device threads schedule stall_timeout config",
     "Display": "progress log_interval as_json help help_all",

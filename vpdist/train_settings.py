@@ -87,6 +87,10 @@ class TrainSettings:
             "Lengths of shorter chunks with a classifier each; =KIND: of that encoder alone.", metavar="N[=KIND],..."
         ),
     ] = None
+    heads_hidden: Annotated[
+        int | None,
+        Option("Width of the hidden layer of --heads; by default that of --hidden.", least=1, most=1 << 16),
+    ] = None
     shortest_chunk: Annotated[
         int | None,
         Option(
@@ -148,7 +152,8 @@ class TrainSettings:
     @property
     def fit(self) -> dict[str, Any]:
         """What the parameters depend on, besides the data and the sides."""
-        described = ("calibration_share", "heads", "shortest_chunk", "bootstraps", "name", "description", "licence")
+        described = {"calibration_share", "heads", "heads_hidden", "shortest_chunk", "bootstraps", "name"}
+        described |= {"description", "licence"}
         return {name: value for name, value in asdict(self).items() if name not in described}
 
 

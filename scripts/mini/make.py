@@ -40,13 +40,15 @@ FIT = {
     "learning-rate-schedule": "cosine",
     "keep": "last",
     "class-weights": "balanced",
-    "hidden": "512",
+    "hidden": "768",
     "dropout": "0.55",
     "validation-share": "0.01",
-    "test-share": "0.05",
-    "calibration-share": "0.1",
+    "test-share": "0.02",
+    "calibration-share": "0.05",
 }
 """Options of `vpdist train`."""
+HEADS_HIDDEN = 384
+"""So that both classifiers have 4 MB."""
 COPIED = (MODEL_FILE, CARD_FILE, *(f"encoders/{kind}/config.json" for kind in ENCODERS))
 """Beside the files that make a row's numbers."""
 
@@ -119,7 +121,7 @@ def train(
         command += [f"--{option}", value]
     command += ["--chunk-length", str(CHUNK_LENGTH), "--seed", str(seed), "--licence", licence, "--replace-unknown"]
     if heads is not None:
-        command += ["--heads", heads]
+        command += ["--heads", heads, "--heads-hidden", str(HEADS_HIDDEN)]
     if nproc is not None:
         command += ["--nproc", str(nproc)]
     subprocess.run(command, check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -78,10 +79,23 @@ def test_the_model_has_a_calibration_of_groups_that_nothing_else_was_fitted_on(m
         assert set(metrics["500"][when]) == {"ece", "brier"}
     assert found.training is not None
     assert "ECE" in {each.name for each in found.training.metrics if each.of.startswith("probabilities")}
+    by_length = json.loads((model / "metrics.json").read_text())["by_length"]
+    assert list(by_length) == ["150", "300", "500"]  # there are none of 1,000 and 3,000 bases
+    n_test = list(sides(model).values()).count("test")
+    for length, figures in by_length.items():
+        assert figures["n"] == (4 if length == "150" else 2 if length == "300" else 1) * n_test
+        assert figures["groups"] == n_test
+        assert figures["auroc"]["low"] <= figures["auroc"]["value"] <= figures["auroc"]["high"]
+        assert (figures["false_discovery"]["value"] is None) == (figures["found"]["value"] == 0.0)
     assert found.training.splits["shares"]["calibration"] == 0.3
     card = (model / "README.md").read_text()
     assert "\n## Calibration\n" in card
     assert "| 500 to 999 |" in card
+    auroc = by_length["500"]["auroc"]
+    told = f"{auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f})"
+    assert f"\n| 500 | {n_test:,} | {told} | " in card
+    assert "\n| 3,000 | 0 | not measured | " in card
+    assert ("no calls |" in card) == any(figures["found"]["value"] == 0.0 for figures in by_length.values())
     assert verify(model / "calibration-run") == []
 
 
@@ -131,9 +145,15 @@ def test_without_a_calibration_side_there_is_none(files: tuple[Path, Path], tmp_
     found = read_model(tmp_path / "M").model
     assert (found.calibration, found.null_scores) == (None, None)
     assert "no calibration" not in told
-    assert not (tmp_path / "M" / "calibration-run").exists()
     assert "calibration" not in sides(tmp_path / "M").values()
-    assert "## Calibration" not in (tmp_path / "M" / "README.md").read_text()
+    card = (tmp_path / "M" / "README.md").read_text()
+    assert "## Calibration" not in card
+    by_length = json.loads((tmp_path / "M" / "metrics.json").read_text())["by_length"]
+    assert by_length["150"]["auroc"]["value"] is not None
+    assert by_length["150"]["false_discovery"]["value"] is None
+    row = re.search(r"\n\| 150 \| .*", card)
+    assert row is not None
+    assert row[0].endswith(" | not measured |")
 
 
 def test_figures_compare_probabilities_with_what_is_true() -> None:

@@ -37,7 +37,7 @@ from vpdist.training.head_lengths import HeadLength, head_lengths, parsed_heads,
 from vpdist.training.head_pieces import cut, write_pieces
 from vpdist.training.labelled import Labelled
 
-OPTIONS = ("--heads", "150,300=nucleotide", "--validation-share", "0.3", "--test-share", "0.3")
+OPTIONS = ("--heads", "150,300=nucleotide", "--heads-hidden", "12", "--validation-share", "0.3", "--test-share", "0.3")
 FILES = (
     "model.json",
     "classifier.safetensors",
@@ -141,6 +141,7 @@ def test_the_same_command_goes_on(
         (("--heads", "150,300", "--shortest-chunk", "220"), "the shortest"),
         (("--shortest-chunk", "501"), "at most the chunk length"),
         (("--heads", "150,a"), "'a' is no length"),
+        (("--heads-hidden", "8"), "of no use without --heads"),
         (("--heads", "150=dna"), "names no encoders"),
         (("--heads", "150,150=protein"), "named twice"),
     ],

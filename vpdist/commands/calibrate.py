@@ -1,7 +1,8 @@
-"""The calibration stage of `vpdist train`: pieces of the calibration side, embedded and scored as `predict` would.
+"""The calibration stage of `vpdist train`: pieces of the labelled sequences, embedded and scored as `predict` would.
 
-The pieces are a second run, MODEL/calibration-run, on all ranks and resumable as the first one is. Their scores are
-those of the tables: the same code, the same consensus.
+Those of the calibration side are what scores are calibrated on; those of the test side tell how well that holds at one
+length. The pieces are a second run, MODEL/calibration-run, on all ranks and resumable as the first one is. Their scores
+are those of the tables: the same code, the same consensus.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from vpdist.commands.new_scores import scores_under
 from vpdist.commands.predict import Predict
 from vpdist.config import Settings
 from vpdist.errors import StorageError
+from vpdist.models.card import LENGTHS
 from vpdist.planning import plan_file
 from vpdist.results.embedded_run import EmbeddedRun
 from vpdist.results.heads import Heads
@@ -34,11 +36,15 @@ from vpdist.training.calibration_figures import calibration_figures
 from vpdist.training.fragments import Fragments
 from vpdist.training.judge import AT_ONCE
 from vpdist.training.labelled import Labelled, Records
+from vpdist.training.length_figures import length_figures
 from vpdist.training.pieces import PIECE_BASES, Pieces, choose_pieces, fasta
-from vpdist.training.sides import TEST, Sides
+from vpdist.training.sides import CALIBRATION, TEST, Sides
 
 PIECES_LIMIT = 1 << 30
 """Bytes of the file of pieces; pieces.MOST_BASES gives less."""
+
+MOST_TEST_PIECES = 1000
+"""Of the test side, of one length and label."""
 
 RUN_KEYS = "calibration-run"
 """Before the keys of that run in the key store."""
@@ -67,15 +73,17 @@ class LabelledSides:
 def embed_pieces(
     session: Session, settings: Settings, run: EmbeddedRun, labelled: Labelled, known: LabelledSides | None, seed: int
 ) -> Pieces | None:
-    """Embed pieces of the calibration side's sequences, on all ranks; `known`: on rank 0. Returns the pieces on rank 0,
-    None on the others, and where there are none. Raises as `predict` does."""
+    """Embed pieces of the calibration and the test side's sequences, on all ranks; `known`: on rank 0. Returns the
+    pieces on rank 0, None on the others, and where there are none. Raises as `predict` does."""
     control, folder = session.control, RunFolder(labelled.calibration_run)
     pieces: Pieces | None = None
 
     def make() -> str:
         nonlocal pieces
         assert known is not None
-        pieces = choose_pieces(known.sides, known.records.lengths, known.virus, seed)
+        given = (known.sides, known.records.lengths, known.virus, seed)
+        pieces = choose_pieces(*given)
+        pieces += choose_pieces(*given, side=TEST, all_bases=LENGTHS, most=MOST_TEST_PIECES)
         _write(pieces, labelled, folder, control.raise_if_ending, replace_unknown=settings.replace_unknown)
         return str(len(pieces))
 
@@ -129,24 +137,44 @@ def _write(
         write_file(labelled.pieces, content)
 
 
+def evidence_of_pieces(
+    session: Session, labelled: Labelled, pieces: Pieces, heads: Heads, shortest_chunk: int = 0
+) -> Evidence:
+    """On rank 0: the scores of all pieces under `heads`; `shortest_chunk`: bases below which the model gives none.
+    Raises StorageError."""
+    inner = session.inside(RUN_KEYS, RunFolder(labelled.calibration_run))
+    summary = store_summary.load_summary(inner.folder)
+    if summary is None or summary.n_records != len(pieces):
+        raise StorageError(f"{inner.folder.path}: its token store is not that of {labelled.pieces}")
+    plan, plan_id = plan_file.map_plan(inner.folder.plan, n_fragments=summary.n_fragments, store=summary.digest)
+    ending = session.control.raise_if_ending
+    scores = withheld(inner.folder, summary, scores_under(inner, heads, plan, plan_id, summary), shortest_chunk, ending)
+    return evidence_of(inner.folder, summary, scores, CALIBRATED_CONSENSUS, ending)
+
+
 def calibrated(
     session: Session,
-    labelled: Labelled,
     training: TrainSettings,
     run: EmbeddedRun,
     fragments: Fragments,
     known: LabelledSides,
     pieces: Pieces | None,
-    heads: Heads,
+    found: Evidence | None,
     logits: Callable[[np.ndarray], np.ndarray],
     shortest_chunk: int = 0,
 ) -> tuple[Calibrated | None, list[str]]:
-    """On rank 0: calibration, null scores and their figures, as far as the pieces suffice; and what is missing, in
-    words. `logits` as in `judge.score`; `shortest_chunk`: bases below which the model gives no scores. Raises
-    StorageError."""
-    if pieces is None:
+    """On rank 0: calibration, null scores and their figures, as far as the pieces with the evidence `found` suffice;
+    and what is missing, in words. `logits` as in `judge.score`. Raises StorageError."""
+    if pieces is None or found is None or not (mine := known.sides.side[pieces.record] == CALIBRATION).any():
         return None, [f"no calibration: no sequence of the calibration side has {PIECE_BASES[0]} bases"]
-    calibration, nulls = _fitted(session, labelled, known, pieces, heads, shortest_chunk)
+    calibration, nulls = fitting.fit(
+        fitting.Scored(
+            score=log_odds(found.virus[mine], found.nonvirus[mine]),
+            bases=found.bases[mine],
+            virus=known.virus[pieces.record[mine]],
+            group=known.sides.group[pieces.record[mine]],
+        )
+    )
     fitted = set() if calibration is None else {each.least_bases for each in calibration.classes}
     missing = [class_name(number) for number, bases in enumerate(CLASS_BASES) if bases not in fitted]
     told = [
@@ -159,25 +187,27 @@ def calibrated(
     return Calibrated(calibration, nulls, figures), told
 
 
-def _fitted(
-    session: Session, labelled: Labelled, known: LabelledSides, pieces: Pieces, heads: Heads, shortest_chunk: int
-) -> tuple[Calibration | None, NullScores | None]:
-    """Calibration and null scores from the pieces' scores under `heads`."""
-    inner = session.inside(RUN_KEYS, RunFolder(labelled.calibration_run))
-    summary = store_summary.load_summary(inner.folder)
-    if summary is None or summary.n_records != len(pieces):
-        raise StorageError(f"{inner.folder.path}: its token store is not that of {labelled.pieces}")
-    plan, plan_id = plan_file.map_plan(inner.folder.plan, n_fragments=summary.n_fragments, store=summary.digest)
-    ending = session.control.raise_if_ending
-    scores = withheld(inner.folder, summary, scores_under(inner, heads, plan, plan_id, summary), shortest_chunk, ending)
-    found = evidence_of(inner.folder, summary, scores, CALIBRATED_CONSENSUS, ending)
-    return fitting.fit(
-        fitting.Scored(
-            score=log_odds(found.virus, found.nonvirus),
-            bases=found.bases,
-            virus=known.virus[pieces.record],
-            group=known.sides.group[pieces.record],
-        )
+def by_length(
+    training: TrainSettings,
+    known: LabelledSides,
+    pieces: Pieces | None,
+    found: Evidence | None,
+    calibrated: Calibrated | None,
+    raise_if_ending: Callable[[], None],
+) -> dict[str, Any]:
+    """On rank 0: the figures of the test side's pieces, see `length_figures`."""
+    if pieces is None or found is None:
+        return {}
+    mine = known.sides.side[pieces.record] == TEST
+    return length_figures(
+        Evidence(found.virus[mine], found.nonvirus[mine], found.bases[mine]),
+        pieces.bases[mine],
+        known.virus[pieces.record[mine]],
+        known.sides.group[pieces.record[mine]],
+        None if calibrated is None else (calibrated.calibration, calibrated.null_scores),
+        resamples=training.bootstraps,
+        seed=training.seed,
+        raise_if_ending=raise_if_ending,
     )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from vpdist.calibration.scores import CLASS_BASES, class_name
 from vpdist.commands.calibrate import Calibrated
+from vpdist.models.card import RATES, of_length
 from vpdist.models.description import Metric
 from vpdist.training.judge import side_name
+from vpdist.training.metrics import TITLES
 
 WHEN = {"before": "scores", "after": "probabilities"}
 
@@ -28,6 +31,14 @@ def calibration_metrics(calibrated: Calibrated) -> Iterator[Metric]:
         for when, what in WHEN.items():
             of = f"{what} of sequences of {length} scored bases"
             yield Metric(name="ECE", of=of, data=side_name(), n=found["n"], **found[when]["ece"])
+
+
+def length_metrics(by_length: dict[str, Any]) -> Iterator[Metric]:
+    """AUROC and errors of pieces of one length."""
+    for length, found in by_length.items():
+        for name, title in {"auroc": TITLES["auroc"], **RATES}.items():
+            if found[name]["value"] is not None:
+                yield Metric(name=title, of=of_length(int(length)), data=side_name(), n=found["n"], **found[name])
 
 
 def calibration_lines(calibrated: Calibrated) -> Iterator[str]:

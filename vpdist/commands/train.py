@@ -79,9 +79,9 @@ class _Train:
     def control(self) -> Control:
         return self.session.control
 
-    def again(self, settings: Settings, labelled: Labelled, session: Session) -> _Train:
+    def again(self, settings: Settings, training: TrainSettings, labelled: Labelled, session: Session) -> _Train:
         """The same command for other pieces of the sequences, in a folder of its own."""
-        return replace(self, settings=settings, labelled=labelled, session=session)
+        return replace(self, settings=settings, training=training, labelled=labelled, session=session)
 
     def stages(self) -> Outcome:
         """All stages, in order."""
@@ -103,9 +103,7 @@ class _Train:
         known = None
         if records is not None and sides is not None:
             known = LabelledSides(records, sides, self._virus(records))
-        pieces = None
-        if self.training.calibration_share:
-            pieces = embed_pieces(self.session, self.settings, run, self.labelled, known, self.training.seed)
+        pieces = embed_pieces(self.session, self.settings, run, self.labelled, known, self.training.seed)
         text = self._model(main, known, fit, beside, pieces, started)
         return Outcome("\n".join([embedded.message, *self.warnings, text]), embedded.failures)
 
@@ -270,10 +268,12 @@ class _Train:
         heads = beside.with_main(classifier, run.resolved.chunk_length)
         logits = train_heads.logits_of_rows(main, heads)
         scored = judge.score(fragments, sides, known.virus, logits, ending)
-        calibrated = None
+        calibrated, found, shortest = None, None, beside.shortest_chunk or 0
+        if pieces is not None:
+            found = calibrate.evidence_of_pieces(self.session, self.labelled, pieces, heads, shortest)
         if training.calibration_share:
-            given = (self.labelled, training, run, fragments, known, pieces)
-            calibrated, told = calibrate.calibrated(self.session, *given, heads, logits, beside.shortest_chunk or 0)
+            given = (training, run, fragments, known, pieces, found)
+            calibrated, told = calibrate.calibrated(self.session, *given, logits, shortest)
             for warning in told:
                 self._warn(warning)
         lengths, resamples = known.records.lengths, training.bootstraps
@@ -292,6 +292,7 @@ class _Train:
             drawn,
             judge.confusion(scored, sides, self.labelled.sources),
             calibrated,
+            calibrate.by_length(training, known, pieces, found, calibrated, ending),
             plots.draw(self.labelled.model / "plots", scored, name) if plots.can_draw() else [],
             beside,
         )

@@ -56,7 +56,7 @@ class Train(Protocol):
 
     @property
     def control(self) -> Control: ...
-    def again(self, settings: Settings, labelled: Labelled, session: Session) -> Self: ...
+    def again(self, settings: Settings, training: TrainSettings, labelled: Labelled, session: Session) -> Self: ...
     def _rows(self, run: EmbeddedRun) -> Rows: ...
     def _virus(self, records: Records) -> np.ndarray: ...
     def _examples(self, fragments: Fragments | None, sides: Sides | None, side: int, sums: Sums) -> Examples: ...
@@ -100,6 +100,8 @@ def logits_of_rows(main: Embedded, heads: Heads) -> Callable[[np.ndarray], np.nd
 
 def check(settings: Settings, training: TrainSettings) -> None:
     """Before anything is embedded. Raises UsageError for lengths that no classifier can be fitted for."""
+    if training.heads_hidden is not None and training.heads is None:
+        raise UsageError("--heads-hidden is of no use without --heads")
     shortest = shortest_chunk_of(training.shortest_chunk, training.heads)
     chunk_length = settings.bases_per_chunk
     if shortest is not None and shortest > chunk_length:
@@ -244,7 +246,8 @@ def _train_of(train: Train, wanted: HeadLength, resolved: ResolvedConfig) -> Tra
     )
     train.session.progress.message(f"a classifier for chunks of {wanted.length} bases, from {wanted.begins} on")
     session = train.session.inside(f"head-{wanted.length}", RunFolder(settings.output))
-    return train.again(settings, labelled, session)
+    training = replace(train.training, hidden=train.training.heads_hidden or train.training.hidden)
+    return train.again(settings, training, labelled, session)
 
 
 def _refuse_too_little(wanted: HeadLength, training: Examples, validation: Examples) -> None:

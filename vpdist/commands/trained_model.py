@@ -17,7 +17,7 @@ from typing import Any
 import vpdist
 from vpdist.commands.beside import Beside
 from vpdist.commands.calibrate import Calibrated
-from vpdist.commands.calibration_text import calibration_lines, calibration_metrics, interval
+from vpdist.commands.calibration_text import calibration_lines, calibration_metrics, interval, length_metrics
 from vpdist.config import ResolvedConfig, Settings
 from vpdist.distributed.runtime import Runtime
 from vpdist.encoders.hub import COMMIT, local_folder, resolve_model
@@ -60,6 +60,8 @@ class Trained:
     figures: dict[str, Any]
     confusion: dict[str, Any]
     calibrated: Calibrated | None
+    by_length: dict[str, Any]
+    """Figures of pieces of one length (`length_figures`)."""
     plots: list[str]
     beside: Beside
 
@@ -79,7 +81,13 @@ def write_trained(trained: Trained, runtime: Runtime, seconds: float) -> str:
     of_heads = {"heads": trained.beside.figures} if trained.beside.heads else {}
     write_json(
         folder / "metrics.json",
-        {"figures": trained.figures, "confusion": trained.confusion, "calibration": figures, **of_heads},
+        {
+            "figures": trained.figures,
+            "confusion": trained.confusion,
+            "calibration": figures,
+            "by_length": trained.by_length,
+            **of_heads,
+        },
     )
     write_json(
         folder / "train.json",
@@ -150,7 +158,11 @@ def _model(trained: Trained, splits: dict[str, Any]) -> tuple[Model, dict[str, P
         for file, count in zip(trained.labelled.files, counts, strict=True)
     )
     calibrated = trained.calibrated
-    metrics = (*_metrics(trained.figures), *(calibration_metrics(calibrated) if calibrated else ()))
+    metrics = (
+        *_metrics(trained.figures),
+        *(calibration_metrics(calibrated) if calibrated else ()),
+        *length_metrics(trained.by_length),
+    )
     sequences = trained.figures[LEVELS[-1]].get(ALL, {})
     training = trained.training
     model = Model(

@@ -13,6 +13,21 @@ TAGS = ("biology", "virus", "metagenomics", "dna", "vpdist")
 TASK = "text-classification"
 """The hub has no task for sequences of bases."""
 
+LENGTHS = (150, 300, 500, 1000, 3000)
+"""Bases of the sequences in the table by length."""
+NOMINAL = 0.05
+"""The q-value at which false calls are counted."""
+RATES = {
+    "no_score": "no score",
+    "false_virus": "others called virus",
+    "missed_virus": "viruses called non-virus",
+    "found": f"viruses found at q <= {NOMINAL:g}",
+    "false_discovery": f"false calls at q <= {NOMINAL:g}",
+}
+"""Shares of sequences of one length, by their names in metrics.json. The second and third are of scored ones, by the
+column `prediction`; the last two are of calibrated ones, with as many viruses among them as the test side has."""
+NOT_MEASURED, NO_CALLS = "not measured", "no calls"
+
 
 def front_matter(model: Model) -> str:
     """The YAML block at the head of the card: licence, tags, library, task, encoders, and figures as a model-index."""
@@ -64,8 +79,35 @@ def _lines(model: Model) -> Iterator[str]:
     if model.summary is not None:
         yield f"| summary of embeddings | `{model.summary.file}`, fingerprint {model.summary.fingerprint} |"
     yield f"| {_main(model)} | `{model.classifier.file}`, fingerprint {model.classifier.fingerprint} |\n"
+    yield from _length_lines(model)
     if model.training is not None:
         yield from _training_lines(model)
+
+
+def of_length(bases: int) -> str:
+    """What a figure of sequences of one length is of."""
+    return f"sequences cut to {bases:,} bases"
+
+
+def _length_lines(model: Model) -> Iterator[str]:
+    """AUROC and errors at each of LENGTHS, as far as they were measured."""
+    metrics = () if model.training is None else model.training.metrics
+    found = {(metric.of, metric.name): metric for metric in metrics}
+    columns = ("AUROC", *RATES.values())
+    yield "## How well it does at which length\n"
+    yield f"| bases | n | {' | '.join(columns)} |\n| ---: | ---: |{' --- |' * len(columns)}"
+    for bases in LENGTHS:
+        row = [found.get((of_length(bases), name)) for name in columns]
+        n = next((f"{metric.n:,}" for metric in row if metric is not None and metric.n is not None), "0")
+        absent = [NOT_MEASURED] * (len(row) - 1) + [NOT_MEASURED if row[-2] is None else NO_CALLS]
+        cells = [text if metric is None else _with_interval(metric) for metric, text in zip(row, absent, strict=True)]
+        yield f"| {bases:,} | {n} | {' | '.join(cells)} |"
+    yield ""
+
+
+def _with_interval(metric: Metric) -> str:
+    value = f"{metric.value:.3f}"
+    return value if metric.low is None or metric.high is None else f"{value} ({metric.low:.3f} to {metric.high:.3f})"
 
 
 def _short_chunks(model: Model) -> str:

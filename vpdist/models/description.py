@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -27,7 +26,7 @@ from vpdist.models.classifier_entries import (
     refuse_unfit_heads,
 )
 from vpdist.models.classifier_entries import ClassifierEntry as ClassifierEntry
-from vpdist.models.json_fields import Fields, shown
+from vpdist.models.json_fields import Fields, json_text, shown
 
 FORMAT = "vpdist-model-1"
 SLOTS = CLASSIFIED
@@ -230,7 +229,7 @@ class Model:
         for name, absent in OPTIONAL.items():
             if getattr(self, name) == absent:
                 del content[name]
-        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+        return json_text(content)
 
     @classmethod
     def from_json(cls, path: Path, content: object) -> Model:

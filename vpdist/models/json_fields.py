@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,10 @@ from vpdist.text import printable, shortened
 
 SHOWN_LETTERS = 80
 """Of a value that is refused, in the message."""
+WIDTH = 120
+"""Letters of a line of numbers."""
+NUMBERS = re.compile(r"\[(\n +)((?:-?\d[^\s,]*,\s+)*-?\d[^\s,]*)(\n +)\]")
+"""An indented list of numbers, one a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +109,16 @@ class Fields:
 def shown(value: object) -> str:
     """A value for a message: short, in one line, without control characters."""
     return shortened(printable(value if isinstance(value, str) else repr(value)), SHOWN_LETTERS)
+
+
+def json_text(content: dict[str, Any]) -> str:
+    """Indented JSON whose lists of numbers, as null scores, fill lines instead of having one per number. Raises
+    ValueError for numbers that JSON has not, as NaN."""
+
+    def filled(found: re.Match[str]) -> str:
+        before, numbers, after = found.groups()
+        return (
+            f"[{before}{before.join(textwrap.wrap(' '.join(numbers.split()), WIDTH, break_on_hyphens=False))}{after}]"
+        )
+
+    return NUMBERS.sub(filled, json.dumps(content, indent=2, allow_nan=False)) + "\n"

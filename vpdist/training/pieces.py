@@ -1,4 +1,4 @@
-"""Pieces of the calibration side's sequences, of several lengths: what scores are calibrated on.
+"""Pieces of sequences, of several lengths: what scores are calibrated on, and judged on.
 
 Enters: the side, group and source of each labelled sequence. Leaves: a bounded number of pieces per length and label,
 evenly by source, from as many groups as there are, none of which overlap at the same length.
@@ -44,6 +44,11 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.spans)
 
+    def __add__(self, others: Pieces) -> Pieces:
+        """These pieces and then others."""
+        record, bases = (np.concatenate(pair) for pair in ((self.record, others.record), (self.bases, others.bases)))
+        return Pieces(self.spans + others.spans, record, bases)
+
 
 def choose_pieces(
     sides: Sides,
@@ -53,8 +58,10 @@ def choose_pieces(
     *,
     side: int = CALIBRATION,
     all_bases: Sequence[int] = PIECE_BASES,
+    most: int | None = None,
 ) -> Pieces:
-    """Pieces of a side's sequences. `lengths` and `virus` (r,): bases and label of each record.
+    """Pieces of a side's sequences. `lengths` and `virus` (r,): bases and label of each record; `most`: in place of
+    MOST_PIECES.
 
     Sequences that are shorter than a piece are joined, in their order, with others of their group and source: where
     these are genes, a group has those of a genome, and a contig has one after the other, too.
@@ -62,14 +69,14 @@ def choose_pieces(
     rng = np.random.default_rng(seed)
     chosen: list[tuple[Span, ...]] = []
     for bases in all_bases:
-        most = min(MOST_PIECES, MOST_BASES // bases)
+        wanted = min(most or MOST_PIECES, MOST_BASES // bases)
         for label in (True, False):
             mine = (sides.side == side) & (virus == label)
             windows = [
                 _windows(np.flatnonzero(mine & (sides.source == source)), sides.group, lengths, bases, rng)
                 for source in np.unique(sides.source[mine]).tolist()
             ]
-            for of_source, n in zip(windows, _evenly([len(each) for each in windows], most), strict=True):
+            for of_source, n in zip(windows, _evenly([len(each) for each in windows], wanted), strict=True):
                 chosen += of_source[:n]
     chosen.sort()
     bases_of = [sum(end - start for _, start, end in spans) for spans in chosen]
