@@ -21,8 +21,8 @@ import numpy as np
 from scripts.bench.goals import conditions
 from scripts.mini.judge import rows_of
 from scripts.mini.make import records_of
-from vpdist.calibration.calibrated import Calibration, ClassCalibration
-from vpdist.calibration.fit import LEAST_GROUPS, Scored, fit_class, logistic
+from vpdist.calibration.calibrated import Calibration
+from vpdist.calibration.fit import LEAST_GROUPS, Scored, fit, logistic
 from vpdist.calibration.judgement import probabilities, q_values
 from vpdist.calibration.prevalence import estimate
 from vpdist.calibration.scores import log_odds
@@ -82,10 +82,10 @@ def slopes(pieces: Pieces) -> Iterator[str]:
     for length in LENGTHS:
         for chunks in np.unique(pieces.scored_chunks[pieces.length == length]).tolist():
             here = (pieces.length == length) & (pieces.scored_chunks == chunks)
-            virus, other = pieces.score[here & pieces.virus], pieces.score[here & ~pieces.virus]
-            if min(len(virus), len(other)) >= LEAST_GROUPS:
-                slope, bias = logistic(virus, other)
-                yield f"| {length:,} | {chunks} | {len(virus):,} | {len(other):,} | {slope:.2f} | {bias:.2f} |"
+            viruses, others = int((here & pieces.virus).sum()), int((here & ~pieces.virus).sum())
+            if min(viruses, others) >= LEAST_GROUPS:
+                ((slope, bias),) = logistic({500: _of_one_length(pieces, here)})
+                yield f"| {length:,} | {chunks} | {viruses:,} | {others:,} | {slope:.2f} | {bias:.2f} |"
     yield ""
 
 
@@ -114,7 +114,7 @@ def _realised(
         here = pieces.length == length
         mine = here & calibrates
         bases = np.full(len(pieces.score), 500)
-        fitted = fit_class(Scored(pieces.score[mine], bases[mine], pieces.virus[mine], pieces.group[mine]), 500)
+        fitted, _ = fit(_of_one_length(pieces, mine))
         if fitted is None:
             continue
         ratio = _calibration(fitted, limited=limited).log_likelihood_ratio(pieces.score, bases)
@@ -128,8 +128,15 @@ def _realised(
             yield (found * IN_MIXTURE / n, *false)
 
 
-def _calibration(fitted: ClassCalibration, *, limited: bool) -> Calibration:
-    return Calibration((fitted if limited else replace(fitted, least=-50.0, most=50.0),))
+def _of_one_length(pieces: Pieces, which: np.ndarray) -> Scored:
+    """Some of the pieces as those of one class, whatever their length."""
+    return Scored(pieces.score[which], np.full(int(which.sum()), 500), pieces.virus[which], pieces.group[which])
+
+
+def _calibration(fitted: Calibration, *, limited: bool) -> Calibration:
+    if limited:
+        return fitted
+    return replace(fitted, classes=tuple(replace(each, least=-50.0, most=50.0) for each in fitted.classes))
 
 
 def main() -> None:

@@ -13,8 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.sample import CODONS
-from vpdist.calibration.calibrated import Calibration
-from vpdist.calibration.fit import LEAST_GROUPS, Scored, fit_class
+from vpdist.calibration.fit import LEAST_GROUPS, Scored, fit
 from vpdist.calibration.judgement import Evidence
 from vpdist.cli import app
 from vpdist.commands.verify import verify
@@ -163,9 +162,9 @@ def test_figures_compare_probabilities_with_what_is_true() -> None:
     true = 2 * (rng.normal(size=3000) + np.where(virus, 1, -1))
     share = 1 / (1 + np.exp(-3 * true))
     evidence = Evidence(share, 1 - share, np.full(3000, 700))
-    of_class = fit_class(Scored(3 * true, evidence.bases, virus, np.arange(3000)), 500)
-    assert of_class is not None
-    found = calibration_figures(evidence, virus, np.arange(3000), Calibration((of_class,)), resamples=20, seed=1)
+    calibration, _ = fit(Scored(3 * true, evidence.bases, virus, np.arange(3000)))
+    assert calibration is not None
+    found = calibration_figures(evidence, virus, np.arange(3000), calibration, resamples=20, seed=1)
     assert found["500"]["n"] == 3000
     assert found["500"]["virus"] == virus.sum()
     assert found["500"]["after"]["ece"]["value"] < 0.03 < 0.06 < found["500"]["before"]["ece"]["value"]

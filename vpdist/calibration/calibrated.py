@@ -49,19 +49,34 @@ def class_among(bases: np.ndarray, classes: Sequence[ClassCalibration | ClassNul
     return np.minimum(class_of(bases), last)
 
 
+def nearness(bases: np.ndarray, begins: Sequence[int]) -> np.ndarray:
+    """(n, c) how near so many scored bases (n,) are to where each of c classes begins: 1 there, 0 at its neighbours,
+    linear in the logarithm in between; beyond the first and the last one as there."""
+    at = np.log(np.clip(bases, begins[0], begins[-1]))
+    return np.stack([np.interp(at, np.log(begins), row) for row in np.eye(len(begins))], axis=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """The length classes that have a calibration; sequences of others have no probability."""
 
     classes: tuple[ClassCalibration, ...]
+    joined: bool = False
+    """Slope and bias of a class hold where it begins, and between there and the next one they change linearly with
+    the logarithm of the scored bases: the more chunks a mean is over, the surer it is. Else they hold for all of it."""
 
     def log_likelihood_ratio(self, score: np.ndarray, bases: np.ndarray) -> np.ndarray:
         """(n,) float64 ln(f1 / f0) of scores (n,) (`scores.log_odds`) of sequences with so many scored bases; NaN
         where there is no score or its class has no calibration."""
         ratio, number = np.full(len(score), np.nan), class_among(bases, self.classes)
+        near = nearness(bases, [each.least_bases for each in self.classes]) if self.joined else None
+        slopes, biases = (np.array([getattr(each, name) for each in self.classes]) for name in ("slope", "bias"))
         for each in self.classes:
             mine = number == CLASS_BASES.index(each.least_bases)
-            ratio[mine] = np.clip(each.slope * score[mine] + each.bias, each.least, each.most)
+            slope, bias = each.slope, each.bias
+            if near is not None:
+                slope, bias = near[mine] @ slopes, near[mine] @ biases
+            ratio[mine] = np.clip(slope * score[mine] + bias, each.least, each.most)
         return ratio
 
 

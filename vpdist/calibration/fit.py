@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from vpdist.calibration.calibrated import Calibration, ClassCalibration, ClassNulls, NullScores
+from vpdist.calibration.calibrated import Calibration, ClassCalibration, ClassNulls, NullScores, nearness
 from vpdist.calibration.scores import CLASS_BASES, class_of
 
 LEAST_GROUPS = 30
@@ -38,24 +39,28 @@ def fit(scored: Scored) -> tuple[Calibration | None, NullScores | None]:
     where there is no such class."""
     scored = scored.rows(~np.isnan(scored.score))
     number = class_of(scored.bases)
-    classes: list[ClassCalibration] = []
-    nulls: list[ClassNulls] = []
-    for index, least_bases in enumerate(CLASS_BASES):
-        here = scored.rows(number == index)
-        fitted = fit_class(here, least_bases)
-        if fitted is not None:
-            classes.append(fitted)
-            nulls.append(ClassNulls(least_bases=least_bases, scores=tuple(np.sort(here.score[~here.virus]).tolist())))
-    return (Calibration(tuple(classes)), NullScores(tuple(nulls))) if classes else (None, None)
+    found = {bases: scored.rows(number == index) for index, bases in enumerate(CLASS_BASES)}
+    found = {bases: here for bases, here in found.items() if min(_groups(here)) >= LEAST_GROUPS}
+    if not found:
+        return None, None
+    parameters = logistic(found)
+    classes = tuple(_class(here, bases, *parameters[number]) for number, (bases, here) in enumerate(found.items()))
+    nulls = tuple(
+        ClassNulls(least_bases=bases, scores=tuple(np.sort(here.score[~here.virus]).tolist()))
+        for bases, here in found.items()
+    )
+    return Calibration(classes, joined=True), NullScores(nulls)
 
 
-def fit_class(scored: Scored, least_bases: int) -> ClassCalibration | None:
-    """The calibration of one length class, all of whose sequences are scored; None where it has too few groups."""
+def _groups(scored: Scored) -> tuple[int, int]:
+    """How many there are of viruses and of others."""
+    virus, other = (len(np.unique(scored.group[which])) for which in (scored.virus, ~scored.virus))
+    return virus, other
+
+
+def _class(scored: Scored, least_bases: int, slope: float, bias: float) -> ClassCalibration:
     virus, other = scored.score[scored.virus], scored.score[~scored.virus]
-    groups = [len(np.unique(scored.group[which])) for which in (scored.virus, ~scored.virus)]
-    if min(groups) < LEAST_GROUPS:
-        return None
-    slope, bias = logistic(virus, other)
+    virus_groups, other_groups = _groups(scored)
     return ClassCalibration(
         least_bases=least_bases,
         slope=slope,
@@ -63,42 +68,54 @@ def fit_class(scored: Scored, least_bases: int) -> ClassCalibration | None:
         least=min(0.0, -_most(-other, -virus)),
         most=max(0.0, _most(virus, other)),
         virus_sequences=len(virus),
-        virus_groups=groups[0],
+        virus_groups=virus_groups,
         other_sequences=len(other),
-        other_groups=groups[1],
+        other_groups=other_groups,
     )
 
 
-def logistic(virus: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Slope and bias of a logistic regression of the label on the score, both labels with equal weight.
+def logistic(classes: Mapping[int, Scored]) -> list[tuple[float, float]]:
+    """Slope and bias where each length class begins, of a logistic regression of the label on the score in which both
+    are linear in the logarithm of the scored bases between these places (`calibrated.nearness`).
 
-    The targets are those of Platt (1999), (n + 1) / (n + 2) and 1 / (n + 2), so that labels that scores part altogether
-    have a finite slope; Newton's method with halved steps (Lin et al. 2007). A negative slope, by which higher scores
-    would mean fewer viruses, is taken for none.
+    Both labels of every class weigh the same. The targets are those of Platt (1999), (n + 1) / (n + 2) and 1 / (n + 2),
+    so that labels that scores part altogether have a finite slope; Newton's method with halved steps (Lin et al. 2007).
+    A negative slope, by which higher scores would mean fewer viruses, is taken for none.
     """
-    score = np.concatenate((virus, other))
-    target = np.repeat([(len(virus) + 1) / (len(virus) + 2), 1 / (len(other) + 2)], [len(virus), len(other)])
-    weight = np.repeat([0.5 / len(virus), 0.5 / len(other)], [len(virus), len(other)])
-    columns = np.stack((score, np.ones_like(score)))
+    begins = list(classes)
+    columns, target, weight = [], [], []
+    for scored in classes.values():
+        near = nearness(scored.bases, begins).T
+        columns.append(np.concatenate((near * scored.score, near)))
+        n = np.where(scored.virus, scored.virus.sum(), (~scored.virus).sum())
+        target.append(np.where(scored.virus, n + 1, 1) / (n + 2))
+        weight.append(0.5 / n)
+    found = _newton(np.concatenate(columns, axis=1), np.concatenate(target), np.concatenate(weight))
+    slopes, biases = found[: len(begins)].tolist(), found[len(begins) :].tolist()
+    return [(slope, bias) if slope > 0 else (0.0, 0.0) for slope, bias in zip(slopes, biases, strict=True)]
+
+
+def _newton(columns: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(k,) the parameters with the least weighted cross entropy. Args: (k, n), (n,), (n,)."""
 
     def loss(at: np.ndarray) -> float:
         logit = at @ columns
         return float((weight * (np.logaddexp(0.0, logit) - target * logit)).sum())
 
-    found = np.zeros(2)
+    found = np.zeros(len(columns))
     for _ in range(STEPS):
         probability = _expit(found @ columns)
         gradient = columns @ (weight * (probability - target))
         if np.abs(gradient).max() < CLOSE:
             break
-        curvature = (columns * (weight * probability * (1 - probability))) @ columns.T + CLOSE * np.eye(2)
+        curvature = (columns * (weight * probability * (1 - probability))) @ columns.T + CLOSE * np.eye(len(columns))
         step, size, before = np.linalg.solve(curvature, gradient), 1.0, loss(found)
         while size > CLOSE and loss(found - size * step) > before:
             size /= 2
         if size <= CLOSE:
             break
         found = found - size * step
-    return (float(found[0]), float(found[1])) if found[0] > 0 else (0.0, 0.0)
+    return found
 
 
 def _expit(logit: np.ndarray) -> np.ndarray:

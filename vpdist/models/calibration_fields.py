@@ -25,12 +25,18 @@ LINE = 300
 
 def calibration_from_json(path: Path, where: str, content: object) -> Calibration | None:
     """Raises WeightsError."""
-    return None if content is None else Calibration(_classes(path, where, content, _class))
+    if content is None:
+        return None
+    entry = Fields.of(path, where, content, ["classes"], ["joined"])
+    joined = entry.content.get("joined", False)
+    if type(joined) is not bool:
+        raise entry.wrong("joined", f"must be true or false, not {shown(joined)}")
+    return Calibration(_classes(entry, _class), joined=joined)
 
 
 def null_scores_from_json(path: Path, where: str, content: object) -> NullScores | None:
     """Raises WeightsError."""
-    return None if content is None else NullScores(_classes(path, where, content, _nulls))
+    return None if content is None else NullScores(_classes(Fields.of(path, where, content, ["classes"]), _nulls))
 
 
 def judging_from_json(path: Path, content: object) -> Judging:
@@ -57,11 +63,10 @@ def judging_from_json(path: Path, content: object) -> Judging:
 Of = TypeVar("Of", ClassCalibration, ClassNulls)
 
 
-def _classes(path: Path, where: str, content: object, read: Callable[[Path, str, object], Of]) -> tuple[Of, ...]:
+def _classes(entry: Fields, read: Callable[[Path, str, object], Of]) -> tuple[Of, ...]:
     """The length classes of a list, ascending."""
-    entry = Fields.of(path, where, content, ["classes"])
     items = entry.items("classes", len(CLASS_BASES))
-    classes = tuple(read(path, f"{where}.classes[{n}]", each) for n, each in enumerate(items))
+    classes = tuple(read(entry.path, f"{entry.where}.classes[{n}]", each) for n, each in enumerate(items))
     if any(after.least_bases <= before.least_bases for before, after in pairwise(classes)):
         raise entry.wrong("classes", "must ascend by least_bases, each once")
     return classes
