@@ -124,7 +124,7 @@ def test_the_card_has_the_front_matter_of_the_hub_and_the_figures(written: Bundl
     assert "| phages.fa.gz | virus | 1,200 |" in card
 
 
-def test_a_card_of_the_authors_own_stands_below_the_front_matter(tmp_path: Path) -> None:
+def test_what_its_author_says_stands_at_the_end_of_the_card(tmp_path: Path) -> None:
     write_model(
         tmp_path,
         described(protein=hub_entry(32)),
@@ -133,7 +133,9 @@ def test_a_card_of_the_authors_own_stands_below_the_front_matter(tmp_path: Path)
     )
     head, text = (tmp_path / "README.md").read_text().removeprefix("---\n").split("---\n")
     assert "base_model" in yaml.safe_load(head)
-    assert text == "\nWhat failed: much.\n"
+    assert text.endswith("\n\nWhat failed: much.\n")
+    for bases in ("150", "300", "500", "1,000", "3,000"):
+        assert f"\n| {bases} | 0 | not measured | " in text
 
 
 HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {

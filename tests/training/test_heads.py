@@ -68,6 +68,8 @@ def test_the_model_has_them(trained: Bundle) -> None:
     assert (model.shortest_chunk, model.short_chunks, model.classifier_from) == (90, "NA", 387)
     heads = [(head.from_bases, head.chunk_length, head.kinds) for head in model.heads]
     assert heads == [(90, 150, ("nucleotide", "protein")), (212, 300, ("nucleotide",))]
+    card = (trained.folder / "README.md").read_text()
+    assert all(f"fingerprint {each.fingerprint} |" in card for each in (*model.heads, model.classifier, model.summary))
     loaded = load_heads(trained.classifier, trained)
     assert len({classifier.fingerprint for _, classifier in loaded.classifiers}) == 3
     assert model.training is not None

@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,8 @@ from vpdist.config import ResolvedConfig, Settings
 from vpdist.distributed.runtime import Runtime
 from vpdist.encoders.hub import COMMIT, local_folder, resolve_model
 from vpdist.errors import InputError
-from vpdist.models import card
 from vpdist.models.bundle import encoder_entry, write_model
-from vpdist.models.description import ClassifierEntry, DataFile, EncoderEntry, Metric, Model, Training
+from vpdist.models.description import DataFile, EncoderEntry, Metric, Model, Training
 from vpdist.results.classifier import Classifier
 from vpdist.storage.atomic_files import write_file, write_json
 from vpdist.text import printable
@@ -106,8 +105,7 @@ def write_trained(trained: Trained, runtime: Runtime, seconds: float) -> str:
             "splits": splits,
         },
     )
-    described = replace(model, classifier=ClassifierEntry(fingerprint=trained.classifier.fingerprint))
-    text = card.body(described) + "\n" + "\n".join(_card_lines(trained, splits)) + "\n"
+    text = "\n" + "\n".join(_card_lines(trained, splits)) + "\n"
     heads, summary = [head.classifier for head in trained.beside.heads], trained.beside.summary
     write_model(
         folder, model, trained.classifier, text, encoders=encoders, heads=heads, summary=summary, overwrite=True

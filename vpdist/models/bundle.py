@@ -123,7 +123,7 @@ def write_model(
     folder: Path,
     model: Model,
     classifier: Classifier,
-    card_text: str | None = None,
+    more_on_card: str = "",
     *,
     encoders: Mapping[str, Path] | None = None,
     heads: Sequence[Classifier] = (),
@@ -137,7 +137,7 @@ def write_model(
     Args:
         model: its entry of the classifier is replaced by what is written.
         classifier: its width must be the sum of the encoders', its `kinds` the model's slots.
-        card_text: the card below the front matter, which is made here; by default a description of `model`.
+        more_on_card: text below what the card says of every model.
         encoders: by slot, the folder of each encoder that the model has as a folder, to be copied.
         heads: classifiers for shorter chunks, in the order of the model's.
         summary: of the training side's embeddings, where the model has one.
@@ -169,7 +169,7 @@ def write_model(
     save_classifier(classifier, path, {CHUNK_LENGTH: str(model.chunk_length)})
     entry = ClassifierEntry(file=model.classifier.file, sha256=sha256_of(path), fingerprint=classifier.fingerprint)
     whole = replace(write_beside(folder, model, heads, summary), classifier=entry)
-    write_file(folder / CARD_FILE, (card.front_matter(whole) + (card_text or card.body(whole))).encode())
+    write_file(folder / CARD_FILE, (card.front_matter(whole) + card.body(whole) + more_on_card).encode())
     write_file(described, whole.to_json().encode())
     return read_model(folder)
 

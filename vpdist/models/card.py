@@ -61,7 +61,7 @@ def _identifier(text: str) -> str:
 
 
 def body(model: Model) -> str:
-    """The card's text where its author has written none."""
+    """What the card says of every model."""
     return "\n".join(_lines(model))
 
 
