@@ -34,6 +34,8 @@ LENGTHS = (150, 300, 500, 1000, 3000, 10_000)
 SHARES = (0.001, 0.01, 0.1, 0.5)
 SHORT_LENGTHS, SHORT_SHARES = (500, 3000), (0.01, 0.5)
 GREATEST_ERROR, GREATEST_SHARE_ERROR = 0.02, 0.2
+LEAST_GENOMES = 10
+"""Of which sequences are scored; without, an interval over genomes means nothing."""
 SHARE_AMONG = 0.1
 """Viruses in the mixtures with kingdoms that a model does not know."""
 
@@ -183,6 +185,8 @@ class Proof:
         calibrated = ~np.isnan(alone.probability)
         if not calibrated.any():
             return "NA | NA | NA | no score"
+        if len(np.unique(pool.group[calibrated])) < LEAST_GENOMES:
+            return f"NA | NA | NA | {int(calibrated.sum())} scored only"
         rate = below(pool, self.nulls, (0.05,), rng)[0.05]
         called = (alone.call == CALLS.index("virus")).mean()
         among = mixed(joined(pool, viruses), self.calibration, self.nulls, SHARE_AMONG, rng).false_discovery[0.05]
@@ -203,8 +207,8 @@ def joined(first: Pool, second: Pool) -> Pool:
 
 
 def usable(pool: Pool) -> bool:
-    """Whether mixtures can be drawn: both labels are there, of ten genomes each."""
-    return all(len(np.unique(pool.group[pool.virus == virus])) >= 10 for virus in (True, False))
+    """Whether mixtures can be drawn: both labels are there, of LEAST_GENOMES each."""
+    return all(len(np.unique(pool.group[pool.virus == virus])) >= LEAST_GENOMES for virus in (True, False))
 
 
 def percent(interval: Interval) -> str:
