@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vpdist.display.history import History
+from vpdist.display.last_command import is_of_last_command
 from vpdist.display.letters import ASCII, end_text, range_text
 from vpdist.display.picture import Scene
 from vpdist.display.time_left import Span
@@ -28,10 +29,13 @@ def status(run_folder: Path) -> dict[str, Any]:
     `state`, `exit_code` (null while it runs, or where it ended without a word), `message`, `failing_rank`, `updated`,
     `alive`, `host` and `pid` are those of `RunState`; `stage`, `elapsed_s`, `ranks`, `done_percent`, `tokens_per_s`,
     `left_s` ([least, most]), `silent_ranks`, `lost_ranks` and `report_age_s` (seconds since the newest snapshot of a
-    run that goes on) are null or empty where they are not known.
+    run that goes on) are null or empty where they are not known, as while all that is recorded is of an earlier
+    command.
     """
     found = run_state(run_folder)
     scene = _scene(run_folder / "progress.jsonl")
+    if scene.snapshot is not None and not is_of_last_command(scene.snapshot, found):
+        scene = Scene()
     return asdict(found) | _progress(scene, found)
 
 
