@@ -15,11 +15,11 @@ import pytest
 
 from tests.launched import PATIENCE_S, environment
 from tests.snapshots import Stream, row, snapshot
-from vpdist.display.status import DEAD, RUNNING, exit_code, status, status_line
+from vpdist.display.status import DEAD, OF_RUN, RUNNING, exit_code, status, status_line
 from vpdist.display.watch import log_tail, replay, watch
 from vpdist.errors import StorageError
 from vpdist.monitoring.counters import Snapshot
-from vpdist.monitoring.facts import RankFacts
+from vpdist.monitoring.facts import RankFacts, RunFacts
 from vpdist.storage import run_state
 from vpdist.storage.lock_holder import Holder, this_process
 from vpdist.storage.run_folder import RunFolder
@@ -88,6 +88,15 @@ def test_a_run_that_has_ended_gives_its_own_code(run: Callable[..., Path], state
     told = status(folder)
     assert (told["state"], exit_code(told), told["alive"]) == (state, code, False)
     assert status_line(folder, told).startswith(f"{folder}: {state.replace('_', ' ')}, exit code {code}")
+
+
+def test_it_tells_what_was_kept_and_done_again_and_the_stages_to_come(run: Callable[..., Path]) -> None:
+    facts = RunFacts(coming=("tables",), n_units=9, kept_units=4, recomputed_units=1, n_fragments=50, deduplicated=7)
+    folder = run("running", None, "here", *(replace(each, run=facts) for each in embedding()))
+    told = status(folder)
+    assert {name: told[name] for name in OF_RUN} == {name: getattr(facts, name) for name in OF_RUN}
+    assert told["coming"] == ["tables"]
+    assert ", 4 units kept, 1 unit recomputed, " in status_line(folder, told)
 
 
 @pytest.mark.parametrize(
