@@ -77,21 +77,6 @@ def classify(
     raise typer.Exit(code)
 
 
-def tell_renewed_report(run: Path, code: int) -> None:
-    """After a command that has replaced the tables of `run` and ended with `code`: its report is not of the old ones.
-    On rank 0, if there is a report."""
-    from vpdist.report.renewed import renew_report
-    from vpdist.storage.run_folder import REPORT, is_report
-
-    if launch_context().rank != 0 or code not in (EXIT_OK, EXIT_FAILURES_LISTED) or not is_report(run / REPORT):
-        return
-    try:
-        for line in renew_report(run):
-            typer.echo(line, err=True)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-
-
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A complete run folder that keeps its embeddings.")],
     to: Annotated[str, typer.Option(metavar="FORMAT", help=EXPORT_HELP)],
@@ -136,5 +121,20 @@ def report(
     try:
         for path, size in write_report(run, output, png=png, multiqc=multiqc):
             typer.echo(printable(f"{path}: written, {bytes_text(size)}"))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def tell_renewed_report(run: Path, code: int) -> None:
+    """After a command that has replaced the tables of `run` and ended with `code`: its report is not of the old ones.
+    On rank 0, if there is a report."""
+    from vpdist.report.renewed import renew_report
+    from vpdist.storage.run_folder import REPORT, is_report
+
+    if launch_context().rank != 0 or code not in (EXIT_OK, EXIT_FAILURES_LISTED) or not is_report(run / REPORT):
+        return
+    try:
+        for line in renew_report(run):
+            typer.echo(line, err=True)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

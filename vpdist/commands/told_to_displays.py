@@ -46,7 +46,7 @@ def describe_training(progress: Progress, settings: Settings, training: TrainSet
     shortest = shortest_chunk_of(training.shortest_chunk, training.heads) or 0
     heads = head_lengths(training.heads, settings.bases_per_chunk, shortest)
     inside = [f"head-{head.length}" for head in heads]
-    last = ("calibration-run", "judge") if training.calibration_share else ("judge",)
+    last = ("calibration-run", "judge")  # the run of pieces is left out where there are none
     progress.after = {"": ("rows", "fit", *inside, *last), "calibration-run": ("judge",)}
     for number, name in enumerate(inside, 1):
         progress.after[name] = ("rows", "fit", *inside[number:], *last)
