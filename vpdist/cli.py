@@ -140,7 +140,10 @@ def _run(settings: Settings, nproc: int | None, run: Callable[[Settings], int] =
         ranks = ranks_to_start(nproc, settings.device, lambda: cpu_ranks(settings))
         if ranks > 1:
             raise typer.Exit(launch(sys.argv[1:], ranks, folder))
-        raise typer.Exit(run(settings))
+        code = run(settings)
+    if run is _predict:
+        run_commands.tell_renewed_report(settings.output, code)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 
 from vpdist.config import between_0_and_1, preset_of
 from vpdist.environment import ending_with_launcher, launch_context
-from vpdist.errors import UsageError
+from vpdist.errors import EXIT_FAILURES_LISTED, EXIT_OK, UsageError
 from vpdist.options import option
 from vpdist.text import bytes_text, count_text, printable
 
@@ -73,6 +73,7 @@ def classify(
         progress=progress,
         choice=Choice(preset=preset, max_fdr=max_fdr, prevalence=prevalence),
     )
+    tell_renewed_report(run, code)
     raise typer.Exit(code)
 
 
@@ -120,5 +121,20 @@ def report(
     try:
         for path, size in write_report(run, output, png=png, multiqc=multiqc):
             typer.echo(printable(f"{path}: written, {bytes_text(size)}"))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def tell_renewed_report(run: Path, code: int) -> None:
+    """After a command that has replaced the tables of `run` and ended with `code`: its report is not of the old ones.
+    On rank 0, if there is a report."""
+    from vpdist.report.renewed import renew_report
+    from vpdist.storage.run_folder import REPORT, is_report
+
+    if launch_context().rank != 0 or code not in (EXIT_OK, EXIT_FAILURES_LISTED) or not is_report(run / REPORT):
+        return
+    try:
+        for line in renew_report(run):
+            typer.echo(line, err=True)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -22,8 +23,10 @@ from vpdist.commands import run_record
 from vpdist.commands.classify import classify
 from vpdist.commands.predict import predict
 from vpdist.config import Settings
+from vpdist.display.progress_lines import read_file
 from vpdist.errors import StorageError
 from vpdist.estimate.dry_run import forecast
+from vpdist.planning.plan_file import map_plan
 from vpdist.results import parts
 from vpdist.results.classifier import save_classifier
 from vpdist.storage import hdf5_files
@@ -145,6 +148,16 @@ def test_progress_is_recorded_without_a_display(done: Path) -> None:
     n_fragments = len(rows(done / "fragments.tsv"))
     assert last["totals"]["fragments"] == n_fragments
     assert last["totals"]["units"] == len(list((done / "parts").iterdir()))
+    told, plan = last["run"], map_plan(RunFolder(done).plan)[0]
+    assert (told["n_fragments"], told["deduplicated"]) == (n_fragments, n_fragments - plan.n_rows)
+    assert told["deduplicated"] > 0
+    assert (told["kept_units"], told["recomputed_units"], told["coming"]) == (0, 0, [])
+
+
+def last_told(folder: Path) -> dict[str, Any]:
+    """What displays were told of the last command."""
+    told: dict[str, Any] = json.loads((folder / "progress.jsonl").read_text().splitlines()[-1])["run"]
+    return told
 
 
 def flip_a_bit(path: Path, dataset: str) -> None:
@@ -210,7 +223,11 @@ def test_missing_truncated_and_damaged_parts_are_redone_and_no_others(copy: Path
     assert tables(copy) == before
     changed = {name for name, when in modified(copy).items() if when != written[name]}
     assert changed == {path.name for path in paths[:3]}
-    assert "redone" in (copy / "logs" / "rank00000.log").read_text()
+    log, told = (copy / "logs" / "rank00000.log").read_text(), last_told(copy)
+    assert "redone" in log
+    assert (told["n_units"] - told["kept_units"], told["recomputed_units"]) == (2, 2), "one was absent, one found later"
+    assert log.count("1 unit computed again: ") == 2
+    assert "2 units recomputed" in told["told"]
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE, errno.EIO, errno.EACCES])
@@ -445,6 +462,11 @@ def test_classify_repeats_predict_to_the_bit(copy: Path, models: TinyModels) -> 
     assert tables(copy) == before
     assert (copy / "prediction_results.txt").read_bytes() == legacy
     assert modified(copy) == written
+    told = last_told(copy)
+    assert (told["command"], told["inputs"], told["coming"]) == ("classify", ["contigs.fa"], [])
+    assert [name for name, _ in told["stages"]] == ["classify", "tables"]
+    at_last = list(read_file(copy / "progress.jsonl"))[-1].rows[0]
+    assert at_last.in_stage("steps") == at_last.planned_steps > 0
 
 
 def test_another_classifier_makes_other_calls_without_embedding(copy: Path, tmp_path: Path) -> None:

@@ -71,11 +71,12 @@ def test_how_the_devices_were_used_is_told() -> None:
         row(1, compute_us=3_000_000, work_mflop=1_200_000, energy_j=1_800_000),
     ]
     facts = (RankFacts(limit_mflops=800_000), RankFacts(limit_mflops=800_000))
-    run = RunFacts(n_units=9, kept_units=4)
+    run = RunFacts(n_units=9, kept_units=4, recomputed_units=1, n_fragments=2000, deduplicated=1500)
     made = replace(snapshot(1800, *rows), facts=facts, run=run)
     assert device_line(made) == (
         "2 ranks, 1 device hours; 50 % of the hardware's limit while computing; the busiest rank computed 1.50 times the "
-        "mean; 1 kWh; 4 of 9 units were there already"
+        "mean; 1 kWh; 4 of 9 units were there already; 1 unit computed again; 1,500 of 2,000 fragments equal to others "
+        "and not embedded again"
     )
 
 

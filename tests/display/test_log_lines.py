@@ -7,7 +7,7 @@ from dataclasses import replace
 from tests.snapshots import row, snapshot
 from vpdist.display.log_lines import LINE_LETTERS, LogLines
 from vpdist.monitoring.counters import RankRow
-from vpdist.monitoring.facts import RankFacts
+from vpdist.monitoring.facts import RankFacts, RunFacts
 
 
 class Output(io.StringIO):
@@ -41,6 +41,15 @@ def test_one_line_tells_of_all_ranks_and_at_the_end_each_has_its_own() -> None:
     assert {name: logged[1][name] for name in expected} == expected
     least, most = map(int, logged[1]["left_s"].split("-"))
     assert least <= 29 <= most
+
+
+def test_the_line_of_all_ranks_tells_what_was_kept_and_done_again_and_the_stages_to_come() -> None:
+    output = Output()
+    run = RunFacts(coming=("tables",), n_units=9, kept_units=4, recomputed_units=2, deduplicated=7)
+    LogLines(output, first_s=0).show(replace(snapshot(5, row(0, stage="check")), run=run))
+    facts = facts_of(output.getvalue())
+    assert (facts["kept"], facts["recomputed"], facts["deduplicated"]) == ("4", "2", "7")
+    assert facts["coming"] == "tables"
 
 
 def test_a_line_is_never_longer_than_120_letters_and_loses_what_matters_least() -> None:

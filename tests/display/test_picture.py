@@ -172,12 +172,21 @@ def test_news_that_do_not_come_are_announced() -> None:
     assert "no report for 60 s" in drawn([working(0)], later_s=60)[2]
 
 
+def test_a_stage_that_came_twice_is_told_once_with_all_its_time() -> None:
+    scene, stages = Scene(), (("start", 0), ("embed", 1), ("check", 61), ("embed", 71), ("check", 81))
+    scene.observe(replace(snapshot(90, row(0, stage="check")), run=RunFacts(stages=stages, coming=("tables",))))
+    line = picture(scene, 100, 9, 1e9 + 90, ASCII)[1].plain
+    assert line.split("  ")[0].endswith("embed 1:10")
+    assert line.count("embed") == line.count("check") == 1
+    assert "tables" in line
+
+
 def test_a_note_stands_before_the_figures_as_far_as_it_fits() -> None:
     note = "epoch 3/200, loss 0.5123, validation 0.4876"
     scene = Scene()
     scene.observe(replace(snapshot(10, row(0, stage="fit", planned_units=9, units=3)), note=note))
     figures = [picture(scene, width, 9, 1e9 + 10, ASCII)[3].plain for width in (100, 32)]
-    assert figures == [f"{note.replace(', ', ' - ')} - 3 of 9 units", "epoch 3/200 - loss 0.5123"]
+    assert figures == [f"{note.replace(', ', ' - ')} - 3 of 9 steps", "epoch 3/200 - loss 0.5123"]
 
 
 def test_ranks_can_be_sorted_and_filtered_and_one_looked_at() -> None:

@@ -15,10 +15,11 @@ import pytest
 
 from tests.launched import PATIENCE_S, environment
 from tests.snapshots import Stream, row, snapshot
-from vpdist.display.status import DEAD, RUNNING, exit_code, status, status_line
+from vpdist.display.status import DEAD, OF_RUN, RUNNING, exit_code, status, status_line
 from vpdist.display.watch import log_tail, replay, watch
 from vpdist.errors import StorageError
 from vpdist.monitoring.counters import Snapshot
+from vpdist.monitoring.facts import RankFacts, RunFacts
 from vpdist.storage import run_state
 from vpdist.storage.lock_holder import Holder, this_process
 from vpdist.storage.run_folder import RunFolder
@@ -87,6 +88,60 @@ def test_a_run_that_has_ended_gives_its_own_code(run: Callable[..., Path], state
     told = status(folder)
     assert (told["state"], exit_code(told), told["alive"]) == (state, code, False)
     assert status_line(folder, told).startswith(f"{folder}: {state.replace('_', ' ')}, exit code {code}")
+
+
+def test_it_tells_what_was_kept_and_done_again_and_the_stages_to_come(run: Callable[..., Path]) -> None:
+    facts = RunFacts(coming=("tables",), n_units=9, kept_units=4, recomputed_units=1, n_fragments=50, deduplicated=7)
+    folder = run("running", None, "here", *(replace(each, run=facts) for each in embedding()))
+    told = status(folder)
+    assert {name: told[name] for name in OF_RUN} == {name: getattr(facts, name) for name in OF_RUN}
+    assert told["coming"] == ["tables"]
+    assert ", 4 units kept, 1 unit recomputed, " in status_line(folder, told)
+
+
+@pytest.mark.parametrize(
+    ("state", "lock", "told", "said"),
+    [
+        ("running", "here", "running, process", "a later command is at work (process"),
+        ("running", "gone", "dead, process", "is gone, before it recorded any progress"),
+        ("failed", "", "failed, exit code 3", "a later command has ended: failed: why it ended"),
+    ],
+)
+def test_the_end_of_an_earlier_command_is_not_that_of_a_later_one(
+    run: Callable[..., Path], state: str, lock: str, told: str, said: str
+) -> None:
+    folder = run(state, 3 if state == "failed" else None, lock, *embedding(""))
+    found = status(folder)
+    assert status_line(folder, found).startswith(f"{folder}: {told}")
+    assert (found["stage"], found["elapsed_s"], found["done_percent"]) == (None, None, None)
+    stream = Stream()
+    watch(folder, stream, follow=False)
+    assert said in stream.getvalue()
+    assert "done" not in stream.getvalue().splitlines()[-1]
+
+
+@pytest.mark.parametrize("lock", ["here", "gone"])
+def test_progress_that_another_process_has_recorded_is_of_an_earlier_command(
+    run: Callable[..., Path], lock: str
+) -> None:
+    host, pid = this_process().host, os.getpid()
+    mine, others = ([replace(each, facts=(RankFacts(host, number),)) for each in embedding()] for number in (pid, 1))
+    folder = run("running", None, lock, *others)
+    assert status(folder)["stage"] is None
+    append(folder, *(replace(each, elapsed=each.elapsed + 20) for each in mine))
+    assert status(folder)["stage"] == ("embed" if lock == "here" else None)
+
+
+def test_a_run_that_has_recorded_its_end_and_not_yet_its_status_goes_on(run: Callable[..., Path]) -> None:
+    ending = [replace(each, time=time.time() + 60) for each in embedding("")]
+    assert status(run("running", None, "here", *ending))["stage"] == "embed"
+
+
+def test_one_look_at_a_run_that_has_ended_or_died_says_so(run: Callable[..., Path]) -> None:
+    for state, code, lock, ended, said in (("done", 0, "", "", "done"), ("running", None, "gone", None, "dead: ")):
+        stream = Stream()
+        watch(run(state, code, lock, *embedding(ended)), stream, follow=False)
+        assert said in stream.getvalue().splitlines()[-1]
 
 
 def test_a_run_whose_process_is_gone_is_dead(run: Callable[..., Path]) -> None:

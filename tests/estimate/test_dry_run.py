@@ -32,7 +32,7 @@ from vpdist.estimate.forecast import Forecast
 from vpdist.estimate.timing_process import Timing, TimingRequest
 from vpdist.planning import plan, token_shards
 from vpdist.ragged import Ragged
-from vpdist.storage.run_folder import TABLES, RunFolder
+from vpdist.storage.run_folder import CALL_FILES, TABLES, RunFolder
 
 pytestmark = pytest.mark.launcher
 VPDIST = [sys.executable, "-m", "vpdist"]
@@ -111,6 +111,7 @@ def test_the_size_of_the_run_folder_is_told_to_a_few_percent(planned: Forecast, 
     assert planned.disk.tables == pytest.approx(tables, rel=0.1)  # all scores alike
     assert planned.disk.free is not None
     assert planned.disk.free > planned.disk.total
+    assert 0 < sum(size(done, name) for name in CALL_FILES) < planned.disk.virus_files
 
 
 def test_every_unit_is_dealt_once_and_time_and_memory_are_told(planned: Forecast) -> None:
@@ -141,7 +142,8 @@ def test_people_read_aligned_lines_and_programs_one_object(planned: Forecast) ->
     found = json.loads(planned.to_json())
     assert found["counts"]["fragments"] == planned.counts.fragments
     assert found["time"]["total"] > found["time"]["overhead"] > 0
-    assert found["disk"]["total"] == sum(found["disk"][name] for name in ("parts", "tokens", "tables"))
+    assert found["disk"]["total"] == sum(found["disk"][name] for name in ("parts", "tokens", "tables", "virus_files"))
+    assert any(line.strip().startswith("and at most ") for line in lines)
 
 
 def test_nothing_stays_in_the_temporary_folder(planned: Forecast, temporary: Path) -> None:

@@ -25,6 +25,7 @@ from vpdist.commands.beside import Beside, FittedHead
 from vpdist.commands.predict import predict
 from vpdist.commands.train_heads import Embedded, fragments_judged
 from vpdist.commands.verify import verify
+from vpdist.display.progress_lines import read_file
 from vpdist.errors import UsageError
 from vpdist.models.bundle import Bundle, read_model
 from vpdist.models.description import Model
@@ -60,6 +61,22 @@ def trained(models: TinyModels, files: tuple[Path, Path], tmp_path_factory: pyte
     assert "a classifier for chunks of 150 bases, from 90 on" in told
     assert "pieces of 150 bases, its own classifier: AUROC" in told
     return read_model(output)
+
+
+def test_displays_are_told_which_stages_come_also_of_runs_inside_the_command(trained: Bundle) -> None:
+    told = [each.run for each in read_file(trained.folder / "run" / "progress.jsonl")]
+    embedding = ("ingest", "plan", "layout", "load", "embed", "check", "tables")
+    ends = {"": ("rows", "fit", "head-150", "head-300", "calibration-run", "judge"), "calibration-run": ("judge",)}
+    ends |= {"head-150": ("rows", "fit", "head-300", "calibration-run", "judge")}
+    ends |= {"head-300": ("rows", "fit", "calibration-run", "judge")}
+    assert {run.command for run in told} <= {"", "train"}
+    assert {(run.output, run.n_inputs) for run in told if run.command} == {(str(trained.folder), 2)}
+    seen = {run.coming for run in told}
+    every = {(*embedding, *after)[at:] for after in ends.values() for at in range(len(embedding) + len(after) + 1)}
+    assert seen <= {(), ("groups", *embedding, *ends[""]), *every}
+    assert (*embedding, *ends[""]) in seen
+    assert told[-1].coming == ()
+    assert [name for name, _ in told[-1].stages].count("embed") == 4
 
 
 def test_the_model_has_them(trained: Bundle) -> None:

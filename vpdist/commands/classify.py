@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vpdist.calibration.judgement import Choice
-from vpdist.commands import further_files, resolve_config
+from vpdist.commands import further_files, resolve_config, told_to_displays
 from vpdist.commands.new_scores import scores_under
 from vpdist.commands.run_calibration import judging_of
 from vpdist.commands.run_inputs import Waiting
@@ -107,13 +107,8 @@ def _new_calls(
     """All of `vpdist classify`, on rank 0. Raises UsageError, WeightsError, StorageError."""
     started = time.monotonic()
     folder = session.folder
-    recorded = resolve_config.recorded_config(folder)
+    recorded, summary = _recorded(folder)
     run = read_json(folder.run) or {}
-    summary = store_summary.load_summary(folder)
-    if recorded is None or summary is None:
-        raise UsageError(f"{folder.path}: the run is not complete; resume it with the same command first")
-    if not recorded.embeddings:
-        raise UsageError(f"{folder.path}: the run has no embeddings (--no-embeddings)")
     path = _fitting(recorded, given, bundle, folder)
     classifier = load_heads(path, bundle)
     if missing_kinds := [kind for kind in classifier.kinds if kind not in recorded.models]:
@@ -128,8 +123,11 @@ def _new_calls(
     session.begin()
     told = None if bundle is None else choose.named(bundle)
     folder.update_run(runs=runs_with(run, this_run(session.control.runtime)), tables_model=told)
+    told_to_displays.describe_classify(session.progress, folder.path, recorded, plan)
     session.progress.stage("classify", planned_units=plan.n_units)
     scores = checked_scores(scores_under(session, classifier, plan, plan_id, summary))
+    session.progress.stage("tables")
+    _, block_done = told_to_displays.table_steps(session.control, summary, 0)
     sources = recorded.input_names
     origin = TablesOrigin(
         command="classify",
@@ -140,11 +138,10 @@ def _new_calls(
         summary=classifier.summary.fingerprint if classifier.summary is not None else "",
         min_score=kept.min_score,
     )
-    written = (sources, origin, session.control.raise_if_ending)
     further = further_files.of_classify(session, summary, recorded, kept.min_score, gzip_tables=kept.gzip_tables)
-    totals = write_tables(
-        folder, summary, scores, *written, legacy=kept.legacy_output, judging=judging, further=further
-    )
+    written = (folder, summary, scores, sources, origin, session.control.raise_if_ending)
+    legacy = kept.legacy_output
+    totals = write_tables(*written, legacy=legacy, judging=judging, further=further, block_done=block_done)
     warnings = summary.warnings(sources, recorded.min_length)
     if bundle is not None:
         shortest = origin.shortest_chunk
@@ -152,6 +149,16 @@ def _new_calls(
     warnings += resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
     text = summary_text(folder, totals, time.monotonic() - started, called=True)
     return Outcome("\n".join([*warnings, text, *further.told, *choose.told(bundle)]), totals.failed_fragments)
+
+
+def _recorded(folder: RunFolder) -> tuple[ResolvedConfig, StoreSummary]:
+    """What a run with embeddings has recorded. Raises UsageError, StorageError."""
+    recorded, summary = resolve_config.recorded_config(folder), store_summary.load_summary(folder)
+    if recorded is None or summary is None:
+        raise UsageError(f"{folder.path}: the run is not complete; resume it with the same command first")
+    if not recorded.embeddings:
+        raise UsageError(f"{folder.path}: the run has no embeddings (--no-embeddings)")
+    return recorded, summary
 
 
 def _complete_plan(

@@ -91,7 +91,7 @@ class Predict:
             inputs = run_inputs.resolve_inputs(self.settings, self.session)
             if self.control.is_first:
                 self.told = run_inputs.report_inputs(self.settings, self.session, inputs.resolved)
-                told_to_displays.describe_command(self.session.progress, self.settings, inputs.resolved)
+                told_to_displays.describe_command(self.session, self.settings, inputs.resolved)
         use_threads(inputs.resolved.threads)
         with self._stage("ingest"):
             summary = prepare.token_store(
@@ -151,9 +151,10 @@ class Predict:
         """Compute missing parts and check all, until none is missing or damaged. Raises StorageError."""
         for attempt in range(ATTEMPTS):
             todo, crashing = self._remaining(work, attempt)
-            if attempt == 0 and self.control.is_first:
-                self._note_platforms(computing=bool(todo or crashing))
-                told_to_displays.describe_work(self.session.progress, work, len(todo) + len(crashing))
+            if self.control.is_first:
+                if attempt == 0:
+                    self._note_platforms(computing=bool(todo or crashing))
+                told_to_displays.describe_work(self.session, work, [*todo, *crashing], attempt)
             if todo:
                 self._embed(work, todo, attempt)
             if crashing:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vpdist.monitoring.counters import COUNTER_INDEX, Snapshot
 from vpdist.results.table_files import opened_text
-from vpdist.text import NAME_LETTERS, count_text, printable, shortened
+from vpdist.text import NAME_LETTERS, count_text, number_of, printable, shortened
 
 BAR_CELLS = 30
 BEST = 5
@@ -112,6 +112,10 @@ def device_line(snapshot: Snapshot) -> str:
         facts.append(f"{sum(energy) / 3.6e6:.3g} kWh")
     if run.kept_units:
         facts.append(f"{run.kept_units:,} of {run.n_units:,} units were there already")
+    if run.recomputed_units:
+        facts.append(f"{number_of(run.recomputed_units, 'unit')} computed again")
+    if run.deduplicated:
+        facts.append(f"{run.deduplicated:,} of {run.n_fragments:,} fragments equal to others and not embedded again")
     return "; ".join(facts)
 
 

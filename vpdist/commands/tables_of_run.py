@@ -28,7 +28,7 @@ def tables_of_run(
     DamagedFile, StorageError."""
     resolved = inputs.resolved
     folder, raise_if_ending = session.folder, session.control.raise_if_ending
-    unit_done, block_done = told_to_displays.table_steps(session.control, summary, plan)
+    unit_done, block_done = told_to_displays.table_steps(session.control, summary, plan.n_units)
     scores = part_scores(folder, plan, header, summary.n_fragments, unit_done)
     if header.classifier:
         scores = checked_scores(scores)

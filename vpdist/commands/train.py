@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import xxhash
 
-from vpdist.commands import calibrate, run_inputs, train_heads
+from vpdist.commands import calibrate, run_inputs, told_to_displays, train_heads
 from vpdist.commands.beside import Beside
 from vpdist.commands.calibrate import LabelledSides, embed_pieces
 from vpdist.commands.predict import Predict
@@ -88,6 +88,7 @@ class _Train:
         started = time.monotonic()
         self.session.begin()
         train_heads.check(self.settings, self.training)
+        told_to_displays.describe_training(self.session.progress, self.settings, self.training, self.labelled)
         records, group = self._groups()
         embedded = Predict(self.settings, self.session).stages()
         run = finished_run(self.session.folder)

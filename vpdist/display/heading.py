@@ -88,14 +88,17 @@ def _stages(rates: Rates, snapshot: Snapshot, width: int, moment: Moment, letter
     elapsed = snapshot.elapsed + (moment.age_s if snapshot.ended is None else 0)
     right = f"{clock_text(elapsed)} gone"
     ended = [*(began for _, began in run.stages[1:]), snapshot.elapsed]
-    before = [(name, end - began) for (name, began), end in zip(run.stages, ended, strict=False) if name != total.stage]
-    done = [f"{letters.done} {name} {clock_text(took)}" for name, took in before if name != "start"]
-    brief = [f"{letters.done} {name}" for name, took in before if name != "start" and took >= SHORT_STAGE_S]
+    before: dict[str, float] = {}  # a stage that has come more than once is told once
+    for (name, began), end in zip(run.stages, ended, strict=False):
+        if name not in (total.stage, "start"):
+            before[name] = before.get(name, 0.0) + end - began
+    done = [f"{letters.done} {name} {clock_text(took)}" for name, took in before.items()]
+    brief = [f"{letters.done} {name}" for name, took in before.items() if took >= SHORT_STAGE_S]
     share = f" {100 * total.fraction:.1f} %" if total.fraction is not None and total.planned else ""
     here = f"{letters.now} {total.stage}{share}"
     coming = [f"{letters.coming} {name}" for name in run.coming]
     room = width - len(right) - 2
-    names = [f"{letters.done} {name}" for name, _ in before if name != "start"]
+    names = [f"{letters.done} {name}" for name in before]
     for earlier in (done, names, brief, []):
         if len("  ".join([*earlier, here, *coming])) <= room:
             break
@@ -147,7 +150,7 @@ def _done(total: Line) -> list[str]:
         return [f"{count_text(total.done)} of {count_text(total.planned)} {what}"]
     if total.counts["tokens"]:
         return [f"{count_text(total.done)} of {count_text(total.planned)} tokens"]
-    return [f"{count_text(total.done)} of {counted(total.planned, 'units')}"]
+    return [f"{count_text(total.done)} of {counted(total.planned, 'steps' if total.stage == 'fit' else 'units')}"]
 
 
 def _figures(rates: Rates, snapshot: Snapshot, width: int, moment: Moment, letters: Letters) -> Text:

@@ -119,6 +119,11 @@ class LogLines:
             facts["virus_percent"] = f"{100 * sum(scores[4:]) / sum(scores):.0f}"
         if total.counts["records"]:
             facts["records"] = total.counts["records"]
+        run = snapshot.run
+        units = {"kept": run.kept_units, "recomputed": run.recomputed_units, "deduplicated": run.deduplicated}
+        facts |= {name: number for name, number in units.items() if number}
+        if run.coming and snapshot.ended is None:
+            facts["coming"] = ",".join(run.coming)
         text = _stamp(snapshot)
         for name, value in facts.items():
             if len(text) + len(f" {name}={value}") <= LINE_LETTERS:

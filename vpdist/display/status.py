@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from vpdist.display.history import History
+from vpdist.display.last_command import is_of_last_command
 from vpdist.display.letters import ASCII, end_text, range_text
 from vpdist.display.picture import Scene
 from vpdist.display.time_left import Span
 from vpdist.monitoring.counters import Snapshot
 from vpdist.storage.atomic_files import open_regular
 from vpdist.storage.run_state import RunState, run_state
-from vpdist.text import clock_text, count_text, printable
+from vpdist.text import clock_text, count_text, number_of, printable
 
 RUNNING, DEAD = 75, 137
+OF_RUN = ("n_units", "kept_units", "recomputed_units", "n_fragments", "deduplicated")
 """What `vpdist status` exits with while a run has no code yet: sysexits.h's code of what can be tried again later. And
 what `vpdist status` exits with where processes are gone without a word: a shell's code of what was killed."""
 
@@ -27,11 +29,15 @@ def status(run_folder: Path) -> dict[str, Any]:
 
     `state`, `exit_code` (null while it runs, or where it ended without a word), `message`, `failing_rank`, `updated`,
     `alive`, `host` and `pid` are those of `RunState`; `stage`, `elapsed_s`, `ranks`, `done_percent`, `tokens_per_s`,
-    `left_s` ([least, most]), `silent_ranks`, `lost_ranks` and `report_age_s` (seconds since the newest snapshot of a
-    run that goes on) are null or empty where they are not known.
+    `left_s` ([least, most]), `silent_ranks`, `lost_ranks`, `coming` (the stages that will follow), `n_units`,
+    `kept_units`, `recomputed_units`, `n_fragments`, `deduplicated` and `report_age_s` (seconds since the newest
+    snapshot of a run that goes on) are null or empty where they are not known, as while all that is recorded is of an
+    earlier command.
     """
     found = run_state(run_folder)
     scene = _scene(run_folder / "progress.jsonl")
+    if scene.snapshot is not None and not is_of_last_command(scene.snapshot, found):
+        scene = Scene()
     return asdict(found) | _progress(scene, found)
 
 
@@ -49,8 +55,8 @@ def _scene(path: Path) -> Scene:
 def _progress(scene: Scene, found: RunState) -> dict[str, Any]:
     snapshot, rates = scene.snapshot, scene.rates
     if snapshot is None:
-        names = ("stage", "elapsed_s", "ranks", "done_percent", "tokens_per_s", "left_s", "report_age_s")
-        return dict.fromkeys(names) | {"silent_ranks": [], "lost_ranks": []}
+        names = ("stage", "elapsed_s", "ranks", "done_percent", "tokens_per_s", "left_s", "report_age_s", *OF_RUN)
+        return dict.fromkeys(names) | {"silent_ranks": [], "lost_ranks": [], "coming": []}
     running = found.state == "running"
     left = rates.run_left if running else None
     share = rates.total.fraction
@@ -64,6 +70,8 @@ def _progress(scene: Scene, found: RunState) -> dict[str, Any]:
         "left_s": None if left is None else [round(left.least), round(left.most)],
         "silent_ranks": [rank for rank, state in states.items() if state == "stalled"],
         "lost_ranks": [rank for rank, state in states.items() if state == "lost"],
+        "coming": list(snapshot.run.coming) if running else [],
+        **{name: getattr(snapshot.run, name) for name in OF_RUN},
     } | _age(snapshot, running=running)
 
 
@@ -86,6 +94,9 @@ def status_line(run_folder: Path, told: dict[str, Any]) -> str:
         facts.append(f"{count_text(told['tokens_per_s'])} tokens/s")
     if told["elapsed_s"] is not None:
         facts.append(f"{told['ranks']} {'rank' if told['ranks'] == 1 else 'ranks'} for {clock_text(told['elapsed_s'])}")
+    for name, what in (("kept_units", "kept"), ("recomputed_units", "recomputed")):
+        if told[name]:
+            facts.append(f"{number_of(told[name], 'unit')} {what}")
     for state in ("silent", "lost"):
         if told["state"] == "running" and (ranks := told[f"{state}_ranks"]):
             facts.append(f"{len(ranks)} {state}")

@@ -17,6 +17,7 @@ from typing import TextIO
 from vpdist.display.choose import Display, choose_display
 from vpdist.display.history import History
 from vpdist.display.keys import HELP, REPLAY_HELP, Wish, pressed, single_keys
+from vpdist.display.last_command import is_of_last_command, later_command
 from vpdist.display.log_lines import LogLines
 from vpdist.display.progress_lines import read_file
 from vpdist.display.terminal_bars import Bars
@@ -25,7 +26,7 @@ from vpdist.monitoring.counters import Snapshot
 from vpdist.storage.atomic_files import open_regular
 from vpdist.storage.lock_holder import Holder
 from vpdist.storage.run_folder import RunFolder
-from vpdist.storage.run_state import process_state
+from vpdist.storage.run_state import process_state, run_state
 from vpdist.text import clock_text
 
 FRAME_S = 0.5
@@ -41,7 +42,8 @@ MOST_STEP_S = 10.0
 def watch(run_folder: Path, stream: TextIO, follow: bool = True, keys: TextIO | None = None) -> None:
     """Show the run in `run_folder` until it ends: its picture on a terminal, else log lines.
 
-    Without `follow`, show its newest snapshot as log lines, once. `keys`: where keys are pressed. Raises StorageError
+    Without `follow`, show its newest snapshot as log lines, once. Where that is the end of a command after which
+    another one began, say what became of the later one. `keys`: where keys are pressed. Raises StorageError
     if there is no progress.jsonl.
     """
     path = run_folder / "progress.jsonl"
@@ -51,10 +53,13 @@ def watch(run_folder: Path, stream: TextIO, follow: bool = True, keys: TextIO | 
         newest = _show_history(watching, history.tail())
         if newest is None and not history.is_empty:
             display.message(f"{path}: holds no progress of a run that this version can read, up to now")
+        found = newest
         if follow:
             newest = watching.follow(history, newest)
-        if newest is not None and newest.ended is not None:
+        if newest is not None and newest.ended is not None and newest is not found:
             watching.leave(_ending(newest))
+        elif newest is not None and (newest.ended is not None or not follow):
+            watching.leave_ended(newest)
 
 
 def replay(run_folder: Path, stream: TextIO, speed: float, keys: TextIO | None = None) -> None:
@@ -176,6 +181,19 @@ class Watching:
         who = f"process {holder.pid} on {holder.host}" if holder.pid else "the process that worked in it"
         after = clock_text(newest.elapsed)
         self.leave(f"{self.run_folder}: dead: {who} is gone, after {after}; run the same command again to resume")
+
+    def leave_ended(self, newest: Snapshot) -> None:
+        """Say how the run's last command ended, or that it has not, where `newest` is the end of one before it."""
+        try:
+            found = run_state(self.run_folder)
+        except StorageError:  # snapshots are all that is there
+            found = None
+        if found is not None and not is_of_last_command(newest, found):
+            self.leave(f"{self.run_folder}: {later_command(found)}")
+        elif newest.ended is not None:
+            self.leave(_ending(newest))
+        elif found is not None and found.state == "dead":
+            self._say_dead(newest, Holder(host=found.host, pid=found.pid))
 
     def leave(self, message: str) -> None:
         """The last picture stays, with a line below it."""

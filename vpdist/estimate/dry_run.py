@@ -32,7 +32,7 @@ from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.encoders.shape import encoder_shape
 from vpdist.environment import LaunchContext
 from vpdist.errors import Interrupted, StorageError, VpdistError
-from vpdist.estimate import sample_files, timing_process
+from vpdist.estimate import sample_files, timing_process, virus_files
 from vpdist.estimate.forecast import Counts, Disk, Forecast, Memory, Rank, Time, Work
 from vpdist.estimate.sample_files import SampledParts, SampledShards, total_bytes
 from vpdist.estimate.timing_process import Timing, TimingRequest
@@ -165,6 +165,7 @@ class _DryRun:
             header = part_header(plan_id, inputs.resolved)
             sampled = sample_files.write_parts(self.folder.parts, work, header, self.control.raise_if_ending)
         counts, disk = _counts(summary, totals, plan.n_rows), self._disk(shards, sampled, output)
+        disk = replace(disk, virus_files=self._virus_files(counts, inputs.resolved))
         if not plan.n_units:
             nothing = self._work(work, inputs.resolved, 0.0, 0.0)
             return Forecast(counts=counts, warnings=warnings, work=nothing, disk=disk)
@@ -220,6 +221,9 @@ class _DryRun:
             where=str(output or ""),
             free=None if output is None else _free_bytes(output),
         )
+
+    def _virus_files(self, counts: Counts, resolved: ResolvedConfig) -> int:
+        return virus_files.most_bytes(self.folder.path, counts, resolved.input_names, called=bool(resolved.classifier))
 
     def _work(self, work: Workload, resolved: ResolvedConfig, seconds_per_cost: float, write_s: float) -> Work:
         """The work of each rank, units dealt as the sampler does."""

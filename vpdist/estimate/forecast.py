@@ -74,10 +74,12 @@ class Disk:
     """The run folder, '' where none was named."""
     free: int | None
     """Free bytes in the run folder."""
+    virus_files: int = 0
+    """At most: what is made from the tables, were every sequence called virus."""
 
     @property
     def total(self) -> int:
-        return self.parts + self.tokens + self.tables
+        return self.parts + self.tokens + self.tables + self.virus_files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +211,7 @@ def _listed(ranks: list[Rank]) -> list[tuple[str, Rank]]:
 def _disk(disk: Disk) -> Iterator[Row]:
     sizes = ", ".join(f"{name} {bytes_text(getattr(disk, name))}" for name in ("parts", "tokens", "tables"))
     yield "disk", f"{bytes_text(disk.total)}: {sizes}"
+    yield "", f"and at most {bytes_text(disk.virus_files)} of virus sequences, their table and regions"
     if disk.free is not None:
         fits = "enough" if disk.free > disk.total else "NOT ENOUGH"
         yield "", f"{bytes_text(disk.free)} free at {disk.where}: {fits}"

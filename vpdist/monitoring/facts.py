@@ -95,6 +95,10 @@ class RunFacts:
     n_fragments: int = 0
     stall_timeout_s: float = 0.0
     """After which a silent rank ends the run; 0 where that is not known."""
+    deduplicated: int = 0
+    """Fragments that equal another one, whose embedding they share."""
+    recomputed_units: int = 0
+    """Units computed again: a part failed its digests or was of other work, or a process ended within the unit."""
 
     def to_fields(self) -> dict[str, Any]:
         """As an object of progress.jsonl."""
@@ -110,7 +114,14 @@ class RunFacts:
         for name in ("command", "output"):
             known[name] = _text(known.get(name, ""))
         made = cls(**known)
-        counts = (made.n_inputs, made.n_units, made.kept_units, made.n_fragments)
+        counts = (
+            made.n_inputs,
+            made.n_units,
+            made.kept_units,
+            made.n_fragments,
+            made.deduplicated,
+            made.recomputed_units,
+        )
         seconds = (made.stall_timeout_s, *(began for _, began in made.stages))
         if not (
             all(type(number) is int and 0 <= number < 1 << 63 for number in counts)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from types import FrameType
 
 from vpdist.environment import RESUMABLE, launch_context
 from vpdist.errors import StorageError, UsageError, VpdistError
+from vpdist.session.last_words import say_after_agent
 from vpdist.session.signals import exit_code, stopping_signals
 from vpdist.storage.run_folder import RunFolder
 from vpdist.storage.run_lock import Lock
@@ -33,6 +35,7 @@ def before_begin(folder: RunFolder) -> Iterator[None]:
             record(folder, "interrupted", exit_code(number), message, unchanged=unchanged)
             with contextlib.suppress(OSError):  # the terminal was closed
                 os.write(2, f"vpdist: {message}\n".encode())
+            say_after_agent(message, sys.stderr)
         os._exit(exit_code(number))
 
     previous = {number: signal.signal(number, stop) for number in stopping_signals()}

@@ -23,7 +23,7 @@ from vpdist.environment import RESUMABLE
 from vpdist.errors import EXIT_BUG, Interrupted, PeerLost, StorageError, VpdistError, limit_reached
 from vpdist.session import before_begin
 from vpdist.session.coordination import Control, OtherRankFailed, publish_first_failure, published_failure
-from vpdist.session.last_words import tell_agent
+from vpdist.session.last_words import say_after_agent, tell_agent, with_log
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import storage_error
 from vpdist.storage.run_folder import RunFolder
@@ -81,10 +81,11 @@ class OpenedSession:
 
     def record(self, error: Exception, code: int, message: str, rank: int) -> None:
         """Write the last status.json, as rank `rank`, and leave the message for the launcher's agent."""
-        tell_agent(message)
         failing_rank: int | None = error.rank if isinstance(error, OtherRankFailed) else rank
         if isinstance(error, PeerLost):
             failing_rank = error.ranks[0] if error.ranks else None
+        log = self.session.folder.log(failing_rank or 0) if self.session is not None else None
+        leave_last_words(with_log(message, log), code, self.console)
         if self.session is not None:
             with contextlib.suppress(StorageError):  # the disk may be what failed; console and log have the message
                 self.session.end("interrupted" if code in SIGNALLED else "failed", code, message, failing_rank)
@@ -112,6 +113,13 @@ class OpenedSession:
         if _is_reporting_rank(failure, self.control):
             self.record(error, error.exit_code, describe(error, self.restart), rank)
         return error.exit_code
+
+
+def leave_last_words(message: str, code: int, console: TextIO) -> None:
+    """Tell `message` below what the launcher's agent prints at its own end."""
+    tell_agent(message)
+    if code in SIGNALLED:
+        say_after_agent(message, console)
 
 
 def _run_within(seconds: float, *actions: Callable[[], None]) -> None:
@@ -174,7 +182,7 @@ def end_failed(error: Exception, opened: OpenedSession) -> int:
     opened.record_stop_before_begin(error, code, message)
     if control is None:  # this rank has not joined the others, so each reports for itself
         if isinstance(error, PeerLost) or not isinstance(error, Interrupted) or environment.launch_context().rank == 0:
-            tell_agent(message)
+            leave_last_words(message, code, opened.console)
             report(opened.console, f"vpdist: {message}")
         return code
     if _is_reporting_rank(error, control):

@@ -10,7 +10,7 @@ import atexit
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +69,8 @@ class Progress:
         self._runtime, self._stream = runtime, stream
         self._vector = empty_vector()
         self._cells = self._vector.data
+        self.after: Mapping[str, tuple[str, ...]] = {}
+        """Of a command with several runs inside: what follows each of them, by the name of its `Session`."""
         self._waits = 0
         self._added_ns = 0
         self._ended = False
@@ -118,9 +120,8 @@ class Progress:
         vector[Cell.TICK] += 1
         run = self._exchange.emitter.run
         began = (name, round(self._exchange.emitter.elapsed_s, 1))
-        self._exchange.emitter.run = replace(
-            run, stages=(*run.stages, began), coming=tuple(each for each in run.coming if each != name)
-        )
+        coming = run.coming[run.coming.index(name) + 1 :] if name in run.coming else run.coming  # some may be left out
+        self._exchange.emitter.run = replace(run, stages=(*run.stages, began), coming=coming)
         self._vector[:] = vector  # in one assignment, because a thread copies it
         self._exchange.wake()
         self._raise_failure()
@@ -144,6 +145,11 @@ class Progress:
     def last_snapshot(self) -> Snapshot | None:
         """The newest one that rank 0 has made; None on other ranks."""
         return self._exchange.emitter.last
+
+    @property
+    def run(self) -> RunFacts:
+        """What displays have been told of the run. For rank 0."""
+        return self._exchange.emitter.run
 
     def describe(self, **facts: object) -> None:
         """Facts of the run (fields of RunFacts) for all displays. Only rank 0's are shown."""

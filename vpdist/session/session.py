@@ -33,6 +33,8 @@ class Session:
     reserve: Path | None = None
     """On rank 0 a file that is removed to make room for the last status.json on a full disk."""
     begun: bool = False
+    name: str = ""
+    """Of a run that is a stage of another one, see `inside`."""
     ended: int | None = None
     """The exit code, once the last status.json is written."""
     _previous_status: bytes | None = None
@@ -54,7 +56,7 @@ class Session:
         """A run in another folder as a stage of this one: with keys of its own, under this one's lock and display."""
         runtime = self.control.runtime
         control = replace(self.control, runtime=replace(runtime, keys=runtime.keys.under(name)))
-        return Session(control, folder, self.progress)
+        return Session(control, folder, self.progress, name=name)
 
     def end(self, state: str, code: int, message: str, failing_rank: int | None = None) -> None:
         """Write the last status.json; a refused command restores that of the run before.
