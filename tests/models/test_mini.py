@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ from vpdist.training.metrics import auroc
 
 LARGEST = 4 << 20
 """Bytes of the package that it may take."""
-LEAST = {"fragments": 0.905, "sequences": 0.95}
-"""AUROC on contigs of accessions that it has not been fitted on; 0.912 and 0.958 where it was made."""
+LEAST = {"fragments": 0.915, "sequences": 0.96}
+"""AUROC on contigs of accessions that it has not been fitted on; 0.921 and 0.966 where it was made."""
 UNSEEN = 0
 """The fold of scripts.mini.folds that it was made without."""
 
@@ -38,6 +39,11 @@ def test_it_is_whole_and_small() -> None:
     assert bundle.model.calibration is not None
     assert bundle.model.null_scores is not None
     assert bundle.model.licence == "other"
+    card = (bundle.folder / "README.md").read_text()
+    assert "not measured" not in card
+    assert all(
+        re.search(rf"\n\| {bases} \| [\d,]+ \| 0\.\d", card) for bases in ("150", "300", "500", "1,000", "3,000")
+    )
     for told in ("composition", "phages", "no score"):
         assert told in bundle.model.description
 
