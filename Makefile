@@ -3,7 +3,7 @@
 # test-quick  what starts no ranks and computes nothing for long, for daily work (under 2 minutes on two cores)
 # test-faults  the long form of the fault tests: many launches with injected faults (half an hour)
 # test-cuda  what needs an NVIDIA GPU; the other verbs for tests stay on the CPU where there are GPUs, too
-# check   ruff (rules and format), mypy, known vulnerabilities of the pinned versions (where the network allows it)
+# check   ruff (rules and format), mypy, oxlint (the report's JavaScript), known vulnerabilities of the pinned versions (where the network allows it)
 # format  let ruff rewrite what it can
 # bench   benchmark figures beside their goals, on the CPU, in under 10 minutes; written to bench/figures.md
 # bench-large   the same for runs with a million fragments and more
@@ -44,6 +44,7 @@ check: $(ENVIRONMENT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/oxlint --config scripts/checks/oxlint.json --deny-warnings vpdist
 	$(BIN)/python -m scripts.checks.audit_versions
 
 format: $(ENVIRONMENT)

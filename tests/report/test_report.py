@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -213,12 +214,47 @@ def test_a_calibrated_model_is_known_where_no_sequence_has_a_probability(tmp_pat
     assert not gather(RunFolder(run), run / "report.html")[1]["calibrated"]
 
 
-def test_the_script_is_small_and_node_reads_it() -> None:
+def linted(script: Path) -> subprocess.CompletedProcess[str]:
+    """The linter on a script, as `make check` runs it."""
+    program, root = Path(sys.executable).with_name("oxlint"), Path(__file__).parents[2]
+    if not program.exists():
+        pytest.skip("there is no oxlint in this environment: pip install -c constraints.txt -e '.[check]'")
+    command = [
+        program,
+        "--config",
+        root / "scripts" / "checks" / "oxlint.json",
+        "--deny-warnings",
+        "-f",
+        "unix",
+        script,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_the_script_is_small_and_the_linter_finds_nothing_in_it() -> None:
     script = Path(page.__file__).with_name("report.js")
     assert len(script.read_bytes()) < 40_000
-    if (node := shutil.which("node")) is None:
-        pytest.skip("there is no node to check the script's syntax")
-    subprocess.run([node, "--check", str(script)], check=True, timeout=600)
+    ended = linted(script)
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ("document.body.innerHTML = 'x';", "no-restricted-properties"),
+        ("document.write('x');", "no-restricted-properties"),
+        ("missing();", "no-undef"),
+        ("const unused = 1;", "no-unused-vars"),
+        ("setTimeout('x()', 1);", "no-implied-eval"),
+        ("const = 1;", "Unexpected token"),
+    ],
+)
+def test_the_linter_finds_what_a_report_may_not_have(tmp_path: Path, line: str, rule: str) -> None:
+    script = tmp_path / "script.js"
+    script.write_text(f"(() => {{\n  {line}\n}})();\n")
+    ended = linted(script)
+    assert ended.returncode == 1
+    assert rule in ended.stdout
 
 
 def test_the_command_writes_what_it_says(
