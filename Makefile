@@ -7,6 +7,7 @@
 # format  let ruff rewrite what it can
 # bench   benchmark figures beside their goals, on the CPU, in under 10 minutes; written to bench/figures.md
 # bench-large   the same for runs with a million fragments and more
+# bench-display   all figures of what people look at (first sign, report, progress, time left); bench/display.md
 # trust   whether the probabilities, q-values and calls of a model hold, on mixtures of genomes it has not seen; names files:
 #         make trust VIRUS="v.fa.gz" OTHER="host=h.fa.gz" [SPLITS=MODEL/splits.tsv] [MODEL=mini] [UNSEEN="fungi=f.fa.gz"]
 # first-gpu   what holds on the GPU of this machine: a table of verdicts in under 10 minutes, kept as bench/first-gpu.md;
@@ -23,7 +24,7 @@ ENVIRONMENT := .venv/.installed
 BIN := .venv/bin
 INTERPRETERS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
-.PHONY: demo test test-quick test-faults test-cuda check format bench bench-large clean
+.PHONY: demo test test-quick test-faults test-cuda check format bench bench-large bench-display clean
 
 demo: $(ENVIRONMENT)
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo/run.sh
@@ -56,6 +57,9 @@ bench: $(ENVIRONMENT)
 
 bench-large: $(ENVIRONMENT)
 	$(BIN)/python -m scripts.bench.all --large $(CONTIGS)
+
+bench-display: $(ENVIRONMENT)
+	$(BIN)/python -m scripts.bench.display
 
 .PHONY: trust
 trust: $(ENVIRONMENT)

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.report import browser
-from tests.report.browser import Page
+from scripts.checks import browser
+from scripts.checks.browser import Page
 from tests.report.synthetic import write_run
 from tests.sample import write_contigs
 from tests.test_cli import run_main

@@ -1,4 +1,4 @@
-"""A headless Chromium that tests drive through its debugging pipe (the Chrome DevTools protocol), without any library.
+"""A headless Chromium, driven through its debugging pipe (the Chrome DevTools protocol), without any library.
 
 What it may not do is seen: requests to other places than the file, errors on its console.
 """
