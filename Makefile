@@ -4,6 +4,7 @@
 # test-faults  the long form of the fault tests: many launches with injected faults (half an hour)
 # test-cuda  what needs an NVIDIA GPU; the other verbs for tests stay on the CPU where there are GPUs, too
 # check   ruff (rules and format), mypy, oxlint (the report's JavaScript), known vulnerabilities of the pinned versions (where the network allows it)
+# check-multiqc   whether MultiQC itself reads what `vpdist report --multiqc` writes; installs it as build/multiqc (1.1 GB)
 # format  let ruff rewrite what it can
 # bench   benchmark figures beside their goals, on the CPU, in under 10 minutes; written to bench/figures.md
 # bench-large   the same for runs with a million fragments and more
@@ -22,9 +23,10 @@
 
 ENVIRONMENT := .venv/.installed
 BIN := .venv/bin
+MULTIQC := 1.35
 INTERPRETERS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
-.PHONY: demo test test-quick test-faults test-cuda check format bench bench-large bench-display clean
+.PHONY: demo test test-quick test-faults test-cuda check format bench bench-large bench-display check-multiqc clean
 
 demo: $(ENVIRONMENT)
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo/run.sh
@@ -47,6 +49,11 @@ check: $(ENVIRONMENT)
 	$(BIN)/mypy
 	$(BIN)/oxlint --config scripts/checks/oxlint.json --deny-warnings vpdist
 	$(BIN)/python -m scripts.checks.audit_versions
+
+check-multiqc: $(ENVIRONMENT)
+	test -x build/multiqc/bin/multiqc || { $(BIN)/python -m venv build/multiqc && \
+	    build/multiqc/bin/python -m pip install --disable-pip-version-check multiqc==$(MULTIQC); }
+	$(BIN)/python -m scripts.checks.read_by_multiqc
 
 format: $(ENVIRONMENT)
 	$(BIN)/ruff check --fix .
