@@ -155,6 +155,7 @@ def test_methods_name_versions_models_and_whom_to_cite() -> None:
     assert "arXiv:2402.08777" in text
     assert "science.ade2574" not in text  # another encoder of proteins
     assert methods({}, 0)[1] == "Nothing was classified."
+    assert "10 sequences from 1 file were" in methods({"decisions": {"input": [1]}}, 10)[0]
     assert methods({"decisions": 5, "versions": []}, 0)
 
 
