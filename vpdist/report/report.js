@@ -167,7 +167,7 @@
       });
       return button;
     }));
-    const widths = { name: 180, length: 72, virus_score: 78, probability: 106, q_value: 76, p_value: 80, call: 100, chunks: 104, status: 70, flags: 115, source: 110, description: 180 };
+    const widths = { name: 180, length: 80, virus_score: 78, probability: 106, q_value: 76, p_value: 80, call: 100, chunks: 104, status: 70, flags: 115, source: 110, description: 180 };
     const grid = SHOWN.map(([name]) => `minmax(0, ${widths[name] || 96}fr)`).join(' ');
     document.documentElement.style.setProperty('--grid', grid);
   };
@@ -425,7 +425,7 @@
       const rates = t.slice(1).map((end, k) => (tokens[k + 1] - tokens[k]) / Math.max(1e-3, end - t[k]));
       const most = Math.max(1, ...rates);
       const last = t[t.length - 1] || 1;
-      pen.fillStyle = colour('--virus');
+      pen.fillStyle = colour('--quiet');
       rates.forEach((rate, k) => {
         const x = 60 + (t[k] / last) * (width - 70);
         pen.fillRect(x, 8 + (1 - rate / most) * (height - 36), Math.max(1, ((t[k + 1] - t[k]) / last) * (width - 70) - 0.5), (rate / most) * (height - 36));
@@ -450,7 +450,7 @@
         pen.fillStyle = colour('--text');
         pen.textAlign = 'left';
         if (r % every === 0) pen.fillText(`rank ${row.rank}`, 2, r * tall + tall / 2);
-        pen.fillStyle = colour('--virus');
+        pen.fillStyle = colour('--quiet');
         row.tokens.forEach((_, k) => {
           const high = (tall - 1) * (speed(row, k) / most); // the height says it
           const x = 60 + (t[k] / last) * (width - 70);
