@@ -2,7 +2,7 @@
 
 First sign of a command, size and start of the report, size of progress.jsonl in a day, what progress costs, and how
 often the end lies inside the range that is told as time left. About 15 minutes on two idle cores; `--short`, which
-`make bench` takes part in, leaves out what takes minutes: the large report, days, recorded runs. One table, also
+`make bench` includes, leaves out what takes minutes: the large report, days, recorded runs. One table, also
 written to WORK/display.md.
 """
 

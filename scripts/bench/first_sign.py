@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scripts.bench.goals import Row, conditions, table
+from scripts.bench.goals import Row, conditions, printed, table
 
 REPEATS = 5
 SECONDS = 600.0
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=REPEATS)
     arguments = parser.parse_args()
     print(conditions(), flush=True)
-    print(table(rows(arguments.repeats)))
+    print(table(printed(rows(arguments.repeats))))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.bench.first_sign import command, environment
-from scripts.bench.goals import Row, conditions, table
+from scripts.bench.goals import Row, conditions, printed, table
 from scripts.bench.simulated_ranks import Simulated, interval_s
 from scripts.bench.whole_runs import take_contigs
 from scripts.demo import make_models, make_sample
@@ -175,7 +175,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     print(conditions(), flush=True)
-    print(table(rows(arguments.work, fragments=arguments.fragments, pairs=arguments.pairs)))
+    print(table(printed(rows(arguments.work, fragments=arguments.fragments, pairs=arguments.pairs))))
 
 
 if __name__ == "__main__":

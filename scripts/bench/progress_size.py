@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scripts.bench.goals import Row, conditions, table
+from scripts.bench.goals import Row, conditions, printed, table
 from scripts.bench.simulated_ranks import snapshots
 from vpdist.display.progress_file import Recorder
 from vpdist.display.progress_lines import read_file
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=DAY_HOURS)
     arguments = parser.parse_args()
     print(conditions(), flush=True)
-    print(table(rows(arguments.ranks, arguments.hours)))
+    print(table(printed(rows(arguments.ranks, arguments.hours))))
 
 
 if __name__ == "__main__":

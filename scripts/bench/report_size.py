@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts.bench.first_sign import command, environment
-from scripts.bench.goals import Row, conditions, table
+from scripts.bench.goals import Row, conditions, printed, table
 from scripts.checks import browser
 from scripts.demo.make_sample import SENSE_CODONS, contig_lengths, reverse_complement
 from vpdist.report.page import write_report
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, nargs="+", default=SEQUENCES)
     arguments = parser.parse_args()
     print(conditions(), flush=True)
-    print(table(rows(arguments.sequences)))
+    print(table(printed(rows(arguments.sequences))))
 
 
 if __name__ == "__main__":
