@@ -3,10 +3,12 @@
 # test-quick  what starts no ranks and computes nothing for long, for daily work (under 2 minutes on two cores)
 # test-faults  the long form of the fault tests: many launches with injected faults (half an hour)
 # test-cuda  what needs an NVIDIA GPU; the other verbs for tests stay on the CPU where there are GPUs, too
-# check   ruff (rules and format), mypy, known vulnerabilities of the pinned versions (where the network allows it)
+# check   ruff (rules and format), mypy, oxlint (the report's JavaScript), known vulnerabilities of the pinned versions (where the network allows it)
+# check-multiqc   whether MultiQC itself reads what `vpdist report --multiqc` writes; installs it as build/multiqc (1.1 GB)
 # format  let ruff rewrite what it can
 # bench   benchmark figures beside their goals, on the CPU, in under 10 minutes; written to bench/figures.md
 # bench-large   the same for runs with a million fragments and more
+# bench-display   all figures of what people look at (first sign, report, progress, time left); bench/display.md
 # trust   whether the probabilities, q-values and calls of a model hold, on mixtures of genomes it has not seen; names files:
 #         make trust VIRUS="v.fa.gz" OTHER="host=h.fa.gz" [SPLITS=MODEL/splits.tsv] [MODEL=mini] [UNSEEN="fungi=f.fa.gz"]
 # first-gpu   what holds on the GPU of this machine: a table of verdicts in under 10 minutes, kept as bench/first-gpu.md;
@@ -21,9 +23,10 @@
 
 ENVIRONMENT := .venv/.installed
 BIN := .venv/bin
+MULTIQC := 1.35
 INTERPRETERS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
-.PHONY: demo test test-quick test-faults test-cuda check format bench bench-large clean
+.PHONY: demo test test-quick test-faults test-cuda check format bench bench-large bench-display check-multiqc clean
 
 demo: $(ENVIRONMENT)
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo/run.sh
@@ -44,7 +47,13 @@ check: $(ENVIRONMENT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/oxlint --config scripts/checks/oxlint.json --deny-warnings vpdist
 	$(BIN)/python -m scripts.checks.audit_versions
+
+check-multiqc: $(ENVIRONMENT)
+	test -x build/multiqc/bin/multiqc || { $(BIN)/python -m venv build/multiqc && \
+	    build/multiqc/bin/python -m pip install --disable-pip-version-check multiqc==$(MULTIQC); }
+	$(BIN)/python -m scripts.checks.read_by_multiqc
 
 format: $(ENVIRONMENT)
 	$(BIN)/ruff check --fix .
@@ -55,6 +64,9 @@ bench: $(ENVIRONMENT)
 
 bench-large: $(ENVIRONMENT)
 	$(BIN)/python -m scripts.bench.all --large $(CONTIGS)
+
+bench-display: $(ENVIRONMENT)
+	$(BIN)/python -m scripts.bench.display
 
 .PHONY: trust
 trust: $(ENVIRONMENT)

@@ -8,13 +8,12 @@ size with random weights (make_models.py). Sample and models are made if they ar
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from scripts.bench import against_esm_cpp, encoders, scale, whole_runs
-from scripts.bench.goals import Row, conditions, table
+from scripts.bench import against_esm_cpp, display, encoders, scale, whole_runs
+from scripts.bench.goals import Row, conditions, printed, table
 from scripts.demo import make_models, make_sample
 
 NUCLEOTIDE, PROTEIN = "12x768", "12x480"
@@ -39,11 +38,12 @@ def models(work: Path) -> Path:
 
 
 def cpu_rows(contigs: list[Path], work: Path, esm_cpp_python: str | None) -> Iterator[Row]:
-    """The CPU figures: the whole program, its encoders, its other stages."""
+    """The CPU figures: the whole program, its encoders, its other stages, what people look at."""
     yield from whole_runs.rows(contigs or [sample(work)], models(work), work / "runs")
     yield from encoders.rows(work / "encoders")
     yield from against_esm_cpp.rows(work / "encoders", esm_cpp_python)
     yield from scale.rows(large=False, work=work / "scale")
+    yield from display.short_rows()
 
 
 def large_rows(contigs: list[Path], work: Path) -> Iterator[Row]:
@@ -53,14 +53,6 @@ def large_rows(contigs: list[Path], work: Path) -> Iterator[Row]:
     inputs, encoders = contigs or [sample(work)], models(work)
     yield from whole_runs.rows(inputs, encoders, runs, fragments=LONG, dtypes=(dtype,), pairs=PAIRS)
     yield from scale.rows(large=True, work=work / "scale")
-
-
-def printed(rows: Iterator[Row]) -> Iterator[Row]:
-    """The rows, each also printed to standard error as soon as it is measured."""
-    for row in rows:
-        figure = "" if row.figure is None else f"{row.figure:.4g} {row.unit}"
-        print(f"{row.what}: {figure} {row.verdict}".rstrip(), file=sys.stderr, flush=True)
-        yield row
 
 
 def main() -> None:

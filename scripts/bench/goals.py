@@ -11,7 +11,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,14 @@ class Row:
         low = self.at_least is None or self.figure >= self.at_least
         high = self.at_most is None or self.figure <= self.at_most
         return "reached" if low and high else "missed"
+
+
+def printed(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, each also printed to standard error as soon as it is measured."""
+    for row in rows:
+        figure = "" if row.figure is None else f"{row.figure:.4g} {row.unit}"
+        print(f"{row.what}: {figure} {row.verdict}".rstrip(), file=sys.stderr, flush=True)
+        yield row
 
 
 def table(rows: Iterable[Row]) -> str:

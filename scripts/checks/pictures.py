@@ -1,7 +1,8 @@
 """The live picture of made-up runs: `python -m scripts.checks.pictures FOLDER` writes one SVG for each case.
 
-Cases are numbers of ranks, sizes of terminals and themes. `--text` prints the pictures instead. To look at them:
-any browser. Nothing here needs a run, a terminal or a GPU.
+Cases are numbers of ranks, sizes of terminals and themes. `--text` prints the pictures instead. `--png` also writes
+each as PNG, and `--report report.html` one of a report at the width of a desk and of a phone, light and dark; both take
+a headless Chromium. Nothing else here needs a run, a terminal or a GPU.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import math
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
+from scripts.checks import browser
 from vpdist.display.letters import Letters
 from vpdist.display.picture import Scene, picture, picture_height
 from vpdist.monitoring.counters import COUNTERS, SCORE_BINS, RankRow, Snapshot
@@ -27,6 +30,8 @@ RANKS = (2, 16, 512, 1024)
 PER_NODE = 8
 UNITS = 40
 """Of a rank."""
+WIDTHS = (1280, 390)
+"""Of a report's window, in pixels."""
 Rgb = tuple[int, int, int]
 
 
@@ -132,12 +137,39 @@ def svg(lines: list[Text], columns: int, theme: TerminalTheme, title: str) -> st
     return console.export_svg(title=title, theme=theme)
 
 
+def photographs(folder: Path, svgs: list[Path], report: Path | None) -> list[Path]:
+    """PNG of these SVG files, and of a report with its first sequence open. Raises RuntimeError without a browser."""
+    program = browser.found()
+    if program is None:
+        raise RuntimeError("there is no Chromium on this machine, which makes PNG")
+    made = []
+    with tempfile.TemporaryDirectory() as profile, browser.opened(program, Path(profile)) as page:
+        for svg_file in svgs:
+            page.show(svg_file, 1600)
+            made.append(svg_file.with_suffix(".png"))
+            page.picture(made[-1])
+        for scheme in ("light", "dark") if report is not None else ():
+            assert report is not None
+            page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+            for width in WIDTHS:
+                page.open(report.absolute(), width)
+                page.click(".row")
+                made.append(folder / f"report-{width}-{scheme}.png")
+                page.picture(made[-1])
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, help="where the SVG files go")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, help="where the files go")
     parser.add_argument("--text", action="store_true", help="print the pictures")
+    parser.add_argument("--png", action="store_true", help="also PNG of each SVG")
+    parser.add_argument("--report", type=Path, metavar="HTML", help="also PNG of this report")
     parser.add_argument("--ranks", type=int, nargs="*", default=RANKS)
     options = parser.parse_args()
+    if options.folder is None and (options.png or options.report):
+        parser.error("--png and --report write files: name a folder")
+    svgs: list[Path] = []
     for ranks in options.ranks:
         scene = scene_of(ranks)
         for columns, height in SIZES:
@@ -149,7 +181,10 @@ def main() -> None:
                 options.folder.mkdir(parents=True, exist_ok=True)
                 for name, theme in THEMES.items():
                     text = svg(lines, columns, theme, f"{ranks} ranks, {columns} x {height}, {name}")
-                    (options.folder / f"ranks{ranks:04}-{columns}x{height}-{name}.svg").write_text(text)
+                    svgs.append(options.folder / f"ranks{ranks:04}-{columns}x{height}-{name}.svg")
+                    svgs[-1].write_text(text)
+    if options.png or options.report:
+        photographs(options.folder, svgs if options.png else [], options.report)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 `python -m scripts.checks.time_left RUN...` reads what runs have recorded (progress.jsonl) and goes through their
 snapshots as a display does. Counted are snapshots from a tenth of the run on that name a time left.
+`--record OUT` makes recordings first, by real launches (recorded_runs.py, some minutes on two cores).
 `--simulate RANKS` makes runs up instead: both schedules, even ranks and one at half speed, paces that drift.
 """
 
@@ -13,6 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.bench.goals import Row, conditions, table
+from scripts.checks import recorded_runs
 from vpdist.display.progress_lines import read_file
 from vpdist.display.rates import Rates
 from vpdist.monitoring.counters import COUNTER_INDEX, COUNTERS, RankRow, Snapshot
@@ -20,6 +23,8 @@ from vpdist.monitoring.facts import RunFacts
 
 FROM = 0.1
 """Of the run: earlier snapshots are not counted."""
+INSIDE_PERCENT = 80.0
+"""Of the snapshots: wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,27 +108,45 @@ def _row(rank: int, stage: str, tokens: int, planned: int, shared: bool) -> Rank
     return RankRow(rank, "running", stage, 0.0, planned, 0, shared, 0, -1, tuple(counters), tuple(base))
 
 
+def row_of(name: str, snapshots: Sequence[Snapshot]) -> Row:
+    """A whole run, judged."""
+    judged = judge(snapshots)
+    note = (
+        f"{judged.inside} of {judged.told} that tell one, of {judged.snapshots} snapshots; mean width "
+        f"{100 * judged.width:.0f} % of the time left"
+    )
+    share = 100 * judged.inside / judged.told if judged.told else None
+    return Row(f"time left holds the end, {name}", share, "%", at_least=INSIDE_PERCENT, note=note)
+
+
+def recorded_row(name: str, run: Path) -> Row:
+    return row_of(name, last_command(read_file(run / "progress.jsonl")))
+
+
+def simulated_rows(ranks: int, seconds: float = 3000.0) -> Iterator[Row]:
+    """Three runs of each case that are made up."""
+    for shared in (False, True):
+        for slow in (False, True):
+            name = recorded_runs.name_of("dynamic" if shared else "static", slow)
+            for seed in range(3):
+                snapshots = list(simulated(ranks, shared=shared, slow=slow, seed=seed, seconds=seconds))
+                yield row_of(f"{name}, made up ({ranks} ranks, seed {seed})", snapshots)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
+    parser.add_argument("--record", type=Path, metavar="OUT", help="record runs in this folder, and read them")
+    parser.add_argument("--seed", type=int, default=recorded_runs.SEED, help="of the recorded runs' sample")
     parser.add_argument("--simulate", type=int, metavar="RANKS", help="runs that are made up, with so many ranks")
     options = parser.parse_args()
-    for run in options.runs:
-        _print(str(run), judge(last_command(read_file(run / "progress.jsonl"))))
+    print(conditions(), flush=True)
+    rows = [recorded_row(str(run), run) for run in options.runs]
+    if options.record is not None:
+        rows += [recorded_row(name, run) for name, run in recorded_runs.record(options.record, seed=options.seed)]
     if options.simulate:
-        for shared in (False, True):
-            for slow in (False, True):
-                name = f"{'dynamic' if shared else 'static'}, {'one slow rank' if slow else 'even ranks'}"
-                for seed in range(3):
-                    snapshots = list(simulated(options.simulate, shared=shared, slow=slow, seed=seed))
-                    _print(name, judge(snapshots))
-
-
-def _print(name: str, judged: Judged) -> None:
-    print(
-        f"{name}: inside in {judged.inside} of {judged.told} ({100 * judged.inside / max(1, judged.told):.0f} %), "
-        f"of {judged.snapshots} snapshots; mean width {100 * judged.width:.0f} % of the time left"
-    )
+        rows += simulated_rows(options.simulate)
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from scripts.checks import read_by_multiqc
 from tests.sample import write_contigs
 from tests.snapshots import row, snapshot
 from tests.tiny_models import TinyModels
@@ -156,6 +155,7 @@ def test_methods_name_versions_models_and_whom_to_cite() -> None:
     assert "arXiv:2402.08777" in text
     assert "science.ade2574" not in text  # another encoder of proteins
     assert methods({}, 0)[1] == "Nothing was classified."
+    assert "10 sequences from 1 file were" in methods({"decisions": {"input": [1]}}, 10)[0]
     assert methods({"decisions": 5, "versions": []}, 0)
 
 
@@ -173,27 +173,51 @@ def test_methods_tell_the_rule_by_which_a_calibrated_run_is_called() -> None:
 @pytest.mark.parametrize(
     ("names", "samples"),
     [
-        (["A/contigs.fa", "B/contigs.fa", "C/reads.fq"], ["A/contigs.fa", "B/contigs.fa", "reads"]),
-        (["a.fa", "b/a.fa", "x/a.fa.fa"], ["a.fa", "b/a.fa", "x/a.fa.fa"]),
+        (["A/contigs.fa", "B/contigs.fa", "C/reads.fq"], ["A | contigs", "B | contigs", "reads"]),
+        (["a.fa", "b/a.fa", "x/a.fa.fa"], ["a", "b | a", "x | a.fa"]),
+        (["a.contigs.fa", "a.scaffolds.fa", "b.fa"], ["1 | a.contigs", "2 | a.scaffolds", "b"]),
+        (["x.1/a.fa", "x.2/a.fa"], ["1 | a", "2 | a"]),
+        (["a.contigs.fa", "a.fa", "2 | a.fa"], ["1 | a.contigs", "2 | a", "3 | 2 | a"]),
     ],
 )
 def test_multiqc_keeps_files_of_the_same_name_apart(names: list[str], samples: list[str], tmp_path: Path) -> None:
     counts = {"sequences": 10, "scored": 7, "virus": 3}
     path = write_multiqc(tmp_path, {"sources": [counts | {"name": name} for name in names]})
     assert list(json.loads(path.read_text())["data"]) == samples
+    assert len({sample.partition(".")[0] for sample in samples}) == len(samples)
 
 
 def test_multiqc_gets_a_sample_for_each_file(tmp_path: Path) -> None:
     counts = {"sequences": 10, "scored": 7, "virus": 3}
     sources = [counts | {"name": name} for name in ("/data/a.fq.gz", "b.fna", "-")]
-    path = write_multiqc(tmp_path, {"sources": sources})
-    content = json.loads(path.read_text())
+    content = json.loads(write_multiqc(tmp_path, {"sources": sources}).read_text())
     assert list(content["data"]) == ["a", "b", "-"]
     assert list(content["data"]["a"].values()) == [3, 4, 3]
-    if (program := shutil.which("multiqc")) is None:
-        pytest.skip("MultiQC is not installed, which would read the file")
-    command = [program, "--force", "--outdir", str(tmp_path / "out"), str(tmp_path)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
-    assert "vpdist: Found" in told.stdout + told.stderr
-    (table,) = (tmp_path / "out" / "multiqc_data").glob("*vpdist_calls*.txt")
-    assert [line.split("\t")[0] for line in table.read_text().splitlines()[1:]] == ["-", "a", "b"]
+
+
+def test_multiqc_reads_every_sample_with_its_numbers(tmp_path: Path) -> None:
+    program = read_by_multiqc.found()
+    if program is None:
+        pytest.skip("there is no MultiQC to read the file; make check-multiqc installs it")
+    expected = read_by_multiqc.written(tmp_path, read_by_multiqc.made_up())
+    assert len(expected) == len(read_by_multiqc.NAMES)
+    assert read_by_multiqc.differences(expected, read_by_multiqc.as_read(program, tmp_path)) == []
+
+
+def test_a_sample_that_multiqc_drops_renames_or_changes_is_told() -> None:
+    written = {"a.sorted": {"virus": 1}, "b": {"virus": 2}, "c": {"virus": 3}}
+    assert read_by_multiqc.differences(written, {"a": {"virus": 1}, "b": {"virus": 2}, "c": {"virus": 3}}) == []
+    for read in ({"b": {"virus": 2}, "c": {"virus": 3}}, {"x": {"virus": 1}, "b": {"virus": 2}, "c": {"virus": 3}}):
+        (line,) = read_by_multiqc.differences(written, read)
+        assert line.startswith("a.sorted:")
+    told = read_by_multiqc.differences(written, {"a": {"virus": 1}, "b": {"virus": 2}, "c": {"virus": 4}})
+    assert [line.partition(":")[0] for line in told] == ["c", "c"]
+
+
+def test_a_file_that_multiqc_cannot_read_is_no_success(tmp_path: Path) -> None:
+    program = tmp_path / "multiqc"
+    program.write_text("#!/bin/sh\necho nothing found\n")
+    program.chmod(0o755)
+    read_by_multiqc.written(tmp_path, read_by_multiqc.made_up())
+    with pytest.raises(RuntimeError, match=r"ended with 0 and has not read vpdist_mqc\.json: nothing found"):
+        read_by_multiqc.as_read(program, tmp_path)

@@ -7,14 +7,15 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.report import browser
-from tests.report.browser import Page
+from scripts.checks import browser, pictures
+from scripts.checks.browser import Page
 from tests.report.synthetic import write_run
 from tests.sample import write_contigs
 from tests.test_cli import run_main
@@ -213,12 +214,47 @@ def test_a_calibrated_model_is_known_where_no_sequence_has_a_probability(tmp_pat
     assert not gather(RunFolder(run), run / "report.html")[1]["calibrated"]
 
 
-def test_the_script_is_small_and_node_reads_it() -> None:
+def linted(script: Path) -> subprocess.CompletedProcess[str]:
+    """The linter on a script, as `make check` runs it."""
+    program, root = Path(sys.executable).with_name("oxlint"), Path(__file__).parents[2]
+    if not program.exists():
+        pytest.skip("there is no oxlint in this environment: pip install -c constraints.txt -e '.[check]'")
+    command = [
+        program,
+        "--config",
+        root / "scripts" / "checks" / "oxlint.json",
+        "--deny-warnings",
+        "-f",
+        "unix",
+        script,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_the_script_is_small_and_the_linter_finds_nothing_in_it() -> None:
     script = Path(page.__file__).with_name("report.js")
     assert len(script.read_bytes()) < 40_000
-    if (node := shutil.which("node")) is None:
-        pytest.skip("there is no node to check the script's syntax")
-    subprocess.run([node, "--check", str(script)], check=True, timeout=600)
+    ended = linted(script)
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ("document.body.innerHTML = 'x';", "no-restricted-properties"),
+        ("document.write('x');", "no-restricted-properties"),
+        ("missing();", "no-undef"),
+        ("const unused = 1;", "no-unused-vars"),
+        ("setTimeout('x()', 1);", "no-implied-eval"),
+        ("const = 1;", "Unexpected token"),
+    ],
+)
+def test_the_linter_finds_what_a_report_may_not_have(tmp_path: Path, line: str, rule: str) -> None:
+    script = tmp_path / "script.js"
+    script.write_text(f"(() => {{\n  {line}\n}})();\n")
+    ended = linted(script)
+    assert ended.returncode == 1
+    assert rule in ended.stdout
 
 
 def test_the_command_writes_what_it_says(
@@ -415,6 +451,62 @@ def test_the_table_is_sorted_filtered_searched_and_scrolled(
     shown.set("#search", "no such name")
     assert shown.text("#shown") == "0 of 3,000"
     assert saved(shown, "#names") == ""
+
+
+@no_browser
+@pytest.mark.launcher
+@pytest.mark.parametrize("width", [1280, 390])
+def test_calls_and_numbers_are_not_cut(shown: Page, reports: dict[str, Path], width: int) -> None:
+    shown.open(reports["synthetic"], width)
+    cut = """[...document.querySelectorAll('.row .cell')].filter((cell) => cell.scrollWidth > cell.clientWidth)
+        .map((cell) => cell.className.replace('cell ', ''))"""
+    assert set(shown.run(cut)) <= {"name", "flags", "source", "description", "status"}
+    assert shown.run("document.querySelectorAll('.row .call').length") > 10
+
+
+@no_browser
+@pytest.mark.launcher
+def test_columns_that_say_nothing_are_saved_but_not_shown(shown: Page, reports: dict[str, Path]) -> None:
+    titles = "[...document.querySelectorAll('#heading .cell')].map((cell) => cell.title)"
+    shown.open(reports["run"])  # of one file
+    assert "file" not in shown.run(titles)
+    assert {"source", "description"} <= set(saved(shown, "#tsv").partition("\n")[0].split("\t"))
+    shown.open(reports["synthetic"])
+    assert {"file", "description", "p", "q"} <= set(shown.run(titles))
+
+
+@no_browser
+@pytest.mark.launcher
+def test_small_p_values_are_not_shown_as_none(shown: Page, reports: dict[str, Path], synthetic: Path) -> None:
+    shown.open(reports["synthetic"])
+    known = [row for row in rows(synthetic / "sequences.tsv") if row["p_value"] != "NA"]
+    least = min(known, key=lambda row: float(row["p_value"]))
+    assert 0 < float(least["p_value"]) < 0.001
+    shown.set("#search", least["seq_name"])
+    text = {row[0]: row for row in (line.split("\t") for line in saved(shown, "#tsv").splitlines())}
+    told = text[least["seq_name"]][text["name"].index("p_value")]
+    assert float(told) == pytest.approx(float(least["p_value"]), rel=0.1)
+
+
+@no_browser
+@pytest.mark.launcher
+def test_pictures_of_a_report_are_made_at_two_widths(reports: dict[str, Path], tmp_path: Path) -> None:
+    drawing = tmp_path / "drawing.svg"
+    drawing.write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
+    )
+    made = pictures.photographs(tmp_path, [drawing], reports["synthetic"])
+    names = [f"report-{width}-{scheme}.png" for scheme in ("light", "dark") for width in (1280, 390)]
+    assert [path.name for path in made] == ["drawing.png", *names]
+    for path in made:
+        assert path.read_bytes().startswith(b"\x89PNG")
+    assert len({path.read_bytes() for path in made}) == len(made)
+
+
+def test_without_a_browser_there_are_no_pictures_of_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(browser, "found", lambda: None)
+    with pytest.raises(RuntimeError, match="no Chromium"):
+        pictures.photographs(tmp_path, [], None)
 
 
 @no_browser

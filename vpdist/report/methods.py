@@ -24,14 +24,14 @@ def methods(run: Mapping[str, Any], n_sequences: int) -> list[str]:
     origin, platform, model = _object(run, "tables_from"), _object(run, "platform"), _object(run, "model")
     classified = _object(run, "tables_model") if origin.get("command") == "classify" else model
     inputs = decisions.get("input")
-    files = len(inputs) if isinstance(inputs, Sequence) else "an unknown number of"
+    files = f"{len(inputs)} file{'s' * (len(inputs) != 1)}" if isinstance(inputs, Sequence) else "unknown files"
     software = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "vpdist")
     kinds = [kind for kind in ENCODERS if decisions.get(f"{kind}_model")]
     encoders = [f"the {kind} encoder{_named(run, kind)} {decisions[f'{kind}_model']}" for kind in kinds]
     citations = [METHOD, *(ENCODERS[kind] for kind in kinds if not decisions.get(f"{kind}_pooling"))]
     named = f" of the model {model['name']} ({model.get('digest')})" if model.get("name") else ""
     first = (
-        f"{n_sequences:,} sequences from {files} files were cut into chunks of {decisions.get('chunk_length')} bases "
+        f"{n_sequences:,} sequences from {files} were cut into chunks of {decisions.get('chunk_length')} bases "
         f"and translated in six frames by vpdist {versions.get('vpdist')} ({software}). Frames without a stop codon "
         f"were embedded by {' and '.join(encoders) or 'unknown encoders'}{named} in {decisions.get('dtype')} on "
         f"{platform.get('name', 'an unknown device')}; embeddings were stored in {decisions.get('embedding_dtype')}."

@@ -42,9 +42,30 @@ def write_multiqc(folder: Path, meta: Mapping[str, Any]) -> Path:
 
 
 def _samples(sources: Sequence[str]) -> list[str]:
-    """Names of samples, all different: the short ones, and the whole path where another file has the same."""
-    users = Counter(name for source in sources for name in {source, _sample(source)})
-    return [short if users[short := _sample(source)] == 1 else source for source in sources]
+    """Names of samples: the files', with their folder or, if that does not help, their number where another is like it.
+
+    MultiQC takes what stands before a slash for a folder and, at many endings, cuts what follows a dot; of samples with
+    equal names that are left it keeps one without a word.
+    """
+    short = [_sample(source) for source in sources]
+    kept = Counter(map(_kept, short))
+    folders = [Path(source).parent.name for source in sources]
+    alike = [kept[_kept(name)] > 1 for name in short]
+    in_folders = [
+        f"{folder} | {name}" if other and folder else name
+        for name, folder, other in zip(short, folders, alike, strict=True)
+    ]
+    if len(set(map(_kept, in_folders))) == len(sources):
+        return in_folders
+    numbered = [f"{k} | {name}" if other else name for k, (name, other) in enumerate(zip(short, alike, strict=True), 1)]
+    if len(set(map(_kept, numbered))) == len(sources):
+        return numbered
+    return [f"{k} | {name}" for k, name in enumerate(short, 1)]
+
+
+def _kept(name: str) -> str:
+    """What MultiQC keeps of a name at least."""
+    return name.partition(".")[0].strip()
 
 
 def _sample(source: str) -> str:

@@ -41,6 +41,7 @@
   // ---- text ----
   const whole = (x) => Math.round(x).toLocaleString('en');
   const score = (x) => (Number.isNaN(x) ? 'NA' : x.toFixed(3));
+  const small = (x) => (x > 0 && x < 0.001 ? x.toExponential(1) : score(x));
   const bases = (x) => (x < 10000 ? `${whole(x)} bp` : x < 1e6 ? `${(x / 1e3).toFixed(1)} kb` : `${(x / 1e6).toFixed(1)} Mb`);
   const short = (x) => (x < 1e4 ? whole(x) : x < 1e6 ? `${(x / 1e3).toFixed(1)}k` : `${(x / 1e6).toFixed(1)}M`);
   const percent = (a, b) => (b ? `${((100 * a) / b).toFixed(1)} %` : '–');
@@ -115,7 +116,7 @@
     ['length', 'length', (i) => whole(col.length[i]), (i) => col.length[i]],
     ['virus_score', 'virus', (i) => score(virus(i)), virus],
     ['nonvirus_score', 'non-virus', (i) => score(nonvirus(i)), nonvirus],
-    ...['probability', 'q_value', 'p_value'].filter((name) => col[name]).map((name) => [name, name.replace('_value', ''), (i) => score(col[name][i]), (i) => col[name][i]]),
+    ...['probability', 'q_value', 'p_value'].filter((name) => col[name]).map((name) => [name, name.replace('_value', ''), (i) => small(col[name][i]), (i) => col[name][i]]),
     ['call', 'call', (i) => CALLS[col.call[i]], (i) => col.call[i]],
     ['chunks', 'virus / scored chunks', (i) => `${whole(col.nvirus[i])} / ${whole(col.scored[i])}`, (i) => col.nvirus[i] / col.scored[i]],
     ['status', 'status', (i) => meta.statuses[col.status[i]], (i) => col.status[i]],
@@ -124,6 +125,8 @@
     ['description', 'description', (i) => (col.description.length ? col.description[i] : ''), (i) => col.description[i] || ''],
   ];
   if (!col.flags) COLUMNS.splice(COLUMNS.findIndex(([name]) => name === 'flags'), 1);
+  const says = { source: meta.sources.length > 1, description: col.description.some(Boolean) };
+  const SHOWN = COLUMNS.filter(([name]) => says[name] !== false); // what is saved has all of them
   const select = () => {
     const wanted = $('search').value.toLowerCase();
     const call = $('filter').value;
@@ -152,9 +155,10 @@
     draw.rows();
   };
   const heading = () => {
-    $('heading').replaceChildren(...COLUMNS.map(([name, title]) => {
+    $('heading').replaceChildren(...SHOWN.map(([name, title]) => {
       const button = make('button', title + (name === sortBy ? (descending ? ' ↓' : ' ↑') : ''), `cell ${name}`);
       button.type = 'button';
+      button.title = title;
       button.addEventListener('click', () => {
         descending = name === sortBy ? !descending : name !== 'name';
         sortBy = name;
@@ -163,9 +167,9 @@
       });
       return button;
     }));
-    const widths = { name: '2fr', description: '3fr', source: '1.5fr', flags: '1.5fr' };
-    const grid = (names) => names.map(([name]) => `minmax(0, ${widths[name] || '1fr'})`).join(' ');
-    document.documentElement.style.setProperty('--grid', grid(COLUMNS));
+    const widths = { name: 180, length: 80, virus_score: 78, probability: 106, q_value: 76, p_value: 80, call: 100, chunks: 104, status: 70, flags: 115, source: 110, description: 180 };
+    const grid = SHOWN.map(([name]) => `minmax(0, ${widths[name] || 96}fr)`).join(' ');
+    document.documentElement.style.setProperty('--grid', grid);
   };
   const draw = {};
   draw.rows = () => {
@@ -180,7 +184,7 @@
       row.tabIndex = 0;
       row.dataset.index = i;
       row.style.top = `${k * ROW}px`;
-      for (const [name, , text] of COLUMNS) {
+      for (const [name, , text] of SHOWN) {
         const cell = make('span', text(i), `cell ${name}`);
         cell.title = cell.textContent;
         row.append(cell);
@@ -421,7 +425,7 @@
       const rates = t.slice(1).map((end, k) => (tokens[k + 1] - tokens[k]) / Math.max(1e-3, end - t[k]));
       const most = Math.max(1, ...rates);
       const last = t[t.length - 1] || 1;
-      pen.fillStyle = colour('--virus');
+      pen.fillStyle = colour('--quiet');
       rates.forEach((rate, k) => {
         const x = 60 + (t[k] / last) * (width - 70);
         pen.fillRect(x, 8 + (1 - rate / most) * (height - 36), Math.max(1, ((t[k + 1] - t[k]) / last) * (width - 70) - 0.5), (rate / most) * (height - 36));
@@ -446,7 +450,7 @@
         pen.fillStyle = colour('--text');
         pen.textAlign = 'left';
         if (r % every === 0) pen.fillText(`rank ${row.rank}`, 2, r * tall + tall / 2);
-        pen.fillStyle = colour('--virus');
+        pen.fillStyle = colour('--quiet');
         row.tokens.forEach((_, k) => {
           const high = (tall - 1) * (speed(row, k) / most); // the height says it
           const x = 60 + (t[k] / last) * (width - 70);

@@ -1,4 +1,4 @@
-"""A headless Chromium that tests drive through its debugging pipe (the Chrome DevTools protocol), without any library.
+"""A headless Chromium, driven through its debugging pipe (the Chrome DevTools protocol), without any library.
 
 What it may not do is seen: requests to other places than the file, errors on its console.
 """
@@ -82,6 +82,23 @@ class Page:
 
     def open(self, path: Path, width: int = 1280, height: int = 900) -> None:
         """Open a file and wait until its report is drawn."""
+        self._navigate(path, width, height)
+        until = time.monotonic() + PATIENCE_S
+        while self.run("document.body && (document.body.dataset.ready || document.body.dataset.failed) || ''") == "":
+            assert time.monotonic() < until, "the report is not drawn"
+            time.sleep(0.02)
+        self.settle()
+
+    def show(self, path: Path, width: int = 1280, height: int = 900) -> None:
+        """Open any file and wait until it is loaded."""
+        self._navigate(path, width, height)
+        until = time.monotonic() + PATIENCE_S
+        while self.run("[location.href, document.readyState].join()") != f"{path.absolute().as_uri()},complete":
+            assert time.monotonic() < until, "the file is not shown"
+            time.sleep(0.02)
+        self.settle()
+
+    def _navigate(self, path: Path, width: int, height: int) -> None:
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -90,12 +107,7 @@ class Page:
             mobile=width < 700,
         )
         self.events.clear()
-        self.call("Page.navigate", url=path.as_uri())
-        until = time.monotonic() + PATIENCE_S
-        while self.run("document.body && (document.body.dataset.ready || document.body.dataset.failed) || ''") == "":
-            assert time.monotonic() < until, "the report is not drawn"
-            time.sleep(0.02)
-        self.settle()
+        self.call("Page.navigate", url=path.absolute().as_uri())
 
     def settle(self) -> None:
         """Wait until what was asked for is drawn."""
