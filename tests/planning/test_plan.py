@@ -5,17 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpdist.planning.plan import (
-    EncoderCost,
-    FragmentKeys,
-    Limits,
-    Plan,
-    build,
-    deal,
-    greedy_ends,
-    plan_order,
-    shared_rows,
-)
+from vpdist.planning.fragment_order import FragmentKeys, plan_order, shared_rows
+from vpdist.planning.plan import EncoderCost, Limits, Plan, build, deal, greedy_ends
 
 NUCLEOTIDE, PROTEIN = EncoderCost(linear=2_000_000, attention=3_000), EncoderCost(linear=5_000_000, attention=7_000)
 COSTS = {"nucleotide": NUCLEOTIDE, "protein": PROTEIN}

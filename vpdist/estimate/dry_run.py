@@ -40,7 +40,8 @@ from vpdist.estimate.workload import Workload
 from vpdist.models import choose
 from vpdist.monitoring.telemetry import most_memory_bytes
 from vpdist.planning import fragment_keys
-from vpdist.planning.plan import deal, plan_order, shared_rows
+from vpdist.planning.fragment_order import plan_order, shared_rows
+from vpdist.planning.plan import deal
 from vpdist.results.classifier import Classifier
 from vpdist.results.heads import Heads
 from vpdist.results.parts import part_header
