@@ -40,7 +40,8 @@ COMMANDS = {
     "predict": "[inputs=[]] [--files-from] -o/--output [--classifier] [--allow-short] [--consensus=mean] [--no-embeddings] [--legacy-output] "
     "[--min-score=0.0] [--gzip-tables] " + (COMPUTING + CALLING + RUNNING),
     "embed": "[inputs=[]] [--files-from] -o/--output [--gzip-tables] " + COMPUTING + RUNNING,
-    "plan": "[inputs=[]] [--files-from] [-o/--output] [--classifier] [--ranks] [--no-embeddings] [--json] " + COMPUTING,
+    "plan": "[inputs] [--files-from] [--manifest] [--price] [--rate] [--sample=16] [--seed=1] [-o/--output] "
+    "[--classifier] [--ranks] [--no-embeddings] [--json] " + COMPUTING,
     "classify": "run [--model] [--classifier] [--consensus] [--progress=auto] [--offline] [--legacy-output] [--min-score=0.0] "
     "[--gzip-tables] " + CALLING,
     "train": "--virus --other -o/--output [--groups] [--gbff] [--hidden=512] [--dropout=0.5] [--optimizer=sgd] "

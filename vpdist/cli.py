@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vpdist import help_pages, info_command, model_commands, run_commands, watch_commands
-from vpdist.config import MOST_RANKS, Settings, within
+from vpdist.config import Settings
 from vpdist.environment import (
     bound_spinning,
     ending_with_launcher,
@@ -145,13 +145,23 @@ def _run(settings: Settings, nproc: int | None, run: Callable[[Settings], int] =
 
 @app.command()
 @with_settings(
-    "inputs files_from folder model classifier nucleotide_model protein_model ranks chunk_length min_length "
-    "replace_unknown dtype embedding_dtype embeddings token_budget threads device progress offline as_json",
+    "inputs files_from manifest price rate sample seed folder model classifier nucleotide_model protein_model ranks "
+    "chunk_length min_length replace_unknown dtype embedding_dtype embeddings token_budget threads device progress "
+    "offline as_json",
+    inputs=("",),  # or those that a manifest names
     output=Path(),
     dry_run=True,
 )
 def plan(
     settings: Settings,
+    inputs: Annotated[list[str] | None, option("inputs")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A table of inputs: device hours of all, from a sample.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="Of a device hour: what a --manifest costs.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Tokens/s of a device that is not here, for --manifest.")] = None,
+    sample: Annotated[int, typer.Option(metavar="N", help="Objects of a --manifest that are counted.")] = 16,
+    seed: Annotated[int, typer.Option(metavar="N", help="Which objects are drawn.")] = 1,
     folder: Annotated[Path | None, option("output")] = None,
     ranks: Annotated[int | None, typer.Option(help="Ranks of the run; by default what predict would start.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -162,27 +172,16 @@ def plan(
 
     With RUN it checks whether there is enough disk space for it; with a classifier, whether that fits the encoders.
     """
-    from vpdist.commands.cpu_ranks import cpu_ranks
-    from vpdist.commands.early_checks import check_paths
-    from vpdist.distributed.launch import ranks_to_start
-    from vpdist.models.choose import applied
-    from vpdist.models.download_display import shown_on
+    from vpdist.plan_command import plan_inputs, plan_manifest
 
-    within("ranks", ranks, least=1, most=MOST_RANKS)
-    context = launch_context()
-    if context.rank != 0:
-        return  # rank 0 does it for all
-    check_paths(settings)
-    settings = applied(settings, shown_on(sys.stderr))
-    check_paths(settings)  # of the model, too
-    if ranks is None and context.launched:
-        ranks = context.world_size
-    elif ranks is None:
-        ranks = ranks_to_start(None, settings.device, lambda: cpu_ranks(settings))
-    from vpdist.estimate.dry_run import forecast  # imports torch
-
-    planned = forecast(settings, ranks, folder)
-    typer.echo(planned.to_json() if as_json else printable_lines("\n".join(planned.lines())))
+    if manifest is None:
+        if price is not None or rate is not None:
+            raise UsageError("--price and --rate are for a --manifest")
+        plan_inputs(replace(settings, inputs=tuple(inputs or ())), ranks, folder, as_json=as_json)
+    elif inputs or settings.files_from:
+        raise UsageError("name inputs or a --manifest, not both")
+    else:
+        plan_manifest(settings, ranks, manifest, price, rate, sample, seed, as_json=as_json)
 
 
 @app.command()

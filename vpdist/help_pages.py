@@ -13,7 +13,8 @@ import typer
 from typer.core import TyperCommand
 
 PANELS = {
-    "Input": "run inputs files_from virus other groups gbff min_length allow_short replace_unknown reuse",
+    "Input": "run inputs files_from manifest price rate sample virus other groups gbff min_length allow_short "
+    "replace_unknown reuse",
     "Models": "model nucleotide_model protein_model classifier chunk_length offline",
     "Calls": "consensus prevalence sensitive balanced strict max_fdr",
     "Output": "output folder embeddings embedding_dtype min_score gzip_tables legacy_output restart name description "

@@ -1,7 +1,7 @@
 """The order of the plan: all fragments sorted by lengths and hashes, equal neighbours in one row.
 
-Enter: lengths and hashes of all fragments. Leave: their order, and where each row begins. Of all steps of a run this
-one holds most per fragment: keys (28 bytes), a sort key and the order (8 each); `planning/room.py` has the sum.
+Enter: lengths and hashes of all fragments. Leave: their order, and where each row begins. It holds the keys (28 bytes a
+fragment), a sort key and the order (8 each); `planning/room.py` has the sum of planning.
 """
 
 from __future__ import annotations
