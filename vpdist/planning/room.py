@@ -1,7 +1,7 @@
 """How many fragments one plan may have: the memory that planning takes, and the shards to cut a larger input into.
 
-Planning, and the flags of tables, hold most per fragment of all steps. Shards of a manifest are planned on their own, so
-an archive of any size never has all its fragments in one place (docs/archive.md).
+Planning, and the flags of tables, hold most per fragment of all steps. Shards of a manifest are planned on their own,
+so an archive of any size never has all its fragments in one place (docs/archive.md).
 """
 
 from __future__ import annotations
