@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from vpdist.errors import InputError, UsageError
-from vpdist.sequences.manifest import parsed_shard, read_manifest, shard_bounds, shard_of
+from vpdist.option_declarations import parsed_shard
+from vpdist.sequences.manifest import read_manifest, shard_bounds, shard_of
 
 
 def written(folder: Path, text: str) -> Path:

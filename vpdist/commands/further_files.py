@@ -17,6 +17,7 @@ import numpy as np
 
 from vpdist.commands.compare_configs import same_samples
 from vpdist.commands.input_identity import input_identity, located
+from vpdist.commands.manifest_inputs import object_rows
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.config import ResolvedConfig, Settings
 from vpdist.errors import InputError, StorageError
@@ -61,7 +62,8 @@ class FurtherFiles:
         ending = self.session.control.raise_if_ending
         sources = [without_open_quotes(printable(name)) for name in self.resolved.input_names]
         found = call_files.read_sequences(new, sources, self.min_score, ending)
-        call_files.write_summary(new, found.sources, called=self.called)
+        rows = object_rows(self.folder, self.summary, len(sources))
+        call_files.write_summary(new, found.sources, called=self.called, objects=rows)
         notes = []
         if self.called:
             call_files.write_virus_table(new, found.virus, ending)

@@ -293,4 +293,4 @@ class Predict:
         if self.control.is_first:
             lines += run_end.end_lines(table_path(self.folder.path, "sequences"), last, called=called)
         lines += self.told
-        return Outcome("\n".join(lines), totals.failed_fragments)
+        return Outcome("\n".join(lines), totals.failures)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from vpdist.errors import InputError, UsageError
+from vpdist.errors import InputError
 from vpdist.text import NAME_LETTERS, shortened
 
 PATH, SAMPLE, SIZE, RECORDS = "path", "sample", "size", "records"
@@ -26,7 +26,6 @@ MANIFEST_LIMIT = 1 << 34
 """Bytes of a manifest at most."""
 MOST = 1 << 48
 """More bytes or records than an object has."""
-MOST_SHARDS = 1 << 20
 MISSING = ("", "NA")
 """How a cell says that nothing is declared."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -156,15 +155,6 @@ def _at(path: Path, line: int, reason: str) -> InputError:
 
 def _shown(text: str) -> str:
     return shortened(text, NAME_LETTERS)
-
-
-def parsed_shard(text: str) -> tuple[int, int]:
-    """Number and count of a `--shard i/n`. Raises UsageError."""
-    number, slash, count = text.partition("/")
-    digits = all(each.isascii() and each.isdigit() and len(each) <= 8 for each in (number, count))
-    if not (slash and digits and 1 <= int(number) <= int(count) <= MOST_SHARDS):
-        raise UsageError(f"--shard {text}: give i/n, the number of a job from 1 and of all jobs, as 3/7")
-    return int(number), int(count)
 
 
 def sizes(manifest: Manifest) -> np.ndarray:

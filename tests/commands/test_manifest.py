@@ -1,0 +1,116 @@
+"""`--manifest`: every object is in the tables or listed with its reason, and scores do not depend on its neighbours."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.sample import write_contigs
+from tests.tiny_models import TinyModels
+from vpdist.commands.predict import predict
+from vpdist.commands.verify import verify
+from vpdist.config import Settings
+from vpdist.errors import EXIT_FAILURES_LISTED, UsageError
+from vpdist.storage.run_folder import TABLES
+
+NAMES = ("a.fa", "cut.fa.gz", "b.fa", "missing.fa", "c.fa", "protein.fa")
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sound files that share names and sequences, and three that cannot be read."""
+    folder = tmp_path_factory.mktemp("objects")
+    for seed, name in enumerate(("a.fa", "b.fa", "c.fa")):
+        write_contigs(folder / name, n=8, seed=seed)
+    (folder / "c.fa").write_text((folder / "c.fa").read_text() + (folder / "a.fa").read_text())
+    whole = gzip.compress((folder / "a.fa").read_bytes())
+    (folder / "cut.fa.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "protein.fa").write_text(">good\nATGGCC\n>p\nMKLVEEQ\n")
+    return folder
+
+
+def manifest(folder: Path, names: tuple[str, ...], file: str = "manifest.tsv") -> Path:
+    path = folder / file
+    path.write_text("path\tsample\n" + "".join(f"{name}\tS{number}\n" for number, name in enumerate(names)))
+    return path
+
+
+def settings(models: TinyModels, table: Path, run: Path, **more: object) -> Settings:
+    return models.settings(None, run, inputs=(), manifest=table, dtype="float32", threads=1, **more)
+
+
+def tables(run: Path) -> list[bytes]:
+    return [(run / name).read_bytes() for name in TABLES]
+
+
+@pytest.fixture(scope="module")
+def failed(models: TinyModels, objects: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in which three of six objects fail."""
+    run = tmp_path_factory.mktemp("run") / "run"
+    assert predict(settings(models, manifest(objects, NAMES), run)) == EXIT_FAILURES_LISTED
+    return run
+
+
+def test_objects_that_fail_are_listed_with_their_reason_and_leave_nothing_in_the_tables(
+    models: TinyModels, objects: Path, failed: Path, tmp_path: Path
+) -> None:
+    header, *rows = [line.split("\t") for line in (failed / "summary.tsv").read_text().splitlines()]
+    of = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    assert tuple(of) == NAMES
+    assert [row["status"] for row in of.values()] == ["done", "failed", "done", "failed", "done", "failed"]
+    assert of["b.fa"]["sample"] == "S2"
+    assert of["a.fa"]["reason"] == "NA"
+    assert "truncated" in of["cut.fa.gz"]["reason"]
+    assert of["missing.fa"]["reason"] == "cannot be read: No such file or directory"
+    assert of["protein.fa"]["reason"].startswith("record p, letter 3: unexpected letter 'L'")
+    assert of["cut.fa.gz"]["n_sequences"] == "0"
+    status = json.loads((failed / "status.json").read_text())
+    assert status["exit_code"] == EXIT_FAILURES_LISTED
+    assert "FAILED: cut.fa.gz" in status["message"]
+    assert verify(failed) == []
+    sound = settings(models, manifest(objects, ("a.fa", "b.fa", "c.fa"), "sound.tsv"), tmp_path / "sound")
+    assert predict(sound) == 0
+    assert tables(tmp_path / "sound") == tables(failed)
+
+
+def test_an_object_has_the_same_scores_whatever_else_is_in_the_manifest(
+    models: TinyModels, objects: Path, failed: Path, tmp_path: Path
+) -> None:
+    assert predict(settings(models, manifest(objects, ("c.fa",), "one.tsv"), tmp_path / "one")) == 0
+    alone = (tmp_path / "one" / "chunks.tsv").read_text().splitlines()[1:]
+    together = (failed / "chunks.tsv").read_text().splitlines()[-len(alone) :]
+    assert [row.split("\t")[1:] for row in alone] == [row.split("\t")[1:] for row in together]
+    assert [row.split("\t")[0] for row in alone] != [row.split("\t")[0] for row in together]  # names are numbered
+
+
+def test_the_same_command_changes_nothing_and_another_manifest_is_refused(
+    models: TinyModels, objects: Path, failed: Path
+) -> None:
+    before = tables(failed)
+    again = settings(models, objects / "manifest.tsv", failed)
+    assert predict(again) == EXIT_FAILURES_LISTED
+    assert tables(failed) == before
+    other = manifest(objects, NAMES[:2], "other.tsv")
+    assert predict(settings(models, other, failed)) == UsageError.exit_code
+    for name in ("a.fa", "b.fa"):
+        os.utime(objects / name)  # its content is read again, and found equal
+    assert predict(again) == EXIT_FAILURES_LISTED
+    assert tables(failed) == before
+
+
+def test_declared_sizes_and_records_are_compared_with_what_is_there(
+    models: TinyModels, objects: Path, tmp_path: Path
+) -> None:
+    size = (objects / "a.fa").stat().st_size
+    table = objects / "declared.tsv"
+    table.write_text(f"path\tsize\trecords\na.fa\t{size}\t9\nb.fa\t{size + 9000}\t\nc.fa\t\t1\n")
+    assert predict(settings(models, table, tmp_path / "run")) == EXIT_FAILURES_LISTED
+    rows = (tmp_path / "run" / "summary.tsv").read_text().splitlines()[1:]
+    reasons = [row.split("\t")[-1] for row in rows]
+    assert reasons[0] == "NA"
+    assert reasons[1].endswith(f"bytes, declared are {size + 9000:,}")
+    assert reasons[2] == "has 18 records, declared are 1"
