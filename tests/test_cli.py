@@ -50,6 +50,7 @@ COMMANDS = {
     "[--validation-share=0.1] [--test-share=0.1] [--calibration-share=0.1] "
     "[--heads] [--shortest-chunk] [--bootstraps=1000] [--seed=2026] [--name] [--description] [--licence=unknown] "
     + (COMPUTING + RUNNING),
+    "merge": "runs -o/--output [--progress=auto]",
     "verify": "run",
     "report": "run [-o/--output] [--png] [--multiqc]",
     "export": "run --to [--per=sequence] [-o/--output]",

@@ -46,6 +46,7 @@ EXAMPLES = {
     "train": "vpdist train --virus viruses.fa.gz --other bacteria=bacteria.fa.gz -o MODEL --model virnucpro-500",
     "plan": "vpdist plan reads.fa.gz -o RUN --model virnucpro-500 --ranks 16",
     "classify": "vpdist classify RUN --model virnucpro-500 --consensus max",
+    "merge": "vpdist merge run-1 run-2 run-3 -o RUN",
     "verify": "vpdist verify RUN",
     "watch": "vpdist watch RUN",
     "models": "vpdist models --folder models/",

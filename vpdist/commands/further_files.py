@@ -27,7 +27,7 @@ from vpdist.sequences.store_summary import StoreSummary, records_per_source
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import read_json, storage_error
 from vpdist.storage.run_folder import RunFolder
-from vpdist.storage.table_switch import COMPLETE, FileDigest, recorded_tables
+from vpdist.storage.table_switch import COMPLETE, FileDigest, TablesOrigin, recorded_tables
 from vpdist.text import bytes_text, printable, without_open_quotes
 
 logger = logging.getLogger(__name__)
@@ -139,6 +139,21 @@ def of_predict(session: Session, summary: StoreSummary, inputs: RunInputs, setti
         called=inputs.classifier is not None,
         min_score=settings.min_score,
         gzip_tables=settings.gzip_tables,
+    )
+
+
+def of_merge(
+    session: Session, summary: StoreSummary, resolved: ResolvedConfig, origin: TablesOrigin, *, gzip_tables: bool
+) -> FurtherFiles:
+    """Those of `merge`. Raises StorageError."""
+    return FurtherFiles(
+        session=session,
+        summary=summary,
+        resolved=resolved,
+        paths=located(session.folder, resolved.input_names),
+        called=bool(origin.classifier),
+        min_score=origin.min_score,
+        gzip_tables=gzip_tables,
     )
 
 

@@ -150,8 +150,11 @@ def input_paths(names: Sequence[str], paths: Sequence[Path]) -> list[str | None]
 def located(folder: RunFolder, names: Sequence[str]) -> list[Path]:
     """Where the inputs of a run are looked for: by the names that it was given, else where they were then. Raises
     StorageError."""
-    recorded = (read_json(folder.run) or {}).get(INPUT_PATHS)
+    run = read_json(folder.run) or {}
+    recorded = run.get(INPUT_PATHS)
     earlier = recorded if isinstance(recorded, list) and len(recorded) == len(names) else [None] * len(names)
+    if "manifest" in run:  # whose names are relative to its own folder
+        return [Path(before if isinstance(before, str) else name) for name, before in zip(names, earlier, strict=True)]
     paths = [folder.spool if name == "-" else Path(name) for name in names]
     return [
         path if path.exists() or not isinstance(before, str) else Path(before)

@@ -141,8 +141,11 @@ def recorded_manifest(run: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def refuse_other_manifest(manifest: Manifest, folder: RunFolder) -> None:
     """Raises UsageError unless the folder's run is of this manifest and shard, StorageError."""
-    found = recorded_manifest(read_json(folder.run) or {})
+    run = read_json(folder.run) or {}
+    found = recorded_manifest(run)
     hint = "use another folder, or --restart to discard what it holds"
+    if "merged" in run:
+        raise UsageError(f"{folder.path} was merged from shards, and is complete; {hint}")
     if found is None:
         raise UsageError(f"{folder.path} belongs to another configuration: it was not made with --manifest; {hint}")
     if found["digest"] != manifest.digest:

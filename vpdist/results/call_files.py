@@ -214,6 +214,8 @@ def write_readme(folder: Path, notes: Sequence[str]) -> None:
     for name in ("sequences", "chunks", "fragments"):
         with opened_table(folder, name) as table:
             columns[name] = table.columns
+    with opened_table(folder, "summary") as table:
+        columns["summary"] = table.columns
     there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     write_file(folder / "README.txt", explained.readme([*there, "README.txt"], columns, notes).encode())
 
