@@ -37,9 +37,11 @@ COMPUTING = (
 CALLING = "[--prevalence] [--sensitive] [--balanced] [--strict] [--max-fdr] "
 RUNNING = "[--nproc] [--reuse] [--schedule=static] [--log-interval=30.0] [--stall-timeout=1800.0] [--restart] "
 COMMANDS = {
-    "predict": "[inputs=[]] [--files-from] [--manifest] [--shard] -o/--output [--classifier] [--allow-short] [--consensus=mean] [--no-embeddings] [--legacy-output] "
+    "predict": "[inputs=[]] [--files-from] [--manifest] [--shard] [--retry-failed] -o/--output [--classifier] [--allow-short] [--consensus=mean] [--no-embeddings] [--legacy-output] "
     "[--min-score=0.0] [--gzip-tables] " + (COMPUTING + CALLING + RUNNING),
-    "embed": "[inputs=[]] [--files-from] [--manifest] [--shard] -o/--output [--gzip-tables] " + COMPUTING + RUNNING,
+    "embed": "[inputs=[]] [--files-from] [--manifest] [--shard] [--retry-failed] -o/--output [--gzip-tables] "
+    + COMPUTING
+    + RUNNING,
     "plan": "[inputs=[]] [--files-from] [--manifest] [--shard] [-o/--output] [--classifier] [--ranks] [--no-embeddings] [--json] "
     + COMPUTING,
     "classify": "run [--model] [--classifier] [--consensus] [--progress=auto] [--offline] [--legacy-output] [--min-score=0.0] "
@@ -176,9 +178,9 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
 def test_a_manifest_takes_the_place_of_inputs(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    typed = ("-o", "run", "--manifest", "m.tsv", "--shard", "3/7")
+    typed = ("-o", "run", "--manifest", "m.tsv", "--shard", "3/7", "--retry-failed")
     made = settings_of(monkeypatch, "embed", *typed, *ENCODERS)
-    assert (made.inputs, made.manifest, made.shard) == ((), Path("m.tsv"), "3/7")
+    assert (made.inputs, made.manifest, made.shard, made.retry_failed) == ((), Path("m.tsv"), "3/7", True)
     assert run_main(monkeypatch, "embed", "a.fa", *typed, *ENCODERS) == 2
     assert "--manifest names all inputs" in capfd.readouterr().err
     assert run_main(monkeypatch, "embed", "a.fa", "-o", "run", "--shard", "1/2", *ENCODERS) == 2

@@ -40,7 +40,7 @@ info_command.add_to(app)
 
 @app.command()
 @with_settings(
-    "inputs files_from manifest shard output model classifier nucleotide_model protein_model "
+    "inputs files_from manifest shard retry_failed output model classifier nucleotide_model protein_model "
     "chunk_length min_length replace_unknown allow_short consensus prevalence sensitive balanced strict max_fdr dtype "
     "embedding_dtype embeddings token_budget threads device nproc schedule progress log_interval stall_timeout "
     "offline restart reuse legacy_output min_score gzip_tables"
@@ -54,7 +54,7 @@ def predict(settings: Settings, nproc: Nproc = None) -> None:
 
 @app.command()
 @with_settings(
-    "inputs files_from manifest shard output model nucleotide_model protein_model chunk_length "
+    "inputs files_from manifest shard retry_failed output model nucleotide_model protein_model chunk_length "
     "min_length replace_unknown dtype embedding_dtype token_budget threads device nproc schedule progress "
     "log_interval stall_timeout offline restart reuse gzip_tables",
     calls=False,

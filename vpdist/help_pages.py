@@ -28,8 +28,8 @@ PANELS = {
 }
 """Headings, in their order, with the options of commands that run something."""
 SELDOM = (
-    "replace_unknown files_from shard allow_short reuse balanced embedding_dtype gzip_tables legacy_output "
-    "token_budget threads schedule log_interval stall_timeout"
+    "replace_unknown files_from shard retry_failed allow_short reuse balanced embedding_dtype gzip_tables "
+    "legacy_output token_budget threads schedule log_interval stall_timeout"
 ).split()
 """Options that --help only names, so that it fits on a screen; --help-all describes them."""
 HELP_ALL = "help_all"

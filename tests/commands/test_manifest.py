@@ -5,16 +5,22 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
+from vpdist.commands import prepare
 from vpdist.commands.predict import predict
 from vpdist.commands.verify import verify
 from vpdist.config import Settings
-from vpdist.errors import EXIT_FAILURES_LISTED, UsageError
+from vpdist.encoders.encoder import Encoder
+from vpdist.errors import EXIT_FAILURES_LISTED, Interrupted, UsageError
+from vpdist.ragged import Ragged
 from vpdist.storage.run_folder import TABLES
 
 NAMES = ("a.fa", "cut.fa.gz", "b.fa", "missing.fa", "c.fa", "protein.fa")
@@ -114,3 +120,64 @@ def test_declared_sizes_and_records_are_compared_with_what_is_there(
     assert reasons[0] == "NA"
     assert reasons[1].endswith(f"bytes, declared are {size + 9000:,}")
     assert reasons[2] == "has 18 records, declared are 1"
+
+
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many sequences of tokens have gone through encoders since this was called last."""
+    embed = Encoder.embed
+    counted = 0
+
+    def counting(encoder: Encoder, tokens: Ragged) -> object:
+        nonlocal counted
+        counted += len(tokens)
+        return embed(encoder, tokens)
+
+    monkeypatch.setattr(Encoder, "embed", counting)
+
+    def since() -> int:
+        nonlocal counted
+        found, counted = counted, 0
+        return found
+
+    return since
+
+
+def test_failed_objects_are_read_again_when_asked_and_nothing_else_is_computed_again(
+    models: TinyModels,
+    objects: Path,
+    failed: Path,
+    tmp_path: Path,
+    embedded: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, folder = Path(shutil.copytree(failed, tmp_path / "run")), Path(shutil.copytree(objects, tmp_path / "objects"))
+    again = settings(models, folder / "manifest.tsv", run)
+    whole = gzip.compress((folder / "a.fa").read_bytes())
+    (folder / "cut.fa.gz").write_bytes(whole)
+    write_contigs(folder / "missing.fa", n=5, seed=9)
+    assert predict(again) == EXIT_FAILURES_LISTED  # as before: nobody has asked
+    assert tables(run) == tables(failed)
+    embedded()
+    retried = replace(again, retry_failed=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "token_store", interrupted)
+        assert predict(retried) == Interrupted.exit_code
+    assert (run / "before_retry").exists()
+    assert predict(again) == EXIT_FAILURES_LISTED  # it goes on with the retry
+    computed = embedded()
+    assert not (run / "before_retry").exists()
+    assert "FAILED: protein.fa" in json.loads((run / "status.json").read_text())["message"]
+    assert verify(run) == []
+    assert predict(settings(models, folder / "manifest.tsv", tmp_path / "fresh")) == EXIT_FAILURES_LISTED
+    assert tables(run) == tables(tmp_path / "fresh")
+    assert (run / "summary.tsv").read_bytes() == (tmp_path / "fresh" / "summary.tsv").read_bytes()
+    all_of_it = embedded()
+    assert 0 < computed < all_of_it
+    only = settings(models, manifest(folder, ("cut.fa.gz", "missing.fa"), "two.tsv"), tmp_path / "two")
+    assert predict(only) == 0
+    assert embedded() == computed
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise Interrupted("stopped")

@@ -49,12 +49,13 @@ def read_share(settings: Settings) -> Manifest:
     return manifest if settings.shard is None else shard_of(manifest, *parsed_shard(settings.shard))
 
 
-def listed_objects(manifest: Manifest, folder: RunFolder) -> ListedObjects:
-    """Look at each object. One that has failed in the folder's run is not looked at again: its failure is kept.
+def listed_objects(manifest: Manifest, folder: RunFolder, *, retry: bool = False) -> ListedObjects:
+    """Look at each object. One that has failed in the folder's run is not looked at again, unless with `retry`: its
+    failure is kept.
 
     Raises UsageError where the run is another manifest's, StorageError.
     """
-    kept = _kept_failures(manifest, folder)
+    kept = {} if retry else kept_failures(manifest, folder)
     found, objects = [], []
     for number, entry in enumerate(manifest.entries):
         identity, each = kept[number] if number in kept else _looked_at(entry)
@@ -79,14 +80,18 @@ def _looked_at(entry: ManifestEntry) -> tuple[tuple[str, int, int, str], ReadObj
     return identity[0], ReadObject(path, size, entry.records, reason, unchanged)
 
 
-def _kept_failures(manifest: Manifest, folder: RunFolder) -> dict[int, tuple[tuple[str, int, int, str], ReadObject]]:
-    """Of the folder's run, the identities and objects that have failed, by number. Raises UsageError, StorageError."""
+def kept_failures(
+    manifest: Manifest, folder: RunFolder, *, retry: bool = False
+) -> dict[int, tuple[tuple[str, int, int, str], ReadObject]]:
+    """Of the folder's run, the identities and objects that have failed, by number. With `retry` the manifest may
+    declare other sizes and records than it did. Raises UsageError, StorageError."""
     recorded = recorded_config(folder)
     if recorded is None:
         return {}
-    refuse_other_manifest(manifest, folder)
     entries = manifest.entries
-    if recorded.input_names != tuple(entry.path for entry in entries):
+    same_names = recorded.input_names == tuple(entry.path for entry in entries)
+    refuse_other_manifest(manifest, folder, declared_anew=retry and same_names)
+    if not same_names:
         return {}  # compared and refused where the configuration is
     reasons = {
         number: each[3].removeprefix(FAILED) for number, each in enumerate(recorded.input) if each[3].startswith(FAILED)
@@ -139,8 +144,9 @@ def recorded_manifest(run: Mapping[str, Any]) -> dict[str, Any] | None:
     return found
 
 
-def refuse_other_manifest(manifest: Manifest, folder: RunFolder) -> None:
-    """Raises UsageError unless the folder's run is of this manifest and shard, StorageError."""
+def refuse_other_manifest(manifest: Manifest, folder: RunFolder, *, declared_anew: bool = False) -> None:
+    """Raises UsageError unless the folder's run is of this manifest and shard, with `declared_anew` of one with the
+    same objects; StorageError."""
     run = read_json(folder.run) or {}
     found = recorded_manifest(run)
     hint = "use another folder, or --restart to discard what it holds"
@@ -148,7 +154,7 @@ def refuse_other_manifest(manifest: Manifest, folder: RunFolder) -> None:
         raise UsageError(f"{folder.path} was merged from shards, and is complete; {hint}")
     if found is None:
         raise UsageError(f"{folder.path} belongs to another configuration: it was not made with --manifest; {hint}")
-    if found["digest"] != manifest.digest:
+    if found["digest"] != manifest.digest and not declared_anew:
         raise UsageError(f"{folder.path} belongs to another configuration: --manifest was another one; {hint}")
     if found["first"] != manifest.first:
         raise UsageError(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vpdist.commands import input_identity, manifest_inputs, resolve_config
+from vpdist.commands import input_identity, manifest_inputs, resolve_config, retry
 from vpdist.commands.early_checks import check_kind
 from vpdist.commands.input_list import read_list
 from vpdist.commands.platforms import platform_here
@@ -124,7 +124,7 @@ def _resolve(
     objects: tuple[ReadObject, ...] = ()
     identities: tuple[FileIdentity, ...] = ()
     if settings.manifest is not None:
-        listed = manifest_inputs.listed_objects(manifest_inputs.read_share(settings), session.folder)
+        listed = retry.listed_objects(settings, session.folder)
         found, objects, paths = listed.found, listed.objects, listed.paths
     else:
         found = input_identity.input_identity(settings.inputs, paths)

@@ -129,7 +129,10 @@ class InputReport:
             lines.append(printable(f"FAILED: {_name(names, each.file)}: {each.reason}"))
         if self.failed:
             others = f", {len(self.failed) - MOST_NAMED:,} of them not named here" * (len(self.failed) > MOST_NAMED)
-            lines.append(f"{len(self.failed):,} of {len(names):,} objects FAILED{others}; summary.tsv has all reasons")
+            lines.append(
+                f"{len(self.failed):,} of {len(names):,} objects FAILED{others}; summary.tsv has all reasons, "
+                f"--retry-failed reads them again"
+            )
         if self.replaced is not None:
             where, name = _name(names, self.replaced.file), shortened(self.replaced.record, NAME_LETTERS)
             lines.append(
