@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,12 +15,13 @@ import pytest
 
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
-from vpdist.commands import prepare
+from vpdist.commands import manifest_inputs, prepare
 from vpdist.commands.predict import predict
 from vpdist.commands.verify import verify
 from vpdist.config import Settings
 from vpdist.encoders.encoder import Encoder
 from vpdist.errors import EXIT_FAILURES_LISTED, Interrupted, UsageError
+from vpdist.estimate.dry_run import forecast
 from vpdist.ragged import Ragged
 from vpdist.storage.run_folder import TABLES
 
@@ -106,6 +108,28 @@ def test_the_same_command_changes_nothing_and_another_manifest_is_refused(
         os.utime(objects / name)  # its content is read again, and found equal
     assert predict(again) == EXIT_FAILURES_LISTED
     assert tables(failed) == before
+
+
+def test_a_dry_run_counts_what_can_be_read_and_tells_the_balance_of_shares(
+    models: TinyModels, objects: Path, tmp_path: Path
+) -> None:
+    counting = Settings(inputs=(), manifest=manifest(objects, NAMES), output=Path(), dry_run=True, progress="none")
+    planned = forecast(counting, 1, None)
+    assert planned.counts.sequences == 36
+    assert any(line.startswith("FAILED: cut.fa.gz") for line in planned.warnings)
+    planned = forecast(replace(counting, shard="2/2"), 1, None)
+    told = planned.warnings[0]
+    assert told.startswith("share 2/2: 2 of 6 objects, ")
+    assert re.search(r", 1\.\d+ x mean; the largest of 2 is 1\.\d+ x mean$", told)
+
+
+def test_a_run_takes_no_more_objects_than_its_record_can_name(
+    models: TinyModels, objects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest_inputs, "MOST_OBJECTS", 5)
+    many = settings(models, manifest(objects, NAMES), tmp_path / "run")
+    assert predict(many) == UsageError.exit_code
+    assert len(manifest_inputs.read_share(replace(many, shard="1/2")).entries) < 5
 
 
 def test_declared_sizes_and_records_are_compared_with_what_is_there(

@@ -169,3 +169,22 @@ def test_scores_of_encoders_whose_bits_depend_on_the_batch_are_those_of_one_run(
         predict(replace(settings, output=run, shard=f"{number}/2"))
     assert merge(runs, tmp_path / "merged", progress="none") == EXIT_FAILURES_LISTED
     assert files_of(tmp_path / "merged") == files_of(tmp_path / "whole")
+
+
+@pytest.mark.faults
+def test_a_thousand_shards_of_a_small_input_are_one_run(tmp_path: Path) -> None:
+    """Of 1,100 objects: some shards have one, some two, all use the same names."""
+    n = 1000
+    (tmp_path / "objects").mkdir()
+    table = objects(tmp_path / "objects", n=1100, contigs=2)
+    model = write_calibrated(tmp_path / "model").folder
+    settings = Settings(
+        inputs=(), manifest=table, output=tmp_path / "whole", model=str(model), threads=1, progress="none"
+    )
+    assert predict(settings) == EXIT_FAILURES_LISTED
+    runs = [tmp_path / f"run-{number}" for number in range(1, n + 1)]
+    for number, run in enumerate(runs, 1):
+        assert predict(replace(settings, output=run, shard=f"{number}/{n}")) in (0, EXIT_FAILURES_LISTED)
+    assert merge(runs, tmp_path / "merged", progress="none") == EXIT_FAILURES_LISTED
+    assert files_of(tmp_path / "merged") == files_of(tmp_path / "whole")
+    assert verify(tmp_path / "merged") == []

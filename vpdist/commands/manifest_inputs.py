@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vpdist.commands.input_identity import file_identities, input_identity, refuse_changed_input
 from vpdist.config import InputIdentity, Settings
 from vpdist.errors import InputError, StorageError, UsageError
@@ -19,14 +21,17 @@ from vpdist.option_declarations import parsed_shard
 from vpdist.results.embedded_run import recorded_config
 from vpdist.results.object_rows import ObjectRow
 from vpdist.sequences import store_summary
-from vpdist.sequences.manifest import Manifest, ManifestEntry, read_manifest, shard_of
+from vpdist.sequences.manifest import Manifest, ManifestEntry, read_manifest, shard_bounds, shard_of, sizes
 from vpdist.sequences.read_objects import ReadObject, told
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.storage.atomic_files import read_json
 from vpdist.storage.run_folder import RunFolder
+from vpdist.text import bytes_text
 
 MANIFEST = "manifest"
 """Field of run.json, see `record`."""
+MOST_OBJECTS = 1 << 17
+"""run.json names every object, in about 300 bytes, and may have 64 MiB (atomic_files.JSON_LIMIT)."""
 FAILED = "failed: "
 """Begins the digest in the identity of an object that could not be looked at; its size and time are 0."""
 
@@ -46,7 +51,34 @@ def read_share(settings: Settings) -> Manifest:
     if settings.manifest is None:
         raise ValueError("no manifest is given")
     manifest = read_manifest(settings.manifest)
-    return manifest if settings.shard is None else shard_of(manifest, *parsed_shard(settings.shard))
+    share = manifest if settings.shard is None else shard_of(manifest, *parsed_shard(settings.shard))
+    refuse_too_many(len(share.entries))
+    return share
+
+
+def refuse_too_many(n_objects: int) -> None:
+    """Raises UsageError for more objects than a run can have."""
+    if n_objects > MOST_OBJECTS:
+        raise UsageError(
+            f"a run takes at most {MOST_OBJECTS:,} objects, these are {n_objects:,}; give them to more jobs (--shard)"
+        )
+
+
+def share_lines(settings: Settings) -> list[str]:
+    """For `vpdist plan --shard`: how large the share is, beside the others. Raises InputError, UsageError."""
+    if settings.manifest is None or settings.shard is None:
+        return []
+    manifest = read_manifest(settings.manifest)
+    number, count = parsed_shard(settings.shard)
+    size = sizes(manifest)
+    bounds = shard_bounds(size, count)
+    before = np.concatenate((np.zeros(1, np.int64), np.cumsum(size)))
+    shares = np.diff(before[bounds])
+    mean = shares.mean()
+    mine, largest = (int(share) for share in (shares[number - 1], shares.max()))
+    objects = int(bounds[number] - bounds[number - 1])
+    beside = f", {mine / mean:.3f} x mean; the largest of {count} is {largest / mean:.3f} x mean" if mean else ""
+    return [f"share {settings.shard}: {objects:,} of {manifest.n_objects:,} objects, {bytes_text(mine)}{beside}"]
 
 
 def listed_objects(manifest: Manifest, folder: RunFolder, *, retry: bool = False) -> ListedObjects:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vpdist.commands.manifest_inputs import recorded_manifest
+from vpdist.commands.manifest_inputs import recorded_manifest, refuse_too_many
 from vpdist.commands.verify import ENDED
 from vpdist.config import ResolvedConfig
 from vpdist.errors import UsageError
@@ -145,5 +145,6 @@ def _refuse_missing(shards: Sequence[Shard]) -> None:
                 f"{following + 1:,}: its job saw files of other sizes than the others; declare sizes in the manifest"
             )
         following += shard.n_objects
+    refuse_too_many(following)
     if following != shards[0].manifest["objects"]:
         raise UsageError(f"the shards have {following:,} objects, the manifest {shards[0].manifest['objects']:,}")

@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from vpdist import environment
-from vpdist.commands import prepare, resolve_config, run_inputs
+from vpdist.commands import manifest_inputs, prepare, resolve_config, run_inputs
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.commands.short_sequences import refuse_mostly_short
 from vpdist.commands.threads import use_threads
@@ -145,7 +145,8 @@ class _DryRun:
         reading_s = self._reading_s(inputs, summary)
         with self._stage("tables"):
             totals = self._tables(summary, inputs.resolved)
-        warnings = summary.warnings(inputs.resolved.input_names, self.settings.min_length)
+        warnings = manifest_inputs.share_lines(self.settings)
+        warnings += summary.warnings(inputs.resolved.input_names, self.settings.min_length)
         model, shortest = self.settings.model, inputs.resolved.shortest_chunk
         warnings += refuse_mostly_short(self.folder, summary, model, shortest, allowed=True)
         if not inputs.models:
