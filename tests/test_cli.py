@@ -189,6 +189,17 @@ def test_a_manifest_takes_the_place_of_inputs(
     assert "--shard 3: give i/n" in capfd.readouterr().err
 
 
+def test_a_merged_run_takes_no_shards_place(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    assert run_main(monkeypatch, "merge", tmp_path, "-o", tmp_path) == 2
+    assert "is one of the shards; name a new folder" in capfd.readouterr().err
+    assert run_main(monkeypatch, "merge", tmp_path / "none", "-o", tmp_path / "new") == 2
+    assert "holds no run" in capfd.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

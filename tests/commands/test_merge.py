@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.calibrated_model import write_calibrated
+from tests.launched import PATIENCE_S, environment
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
 from vpdist.calibration.prevalence import ESTIMATED
@@ -172,8 +176,9 @@ def test_scores_of_encoders_whose_bits_depend_on_the_batch_are_those_of_one_run(
 
 
 @pytest.mark.faults
-def test_a_thousand_shards_of_a_small_input_are_one_run(tmp_path: Path) -> None:
+def test_a_thousand_shards_of_a_small_input_are_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 1,100 objects: some shards have one, some two, all use the same names."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # some ten thousand files, which need no disk
     n = 1000
     (tmp_path / "objects").mkdir()
     table = objects(tmp_path / "objects", n=1100, contigs=2)
@@ -188,3 +193,31 @@ def test_a_thousand_shards_of_a_small_input_are_one_run(tmp_path: Path) -> None:
     assert merge(runs, tmp_path / "merged", progress="none") == EXIT_FAILURES_LISTED
     assert files_of(tmp_path / "merged") == files_of(tmp_path / "whole")
     assert verify(tmp_path / "merged") == []
+
+
+def command(*arguments: object) -> int:
+    """Run the command line in a process of its own; returns its exit code."""
+    called = [sys.executable, "-m", "vpdist", *map(str, arguments)]
+    return subprocess.run(called, env=environment(), timeout=PATIENCE_S, check=False).returncode
+
+
+@pytest.mark.launcher
+def test_shards_on_two_ranks_are_merged_from_the_command_line(whole: Settings, tmp_path: Path) -> None:
+    runs = [tmp_path / f"run-{number}" for number in (1, 2)]
+    for number, run in enumerate(runs, 1):
+        options = (
+            "--model",
+            whole.model,
+            "--threads",
+            1,
+            "--progress",
+            "none",
+            "--min-score",
+            0.2,
+            "--nproc",
+            3 - number,
+        )
+        found = command("predict", "--manifest", whole.manifest, "--shard", f"{number}/2", "-o", run, *options)
+        assert found == (EXIT_FAILURES_LISTED if number == 1 else 0)
+    assert command("merge", *runs, "-o", tmp_path / "merged", "--progress", "none") == EXIT_FAILURES_LISTED
+    assert files_of(tmp_path / "merged") == files_of(whole.output)
