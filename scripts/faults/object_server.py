@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -178,7 +179,16 @@ def answers_whole() -> Fault:
 
 def then(first: Fault, second: Fault) -> Fault:
     """Both, one after the other, in one request."""
-    return lambda answer: first(answer) or second(answer)
+    return lambda answer: first(answer) | second(answer)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone away is none; others are shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class ObjectServer:
@@ -187,8 +197,7 @@ class ObjectServer:
     def __init__(self) -> None:
         self.objects = Objects()
         bound = type("BoundAnswers", (Answers,), {"objects": self.objects})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), bound)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), bound)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> ObjectServer:

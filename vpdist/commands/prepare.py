@@ -60,7 +60,7 @@ def token_store(
             tokenizers=tokenizers,
             replace_unknown=replace_unknown,
             refuse_changed_input=lambda: input_identity.refuse_changed_input(
-                inputs.found, inputs.identities, inputs.paths
+                inputs.found, inputs.identities, inputs.paths, control.retries
             ),
         )
     except InputError as error:

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from vpdist.errors import StorageError
 from vpdist.sequences import token_store
 from vpdist.sequences.blocks import OFFSETS, Texts
+from vpdist.sequences.input_files import call_while_waiting, input_size
 from vpdist.sequences.input_report import InputReport
 from vpdist.sequences.store_summary import (
     StoreSummary,
@@ -35,6 +35,7 @@ from vpdist.session.coordination import Control
 from vpdist.storage import hdf5_files
 from vpdist.storage.atomic_files import write_json
 from vpdist.storage.run_folder import RunFolder
+from vpdist.urls import InputPath, Url
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def reuse_existing(control: Control, folder: RunFolder, provenance_key: str) -> 
 def ingest(
     control: Control,
     folder: RunFolder,
-    paths: Sequence[Path],
+    paths: Sequence[InputPath],
     provenance_key: str,
     *,
     chunk_length: int,
@@ -144,15 +145,17 @@ def ingest(
 class InputPosition:
     """How many bytes of the input's files have been read."""
 
-    def __init__(self, paths: Sequence[Path], control: Control) -> None:
-        self._sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
+    def __init__(self, paths: Sequence[InputPath], control: Control) -> None:
+        self._sizes = [input_size(path) if isinstance(path, Url) or path.is_file() else 0 for path in paths]
         if control.progress is not None:
             control.progress.plan_steps(sum(self._sizes))
+        self._raise_if_ending = control.raise_if_ending
         self._file: BinaryIO | None = None
         self._files_before, self._told = -1, 0
 
     def opened(self, file: BinaryIO) -> None:
         """The next file is read from now on."""
+        call_while_waiting(file, self._raise_if_ending)
         self._file = file
         self._files_before += 1
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from vpdist.storage.downloads import TRANSIENT
-from vpdist.storage.object_stores import Absent, Refused, Retries, TryAgain, filesystem, told, translated_errors
+from vpdist.storage.downloads import TRANSIENT, first_line
+from vpdist.storage.object_stores import Absent, Refused, Retries, TryAgain, filesystem, translated_errors
 from vpdist.urls import Url
 
 PIECE_BYTES = 1 << 18
@@ -81,9 +81,7 @@ class HttpTransport:
         with self._answer(headers) as answer:
             if answer.status_code == 412 or self._state(answer) != state:
                 raise Changed
-            found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-            if answer.status_code != 206 or found is None or found[1] is None or int(found[1]) != start:
-                raise Refused("the host answers with another range than the one asked for")
+            _check_start(answer.headers.get("Content-Range", ""), start)
             for piece in answer.iter_raw():
                 if len(piece) > end - start:
                     raise Refused("the host sends more than it was asked for")
@@ -120,9 +118,16 @@ class HttpTransport:
                     raise Refused(f"the host answers {status}")
                 yield answer
         except transport_error as error:
-            raise TryAgain(told(error)) from error
+            raise TryAgain(first_line(error)) from error
         except ConnectionError as error:  # huggingface_hub's, where HF_HUB_OFFLINE is set
-            raise Refused(told(error)) from error
+            raise Refused(first_line(error)) from error
+
+
+def _check_start(content_range: str, start: int) -> None:
+    """Raises Refused unless an answer begins at the byte that was asked for."""
+    found = _CONTENT_RANGE.fullmatch(content_range)
+    if found is None or found[1] is None or int(found[1]) != start:
+        raise Refused("the host answers with another range than the one asked for")
 
 
 class S3Transport:
@@ -153,6 +158,7 @@ class S3Transport:
             try:
                 if str(answer.get("ETag", "")) != state.version:
                     raise Changed
+                _check_start(str(answer.get("ContentRange", "")), start)
                 while start < end and (piece := sync(self._store.loop, body.read, min(PIECE_BYTES, end - start))):
                     start += len(piece)
                     yield piece

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from vpdist.errors import UsageError
-from vpdist.text import printable, shortened
-from vpdist.urls import Url, check_scheme, without_secrets
+from vpdist.storage.downloads import first_line
+from vpdist.urls import Url, check_scheme
 
 EXTRAS = {"s3": "s3", "gs": "gcs"}
 """The extra of vpdist that has the library of a scheme."""
-REASON_LETTERS = 300
 NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 FINAL_ERRORS = ("ParamValidationError", "InvalidEndpoint", "ProfileNotFound", "InvalidRegionError")
 """Of the libraries, by name."""
@@ -36,7 +35,7 @@ class Retries:
     first_pause_s: float = 1.0
     longest_pause_s: float = 30.0
     """Each pause is twice the one before, up to this."""
-    silence_s: float = 20.0
+    silence_s: float = 15.0
     """Seconds until a host that sends nothing is asked again."""
     sleep: Callable[[float], None] = time.sleep
 
@@ -98,17 +97,17 @@ def translated_errors() -> Iterator[None]:
     except FileNotFoundError as error:
         raise Absent("there is no such object") from error
     except PermissionError as error:
-        raise Refused(f"access is refused: {told(error)}") from error
+        raise Refused(f"access is refused: {first_line(error)}") from error
     except (TryAgain, Refused, UsageError):
         raise
     except Exception as error:
         if _name(error) in NO_CREDENTIALS:
-            raise Refused(f"there are no credentials for it: {told(error)}") from error
+            raise Refused(f"there are no credentials for it: {first_line(error)}") from error
         if _name(error) in FINAL_ERRORS or getattr(error, "errno", None) in FINAL_NUMBERS:
-            raise Refused(told(error)) from error
+            raise Refused(first_line(error)) from error
         if not _from_network(error):
             raise
-        raise TryAgain(told(error)) from error
+        raise TryAgain(first_line(error)) from error
 
 
 def _from_network(error: Exception) -> bool:
@@ -119,12 +118,6 @@ def _from_network(error: Exception) -> bool:
 
 def _name(error: Exception) -> str:
     return type(error).__name__
-
-
-def told(error: Exception) -> str:
-    """The first line of an error's text, without secrets, or its name where it has none."""
-    lines = without_secrets(str(error)).strip().splitlines()
-    return shortened(printable(lines[0]), REASON_LETTERS) if lines else _name(error)
 
 
 Made = TypeVar("Made")
