@@ -19,6 +19,7 @@ from vpdist.option_declarations import between_0_and_1 as between_0_and_1
 from vpdist.option_declarations import one_of as one_of
 from vpdist.option_declarations import preset_of as preset_of
 from vpdist.option_declarations import within as within
+from vpdist.urls import check_scheme, is_url, without_secrets
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 STORED_DTYPES = ("auto", "float32", "float16")
@@ -41,7 +42,7 @@ class Settings:
     inputs: Annotated[
         tuple[str, ...],
         Option(
-            "FASTA, FASTQ; plain, gz, bz2, xz, zst; - for stdin.",
+            "FASTA, FASTQ; gz, bz2, xz, zst; URLs; - for stdin.",
             metavar="IN...",
             typed=list[str],
             default=[],
@@ -117,7 +118,7 @@ class Settings:
     stall_timeout: Annotated[
         float, Option("Seconds until a run ends that a silent rank holds up.", least=1, most=MOST_SECONDS)
     ] = 1800.0
-    offline: Annotated[bool, Option("Never ask the hub; use what has been downloaded.")] = False
+    offline: Annotated[bool, Option("Never ask the network; use what has been downloaded.")] = False
     restart: Annotated[bool, Option("Discard what the run folder holds.")] = False
     reuse: Annotated[
         Path | None, Option("A run of which embeddings of the same fragments are taken over.", metavar="OLDRUN")
@@ -143,9 +144,12 @@ class Settings:
         encodable("--manifest, --output or --reuse", self.manifest, self.output, self.reuse)
         encodable("model or classifier", self.model, *self.models.values(), self.classifier)
         paths: set[str] = set()
-        for name in map(str, map(Path, self.inputs)):
+        for name in (name if is_url(name) else str(Path(name)) for name in self.inputs):
+            check_scheme(name)
             if name in paths:
-                raise UsageError(f"{name} is named twice")
+                raise UsageError(f"{without_secrets(name)} is named twice")
+            if is_url(name) and self.offline:
+                raise UsageError(f"{without_secrets(name)}: --offline reads no objects; download it first")
             paths.add(name)
         nothing = self.model is None and not self.models
         if nothing and not self.dry_run and (self.classifier is not None or not self.calls):
@@ -176,6 +180,7 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {
+            "inputs": tuple(map(without_secrets, self.inputs)),
             "output": str(self.output),
             "classifier": str(self.classifier) if self.classifier else None,
             "reuse": str(self.reuse) if self.reuse else None,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.object_stores import put
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
 from vpdist.commands import manifest_inputs, prepare
@@ -23,6 +24,8 @@ from vpdist.encoders.encoder import Encoder
 from vpdist.errors import EXIT_FAILURES_LISTED, Interrupted, UsageError
 from vpdist.estimate.dry_run import forecast
 from vpdist.ragged import Ragged
+from vpdist.session.coordination import Control
+from vpdist.storage.object_stores import Retries
 from vpdist.storage.run_folder import TABLES
 
 NAMES = ("a.fa", "cut.fa.gz", "b.fa", "missing.fa", "c.fa", "protein.fa")
@@ -205,3 +208,40 @@ def test_failed_objects_are_read_again_when_asked_and_nothing_else_is_computed_a
 
 def interrupted(*_: object, **__: object) -> None:
     raise Interrupted("stopped")
+
+
+def test_objects_at_addresses_are_read_as_files_are(
+    models: TinyModels, objects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Control, "retries", Retries(sleep=lambda pause_s: None))
+    content = gzip.compress((objects / "c.fa").read_bytes(), mtime=0)
+    put("memory://manifest/c.fa.gz", content)
+    put("memory://manifest/cut.fa.gz", content[:-20])
+    rows = [
+        f"memory://manifest/c.fa.gz\t{len(content)}",
+        "memory://manifest/none.fa\t7",
+        f"{objects / 'a.fa'}\t",
+        "memory://manifest/cut.fa.gz\t",
+    ]
+    table = tmp_path / "manifest.tsv"
+    table.write_text("\n".join(["path\tsize", *rows]))
+    again = settings(models, table, tmp_path / "run")
+    assert predict(again) == EXIT_FAILURES_LISTED
+    lines = [line.split("\t") for line in (tmp_path / "run" / "summary.tsv").read_text().splitlines()[1:]]
+    assert [(line[0], line[-2]) for line in lines] == [
+        ("memory://manifest/c.fa.gz", "done"),
+        ("memory://manifest/none.fa", "failed"),
+        (str(objects / "a.fa"), "done"),
+        ("memory://manifest/cut.fa.gz", "failed"),
+    ]
+    assert "truncated" in lines[3][-1]
+    local = settings(models, manifest(objects, ("c.fa", "a.fa"), "ca.tsv"), tmp_path / "local")
+    assert predict(local) == 0
+    assert (tmp_path / "run" / "chunks.tsv").read_bytes() == (tmp_path / "local" / "chunks.tsv").read_bytes()
+    assert (tmp_path / "run" / "virus.fna.gz").read_bytes() == (tmp_path / "local" / "virus.fna.gz").read_bytes()
+    put("memory://manifest/cut.fa.gz", content)
+    assert predict(again) == EXIT_FAILURES_LISTED  # the one that has failed is not looked at
+    assert predict(replace(again, retry_failed=True)) == EXIT_FAILURES_LISTED
+    after = (tmp_path / "run" / "summary.tsv").read_text().splitlines()
+    assert [line.split("\t")[-2] for line in after[1:]] == ["done", "failed", "done", "done"]
+    assert predict(replace(again, output=tmp_path / "other", offline=True)) == UsageError.exit_code

@@ -23,12 +23,14 @@ from vpdist.config import ResolvedConfig, Settings
 from vpdist.errors import InputError, StorageError
 from vpdist.results import call_files, virus_fasta
 from vpdist.results.call_files import VirusRows
+from vpdist.sequences.input_files import input_size
 from vpdist.sequences.store_summary import StoreSummary, records_per_source
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import read_json, storage_error
 from vpdist.storage.run_folder import RunFolder
 from vpdist.storage.table_switch import COMPLETE, FileDigest, TablesOrigin, recorded_tables
 from vpdist.text import bytes_text, printable, without_open_quotes
+from vpdist.urls import InputPath
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class FurtherFiles:
     session: Session
     summary: StoreSummary
     resolved: ResolvedConfig
-    paths: Sequence[Path]
+    paths: Sequence[InputPath]
     """Where each input is looked for."""
     called: bool
     """Whether there are calls; without, only summary.tsv and README.txt are written."""
@@ -89,7 +91,7 @@ class FurtherFiles:
         needed = virus_fasta.files_with(first, virus.record)
         try:
             self._check_inputs(needed)
-            size = sum(self.paths[number].stat().st_size for number in needed)
+            size = sum(input_size(self.paths[number]) for number in needed)
             if size >= TOLD_FROM:
                 self.session.progress.message(f"reading {bytes_text(size)} of input again, for {FASTA}")
             ending = self.session.control.raise_if_ending

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import xxhash
 
@@ -16,25 +17,38 @@ from vpdist.config import InputIdentity, ResolvedConfig
 from vpdist.errors import InputError, UsageError
 from vpdist.sequences import store_summary, token_store
 from vpdist.sequences.blocks import RawBlock
+from vpdist.sequences.input_files import call_while_waiting
 from vpdist.sequences.input_report import InputReport
+from vpdist.sequences.object_transports import ObjectState
 from vpdist.sequences.read_objects import ReadObject, read_objects
+from vpdist.sequences.remote_objects import object_identity, object_state, version_change
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import read_json
 from vpdist.storage.file_identity import FileIdentity
+from vpdist.storage.object_stores import RETRIES, Retries
 from vpdist.storage.run_folder import RunFolder
+from vpdist.urls import InputPath, Url, input_path
 
+InputState = FileIdentity | ObjectState
+"""Of a file, or of an object at an address."""
 SAMPLES, SAMPLE_BYTES = 16, 1 << 16
 INPUT_PATHS = "input_paths"
 """In run.json: the absolute path of each input, null for standard input."""
 
 
-def input_identity(names: Sequence[str], paths: Sequence[Path]) -> InputIdentity:
+def input_identity(names: Sequence[str], paths: Sequence[InputPath], retries: Retries = RETRIES) -> InputIdentity:
     """Name, size, modification time (ns) and digest of sampled blocks of each input. Raises InputError.
 
-    Reads at most SAMPLES blocks and the end of each file.
+    Reads at most SAMPLES blocks and the end of each file. Of an object: its address without secrets, and in place of
+    the time a digest of its version; three blocks are read.
     """
     identity = []
     for name, path in zip(names, paths, strict=True):
+        if isinstance(path, Url):
+            known = object_identity(path, retries)
+            version = xxhash.xxh3_64_intdigest(known.version.encode()) >> 1
+            identity.append((known.url, known.size, version, known.samples))
+            continue
         check_input(name, path)
         try:
             status = path.stat()
@@ -50,10 +64,15 @@ def input_identity(names: Sequence[str], paths: Sequence[Path]) -> InputIdentity
     return tuple(identity)
 
 
-def file_identities(names: Sequence[str], paths: Sequence[Path]) -> tuple[FileIdentity, ...]:
+def file_identities(
+    names: Sequence[str], paths: Sequence[InputPath], retries: Retries = RETRIES
+) -> tuple[InputState, ...]:
     """The state of each input. Raises InputError."""
-    identities = []
+    identities: list[InputState] = []
     for name, path in zip(names, paths, strict=True):
+        if isinstance(path, Url):
+            identities.append(object_state(path, retries))
+            continue
         try:
             identities.append(FileIdentity.of(path))
         except OSError as error:
@@ -62,26 +81,39 @@ def file_identities(names: Sequence[str], paths: Sequence[Path]) -> tuple[FileId
 
 
 def refuse_changed_input(
-    input_before: InputIdentity, identities_before: Sequence[FileIdentity], paths: Sequence[Path]
+    input_before: InputIdentity,
+    identities_before: Sequence[InputState],
+    paths: Sequence[InputPath],
+    retries: Retries = RETRIES,
 ) -> None:
     """Raises InputError unless each input is the file that it was, from when the run began until now.
 
     Where only its inode differs, as some network file systems number files anew, the content is looked at again.
     """
     names = [entry[0] for entry in input_before]
-    identities = file_identities(names, paths)
+    identities = file_identities(names, paths, retries)
     for entry, path, before, now in zip(input_before, paths, identities_before, identities, strict=True):
+        if not isinstance(before, FileIdentity) or not isinstance(now, FileIdentity):
+            refuse_changed_object(entry[0], before, now)
+            continue
         renumbered = now.inode != before.inode and input_identity([entry[0]], [path]) == (entry,)
         if (now.size, now.modified_ns) == entry[1:3] and (now == before or renumbered):
             continue
         raise InputError("has changed since the run began; give the command again once it is complete", path=entry[0])
 
 
+def refuse_changed_object(name: str, before: InputState, now: InputState) -> None:
+    """Raises InputError unless an object has the version that it had when the run began."""
+    if before != now:
+        what = version_change(before, now) if isinstance(before, ObjectState) and isinstance(now, ObjectState) else ""
+        raise InputError(f"has changed since the run began: {what}; give the command again", path=name)
+
+
 def refuse_other_content(
     session: Session,
     recorded: ResolvedConfig,
     found: InputIdentity,
-    paths: Sequence[Path],
+    paths: Sequence[InputPath],
     objects: Sequence[ReadObject] | None = None,
 ) -> None:
     """On rank 0: where a name or time of the input differs from the recorded ones, read it and compare it with the
@@ -126,6 +158,9 @@ class _Digests:
     def plan_bytes(self, n_bytes: int) -> None:
         """Nothing is shown of them."""
 
+    def opened(self, file: BinaryIO) -> None:
+        call_while_waiting(file, self._session.control.raise_if_ending)
+
     def take(self, raw: RawBlock) -> None:
         self.digests.append(raw.digest())
         self._session.progress.add()
@@ -142,21 +177,27 @@ def _names_and_times(inputs: InputIdentity) -> list[tuple[Path, int]]:
     return [(Path(name), time_ns) for name, _, time_ns, _ in inputs]
 
 
-def input_paths(names: Sequence[str], paths: Sequence[Path]) -> list[str | None]:
+def input_paths(names: Sequence[str], paths: Sequence[InputPath]) -> list[str | None]:
     """What run.json keeps as INPUT_PATHS."""
-    return [None if name == "-" else str(path.absolute()) for name, path in zip(names, paths, strict=True)]
+
+    def told(path: InputPath) -> str:
+        return str(path if isinstance(path, Url) else path.absolute())
+
+    return [None if name == "-" else told(path) for name, path in zip(names, paths, strict=True)]
 
 
-def located(folder: RunFolder, names: Sequence[str]) -> list[Path]:
+def located(folder: RunFolder, names: Sequence[str]) -> list[InputPath]:
     """Where the inputs of a run are looked for: by the names that it was given, else where they were then. Raises
     StorageError."""
     run = read_json(folder.run) or {}
     recorded = run.get(INPUT_PATHS)
     earlier = recorded if isinstance(recorded, list) and len(recorded) == len(names) else [None] * len(names)
     if "manifest" in run:  # whose names are relative to its own folder
-        return [Path(before if isinstance(before, str) else name) for name, before in zip(names, earlier, strict=True)]
-    paths = [folder.spool if name == "-" else Path(name) for name in names]
+        return [
+            input_path(before if isinstance(before, str) else name) for name, before in zip(names, earlier, strict=True)
+        ]
+    paths = [folder.spool if name == "-" else input_path(name) for name in names]
     return [
-        path if path.exists() or not isinstance(before, str) else Path(before)
+        path if isinstance(path, Url) or path.exists() or not isinstance(before, str) else Path(before)
         for path, before in zip(paths, earlier, strict=True)
     ]

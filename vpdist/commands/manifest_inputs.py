@@ -7,10 +7,8 @@ cannot be opened, or has another size than declared, is one that fails; it ends 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +23,10 @@ from vpdist.sequences.manifest import Manifest, ManifestEntry, read_manifest, sh
 from vpdist.sequences.read_objects import ReadObject, told
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.storage.atomic_files import read_json
+from vpdist.storage.object_stores import Retries
 from vpdist.storage.run_folder import RunFolder
 from vpdist.text import bytes_text
+from vpdist.urls import InputPath
 
 MANIFEST = "manifest"
 """Field of run.json, see `record`."""
@@ -36,14 +36,12 @@ FAILED = "failed: "
 """Begins the digest in the identity of an object that could not be looked at; its size and time are 0."""
 
 
-@dataclass(frozen=True, slots=True)
-class ListedObjects:
+class ListedObjects(NamedTuple):
     """The objects of a run, on rank 0."""
 
     found: InputIdentity
     objects: tuple[ReadObject, ...]
-    names: tuple[str, ...]
-    paths: list[Path]
+    paths: list[InputPath]
 
 
 def read_share(settings: Settings) -> Manifest:
@@ -53,6 +51,8 @@ def read_share(settings: Settings) -> Manifest:
     manifest = read_manifest(settings.manifest)
     share = manifest if settings.shard is None else shard_of(manifest, *parsed_shard(settings.shard))
     refuse_too_many(len(share.entries))
+    if settings.offline and (remote := next((entry for entry in share.entries if entry.is_url), None)) is not None:
+        raise UsageError(f"{settings.manifest}, line {remote.line}: --offline reads no objects; download it first")
     return share
 
 
@@ -81,7 +81,7 @@ def share_lines(settings: Settings) -> list[str]:
     return [f"share {settings.shard}: {objects:,} of {manifest.n_objects:,} objects, {bytes_text(mine)}{beside}"]
 
 
-def listed_objects(manifest: Manifest, folder: RunFolder, *, retry: bool = False) -> ListedObjects:
+def listed_objects(manifest: Manifest, folder: RunFolder, retries: Retries, *, retry: bool = False) -> ListedObjects:
     """Look at each object. One that has failed in the folder's run is not looked at again, unless with `retry`: its
     failure is kept.
 
@@ -90,25 +90,24 @@ def listed_objects(manifest: Manifest, folder: RunFolder, *, retry: bool = False
     kept = {} if retry else kept_failures(manifest, folder)
     found, objects = [], []
     for number, entry in enumerate(manifest.entries):
-        identity, each = kept[number] if number in kept else _looked_at(entry)
+        identity, each = kept[number] if number in kept else _looked_at(entry, retries)
         found.append(identity)
         objects.append(each)
-    names = tuple(entry.path for entry in manifest.entries)
-    return ListedObjects(tuple(found), tuple(objects), names, [Path(entry.location) for entry in manifest.entries])
+    return ListedObjects(tuple(found), tuple(objects), [entry.input for entry in manifest.entries])
 
 
-def _looked_at(entry: ManifestEntry) -> tuple[tuple[str, int, int, str], ReadObject]:
-    path = Path(entry.location)
+def _looked_at(entry: ManifestEntry, retries: Retries) -> tuple[tuple[str, int, int, str], ReadObject]:
+    path = entry.input
     try:
-        identity = input_identity([entry.path], [path])
-        before = file_identities([entry.path], [path])
+        identity = input_identity([entry.path], [path], retries)
+        before = file_identities([entry.path], [path], retries)
     except InputError as error:
         reason = told(error)
         return (entry.path, 0, 0, FAILED + reason), ReadObject(path, 0, entry.records, reason)
     size, reason = identity[0][1], ""
     if entry.size is not None and size != entry.size:
         reason = f"has {size:,} bytes, declared are {entry.size:,}"
-    unchanged = partial(refuse_changed_input, identity, before, [path])
+    unchanged = partial(refuse_changed_input, identity, before, [path], retries)
     return identity[0], ReadObject(path, size, entry.records, reason, unchanged)
 
 
@@ -133,7 +132,7 @@ def kept_failures(
     return {
         number: (
             recorded.input[number],
-            ReadObject(Path(entries[number].location), recorded.input[number][1], entries[number].records, reason),
+            ReadObject(entries[number].input, recorded.input[number][1], entries[number].records, reason),
         )
         for number, reason in reasons.items()
         if number < len(entries)

@@ -63,7 +63,10 @@ def token_store(
             tokenizers=tokenizers,
             replace_unknown=replace_unknown,
             refuse_changed_input=lambda: input_identity.refuse_changed_input(
-                () if inputs.by_object else inputs.found, inputs.identities, [] if inputs.by_object else inputs.paths
+                () if inputs.by_object else inputs.found,
+                inputs.identities,
+                [] if inputs.by_object else inputs.paths,
+                control.retries,
             ),
             objects=inputs.objects if inputs.by_object else None,
         )

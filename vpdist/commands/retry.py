@@ -31,21 +31,22 @@ from vpdist.sequences.store_summary import StoreSummary
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import read_json, storage_error, sync_folder, write_json
 from vpdist.storage.hdf5_files import DamagedFile
+from vpdist.storage.object_stores import Retries
 from vpdist.storage.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 
-def listed_objects(settings: Settings, folder: RunFolder) -> ListedObjects:
+def listed_objects(settings: Settings, folder: RunFolder, retries: Retries) -> ListedObjects:
     """On rank 0: the objects of a run with a manifest; with --retry-failed those that failed are looked at anew. Raises
     UsageError, InputError, StorageError."""
     set_aside(folder, None)
     manifest = read_share(settings)
     if settings.retry_failed and not folder.before_retry.exists() and kept_failures(manifest, folder, retry=True):
-        listed = manifest_inputs.listed_objects(manifest, folder, retry=True)
+        listed = manifest_inputs.listed_objects(manifest, folder, retries, retry=True)
         set_aside(folder, listed)
         return listed
-    return manifest_inputs.listed_objects(manifest, folder)
+    return manifest_inputs.listed_objects(manifest, folder, retries)
 
 
 def set_aside(folder: RunFolder, listed: ListedObjects | None) -> None:

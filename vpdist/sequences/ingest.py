@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from vpdist.errors import StorageError
 from vpdist.sequences import store_summary, token_store
 from vpdist.sequences.blocks import RawBlock
+from vpdist.sequences.input_files import call_while_waiting, input_size
 from vpdist.sequences.input_report import InputReport
 from vpdist.sequences.read_objects import ReadObject, read_objects
 from vpdist.sequences.store_summary import (
@@ -34,6 +34,7 @@ from vpdist.session.coordination import Control
 from vpdist.storage import hdf5_files
 from vpdist.storage.atomic_files import write_json
 from vpdist.storage.run_folder import RunFolder
+from vpdist.urls import InputPath, Url
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def reuse_existing(control: Control, folder: RunFolder, provenance_key: str) -> 
 def ingest(
     control: Control,
     folder: RunFolder,
-    paths: Sequence[Path],
+    paths: Sequence[InputPath],
     provenance_key: str,
     *,
     chunk_length: int,
@@ -152,6 +153,10 @@ class _RawBlocks:
         if self._control.progress is not None:
             self._control.progress.plan_steps(n_bytes)
 
+    def opened(self, file: BinaryIO) -> None:
+        """The next object is read from now on; while its host is silent the run can end."""
+        call_while_waiting(file, self._control.raise_if_ending)
+
     def take(self, raw: RawBlock) -> None:
         """The next block. It is not seen by others before it is published."""
         digest = raw.digest()
@@ -186,15 +191,17 @@ class _RawBlocks:
 class InputPosition:
     """How many bytes of the input's files have been read."""
 
-    def __init__(self, paths: Sequence[Path], control: Control) -> None:
-        self._sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
+    def __init__(self, paths: Sequence[InputPath], control: Control) -> None:
+        self._sizes = [input_size(path) if isinstance(path, Url) or path.is_file() else 0 for path in paths]
         if control.progress is not None:
             control.progress.plan_steps(sum(self._sizes))
+        self._raise_if_ending = control.raise_if_ending
         self._file: BinaryIO | None = None
         self._files_before, self._told = -1, 0
 
     def opened(self, file: BinaryIO) -> None:
         """The next file is read from now on."""
+        call_while_waiting(file, self._raise_if_ending)
         self._file = file
         self._files_before += 1
 

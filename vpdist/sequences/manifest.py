@@ -9,7 +9,6 @@ shares are made and the manifest does not declare it.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from vpdist.errors import InputError
+from vpdist.errors import InputError, UsageError
 from vpdist.text import NAME_LETTERS, shortened
+from vpdist.urls import InputPath, check_scheme, input_path, is_url, without_secrets
 
 PATH, SAMPLE, SIZE, RECORDS = "path", "sample", "size", "records"
 COLUMNS = (PATH, SAMPLE, SIZE, RECORDS)
@@ -28,12 +28,6 @@ MOST = 1 << 48
 """More bytes or records than an object has."""
 MISSING = ("", "NA")
 """How a cell says that nothing is declared."""
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-
-
-def is_url(path: str) -> bool:
-    """Whether a path of a manifest is a URL."""
-    return _URL.match(path) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +35,10 @@ class ManifestEntry:
     """One object."""
 
     path: str
-    """As it stands in the manifest: its name in tables and messages, the same wherever the manifest lies."""
+    """As it stands in the manifest, a URL without its secrets: its name in tables and messages, the same wherever the
+    manifest lies."""
     location: str
-    """The URL, or the path with the manifest's folder before it."""
+    """The whole URL, or the path with the manifest's folder before it."""
     sample: str
     """Name of the sample, '' where none is declared."""
     size: int | None
@@ -56,6 +51,11 @@ class ManifestEntry:
     @property
     def is_url(self) -> bool:
         return is_url(self.path)
+
+    @property
+    def input(self) -> InputPath:
+        """What to open."""
+        return input_path(self.location)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +136,13 @@ def _entry(path: Path, line: int, columns: Sequence[str], cells: Sequence[str]) 
     if not name or "\0" in name:
         raise _at(path, line, "names no file")
     location = name if is_url(name) else str(path.parent / name)
+    try:
+        check_scheme(name)
+    except UsageError as error:
+        raise _at(path, line, str(error)) from error
     sample = of.get(SAMPLE, "").strip()
     size, records = (_number(path, line, column, of.get(column, "").strip()) for column in (SIZE, RECORDS))
-    return ManifestEntry(name, location, "" if sample in MISSING else sample, size, records, line)
+    return ManifestEntry(without_secrets(name), location, "" if sample in MISSING else sample, size, records, line)
 
 
 def _number(path: Path, line: int, column: str, text: str) -> int | None:

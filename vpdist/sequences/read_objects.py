@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from vpdist.errors import InputError
 from vpdist.sequences import token_store
 from vpdist.sequences.blocks import RawBlock
 from vpdist.sequences.input_report import FailedObject, InputReport
 from vpdist.text import NAME_LETTERS, shortened
+from vpdist.urls import InputPath
 
 
 @dataclass(frozen=True, slots=True)
 class ReadObject:
     """What is known of an object before it is read."""
 
-    path: Path
+    path: InputPath
     n_bytes: int
     records: int | None = None
     """Declared number of records."""
@@ -39,6 +39,9 @@ class Taker(Protocol):
 
     def plan_bytes(self, n_bytes: int) -> None:
         """So many are to be read."""
+
+    def opened(self, file: BinaryIO) -> None:
+        """The next object is read from now on."""
 
     def take(self, raw: RawBlock) -> None:
         """The next block."""
@@ -58,7 +61,7 @@ def read_objects(
         try:
             if not reason:
                 for raw in token_store.read_blocks(
-                    [each.path], *rules, report, replace_unknown=replace_unknown, before=before
+                    [each.path], *rules, report, replace_unknown=replace_unknown, before=before, opened=taker.opened
                 ):
                     taker.take(raw)
                     n_blocks, n_records = n_blocks + 1, n_records + len(raw.names)

@@ -38,6 +38,7 @@ from vpdist.sequences.six_frames import chunk_bounds, six_frames
 from vpdist.sequences.tokenizers import FragmentTokenizer
 from vpdist.storage import hdf5_files
 from vpdist.storage.hdf5_files import DamagedFile
+from vpdist.urls import InputPath
 
 SHORTEST = 3
 """Bases in a codon: shorter sequences have no chunks."""
@@ -51,7 +52,7 @@ Block = TypeVar("Block", bound=BlockRecords)
 
 
 def read_blocks(
-    paths: Sequence[Path],
+    paths: Sequence[InputPath],
     chunk_length: int,
     min_length: int = 0,
     report: InputReport | None = None,
