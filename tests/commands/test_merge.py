@@ -28,6 +28,8 @@ from vpdist.results.parts import part_path
 from vpdist.storage.run_folder import CALL_FILES, TABLES, RunFolder
 
 N = 7
+MANY = 1000, 1100
+"""Shards and objects of the long test."""
 WRITTEN = (*TABLES, *CALL_FILES)
 
 
@@ -179,9 +181,9 @@ def test_scores_of_encoders_whose_bits_depend_on_the_batch_are_those_of_one_run(
 def test_a_thousand_shards_of_a_small_input_are_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 1,100 objects: some shards have one, some two, all use the same names."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # some ten thousand files, which need no disk
-    n = 1000
+    n, n_objects = MANY
     (tmp_path / "objects").mkdir()
-    table = objects(tmp_path / "objects", n=1100, contigs=2)
+    table = objects(tmp_path / "objects", n=n_objects, contigs=2)
     model = write_calibrated(tmp_path / "model").folder
     settings = Settings(
         inputs=(), manifest=table, output=tmp_path / "whole", model=str(model), threads=1, progress="none"

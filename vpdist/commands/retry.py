@@ -65,8 +65,7 @@ def set_aside(folder: RunFolder, listed: ListedObjects | None) -> None:
             folder.prepare(restart=False)
     except OSError as error:
         raise storage_error(before.path, error) from error
-    recorded = recorded_config(folder)
-    if listed is not None and recorded is not None:
+    if listed is not None and (recorded := recorded_config(folder)) is not None:
         folder.update_run(decisions=replace(recorded, input=listed.found).to_dict())
 
 
@@ -75,7 +74,7 @@ def carry_over(session: Session, summary: StoreSummary, plan: Plan, header: Part
     StorageError."""
     folder = session.folder
     before = RunFolder(folder.before_retry)
-    if not before.tokens.is_dir():
+    if before.path.is_symlink() or not before.tokens.is_dir():
         return
     try:
         old_summary, recorded, now = (
