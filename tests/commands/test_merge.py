@@ -149,6 +149,9 @@ def test_a_damaged_shard_is_named_and_an_interrupted_merge_is_done_again(
     whole: Settings, shards: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     copies = [Path(shutil.copytree(path, tmp_path / path.name)) for path in shards]
+    other = RunFolder(copies[1])
+    run = json.loads(other.run.read_text())
+    other.update_run(platforms=[run["platforms"][0] | {"name": "another processor"}])
     part = part_path(RunFolder(copies[-1]).parts, 0)
     sound = part.read_bytes()
     damaged = bytearray(sound)
@@ -160,6 +163,8 @@ def test_a_damaged_shard_is_named_and_an_interrupted_merge_is_done_again(
     part.write_bytes(sound)
     assert merge(copies, output, progress="none") == EXIT_FAILURES_LISTED
     assert files_of(output) == files_of(whole.output)
+    warned = json.loads((output / "run.json").read_text())["warnings"]
+    assert any("2 devices or versions" in text and "another processor" in text for text in warned)
     assert "holds another run" in told(capfd, copies, copies[0])
 
 
@@ -204,22 +209,11 @@ def command(*arguments: object) -> int:
 
 
 @pytest.mark.launcher
-def test_shards_on_two_ranks_are_merged_from_the_command_line(whole: Settings, tmp_path: Path) -> None:
+def test_a_shard_on_two_ranks_is_merged_from_the_command_line(whole: Settings, tmp_path: Path) -> None:
     runs = [tmp_path / f"run-{number}" for number in (1, 2)]
-    for number, run in enumerate(runs, 1):
-        options = (
-            "--model",
-            whole.model,
-            "--threads",
-            1,
-            "--progress",
-            "none",
-            "--min-score",
-            0.2,
-            "--nproc",
-            3 - number,
-        )
-        found = command("predict", "--manifest", whole.manifest, "--shard", f"{number}/2", "-o", run, *options)
-        assert found == (EXIT_FAILURES_LISTED if number == 1 else 0)
+    options = ("--model", whole.model, "--threads", 1, "--progress", "none", "--min-score", 0.2, "--nproc", 2)
+    share = ("--manifest", whole.manifest, "--shard", "1/2", "-o", runs[0])
+    assert command("predict", *share, *options) == EXIT_FAILURES_LISTED
+    assert predict(replace(whole, output=runs[1], shard="2/2")) == 0
     assert command("merge", *runs, "-o", tmp_path / "merged", "--progress", "none") == EXIT_FAILURES_LISTED
     assert files_of(tmp_path / "merged") == files_of(whole.output)

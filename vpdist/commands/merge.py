@@ -19,6 +19,7 @@ import xxhash
 from vpdist.commands import further_files
 from vpdist.commands.input_identity import INPUT_PATHS
 from vpdist.commands.manifest_inputs import MANIFEST
+from vpdist.commands.platforms import embedded_with, several
 from vpdist.commands.run_calibration import kept_judging
 from vpdist.commands.run_record import runs_with, this_run
 from vpdist.commands.shards import Shard, read_shards
@@ -158,13 +159,19 @@ def _record(session: Session, shards: Sequence[Shard]) -> ResolvedConfig:
             sample for shard in shards for sample in shard.manifest.get("samples", [""] * shard.n_objects)
         ]
     this = this_run(session.control.runtime)
-    kept = {name: first.run[name] for name in ("model", "models", "tables_model", "plugins") if name in first.run}
+    kept = {
+        name: first.run[name]
+        for name in ("model", "models", "tables_model", "plugins", "platform")
+        if name in first.run
+    }
+    used = dict.fromkeys(platform for shard in shards for platform in embedded_with(shard.folder))
     paths = [path for shard in shards for path in shard.run.get(INPUT_PATHS, [])]
     session.folder.update_run(
         **this,
         **kept,
         settings=(settings if isinstance(settings, dict) else {}) | {"shard": None, "output": str(session.folder.path)},
         decisions=resolved.to_dict(),
+        platforms=[platform.to_dict() for platform in used],
         **{MANIFEST: manifest, INPUT_PATHS: paths, MERGED: [str(shard.folder.path.absolute()) for shard in shards]},
         runs=runs_with(read_json(session.folder.run) or {}, this),
     )
@@ -237,7 +244,7 @@ def _tables(
         judging=kept_judging(first.folder) if first.origin.calibration else None,
         further=further,
     )
-    warnings = summary.warnings(resolved.input_names, resolved.min_length)
+    warnings = [*summary.warnings(resolved.input_names, resolved.min_length), *several(embedded_with(folder))]
     folder.update_run(warnings=warnings, statuses=dict(totals.statuses))
     text = summary_text(folder, totals, time.monotonic() - started, called=bool(origin.classifier))
     return Outcome("\n".join([*warnings, text, *further.told]), totals.failures)
