@@ -40,10 +40,10 @@ info_command.add_to(app)
 
 @app.command()
 @with_settings(
-    "inputs files_from output model classifier nucleotide_model protein_model chunk_length min_length replace_unknown "
-    "allow_short consensus prevalence sensitive balanced strict max_fdr dtype embedding_dtype embeddings token_budget "
-    "threads device nproc schedule progress log_interval stall_timeout offline restart reuse legacy_output min_score "
-    "gzip_tables"
+    "inputs files_from manifest shard retry_failed output model classifier nucleotide_model protein_model "
+    "chunk_length min_length replace_unknown allow_short consensus prevalence sensitive balanced strict max_fdr dtype "
+    "embedding_dtype embeddings token_budget threads device nproc schedule progress log_interval stall_timeout "
+    "offline restart reuse legacy_output min_score gzip_tables"
 )
 def predict(settings: Settings, nproc: Nproc = None) -> None:
     """Call every sequence virus or not, and keep the embeddings that led there."""
@@ -54,9 +54,9 @@ def predict(settings: Settings, nproc: Nproc = None) -> None:
 
 @app.command()
 @with_settings(
-    "inputs files_from output model nucleotide_model protein_model chunk_length min_length replace_unknown dtype "
-    "embedding_dtype token_budget threads device nproc schedule progress log_interval stall_timeout offline restart "
-    "reuse gzip_tables",
+    "inputs files_from manifest shard retry_failed output model nucleotide_model protein_model chunk_length "
+    "min_length replace_unknown dtype embedding_dtype token_budget threads device nproc schedule progress "
+    "log_interval stall_timeout offline restart reuse gzip_tables",
     calls=False,
 )
 def embed(settings: Settings, nproc: Nproc = None) -> None:
@@ -145,22 +145,19 @@ def _run(settings: Settings, nproc: int | None, run: Callable[[Settings], int] =
 
 @app.command()
 @with_settings(
-    "inputs files_from manifest price rate sample seed folder model classifier nucleotide_model protein_model ranks "
-    "chunk_length min_length replace_unknown dtype embedding_dtype embeddings token_budget threads device progress "
-    "offline as_json",
-    inputs=("",),  # or those that a manifest names
+    "inputs files_from manifest shard price rate sample seed folder model classifier nucleotide_model protein_model "
+    "ranks chunk_length min_length replace_unknown dtype embedding_dtype embeddings token_budget threads device "
+    "progress offline as_json",
     output=Path(),
     dry_run=True,
 )
 def plan(
     settings: Settings,
-    inputs: Annotated[list[str] | None, option("inputs")] = None,
-    manifest: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A table of inputs: device hours of all, from a sample.")
-    ] = None,
     price: Annotated[float | None, typer.Option(help="Of a device hour: what a --manifest costs.")] = None,
     rate: Annotated[float | None, typer.Option(help="Tokens/s of a device that is not here, for --manifest.")] = None,
-    sample: Annotated[int, typer.Option(metavar="N", help="Objects of a --manifest that are counted.")] = 16,
+    sample: Annotated[
+        int | None, typer.Option(metavar="N", help="Objects of a --manifest to count [16 with --price or --rate].")
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Which objects are drawn.")] = 1,
     folder: Annotated[Path | None, option("output")] = None,
     ranks: Annotated[int | None, typer.Option(help="Ranks of the run; by default what predict would start.")] = None,
@@ -174,14 +171,12 @@ def plan(
     """
     from vpdist.plan_command import plan_inputs, plan_manifest
 
-    if manifest is None:
-        if price is not None or rate is not None:
-            raise UsageError("--price and --rate are for a --manifest")
-        plan_inputs(replace(settings, inputs=tuple(inputs or ())), ranks, folder, as_json=as_json)
-    elif inputs or settings.files_from:
-        raise UsageError("name inputs or a --manifest, not both")
+    if price is None and rate is None and sample is None:
+        plan_inputs(settings, ranks, folder, as_json=as_json)
+    elif settings.manifest is None:
+        raise UsageError("--price, --rate and --sample are for a --manifest")
     else:
-        plan_manifest(settings, ranks, manifest, price, rate, sample, seed, as_json=as_json)
+        plan_manifest(settings, ranks, price, rate, sample or 16, seed, as_json=as_json)
 
 
 @app.command()

@@ -12,6 +12,7 @@ import typer
 from vpdist.config import MOST_RANKS, Settings, within
 from vpdist.environment import launch_context
 from vpdist.errors import UsageError
+from vpdist.option_declarations import parsed_shard
 from vpdist.text import printable_lines
 
 LEAST = 1e-9
@@ -35,7 +36,6 @@ def plan_inputs(settings: Settings, ranks: int | None, folder: Path | None, *, a
 def plan_manifest(
     settings: Settings,
     ranks: int | None,
-    manifest: Path,
     price: float | None,
     rate: float | None,
     sample: int,
@@ -43,7 +43,7 @@ def plan_manifest(
     *,
     as_json: bool,
 ) -> None:
-    """Print the cost of all objects of a manifest. Raises VpdistError."""
+    """Print the cost of all objects of the manifest, or of a shard. Raises VpdistError."""
     within("ranks", ranks, least=1, most=MOST_RANKS)
     within("price", price, least=0)
     within("rate", rate, least=LEAST)
@@ -51,10 +51,15 @@ def plan_manifest(
     within("seed", seed, least=0, most=MOST_SEED)
     if launch_context().rank != 0:
         return
-    from vpdist.sequences.manifest import read_manifest
+    from vpdist.sequences.manifest import read_manifest, shard_of
 
-    read = read_manifest(manifest)
-    settings = _checked(replace(settings, inputs=("-",)))  # much to do; the objects are drawn later
+    assert settings.manifest is not None
+    read = read_manifest(settings.manifest)
+    if settings.shard is not None:
+        read = shard_of(read, *parsed_shard(settings.shard))
+    settings = _checked(
+        replace(settings, manifest=None, shard=None, inputs=("-",))
+    )  # much to do; the objects are drawn later
     if (price is not None or rate is not None) and not settings.models:
         raise UsageError("--price and --rate need models: device hours depend on them")
     ranks = _ranks(settings, ranks)

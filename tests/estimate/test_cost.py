@@ -95,7 +95,7 @@ def test_the_command_prints_hours_and_money_and_json(
     ("options", "told"),
     [
         (["--price", "2", "x.fa"], "are for a --manifest"),
-        (["--manifest", "m.tsv", "x.fa"], "name inputs or a --manifest"),
+        (["--manifest", "m.tsv", "--sample", "4", "x.fa"], "--manifest names all inputs"),
         (["--manifest", "m.tsv", "--price", "-1"], "--price"),
         (["--manifest", "m.tsv", "--rate", "0"], "--rate"),
         (["--manifest", "m.tsv", "--sample", "1"], "--sample"),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from vpdist.errors import InputError, UsageError
-from vpdist.sequences.manifest import parsed_shard, read_manifest, shard_bounds, shard_of
+from vpdist.option_declarations import parsed_shard
+from vpdist.sequences.manifest import read_manifest, shard_bounds, shard_of
 
 
 def written(folder: Path, text: str) -> Path:
@@ -84,3 +85,11 @@ def test_files_are_measured_where_the_manifest_does_not_say_and_urls_are_refused
     assert shares[0].digest == shares[1].digest == manifest.digest
     with pytest.raises(InputError, match=r"line 2: https://host/a.fa has no size, which --shard needs of a URL"):
         shard_of(read_manifest(written(tmp_path, "path\nhttps://host/a.fa\n")), 1, 2)
+
+
+def test_a_url_has_no_secrets_in_its_name_and_must_be_one_that_can_be_read(tmp_path: Path) -> None:
+    manifest = read_manifest(written(tmp_path, "path\nhttps://me:pw@host/a.fa?X-Amz-Signature=1&part=2\n"))
+    assert manifest.entries[0].path == "https://host/a.fa?part=2"
+    assert manifest.entries[0].location == "https://me:pw@host/a.fa?X-Amz-Signature=1&part=2"
+    with pytest.raises(InputError, match=r"line 2: ftp://host/a.fa: vpdist knows s3://"):
+        read_manifest(written(tmp_path, "path\nftp://host/a.fa\n"))

@@ -9,7 +9,6 @@ shares are made and the manifest does not declare it.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import xxhash
 
 from vpdist.errors import InputError, UsageError
 from vpdist.text import NAME_LETTERS, shortened
+from vpdist.urls import InputPath, check_scheme, input_path, is_url, without_secrets
 
 PATH, SAMPLE, SIZE, RECORDS = "path", "sample", "size", "records"
 COLUMNS = (PATH, SAMPLE, SIZE, RECORDS)
@@ -26,15 +26,8 @@ MANIFEST_LIMIT = 1 << 34
 """Bytes of a manifest at most."""
 MOST = 1 << 48
 """More bytes or records than an object has."""
-MOST_SHARDS = 1 << 20
 MISSING = ("", "NA")
 """How a cell says that nothing is declared."""
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-
-
-def is_url(path: str) -> bool:
-    """Whether a path of a manifest is a URL."""
-    return _URL.match(path) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +35,10 @@ class ManifestEntry:
     """One object."""
 
     path: str
-    """As it stands in the manifest: its name in tables and messages, the same wherever the manifest lies."""
+    """As it stands in the manifest, a URL without its secrets: its name in tables and messages, the same wherever the
+    manifest lies."""
     location: str
-    """The URL, or the path with the manifest's folder before it."""
+    """The whole URL, or the path with the manifest's folder before it."""
     sample: str
     """Name of the sample, '' where none is declared."""
     size: int | None
@@ -57,6 +51,11 @@ class ManifestEntry:
     @property
     def is_url(self) -> bool:
         return is_url(self.path)
+
+    @property
+    def input(self) -> InputPath:
+        """What to open."""
+        return input_path(self.location)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +136,13 @@ def _entry(path: Path, line: int, columns: Sequence[str], cells: Sequence[str]) 
     if not name or "\0" in name:
         raise _at(path, line, "names no file")
     location = name if is_url(name) else str(path.parent / name)
+    try:
+        check_scheme(name)
+    except UsageError as error:
+        raise _at(path, line, str(error)) from error
     sample = of.get(SAMPLE, "").strip()
     size, records = (_number(path, line, column, of.get(column, "").strip()) for column in (SIZE, RECORDS))
-    return ManifestEntry(name, location, "" if sample in MISSING else sample, size, records, line)
+    return ManifestEntry(without_secrets(name), location, "" if sample in MISSING else sample, size, records, line)
 
 
 def _number(path: Path, line: int, column: str, text: str) -> int | None:
@@ -156,15 +159,6 @@ def _at(path: Path, line: int, reason: str) -> InputError:
 
 def _shown(text: str) -> str:
     return shortened(text, NAME_LETTERS)
-
-
-def parsed_shard(text: str) -> tuple[int, int]:
-    """Number and count of a `--shard i/n`. Raises UsageError."""
-    number, slash, count = text.partition("/")
-    digits = all(each.isascii() and each.isdigit() and len(each) <= 8 for each in (number, count))
-    if not (slash and digits and 1 <= int(number) <= int(count) <= MOST_SHARDS):
-        raise UsageError(f"--shard {text}: give i/n, the number of a job from 1 and of all jobs, as 3/7")
-    return int(number), int(count)
 
 
 def sizes(manifest: Manifest) -> np.ndarray:
