@@ -33,6 +33,7 @@ ENTRY = (
     "cli",
     "info_command",
     "model_commands",
+    "plan_command",
     "run_commands",
     "started_by_api",
     "testing",

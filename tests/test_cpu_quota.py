@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vpdist.cpu_quota import available_cores, quotas, require_threads
+from vpdist.cpu_quota import available_cores, machine_memory, memory_limit, quotas, require_threads
 
 V1, V2 = "cgroup cgroup rw,cpu,cpuacct", "cgroup2 cgroup2 rw"
 CPU_V1 = "4:cpu,cpuacct:{group}\n9:cpuset:/elsewhere\n0::/\n"
@@ -89,3 +89,27 @@ def test_threads_that_cannot_be_started_are_told_before_a_library_starts_them(mo
     with pytest.raises(RuntimeError, match="can't start new thread"):
         require_threads(20)
     assert threading.active_count() == before
+
+
+MEMORY_V1 = "5:memory:{group}\n4:cpu,cpuacct:/elsewhere\n0::/\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "groups", "name"),
+    [
+        (V1.replace("cpu,cpuacct", "memory"), MEMORY_V1, "memory.limit_in_bytes"),
+        (V2, CPU_V2, "memory.max"),
+    ],
+    ids=["v1", "v2"],
+)
+def test_memory_is_that_of_the_tightest_group(kind: str, groups: str, name: str, tmp_path: Path) -> None:
+    here = process(tmp_path, kind, groups.format(group="/pod/container"))
+    assert memory_limit(here) is None
+    inner, outer = tmp_path / "groups" / "pod" / "container", tmp_path / "groups" / "pod"
+    inner.mkdir(parents=True)
+    (inner / name).write_text("9223372036854771712\n" if "limit" in name else "max\n")
+    assert memory_limit(here) is None
+    assert machine_memory(here) == machine_memory(tmp_path / "no proc")
+    (outer / name).write_text("4194304\n")
+    (inner / name).write_text("8388608\n")
+    assert memory_limit(here) == machine_memory(here) == 4194304

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vpdist import help_pages, info_command, model_commands, run_commands, watch_commands
-from vpdist.config import MOST_RANKS, Settings, within
+from vpdist.config import Settings
 from vpdist.environment import (
     bound_spinning,
     ending_with_launcher,
@@ -40,10 +40,10 @@ info_command.add_to(app)
 
 @app.command()
 @with_settings(
-    "inputs files_from output model classifier nucleotide_model protein_model chunk_length min_length replace_unknown "
-    "allow_short consensus prevalence sensitive balanced strict max_fdr dtype embedding_dtype embeddings token_budget "
-    "threads device nproc schedule progress log_interval stall_timeout offline restart reuse legacy_output min_score "
-    "gzip_tables"
+    "inputs files_from manifest shard retry_failed output model classifier nucleotide_model protein_model "
+    "chunk_length min_length replace_unknown allow_short consensus prevalence sensitive balanced strict max_fdr dtype "
+    "embedding_dtype embeddings token_budget threads device nproc schedule progress log_interval stall_timeout "
+    "offline restart reuse legacy_output min_score gzip_tables"
 )
 def predict(settings: Settings, nproc: Nproc = None) -> None:
     """Call every sequence virus or not, and keep the embeddings that led there."""
@@ -54,9 +54,9 @@ def predict(settings: Settings, nproc: Nproc = None) -> None:
 
 @app.command()
 @with_settings(
-    "inputs files_from output model nucleotide_model protein_model chunk_length min_length replace_unknown dtype "
-    "embedding_dtype token_budget threads device nproc schedule progress log_interval stall_timeout offline restart "
-    "reuse gzip_tables",
+    "inputs files_from manifest shard retry_failed output model nucleotide_model protein_model chunk_length "
+    "min_length replace_unknown dtype embedding_dtype token_budget threads device nproc schedule progress "
+    "log_interval stall_timeout offline restart reuse gzip_tables",
     calls=False,
 )
 def embed(settings: Settings, nproc: Nproc = None) -> None:
@@ -148,13 +148,20 @@ def _run(settings: Settings, nproc: int | None, run: Callable[[Settings], int] =
 
 @app.command()
 @with_settings(
-    "inputs files_from folder model classifier nucleotide_model protein_model ranks chunk_length min_length "
-    "replace_unknown dtype embedding_dtype embeddings token_budget threads device progress offline as_json",
+    "inputs files_from manifest shard price rate sample seed folder model classifier nucleotide_model protein_model "
+    "ranks chunk_length min_length replace_unknown dtype embedding_dtype embeddings token_budget threads device "
+    "progress offline as_json",
     output=Path(),
     dry_run=True,
 )
 def plan(
     settings: Settings,
+    price: Annotated[float | None, typer.Option(help="Of a device hour: what a --manifest costs.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Tokens/s of a device that is not here, for --manifest.")] = None,
+    sample: Annotated[
+        int | None, typer.Option(metavar="N", help="Objects of a --manifest to count [16 with --price or --rate].")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Which objects are drawn.")] = 1,
     folder: Annotated[Path | None, option("output")] = None,
     ranks: Annotated[int | None, typer.Option(help="Ranks of the run; by default what predict would start.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -165,27 +172,14 @@ def plan(
 
     With RUN it checks whether there is enough disk space for it; with a classifier, whether that fits the encoders.
     """
-    from vpdist.commands.cpu_ranks import cpu_ranks
-    from vpdist.commands.early_checks import check_paths
-    from vpdist.distributed.launch import ranks_to_start
-    from vpdist.models.choose import applied
-    from vpdist.models.download_display import shown_on
+    from vpdist.plan_command import plan_inputs, plan_manifest
 
-    within("ranks", ranks, least=1, most=MOST_RANKS)
-    context = launch_context()
-    if context.rank != 0:
-        return  # rank 0 does it for all
-    check_paths(settings)
-    settings = applied(settings, shown_on(sys.stderr))
-    check_paths(settings)  # of the model, too
-    if ranks is None and context.launched:
-        ranks = context.world_size
-    elif ranks is None:
-        ranks = ranks_to_start(None, settings.device, lambda: cpu_ranks(settings))
-    from vpdist.estimate.dry_run import forecast  # imports torch
-
-    planned = forecast(settings, ranks, folder)
-    typer.echo(planned.to_json() if as_json else printable_lines("\n".join(planned.lines())))
+    if price is None and rate is None and sample is None:
+        plan_inputs(settings, ranks, folder, as_json=as_json)
+    elif settings.manifest is None:
+        raise UsageError("--price, --rate and --sample are for a --manifest")
+    else:
+        plan_manifest(settings, ranks, price, rate, sample or 16, seed, as_json=as_json)
 
 
 @app.command()

@@ -14,11 +14,12 @@ from typing import Annotated, Any, get_origin, get_type_hints
 
 from vpdist.encoder_kinds import KINDS, in_files, options
 from vpdist.errors import UsageError
-from vpdist.option_declarations import Option, encodable, parsed_budget
+from vpdist.option_declarations import Option, checked_shard, encodable, parsed_budget
 from vpdist.option_declarations import between_0_and_1 as between_0_and_1
 from vpdist.option_declarations import one_of as one_of
 from vpdist.option_declarations import preset_of as preset_of
 from vpdist.option_declarations import within as within
+from vpdist.urls import check_scheme, is_url, without_secrets
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 STORED_DTYPES = ("auto", "float32", "float16")
@@ -41,7 +42,7 @@ class Settings:
     inputs: Annotated[
         tuple[str, ...],
         Option(
-            "FASTA, FASTQ; plain, gz, bz2, xz, zst; - for stdin.",
+            "FASTA, FASTQ; gz, bz2, xz, zst; URLs; - for stdin.",
             metavar="IN...",
             typed=list[str],
             default=[],
@@ -51,6 +52,12 @@ class Settings:
     files_from: Annotated[str | None, Option("A file that names inputs, one a line; - for stdin.", metavar="LIST")] = (
         None
     )
+    manifest: Annotated[Path | None, Option("Inputs as a table: path, sample, size, records.", metavar="TSV")] = None
+    shard: Annotated[
+        str | None,
+        Option("Of the manifest: the share of the i-th of n jobs.", metavar="i/n", parse=checked_shard),
+    ] = None
+    retry_failed: Annotated[bool, Option("Read failed objects of the manifest again.")] = False
     output: Annotated[Path, Option("The run folder.", flags=("-o", "--output"), metavar="RUN")]
     model: Annotated[
         str | None,
@@ -111,7 +118,7 @@ class Settings:
     stall_timeout: Annotated[
         float, Option("Seconds until a run ends that a silent rank holds up.", least=1, most=MOST_SECONDS)
     ] = 1800.0
-    offline: Annotated[bool, Option("Never ask the hub; use what has been downloaded.")] = False
+    offline: Annotated[bool, Option("Never ask the network; use what has been downloaded.")] = False
     restart: Annotated[bool, Option("Discard what the run folder holds.")] = False
     reuse: Annotated[
         Path | None, Option("A run of which embeddings of the same fragments are taken over.", metavar="OLDRUN")
@@ -125,17 +132,24 @@ class Settings:
     """Only count and estimate (`vpdist plan`): the models may be left out, nothing is kept."""
 
     def __post_init__(self) -> None:
-        if not self.inputs and self.files_from is None:
+        if self.manifest is not None and (self.inputs or self.files_from is not None):
+            raise UsageError("--manifest names all inputs; name no others beside it")
+        if self.manifest is None and (self.shard is not None or self.retry_failed):
+            raise UsageError(f"{'--shard' if self.shard else '--retry-failed'} needs a --manifest")
+        if not self.inputs and self.files_from is None and self.manifest is None:
             raise UsageError("no input: name FASTA or FASTQ files, or - for standard input")
         if (*self.inputs, self.files_from).count("-") > 1:
             raise UsageError("standard input (-) can be read once only")
         encodable("input", *self.inputs)
-        encodable("--output or --reuse", self.output, self.reuse)
+        encodable("--manifest, --output or --reuse", self.manifest, self.output, self.reuse)
         encodable("model or classifier", self.model, *self.models.values(), self.classifier)
         paths: set[str] = set()
-        for name in map(str, map(Path, self.inputs)):
+        for name in (name if is_url(name) else str(Path(name)) for name in self.inputs):
+            check_scheme(name)
             if name in paths:
-                raise UsageError(f"{name} is named twice")
+                raise UsageError(f"{without_secrets(name)} is named twice")
+            if is_url(name) and self.offline:
+                raise UsageError(f"{without_secrets(name)}: --offline reads no objects; download it first")
             paths.add(name)
         nothing = self.model is None and not self.models
         if nothing and not self.dry_run and (self.classifier is not None or not self.calls):
@@ -166,9 +180,11 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {
+            "inputs": tuple(map(without_secrets, self.inputs)),
             "output": str(self.output),
             "classifier": str(self.classifier) if self.classifier else None,
             "reuse": str(self.reuse) if self.reuse else None,
+            "manifest": str(self.manifest) if self.manifest else None,
         }
 
 

@@ -18,7 +18,8 @@ from scripts.bench.large_inputs import fragment_keys
 from vpdist.commands.resolve_config import CPU_TOKEN_BUDGET, CUDA_TOKEN_BUDGET, UNIT_OPERATIONS, cost_of
 from vpdist.encoders import family
 from vpdist.encoders.shape import EncoderShape
-from vpdist.planning.plan import COST_SCALE, FragmentKeys, Limits, Plan, build, longest_first
+from vpdist.planning.fragment_order import FragmentKeys
+from vpdist.planning.plan import COST_SCALE, Limits, Plan, build, longest_first
 from vpdist.planning.sampler import TokenWeightedDistributedSampler
 from vpdist.sequences.six_frames import chunk_bounds
 

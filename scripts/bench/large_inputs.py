@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts.demo.make_sample import contig_lengths, grow_organisms
-from vpdist.planning.plan import FragmentKeys
+from vpdist.planning.fragment_order import FragmentKeys
 from vpdist.ragged import offsets_of
 from vpdist.sequences import token_store
 from vpdist.sequences.six_frames import chunk_bounds

@@ -28,7 +28,7 @@ class Peak(AbstractContextManager["Peak"]):
         return self
 
     def _watch(self) -> None:
-        while not self._done.wait(0.05):
+        while not self._done.wait(0.01):
             self.bytes = max(self.bytes, anonymous_bytes() - self._before)
 
     def __exit__(self, *_: object) -> None:

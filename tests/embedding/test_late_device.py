@@ -15,7 +15,8 @@ from tests.without_cuda.late_device import LateDevice, LateStream, late
 from tests.without_cuda.pretended import CUDA
 from vpdist.embedding.device_buffers import BATCHES_AHEAD, EmbeddingRows, InFlight
 from vpdist.embedding.unit_pipeline import Pipeline
-from vpdist.planning.plan import FragmentKeys, Limits, Plan, build
+from vpdist.planning.fragment_order import FragmentKeys
+from vpdist.planning.plan import Limits, Plan, build
 from vpdist.ragged import Ragged
 from vpdist.results import parts
 

@@ -14,7 +14,8 @@ from vpdist.embedding.unit_pipeline import Pipeline, UnitWork, _scores
 from vpdist.embedding.wider_formats import WiderEncoders, wider_formats
 from vpdist.errors import Interrupted, StorageError
 from vpdist.monitoring.counters import SCORE_BINS
-from vpdist.planning.plan import EncoderCost, FragmentKeys, Limits, Plan, build
+from vpdist.planning.fragment_order import FragmentKeys
+from vpdist.planning.plan import EncoderCost, Limits, Plan, build
 from vpdist.ragged import Ragged
 from vpdist.results import parts
 from vpdist.results.parts import PartHeader

@@ -19,7 +19,7 @@ from vpdist.encoders.hub import encoder_files, resolve_model
 from vpdist.encoders.weights import model_fingerprint
 from vpdist.errors import Interrupted, StorageError, WeightsError
 from vpdist.storage import downloads
-from vpdist.storage.downloads import Listener
+from vpdist.storage.downloads import Digest, Listener, RemoteFile, fetch, first_line
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 MODEL = f"owner/small@{COMMIT}"
@@ -273,3 +273,14 @@ def test_two_processes_fetch_a_model_once(hub: FakeHub, esm2: Path, tmp_path: Pa
     content = (Path(folders[0]) / WEIGHTS).read_bytes()
     assert hashlib.sha256(content).digest() == hashlib.sha256((esm2 / WEIGHTS).read_bytes()).digest()
     assert files_of(hub).count(WEIGHTS) == 1
+
+
+def test_the_password_of_a_mirror_is_not_told(hub: FakeHub, tmp_path: Path) -> None:
+    address = hub.endpoint.replace("http://", "http://me:5ec4e7@") + "/none/resolve/x?token=5ec4e7"
+    file = RemoteFile(url=address, target=tmp_path / "x", digest=Digest(kind="sha256", value="0" * 64), size=3)
+    with pytest.raises(WeightsError, match=f"{hub.endpoint}/none/resolve/x: cannot be downloaded: ") as raised:
+        fetch(file, sleep=lambda pause_s: None)
+    assert "5ec4e7" not in str(raised.value)
+    assert first_line(OSError(f"Client error '404' for url '{address}'")) == (
+        f"Client error '404' for url '{hub.endpoint}/none/resolve/x'"
+    )

@@ -10,7 +10,8 @@ from tests.tiny_models import TinyModels
 from vpdist.commands.resolve_config import cost_of
 from vpdist.encoders.shape import encoder_shape
 from vpdist.estimate.workload import Workload, cut_out
-from vpdist.planning.plan import EncoderCost, FragmentKeys, Limits, build
+from vpdist.planning.fragment_order import FragmentKeys
+from vpdist.planning.plan import EncoderCost, Limits, build
 
 
 @pytest.fixture(scope="module")

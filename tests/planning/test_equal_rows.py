@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vpdist.planning.equal_rows import equal_rows, first_fragments, work_left
-from vpdist.planning.plan import EncoderCost, FragmentKeys, Limits, Plan, build
+from vpdist.planning.fragment_order import FragmentKeys
+from vpdist.planning.plan import EncoderCost, Limits, Plan, build
 
 LIMITS = Limits(token_budget=40, unit_cost=10**6, unit_rows=5)
 COSTS = {"nucleotide": EncoderCost(linear=3000, attention=10), "protein": EncoderCost(linear=2000, attention=20)}

@@ -8,7 +8,8 @@ import pytest
 from tests.tiny_models import TinyModels
 from vpdist.encoder_kinds import KINDS
 from vpdist.planning import plan_file, token_shards
-from vpdist.planning.plan import EncoderCost, FragmentKeys, Limits, Plan, build
+from vpdist.planning.fragment_order import FragmentKeys
+from vpdist.planning.plan import EncoderCost, Limits, Plan, build
 from vpdist.planning.token_shards import TokenShards
 from vpdist.sequences import token_store
 from vpdist.sequences.blocks import TokenBlock

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from vpdist.encoder_kinds import KINDS
-from vpdist.planning.plan import EncoderCost, FragmentKeys, Limits, Plan, build
+from vpdist.planning.fragment_order import FragmentKeys
+from vpdist.planning.plan import EncoderCost, Limits, Plan, build
 from vpdist.results import parts
 from vpdist.results.parts import PartHeader
 from vpdist.storage.hdf5_files import DamagedFile

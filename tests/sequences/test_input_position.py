@@ -11,7 +11,7 @@ from vpdist.sequences.records import read_records
 
 def position_of(paths: list[Path]) -> tuple[InputPosition, list[int]]:
     planned: list[int] = []
-    control: Any = SimpleNamespace(progress=SimpleNamespace(plan_steps=planned.append))
+    control: Any = SimpleNamespace(progress=SimpleNamespace(plan_steps=planned.append), raise_if_ending=lambda: None)
     return InputPosition(paths, control), planned
 
 

@@ -8,7 +8,6 @@ times). But each rank holds all weights, and takes seconds to start.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import psutil
 
@@ -16,8 +15,10 @@ from vpdist.config import MOST_RANKS_HERE, Settings
 from vpdist.cpu_quota import available_cores
 from vpdist.encoders.hub import local_folder
 from vpdist.encoders.shape import EncoderShape, encoder_shape
+from vpdist.sequences.input_files import input_size
 from vpdist.storage.atomic_files import read_json
 from vpdist.storage.run_folder import RunFolder
+from vpdist.urls import input_path
 
 MEMORY_SHARE = 0.5
 """Of the memory that is free, for all ranks."""
@@ -59,10 +60,10 @@ def weight_bytes(shapes: Mapping[str, EncoderShape]) -> int:
 
 
 def _seconds(shapes: Mapping[str, EncoderShape], inputs: tuple[str, ...]) -> float:
-    """Seconds of one core for all inputs, about; infinite for standard input and inputs from a list."""
+    """Seconds of one core for all inputs, about; infinite for standard input, lists and manifests."""
     if not inputs or "-" in inputs:
         return float("inf")
-    n_bases = sum(Path(name).stat().st_size for name in inputs)
+    n_bases = sum(input_size(input_path(name)) for name in inputs)
     operations = sum(shape.linear_flops_per_token for shape in shapes.values())
     return n_bases * TOKENS_PER_BASE * operations / RANK_FLOPS
 

@@ -15,9 +15,13 @@ from vpdist.encoders.hub import local_folder
 from vpdist.encoders.shape import encoder_shape
 from vpdist.encoders.weights import files_read
 from vpdist.errors import InputError, StorageError, UsageError, WeightsError
+from vpdist.option_declarations import parsed_shard
 from vpdist.results.classifier_kinds import kinds_of_file, refuse_missing
+from vpdist.sequences.manifest import read_manifest, shard_of
+from vpdist.sequences.remote_objects import object_state
 from vpdist.storage.atomic_files import open_regular
 from vpdist.storage.run_folder import RunFolder
+from vpdist.urls import InputPath, Url, input_path
 
 PROC = Path("/proc")
 
@@ -57,9 +61,13 @@ def check_paths(settings: Settings) -> None:
         RunFolder(settings.reuse).check_holds_run()
         if settings.reuse.resolve() == settings.output.resolve():
             raise UsageError(f"--reuse {settings.reuse}: is the run folder itself, whose embeddings are kept anyway")
+    if settings.manifest is not None:
+        manifest = read_manifest(settings.manifest)
+        if settings.shard is not None:
+            shard_of(manifest, *parsed_shard(settings.shard))
     for name in settings.inputs:
         if name != "-":
-            check_input(name, Path(name))
+            check_input(name, input_path(name))
 
 
 def check_kind(kind: str, model: str, folder: Path) -> None:
@@ -77,8 +85,12 @@ def check_classifier_file(path: Path) -> None:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def check_input(name: str, path: Path) -> None:
-    """Raises InputError unless `path`, which the user calls `name`, is a file that can be read."""
+def check_input(name: str, path: InputPath) -> None:
+    """Raises InputError unless `path`, which the user calls `name`, is a file or an object that can be read;
+    UsageError where a library is missing to read it."""
+    if isinstance(path, Url):
+        object_state(path)
+        return
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):

@@ -11,9 +11,10 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from vpdist.commands import input_identity, resolve_config
+from vpdist.commands import input_identity, manifest_inputs, resolve_config, retry
 from vpdist.commands.early_checks import check_kind
 from vpdist.commands.input_list import read_list
 from vpdist.commands.platforms import platform_here
@@ -31,15 +32,17 @@ from vpdist.models import choose
 from vpdist.models.load_heads import load_heads
 from vpdist.results.classifier_kinds import refuse_missing
 from vpdist.results.heads import Heads
+from vpdist.sequences.input_files import call_while_waiting
+from vpdist.sequences.read_objects import ReadObject
 from vpdist.sequences.records import read_records, require_piped_input, spool_stdin
 from vpdist.sequences.tokenizers import load_tokenizer
 from vpdist.session.coordination import Control
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import read_json
 from vpdist.storage.downloads import Listener
-from vpdist.storage.file_identity import FileIdentity
 from vpdist.storage.run_folder import RunFolder
 from vpdist.text import bytes_text, number_of
+from vpdist.urls import InputPath, input_path
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +72,17 @@ class RunInputs:
     files: Mapping[str, ModelFiles]
     """Of each encoder by kind."""
     classifier: Heads | None
-    paths: list[Path]
+    paths: list[InputPath]
     """Of each input; standard input has been copied to a file."""
     resolved: ResolvedConfig
     found: InputIdentity = ()
     """On rank 0: the input as it is now, which may have other names and times than the recorded one."""
-    identities: tuple[FileIdentity, ...] = ()
-    """On rank 0: of each input, when its content was looked at."""
+    identities: tuple[input_identity.InputState, ...] = ()
+    """On rank 0: of each input, when its content was looked at; none of a manifest's."""
+    by_object: bool = False
+    """Whether the inputs are those of a manifest, each with blocks, plan and failures of its own."""
+    objects: tuple[ReadObject, ...] = ()
+    """On rank 0: those of a manifest."""
 
     @property
     def models(self) -> dict[str, Path]:
@@ -94,13 +101,15 @@ def resolve_inputs(settings: Settings, session: Session) -> RunInputs:
     settings = _with_listed_inputs(settings, session)
     if "-" in settings.inputs:  # a launcher passes standard input to one rank only
         session.control.broadcast_from_rank_0("spool", lambda: str(_spool(session, session.folder.spool)))
-    paths = [session.folder.spool if name == "-" else Path(name) for name in settings.inputs]
+    paths = [session.folder.spool if name == "-" else input_path(name) for name in settings.inputs]
     if session.control.is_first:
         inputs = _resolve(settings, session, models, classifier, paths)
         _record(settings, session, inputs)
     else:
         files = {kind: fingerprinted(folder) for kind, folder in models.items()}
-        inputs = RunInputs(files, classifier, paths, recorded_by_rank_0(session))
+        inputs = RunInputs(
+            files, classifier, paths, recorded_by_rank_0(session), by_object=settings.manifest is not None
+        )
         _refuse_other_weights(session, inputs)
     logger.info("resolved configuration: %s", inputs.resolved)
     return inputs
@@ -111,11 +120,17 @@ def _resolve(
     session: Session,
     models: Mapping[str, Path],
     classifier: Heads | None,
-    paths: Sequence[Path],
+    paths: Sequence[InputPath],
 ) -> RunInputs:
     """On rank 0. The input is looked at first: that takes a moment, reading all weights does not."""
-    found = input_identity.input_identity(settings.inputs, paths)
-    identities = input_identity.file_identities(settings.inputs, paths)
+    objects: tuple[ReadObject, ...] = ()
+    identities: tuple[input_identity.InputState, ...] = ()
+    retries, by_object = session.control.retries, settings.manifest is not None
+    if by_object:
+        found, objects, paths = retry.listed_objects(settings, session.folder, retries)
+    else:
+        found = input_identity.input_identity(settings.inputs, paths, retries)
+        identities = input_identity.file_identities(settings.inputs, paths, retries)
     files = {kind: fingerprinted(folder) for kind, folder in models.items()}
     fingerprints = {kind: each.fingerprint for kind, each in files.items()}
     choose.refuse_other_encoders(settings, choose.model_of(settings), fingerprints)
@@ -131,8 +146,8 @@ def _resolve(
         found,
         choose.shortest_judged(choose.calling_model_of(settings)),
     )
-    input_identity.refuse_other_content(session, resolved, found, paths)
-    return RunInputs(files, classifier, list(paths), resolved, found, identities)
+    input_identity.refuse_other_content(session, resolved, found, paths, objects if by_object else None)
+    return RunInputs(files, classifier, list(paths), resolved, found, identities, by_object, objects)
 
 
 def check_inputs(settings: Settings, control: Control) -> None:
@@ -149,17 +164,19 @@ def check_inputs(settings: Settings, control: Control) -> None:
     if "-" in settings.inputs:
         require_piped_input()
     names = [name for name in settings.inputs if name != "-"]
-    paths = [Path(name) for name in names]
+    manifest_inputs.record(settings)
+    paths = [input_path(name) for name in names]
     for path in paths:
-        if RunFolder(settings.output).would_discard(path):
+        if isinstance(path, Path) and RunFolder(settings.output).would_discard(path):
             raise UsageError(f"{path}: --restart would discard it; copy it to another folder first")
-    input_identity.input_identity(names, paths)
+    input_identity.input_identity(names, paths, control.retries)
     device = control.runtime.device
     for kind, folder in models.items():
         load_tokenizer(kind, folder)
         load_encoder(folder, kind, DTYPES[resolve_config.encoders_dtype(settings, device)], device)
         control.raise_if_ending()
-    for _ in read_records(paths, replace_unknown=settings.replace_unknown):
+    opened = partial(call_while_waiting, waiting=control.raise_if_ending)
+    for _ in read_records(paths, replace_unknown=settings.replace_unknown, opened=opened):
         control.raise_if_ending()
 
 
@@ -175,7 +192,8 @@ def _record(settings: Settings, session: Session, inputs: RunInputs) -> None:
         decisions=inputs.resolved.to_dict(),
         platform=mine.to_dict(),
         models={kind: str(folder) for kind, folder in inputs.models.items()},
-        input_paths=input_identity.input_paths(settings.inputs, inputs.paths),
+        input_paths=input_identity.input_paths(settings.inputs or inputs.resolved.input_names, inputs.paths),
+        **manifest_inputs.record(settings),
         **({"plugins": plugins} if plugins else {}),
         runs=runs_with(read_json(session.folder.run) or {}, run),
     )

@@ -16,6 +16,7 @@ import torch
 
 import vpdist
 from vpdist.distributed.runtime import Runtime
+from vpdist.urls import without_secrets
 
 FIELDS = ("command", "versions", "host", "world_size", "launcher_restarts", "started")
 MOST_RUNS = 100
@@ -27,7 +28,7 @@ MOST_ARGUMENTS = 100
 def this_run(runtime: Runtime) -> dict[str, Any]:
     """What is to be known of the command that this process runs: FIELDS."""
     return {
-        "command": sys.argv,
+        "command": [without_secrets(argument) for argument in sys.argv],
         "versions": {
             "vpdist": vpdist.__version__,
             "python": platform.python_version(),

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from vpdist import environment
-from vpdist.commands import prepare, resolve_config, run_inputs
+from vpdist.commands import manifest_inputs, prepare, resolve_config, run_inputs
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.commands.short_sequences import refuse_mostly_short
 from vpdist.commands.threads import use_threads
@@ -40,7 +40,8 @@ from vpdist.estimate.workload import Workload
 from vpdist.models import choose
 from vpdist.monitoring.telemetry import most_memory_bytes
 from vpdist.planning import fragment_keys
-from vpdist.planning.plan import deal, plan_order, shared_rows
+from vpdist.planning.fragment_order import plan_order, shared_rows
+from vpdist.planning.plan import deal
 from vpdist.results.classifier import Classifier
 from vpdist.results.heads import Heads
 from vpdist.results.parts import part_header
@@ -53,7 +54,6 @@ from vpdist.session.coordination import Control
 from vpdist.session.progress import Progress
 from vpdist.session.session import Session
 from vpdist.session.signals import StopRequest
-from vpdist.storage.atomic_files import storage_error
 from vpdist.storage.run_folder import TABLES, RunFolder
 from vpdist.storage.table_switch import TablesOrigin
 
@@ -63,15 +63,23 @@ HIDDEN_WIDTH = 512
 """Of the classifier that is assumed where none is named."""
 
 
-def forecast(settings: Settings, ranks: int, output: Path | None) -> Forecast:
+def forecast(
+    settings: Settings,
+    ranks: int,
+    output: Path | None,
+    *,
+    timed: bool = True,
+    counted: Callable[[RunFolder, StoreSummary, RunInputs], None] = lambda *_: None,
+) -> Forecast:
     """The forecast of a run with these settings (with `dry_run`; its output is not used) on so many ranks.
 
-    `output`: where the run folder would be, if known. Raises InputError, WeightsError, UsageError as the run would,
+    `output`: where the run folder would be, if known. `timed`: whether batches are computed, for memory and time.
+    `counted` is given the token store while it is there. Raises InputError, WeightsError, UsageError as the run would,
     StorageError where `output` or the temporary folder (TMPDIR) cannot be used, Interrupted by a signal.
     """
     settings = choose.applied(settings)
     if output is not None:
-        _free_bytes(output)  # a name that no folder can have is told at once
+        sample_files.free_bytes(output)  # a name that no folder can have is told at once
     try:
         temporary = Path(tempfile.mkdtemp(prefix="vpdist-plan-"))
     except OSError as error:
@@ -93,7 +101,7 @@ def forecast(settings: Settings, ranks: int, output: Path | None) -> Forecast:
         try:
             session = Session(control, folder, control.progress)
             local_ranks = ranks_here(ranks, context, control.runtime.device)
-            result = _DryRun(settings, session, ranks, local_ranks).forecast(output)
+            result = _DryRun(settings, session, ranks, local_ranks, timed, counted).forecast(output)
             control.progress.close()
         except VpdistError as error:
             control.progress.abort(str(error))
@@ -116,6 +124,8 @@ class _DryRun:
     session: Session
     ranks: int
     local_ranks: int
+    timed: bool
+    counted: Callable[[RunFolder, StoreSummary, RunInputs], None]
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -142,10 +152,12 @@ class _DryRun:
             summary = prepare.token_store(
                 self.control, self.folder, inputs, replace_unknown=self.settings.replace_unknown
             )
-        reading_s = self._reading_s(inputs, summary.n_blocks)
+        reading_s = self._reading_s(inputs, summary)
         with self._stage("tables"):
             totals = self._tables(summary, inputs.resolved)
-        warnings = summary.warnings(inputs.resolved.input_names, self.settings.min_length)
+        self.counted(self.folder, summary, inputs)
+        warnings = manifest_inputs.share_lines(self.settings)
+        warnings += summary.warnings(inputs.resolved.input_names, self.settings.min_length)
         model, shortest = self.settings.model, inputs.resolved.shortest_chunk
         warnings += refuse_mostly_short(self.folder, summary, model, shortest, allowed=True)
         if not inputs.models:
@@ -166,7 +178,7 @@ class _DryRun:
             sampled = sample_files.write_parts(self.folder.parts, work, header, self.control.raise_if_ending)
         counts, disk = _counts(summary, totals, plan.n_rows), self._disk(shards, sampled, output)
         disk = replace(disk, virus_files=self._virus_files(counts, inputs.resolved))
-        if not plan.n_units:
+        if not (plan.n_units and self.timed):
             nothing = self._work(work, inputs.resolved, 0.0, 0.0)
             return Forecast(counts=counts, warnings=warnings, work=nothing, disk=disk)
         with self._stage("embed"):
@@ -197,12 +209,14 @@ class _DryRun:
             inputs = replace(inputs, classifier=Heads.of(Classifier(width, HIDDEN_WIDTH).eval()), resolved=resolved)
         return inputs
 
-    def _reading_s(self, inputs: RunInputs, n_blocks: int) -> float:
+    def _reading_s(self, inputs: RunInputs, summary: StoreSummary) -> float:
         """Seconds of reading, which one rank does for all; estimated by reading the first few blocks again."""
         resolved, started = inputs.resolved, time.monotonic()
         replace, rules = self.settings.replace_unknown, (resolved.chunk_length, resolved.min_length)
-        n = sum(1 for _ in islice(token_store.read_blocks(inputs.paths, *rules, replace_unknown=replace), 4))
-        return (time.monotonic() - started) * n_blocks / max(1, n)
+        failed = {each.file for each in summary.report.failed}
+        paths = [path for number, path in enumerate(inputs.paths) if number not in failed]
+        n = sum(1 for _ in islice(token_store.read_blocks(paths, *rules, replace_unknown=replace), 4))
+        return (time.monotonic() - started) * summary.n_blocks / max(1, n)
 
     def _tables(self, summary: StoreSummary, resolved: ResolvedConfig) -> Totals:
         """The tables of the run, with invented scores of the usual length."""
@@ -219,7 +233,7 @@ class _DryRun:
             tokens=shards.token_bytes,
             tables=total_bytes(*(self.folder.path / name for name in TABLES)),
             where=str(output or ""),
-            free=None if output is None else _free_bytes(output),
+            free=None if output is None else sample_files.free_bytes(output),
         )
 
     def _virus_files(self, counts: Counts, resolved: ResolvedConfig) -> int:
@@ -283,12 +297,3 @@ def _memory(timings: list[Timing], planning_bytes: int) -> Memory:
         device=timings[0].device_bytes,
         machine=psutil.virtual_memory().total,
     )
-
-
-def _free_bytes(folder: Path) -> int:
-    """Free bytes where a folder is or would be made. Raises StorageError."""
-    try:
-        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        return shutil.disk_usage(existing).free
-    except OSError as error:
-        raise storage_error(folder, error, "used") from error

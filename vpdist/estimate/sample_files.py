@@ -1,7 +1,8 @@
-"""Writes a few shards and parts of a plan, to estimate bytes and seconds of all."""
+"""Writes a few shards and parts of a plan, to estimate bytes and seconds of all; and the room there is for them."""
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from vpdist.results import parts
 from vpdist.results.parts import PartHeader
 from vpdist.sequences import store_summary
 from vpdist.sequences.store_summary import StoreSummary
+from vpdist.storage.atomic_files import storage_error
 from vpdist.storage.run_folder import RunFolder
 
 PARTS_WRITTEN = 8
@@ -93,3 +95,12 @@ def write_parts(folder: Path, work: Workload, header: PartHeader, raise_if_endin
 def total_bytes(*paths: Path) -> int:
     """Size of all these files."""
     return sum(path.stat().st_size for path in paths)
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes where a folder is or would be made. Raises StorageError."""
+    try:
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        return shutil.disk_usage(existing).free
+    except OSError as error:
+        raise storage_error(folder, error, "used") from error

@@ -10,7 +10,8 @@ import numpy as np
 
 from vpdist.commands.resolve_config import cost_of
 from vpdist.encoders.shape import encoder_shape
-from vpdist.planning.plan import EncoderCost, FragmentKeys, Plan, greedy_ends
+from vpdist.planning.fragment_order import FragmentKeys
+from vpdist.planning.plan import EncoderCost, Plan, greedy_ends
 
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of this, modulo 1, are spread evenly, however few are taken (Weyl's sequence)."""

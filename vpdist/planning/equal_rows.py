@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vpdist.planning.plan import EncoderCost, FragmentKeys, Plan
+from vpdist.planning.fragment_order import FragmentKeys
+from vpdist.planning.plan import EncoderCost, Plan
 
 MIXING = np.uint64(0x9E3779B97F4A7C15)
 """An odd number, so that the two hashes of a fragment do not cancel each other where they are joined."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vpdist.encoder_kinds import KINDS
-from vpdist.planning.plan import FragmentKeys
+from vpdist.planning.fragment_order import FragmentKeys
 from vpdist.sequences.store_summary import StoreSummary, block_paths
 from vpdist.storage import hdf5_files
 from vpdist.storage.run_folder import RunFolder

@@ -14,7 +14,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 import xxhash
 
-from vpdist.encoder_kinds import KINDS, NUCLEOTIDE
+from vpdist.encoder_kinds import KINDS
+from vpdist.planning.fragment_order import FragmentKeys, plan_order, shared_rows, slabs
 from vpdist.ragged import Ragged, offsets_of
 
 LEAST_TAPER, MOST_TAPER, BATCHES_PER_TAPER = 1024, 2048, 32
@@ -26,8 +27,6 @@ COST_SCALE = 1000
 COSTS_PER_MFLOP = 10**6 // COST_SCALE
 SHARD_TOKEN_BYTES = 32 << 20
 """Size of a token shard, a file with tokens in plan order."""
-SLAB = 1 << 18
-"""Long arrays are processed in slabs of this many rows, so that intermediate results stay small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,25 +52,6 @@ class Limits:
     """Cost of a unit at most, about a minute on its device (a single batch may exceed it)."""
     unit_rows: int
     """Rows of a unit at most, so that its part stays within 64 MiB (a single batch may exceed it)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FragmentKeys:
-    """The columns of n fragments, in input order, from which the plan is made."""
-
-    residues: np.ndarray
-    """(n,) residues of each protein, before truncation."""
-    tokens: Mapping[str, np.ndarray]
-    """(n,) tokens by kind of encoder, with special tokens, after truncation; zeros where no such encoder runs."""
-    nucleotide_hash: np.ndarray
-    """(n,) uint64."""
-    protein_hash: np.ndarray
-    """(n,) uint64."""
-
-    @property
-    def nucleotide_tokens(self) -> np.ndarray:
-        """(n,) the second sort key."""
-        return self.tokens[NUCLEOTIDE.name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,45 +124,6 @@ class Plan:
         )
 
 
-def plan_order(keys: FragmentKeys) -> np.ndarray:
-    """(n,) fragment numbers sorted by (residues, nucleotide tokens, nucleotide hash, protein hash, number).
-
-    One sort of a 64-bit key (20 bits of each length, 24 of the hash), then a full sort of the few fragments with equal
-    keys. Raises ValueError for lengths of 2**20 and more.
-    """
-    for lengths in (keys.residues, keys.nucleotide_tokens):
-        if lengths.size and int(lengths.max()) >= 1 << 20:
-            raise ValueError("a fragment is longer than 1,048,575 residues or tokens")
-    key = np.empty(len(keys.residues), dtype=np.uint64)
-    for rows in slabs(len(key)):
-        residues, tokens = (array[rows].astype(np.uint64) for array in (keys.residues, keys.nucleotide_tokens))
-        key[rows] = residues << np.uint64(44) | tokens << np.uint64(24) | keys.nucleotide_hash[rows] >> np.uint64(40)
-    order = np.argsort(key).astype(np.int64, copy=False)
-    key = key[order]
-    tied = np.zeros(len(order), dtype=bool)
-    same = key[1:] == key[:-1]
-    tied[1:] |= same
-    tied[:-1] |= same
-    positions = np.flatnonzero(tied)
-    members = order[positions]
-    sorting = np.lexsort((members, keys.protein_hash[members], keys.nucleotide_hash[members], key[positions]))
-    order[positions] = members[sorting]
-    return order
-
-
-def shared_rows(keys: FragmentKeys, order: np.ndarray) -> np.ndarray:
-    """(rows + 1,) where in plan order each row begins: equal fragments are neighbours and share one."""
-    new = np.ones(len(order) + 1, dtype=bool)
-    for rows in slabs(len(order)):
-        both_sides = order[max(0, rows.start - 1) : rows.stop]
-        same = np.ones(max(0, len(both_sides) - 1), dtype=bool)
-        for array in (keys.residues, keys.nucleotide_tokens, keys.nucleotide_hash, keys.protein_hash):
-            sorted_array = array[both_sides]
-            same &= sorted_array[1:] == sorted_array[:-1]
-        new[rows.stop - len(same) : rows.stop] = ~same
-    return np.flatnonzero(new).astype(np.int64, copy=False)
-
-
 def greedy_ends(tokens: np.ndarray, budget: int) -> np.ndarray:
     """Ends of consecutive groups, each as many sequences as fit into `budget` tokens and at least one."""
     total = offsets_of(tokens)
@@ -200,19 +141,23 @@ def greedy_ends(tokens: np.ndarray, budget: int) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype=np.int64), *pieces])
 
 
-def build(keys: FragmentKeys, limits: Limits, costs: Mapping[str, EncoderCost]) -> Plan:
+def build(keys: FragmentKeys, limits: Limits, costs: Mapping[str, EncoderCost], least_taper: int = LEAST_TAPER) -> Plan:
     """Plan all fragments. Every fragment is in exactly one row, every row in exactly one unit.
 
     `costs` are those of the encoders that run, at least one, in their order; a unit is whole batches of the last one.
+    Where the caller keeps no reference to `keys`, they are freed as soon as the rows are known.
     """
     order = plan_order(keys)
     row_start = shared_rows(keys, order)
     n_rows = len(row_start) - 1
+    tokens = dict(keys.tokens)
+    del keys
     lengths: dict[str, np.ndarray] = {}
     for kind in costs:
         lengths[kind] = np.empty(n_rows, dtype=np.int32)
         for rows in slabs(n_rows):
-            lengths[kind][rows] = keys.tokens[kind][order[row_start[rows]]]
+            lengths[kind][rows] = tokens[kind][order[row_start[rows]]]
+    del tokens
     *_, last = costs
     batch_end = greedy_ends(lengths[last], limits.token_budget)
     cost_before = np.zeros(n_rows + 1, dtype=np.int64)
@@ -221,12 +166,12 @@ def build(keys: FragmentKeys, limits: Limits, costs: Mapping[str, EncoderCost]) 
         for kind, encoder_cost in costs.items():
             cost += encoder_cost.of(lengths[kind][rows])
     np.cumsum(cost_before, out=cost_before)
-    unit_row = _units(batch_end, cost_before, limits)
+    unit_row = _units(batch_end, cost_before, limits, least_taper)
     unit_cost = np.diff(cost_before[unit_row])
     del cost_before
     unit_tokens, unit_bytes = np.zeros((2, len(unit_cost)), dtype=np.int64)
-    for kind, tokens in lengths.items():
-        per_unit = np.add.reduceat(np.append(tokens, np.int32(0)), unit_row, dtype=np.int64)[:-1]
+    for kind, of_rows in lengths.items():
+        per_unit = np.add.reduceat(np.append(of_rows, np.int32(0)), unit_row, dtype=np.int64)[:-1]
         unit_tokens += per_unit
         unit_bytes += np.dtype(KINDS[kind].token_type).itemsize * per_unit
     return Plan(
@@ -239,16 +184,11 @@ def build(keys: FragmentKeys, limits: Limits, costs: Mapping[str, EncoderCost]) 
     )
 
 
-def slabs(n: int) -> Iterator[slice]:
-    """Consecutive slices of at most SLAB that cover `n` rows."""
-    return (slice(start, min(start + SLAB, n)) for start in range(0, n, SLAB))
-
-
-def _units(batch_end: np.ndarray, cost_before: np.ndarray, limits: Limits) -> np.ndarray:
+def _units(batch_end: np.ndarray, cost_before: np.ndarray, limits: Limits, least_taper: int) -> np.ndarray:
     """(units + 1,) row bounds: at least one whole batch, up to 1/taper of the cost that is left and the limits."""
     bounds = [0]
     batch, n_batches = 0, len(batch_end)
-    taper = min(MOST_TAPER, max(LEAST_TAPER, n_batches // BATCHES_PER_TAPER))
+    taper = min(MOST_TAPER, max(least_taper, n_batches // BATCHES_PER_TAPER))
     cost_at_end = cost_before[batch_end]
     total = cost_before[-1]
     while batch < n_batches:
@@ -270,7 +210,6 @@ def longest_first(costs: Sequence[int] | np.ndarray) -> np.ndarray:
 
 def deal(costs: Sequence[int] | np.ndarray, world_size: int) -> list[list[int]]:
     """Deal positions of `costs` to `world_size` ranks: the most expensive one left goes to the least loaded rank.
-
     The busiest rank exceeds the mean by less than one unit (Graham 1969, "Bounds on multiprocessing timing anomalies").
     Every position is dealt exactly once; each rank's list is sorted from expensive to cheap.
     """

@@ -18,6 +18,7 @@ import numpy as np
 from vpdist.errors import InputError
 from vpdist.sequences.records import WrittenRecord, read_as_written
 from vpdist.storage.atomic_files import replacing
+from vpdist.urls import InputPath
 
 LINE = 80
 """Letters of a line."""
@@ -39,7 +40,7 @@ def compressed(path: Path) -> Iterator[BinaryIO]:
 
 def write_virus_fasta(
     target: Path,
-    paths: Sequence[Path],
+    paths: Sequence[InputPath],
     first_record: np.ndarray,
     wanted: np.ndarray,
     expected: Expected,
@@ -69,7 +70,9 @@ def files_with(first_record: np.ndarray, wanted: np.ndarray) -> list[int]:
     return np.unique(np.searchsorted(first_record, wanted, side="right") - 1).tolist()
 
 
-def _chosen(path: Path, chosen: np.ndarray, raise_if_ending: Callable[[], None]) -> Iterator[tuple[WrittenRecord, int]]:
+def _chosen(
+    path: InputPath, chosen: np.ndarray, raise_if_ending: Callable[[], None]
+) -> Iterator[tuple[WrittenRecord, int]]:
     """The records of a file whose numbers are in `chosen` (ascending, not empty), each with its number."""
     left = iter(chosen.tolist())
     following = next(left)

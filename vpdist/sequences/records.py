@@ -1,7 +1,7 @@
 """Sequence files to records.
 
-Enter: FASTA or FASTQ files, plain, gz, bz2, xz or zst, recognised by content. Leave: one record after the other, in
-upper case with U read as T; IUPAC letters and the gaps '-' and '.' are kept. Promises: memory for one record at a
+Enter: FASTA or FASTQ, plain, gz, bz2, xz or zst, recognised by content. Leave: one record after the other, in upper
+case with U read as T; IUPAC letters and the gaps '-' and '.' are kept. Promises: memory for one record at a
 time, and every fault of the input is an InputError that names file, record and position, unless letters that are no
 nucleotides are to be read as N, which is reported; nothing is skipped silently.
 """
@@ -26,9 +26,11 @@ from dnaio.exceptions import FileFormatError
 from vpdist.errors import InputError
 from vpdist.sequences import decompression, other_formats
 from vpdist.sequences.fastq import read_fastq
+from vpdist.sequences.input_files import opened_input
 from vpdist.sequences.input_report import CutFile, InputReport
 from vpdist.storage.atomic_files import replacing
 from vpdist.text import shortened, without_open_quotes
+from vpdist.urls import InputPath
 
 UNNAMED = "unnamed"
 """Name of a record whose header is empty."""
@@ -75,7 +77,7 @@ class WrittenRecord:
 
 
 def read_records(
-    paths: Sequence[Path],
+    paths: Sequence[InputPath],
     report: InputReport | None = None,
     *,
     replace_unknown: bool = False,
@@ -98,7 +100,7 @@ def read_records(
         yield from _read_file(path, number, report, partial(_record, str(path), replaced), opened)
 
 
-def read_as_written(path: Path) -> Iterator[WrittenRecord]:
+def read_as_written(path: InputPath) -> Iterator[WrittenRecord]:
     """The records of a file that `read_records` has read, in its order, with their headers and letters as they stand
     there. Raises InputError."""
     source = str(path)
@@ -174,7 +176,7 @@ Made = TypeVar("Made", Record, WrittenRecord)
 
 
 def _read_file(
-    path: Path,
+    path: InputPath,
     number: int,
     report: InputReport,
     make: Callable[[str, str], Made],
@@ -182,10 +184,10 @@ def _read_file(
 ) -> Iterator[Made]:
     source, count, name, compression = str(path), 0, None, None
     try:
-        with open(path, "rb") as file:
+        with opened_input(path) as file:
+            opened(file)
             compression = decompression.find_compression(file)
             missing = decompression.missing_end(file, compression)
-            opened(file)
             content = decompression.decompressed(file, compression)
             for record in _records(content, source, partial(_reopened, path, compression), make):
                 count, name = count + 1, record.name
@@ -209,8 +211,8 @@ def _read_file(
 
 
 @contextmanager
-def _reopened(path: Path, compression: str | None) -> Iterator[BinaryIO]:
-    with open(path, "rb") as file:
+def _reopened(path: InputPath, compression: str | None) -> Iterator[BinaryIO]:
+    with opened_input(path) as file:
         yield decompression.decompressed(file, compression)
 
 

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vpdist.distributed.runtime import KeyStore, Runtime
@@ -18,6 +18,7 @@ from vpdist.environment import LAUNCHER_ENDED
 from vpdist.errors import EXIT_BUG, Interrupted, PeerLost, StorageError, VpdistError
 from vpdist.session.progress import Progress
 from vpdist.session.signals import StopRequest
+from vpdist.storage.object_stores import RETRIES, Retries
 from vpdist.storage.run_lock import Lock
 
 VISIBLE_WITHIN_S = 60.0
@@ -89,6 +90,18 @@ class Control:
             self._checked = now
             if (failure := published_failure(self.runtime.keys)) is not None:
                 raise failure
+
+    @property
+    def retries(self) -> Retries:
+        """How requests to stores of objects are made again: waiting ends when this rank must end."""
+        return replace(RETRIES, sleep=self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait. Raises what `raise_if_ending` raises."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.raise_if_ending()
+            time.sleep(min(left, POLL_S))
 
     def publish(self, key: str, text: str) -> None:
         self.runtime.keys.set(key, text)

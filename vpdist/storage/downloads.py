@@ -19,6 +19,7 @@ from typing import Any
 from vpdist.errors import StorageError, WeightsError
 from vpdist.storage.atomic_files import open_regular, storage_error, sync_folder
 from vpdist.text import bytes_text, printable, shortened
+from vpdist.urls import without_secrets
 
 TRIES = 6
 """Requests in a row that may bring nothing before a host is given up."""
@@ -64,6 +65,11 @@ class RemoteFile:
     size: int | None
     """Bytes; None where only the host's answer tells."""
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> str:
+        """The address for messages: that of a mirror may have a password."""
+        return without_secrets(self.url)
 
     @property
     def partial(self) -> Path:
@@ -168,7 +174,7 @@ def fetch(file: RemoteFile, listener: Listener = SILENT, sleep: Callable[[float]
             listener.advance(-file.fetched)
             file.partial.unlink()
             raise WeightsError(
-                f"{file.url}: the host has sent another file: its {file.digest.kind} digest is {found}, not "
+                f"{file.shown}: the host has sent another file: its {file.digest.kind} digest is {found}, not "
                 f"{file.digest.value}; nothing of it was kept"
             )
         with open_regular(file.partial, append=True) as whole:
@@ -176,7 +182,7 @@ def fetch(file: RemoteFile, listener: Listener = SILENT, sleep: Callable[[float]
         os.replace(file.partial, file.target)
         sync_folder(file.target.parent)
     except ConnectionError as error:  # huggingface_hub's, where HF_HUB_OFFLINE is set
-        raise WeightsError(f"{file.url}: cannot be downloaded: {first_line(error)}") from error
+        raise WeightsError(f"{file.shown}: cannot be downloaded: {first_line(error)}") from error
     except OSError as error:
         raise storage_error(file.target, error) from error
 
@@ -201,8 +207,8 @@ def _fetch_bytes(file: RemoteFile, listener: Listener, sleep: Callable[[float], 
             failed, pause_s = 0, FIRST_PAUSE_S
         failed += 1
         if failed >= TRIES:
-            raise WeightsError(f"{file.url}: cannot be downloaded: {reason}; give the same command again to go on")
-        listener.tell(f"{file.url}: {reason}; trying again in {pause_s:.0f} s")
+            raise WeightsError(f"{file.shown}: cannot be downloaded: {reason}; give the same command again to go on")
+        listener.tell(f"{file.shown}: {reason}; trying again in {pause_s:.0f} s")
         listener.advance(0)
         sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -231,7 +237,7 @@ def _request(file: RemoteFile, listener: Listener) -> bool:
             if response.status_code != 200:
                 raise TryAgain("the host does not go on from what is here; beginning again")
         if response.status_code not in (200, 206):
-            raise WeightsError(f"{file.url}: cannot be downloaded: the host answers {response.status_code}")
+            raise WeightsError(f"{file.shown}: cannot be downloaded: the host answers {response.status_code}")
         length = response.headers.get("Content-Length", "")
         size = file.size if file.size is not None else start + int(length) if length.isdigit() else None
         with open_regular(file.partial, append=True) as partial:
@@ -239,7 +245,7 @@ def _request(file: RemoteFile, listener: Listener) -> bool:
                 start += len(chunk)
                 if size is not None and start > size:
                     file.partial.unlink()
-                    raise WeightsError(f"{file.url}: the host sends more than the {size:,} bytes of the file")
+                    raise WeightsError(f"{file.shown}: the host sends more than the {size:,} bytes of the file")
                 partial.write(chunk)
                 listener.advance(len(chunk))
     return size is None or start == size
@@ -252,6 +258,6 @@ def _goes_on(response: Any, start: int) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its name where it has none."""
-    lines = str(error).strip().splitlines()
+    """The first line of an error's text without secrets of addresses, or its name where it has none."""
+    lines = without_secrets(str(error)).strip().splitlines()
     return shortened(printable(lines[0]), 300) if lines else type(error).__name__

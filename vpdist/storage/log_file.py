@@ -16,6 +16,7 @@ from typing import Any
 from vpdist.environment import LaunchContext
 from vpdist.storage.atomic_files import open_regular, storage_error
 from vpdist.text import printable_lines
+from vpdist.urls import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class _LogFile(io.FileIO):
 
 
 class _LogLine(logging.Formatter):
-    """Without control characters, which names and paths may hold and a terminal would obey."""
+    """Without secrets of addresses, and without control characters, which a terminal would obey."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable_lines(super().format(record))
+        return printable_lines(without_secrets(super().format(record)))

@@ -1,0 +1,1 @@
+"""What an archive of terabases needs, by simulation and by arithmetic."""
