@@ -42,7 +42,8 @@ info_command.add_to(app)
 @with_settings(
     "inputs files_from output model classifier nucleotide_model protein_model chunk_length min_length replace_unknown "
     "allow_short consensus prevalence sensitive balanced strict max_fdr dtype embedding_dtype embeddings token_budget "
-    "threads device nproc schedule progress log_interval stall_timeout offline restart reuse legacy_output min_score "
+    "threads device nproc schedule progress log_interval stall_timeout offline restart reuse publish legacy_output "
+    "min_score "
     "gzip_tables"
 )
 def predict(settings: Settings, nproc: Nproc = None) -> None:
@@ -56,7 +57,7 @@ def predict(settings: Settings, nproc: Nproc = None) -> None:
 @with_settings(
     "inputs files_from output model nucleotide_model protein_model chunk_length min_length replace_unknown dtype "
     "embedding_dtype token_budget threads device nproc schedule progress log_interval stall_timeout offline restart "
-    "reuse gzip_tables",
+    "reuse publish gzip_tables",
     calls=False,
 )
 def embed(settings: Settings, nproc: Nproc = None) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from vpdist.commands import prepare, resolve_config, run_end, run_inputs, told_to_displays
 from vpdist.commands.platforms import note_platforms
+from vpdist.commands.publishing import Publishing
 from vpdist.commands.reuse import earlier_run
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.commands.short_sequences import refuse_mostly_short
@@ -87,6 +88,7 @@ class Predict:
         """All stages, in order."""
         started = time.monotonic()
         self.session.begin()
+        publishing = Publishing.begun(self.settings.publish, self.session)
         with self._stage("start"):
             inputs = run_inputs.resolve_inputs(self.settings, self.session)
             if self.control.is_first:
@@ -112,10 +114,12 @@ class Predict:
             bases = prepare.bases_of_rows(self.control, self.folder, summary, plan, plan_id, inputs.classifier)
             work = replace(work, earlier=earlier, row_bases=bases)
             told_to_displays.measure_limit(self.session.progress, work)
-        self._embed_until_complete(work)
+        publishing.fetch(work)
+        with publishing.beside(work) as work:
+            self._embed_until_complete(work)
         with self._stage("tables"):
             totals = self._tables(summary, plan, work.header, inputs)
-        return self._end(totals, time.monotonic() - started)
+        return self._end(totals, time.monotonic() - started, publishing)
 
     @contextmanager
     def _stage(self, name: str, *planned: int, **more: Any) -> Iterator[None]:
@@ -282,7 +286,7 @@ class Predict:
         self.control.broadcast_from_rank_0("tables", make)
         return totals
 
-    def _end(self, totals: Totals, seconds: float) -> Outcome:
+    def _end(self, totals: Totals, seconds: float, publishing: Publishing) -> Outcome:
         """Record times and statuses in run.json; returns the summary."""
         if self.control.is_first:
             statuses, last = dict(totals.statuses), self.session.progress.last_snapshot
@@ -292,5 +296,5 @@ class Predict:
         lines = [*self.warnings, summary_text(self.folder, totals, seconds, called=called)]
         if self.control.is_first:
             lines += run_end.end_lines(table_path(self.folder.path, "sequences"), last, called=called)
-        lines += self.told
-        return Outcome("\n".join(lines), totals.failed_fragments)
+        lines += [*self.told, *publishing.told]
+        return Outcome("\n".join(lines), totals.failed_fragments + publishing.failed)
