@@ -37,9 +37,9 @@ COMPUTING = (
 CALLING = "[--prevalence] [--sensitive] [--balanced] [--strict] [--max-fdr] "
 RUNNING = "[--nproc] [--reuse] [--schedule=static] [--log-interval=30.0] [--stall-timeout=1800.0] [--restart] "
 COMMANDS = {
-    "predict": "[inputs=[]] [--files-from] [--manifest] [--shard] [--retry-failed] -o/--output [--classifier] [--allow-short] [--consensus=mean] [--no-embeddings] [--legacy-output] "
+    "predict": "[inputs=[]] [--files-from] [--manifest] [--shard] [--retry-failed] [--publish] -o/--output [--classifier] [--allow-short] [--consensus=mean] [--no-embeddings] [--legacy-output] "
     "[--min-score=0.0] [--gzip-tables] " + (COMPUTING + CALLING + RUNNING),
-    "embed": "[inputs=[]] [--files-from] [--manifest] [--shard] [--retry-failed] -o/--output [--gzip-tables] "
+    "embed": "[inputs=[]] [--files-from] [--manifest] [--shard] [--retry-failed] [--publish] -o/--output [--gzip-tables] "
     + COMPUTING
     + RUNNING,
     "plan": "[inputs=[]] [--files-from] [--manifest] [--shard] [--price] [--rate] [--sample] [--seed=1] [-o/--output] "
@@ -65,6 +65,7 @@ COMMANDS = {
     "import-classifier": "source -o/--output [--chunk-length] [--nucleotide-model] [--protein-model] [--offline]",
 }
 TYPED = {
+    "--publish": "file:///shared/run",
     "--files-from": "list.txt",
     "--model": "virnucpro-500",
     "--nucleotide-model": "some/encoder",
@@ -172,6 +173,7 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
         legacy_output=True,
         min_score=0.25,
         gzip_tables=True,
+        publish="file:///shared/run",
     )
 
 

@@ -43,7 +43,7 @@ info_command.add_to(app)
     "inputs files_from manifest shard retry_failed output model classifier nucleotide_model protein_model "
     "chunk_length min_length replace_unknown allow_short consensus prevalence sensitive balanced strict max_fdr dtype "
     "embedding_dtype embeddings token_budget threads device nproc schedule progress log_interval stall_timeout "
-    "offline restart reuse legacy_output min_score gzip_tables"
+    "offline restart reuse publish legacy_output min_score gzip_tables"
 )
 def predict(settings: Settings, nproc: Nproc = None) -> None:
     """Call every sequence virus or not, and keep the embeddings that led there."""
@@ -56,7 +56,7 @@ def predict(settings: Settings, nproc: Nproc = None) -> None:
 @with_settings(
     "inputs files_from manifest shard retry_failed output model nucleotide_model protein_model chunk_length "
     "min_length replace_unknown dtype embedding_dtype token_budget threads device nproc schedule progress "
-    "log_interval stall_timeout offline restart reuse gzip_tables",
+    "log_interval stall_timeout offline restart reuse publish gzip_tables",
     calls=False,
 )
 def embed(settings: Settings, nproc: Nproc = None) -> None:

@@ -19,7 +19,7 @@ from vpdist.option_declarations import between_0_and_1 as between_0_and_1
 from vpdist.option_declarations import one_of as one_of
 from vpdist.option_declarations import preset_of as preset_of
 from vpdist.option_declarations import within as within
-from vpdist.urls import check_scheme, is_url, without_secrets
+from vpdist.urls import check_publish, check_scheme, is_url, needs_network, without_secrets
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 STORED_DTYPES = ("auto", "float32", "float16")
@@ -123,6 +123,9 @@ class Settings:
     reuse: Annotated[
         Path | None, Option("A run of which embeddings of the same fragments are taken over.", metavar="OLDRUN")
     ] = None
+    publish: Annotated[str | None, Option("Upload finished parts here, and go on from those there.", metavar="URL")] = (
+        None
+    )
     legacy_output: Annotated[bool, Option("Also write the original method's two files.")] = False
     min_score: Annotated[float, Option("Least virus_score in virus.tsv and regions.", least=0, most=1)] = 0.0
     gzip_tables: Annotated[bool, Option("Write the three tables as .tsv.gz, instead of .tsv.")] = False
@@ -148,7 +151,7 @@ class Settings:
             check_scheme(name)
             if name in paths:
                 raise UsageError(f"{without_secrets(name)} is named twice")
-            if is_url(name) and self.offline:
+            if self.offline and needs_network(name):
                 raise UsageError(f"{without_secrets(name)}: --offline reads no objects; download it first")
             paths.add(name)
         nothing = self.model is None and not self.models
@@ -158,6 +161,8 @@ class Settings:
             raise UsageError("--no-embeddings without a classifier would keep nothing")
         for name, option in OPTIONS.items():
             option.check(name, getattr(self, name))
+        if self.publish is not None:
+            check_publish(self.publish, offline=self.offline)
         between_0_and_1("prevalence", self.prevalence)
         between_0_and_1("max-fdr", self.max_fdr)
         preset_of(self.sensitive, self.balanced, self.strict)
@@ -181,6 +186,7 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {
             "inputs": tuple(map(without_secrets, self.inputs)),
+            "publish": self.publish and without_secrets(self.publish),
             "output": str(self.output),
             "classifier": str(self.classifier) if self.classifier else None,
             "reuse": str(self.reuse) if self.reuse else None,

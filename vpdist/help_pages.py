@@ -17,8 +17,8 @@ PANELS = {
     "min_length allow_short replace_unknown reuse",
     "Models": "model nucleotide_model protein_model classifier chunk_length offline",
     "Calls": "consensus prevalence sensitive balanced strict max_fdr",
-    "Output": "output folder embeddings embedding_dtype min_score gzip_tables legacy_output restart name description "
-    "licence",
+    "Output": "output folder embeddings embedding_dtype min_score gzip_tables legacy_output publish restart name "
+    "description licence",
     "Fit": "hidden dropout optimizer learning_rate momentum weight_decay learning_rate_schedule decay_every decay "
     "epochs patience keep batch_size class_weights oversample validation_share test_share calibration_share heads "
     "heads_hidden shortest_chunk bootstraps seed",
@@ -28,8 +28,8 @@ PANELS = {
 }
 """Headings, in their order, with the options of commands that run something."""
 SELDOM = (
-    "replace_unknown files_from shard retry_failed allow_short reuse balanced embedding_dtype gzip_tables "
-    "legacy_output token_budget threads schedule log_interval stall_timeout"
+    "replace_unknown files_from shard retry_failed allow_short reuse publish balanced max_fdr embedding_dtype "
+    "gzip_tables legacy_output token_budget threads schedule log_interval stall_timeout"
 ).split()
 """Options that --help only names, so that it fits on a screen; --help-all describes them."""
 HELP_ALL = "help_all"

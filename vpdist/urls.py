@@ -14,6 +14,8 @@ from pathlib import Path
 from vpdist.errors import UsageError
 
 SCHEMES = ("s3", "gs", "https", "http", "file", "memory")
+LOCAL = ("file", "memory")
+"""Schemes of what is on this machine, or in a folder that it shares."""
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _IN_TEXT = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]*://)([^\s"'<>]+)""")
 _SECRET = re.compile(
@@ -49,6 +51,11 @@ def is_url(name: str) -> bool:
     return _ADDRESS.match(name) is not None
 
 
+def needs_network(name: str) -> bool:
+    """Whether an input's name is an address in the network."""
+    return is_url(name) and Url(name).scheme not in LOCAL
+
+
 def input_path(name: str) -> InputPath:
     """What to open for an input of this name."""
     return Url(name) if is_url(name) else Path(name)
@@ -59,6 +66,18 @@ def check_scheme(name: str) -> None:
     if is_url(name) and Url(name).scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES[:-1])
         raise UsageError(f"{without_secrets(name)}: vpdist knows {known} only")
+
+
+def check_publish(address: str, *, offline: bool) -> None:
+    """Raises UsageError for an address to which nothing can be published."""
+    shown = without_secrets(address)
+    if not is_url(address):
+        raise UsageError(f"--publish {shown}: is no address; s3://BUCKET/FOLDER is one")
+    check_scheme(address)
+    if Url(address).scheme in ("http", "https"):
+        raise UsageError(f"--publish {shown}: nothing can be written over HTTP; use s3:// or gs://")
+    if offline and needs_network(address):
+        raise UsageError(f"--publish {shown}: --offline opens no connection")
 
 
 def without_secrets(text: str) -> str:

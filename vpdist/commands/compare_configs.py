@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from vpdist.config import OPTIONS, InputIdentity, ResolvedConfig
 from vpdist.errors import UsageError
+from vpdist.urls import InputPath
 
 PARTS_OF_MODEL = {
     "shortest_chunk": "--model, the shortest chunk that it judges,",
@@ -20,7 +20,7 @@ def same_samples(old: InputIdentity, new: InputIdentity) -> bool:
     return [(size, digest) for _, size, _, digest in old] == [(size, digest) for _, size, _, digest in new]
 
 
-def refuse_other_configuration(old: ResolvedConfig, new: ResolvedConfig, folder: Path) -> None:
+def refuse_other_configuration(old: ResolvedConfig, new: ResolvedConfig, folder: InputPath) -> None:
     """Raises UsageError naming the first field in which a run folder's configuration differs from this command's.
 
     Not for another pooling of the same models: parts tell it, and are computed again.

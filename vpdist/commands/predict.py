@@ -18,6 +18,7 @@ import torch
 
 from vpdist.commands import prepare, resolve_config, retry, run_end, run_inputs, told_to_displays
 from vpdist.commands.platforms import note_platforms
+from vpdist.commands.publishing import Publishing
 from vpdist.commands.reuse import earlier_run
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.commands.short_sequences import refuse_mostly_short
@@ -33,7 +34,7 @@ from vpdist.models import choose
 from vpdist.planning.plan import COSTS_PER_MFLOP, Plan, longest_first
 from vpdist.planning.sampler import TokenWeightedDistributedSampler
 from vpdist.results import parts
-from vpdist.results.parts import PartHeader, part_header
+from vpdist.results.parts import PartHeader
 from vpdist.results.table_files import table_path
 from vpdist.results.tables import Totals
 from vpdist.results.write_results import summary_text
@@ -87,6 +88,7 @@ class Predict:
         """All stages, in order."""
         started = time.monotonic()
         self.session.begin()
+        publishing = Publishing.begun(self.settings.publish, self.session)
         with self._stage("start"):
             inputs = run_inputs.resolve_inputs(self.settings, self.session)
             if self.control.is_first:
@@ -101,8 +103,7 @@ class Predict:
             plan, plan_id = prepare.make_plan(self.control, self.folder, summary, inputs)
             if self.control.is_first:
                 self._report_plan(summary, plan, inputs)
-            if self.control.is_first:
-                retry.carry_over(self.session, summary, plan, part_header(plan_id, inputs.resolved))
+                retry.carry_over(self.session, summary, plan, plan_id)
             earlier = earlier_run(self.session, self.settings.reuse, summary, plan, plan_id, inputs)
         with self._stage("layout"):
             prepare.check_room(self.control, self.folder, inputs, plan, plan_id)
@@ -114,10 +115,12 @@ class Predict:
             bases = prepare.bases_of_rows(self.control, self.folder, summary, plan, plan_id, inputs.classifier)
             work = replace(work, earlier=earlier, row_bases=bases)
             told_to_displays.measure_limit(self.session.progress, work)
-        self._embed_until_complete(work)
+        publishing.fetch(work)
+        with publishing.beside(work) as work:
+            self._embed_until_complete(work)
         with self._stage("tables"):
             totals = self._tables(summary, plan, work.header, inputs)
-        return self._end(totals, time.monotonic() - started)
+        return self._end(totals, time.monotonic() - started, publishing)
 
     @contextmanager
     def _stage(self, name: str, *planned: int, **more: Any) -> Iterator[None]:
@@ -251,9 +254,8 @@ class Predict:
         self.control.raise_if_ending()
 
     def _check(self, work: UnitWork, attempt: int) -> int:
-        """Check the digests of every part, each rank its share; returns the number of those damaged.
-
-        They stay in their place until `_embed` replaces them."""
+        """Check the digests of every part, each rank its share; returns the number of those damaged, which stay in
+        their place until `_embed` replaces them."""
         keys, bad = self.control.runtime.keys, f"bad/{attempt}"
 
         def check(unit: int) -> None:
@@ -285,7 +287,7 @@ class Predict:
         self.control.broadcast_from_rank_0("tables", make)
         return totals
 
-    def _end(self, totals: Totals, seconds: float) -> Outcome:
+    def _end(self, totals: Totals, seconds: float, publishing: Publishing) -> Outcome:
         """Record times and statuses in run.json; returns the summary."""
         if self.control.is_first:
             statuses, last = dict(totals.statuses), self.session.progress.last_snapshot
@@ -295,5 +297,5 @@ class Predict:
         lines = [*self.warnings, summary_text(self.folder, totals, seconds, called=called)]
         if self.control.is_first:
             lines += run_end.end_lines(table_path(self.folder.path, "sequences"), last, called=called)
-        lines += self.told
-        return Outcome("\n".join(lines), totals.failures)
+        lines += [*self.told, *publishing.told]
+        return Outcome("\n".join(lines), totals.failures + publishing.failed)

@@ -25,7 +25,7 @@ from vpdist.planning.plan import Plan
 from vpdist.results import parts
 from vpdist.results.carried_parts import carry_parts
 from vpdist.results.embedded_run import recorded_config
-from vpdist.results.parts import PartHeader, part_header
+from vpdist.results.parts import part_header
 from vpdist.sequences import store_summary, token_store
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.session.session import Session
@@ -69,7 +69,7 @@ def set_aside(folder: RunFolder, listed: ListedObjects | None) -> None:
         folder.update_run(decisions=replace(recorded, input=listed.found).to_dict())
 
 
-def carry_over(session: Session, summary: StoreSummary, plan: Plan, header: PartHeader) -> None:
+def carry_over(session: Session, summary: StoreSummary, plan: Plan, plan_id: str) -> None:
     """On rank 0: take over the parts of every object that RUN/before_retry has as this run has it. Raises
     StorageError."""
     folder = session.folder
@@ -90,7 +90,7 @@ def carry_over(session: Session, summary: StoreSummary, plan: Plan, header: Part
     except DamagedFile as error:
         logger.warning("nothing is taken over: %s", error)
         return
-    old_header = part_header(old_id, recorded)
+    old_header, header = part_header(old_id, recorded), part_header(plan_id, now)
     there = set(range(old_plan.n_units)) - set(parts.remaining(before.parts, old_plan, old_header))
     missing = set(parts.remaining(folder.parts, plan, header))
     was, will = (_bounds(each, of) for each, of in ((old_summary, old_plan), (summary, plan)))

@@ -56,6 +56,8 @@ class UnitWork:
     """What is taken over from another run."""
     row_bases: np.ndarray | None = None
     """(r,) bases of each row's nucleotide string, where the classifier goes by them."""
+    written: Callable[[int], None] = lambda unit: None
+    """Is told the number of each unit once its part is written."""
 
     def bases(self, unit: int) -> np.ndarray | None:
         """(m,) those of a unit's rows."""
@@ -246,6 +248,7 @@ def _written(work: UnitWork, unit: int, embedded: dict[str, np.ndarray]) -> dict
         results |= embedded
     classified = time.perf_counter()
     size = parts.write(work.folder, unit, work.plan, work.header, failed, results)
+    work.written(unit)
     if failed.any():
         logger.warning("unit %d: %d of %d rows have no finite embedding", unit, failed.sum(), len(failed))
     return {

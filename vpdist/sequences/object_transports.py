@@ -186,7 +186,7 @@ class StoreTransport:
         while start < end:
             until = min(start + RANGE_BYTES, end)
             with translated_errors():
-                content = self._store.cat_file(self._path, start, until)
+                content = self._store.cat_file(self._path, start=start, end=until)
             if self.state() != state:
                 raise Changed
             if len(content) != until - start:

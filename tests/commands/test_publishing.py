@@ -1,0 +1,206 @@
+"""`--publish`: finished parts go to a store, and an empty run folder goes on from them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from tests.object_stores import moto_endpoint, s3  # noqa: F401 - fixtures
+from tests.sample import write_contigs
+from tests.tiny_models import TinyModels
+from vpdist.commands.predict import predict
+from vpdist.config import Settings
+from vpdist.embedding import unit_pipeline
+from vpdist.errors import Interrupted, StorageError, UsageError
+from vpdist.session.coordination import Control
+from vpdist.storage import publisher
+from vpdist.storage.object_stores import Retries
+from vpdist.storage.published import Marker, PublishedRun
+from vpdist.storage.publisher import Publisher
+from vpdist.storage.run_folder import TABLES
+
+SOON = Retries(tries=3, first_pause_s=0.0, longest_pause_s=0.0)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Control, "retries", SOON)
+    fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture
+def settings(models: TinyModels, tmp_path: Path) -> Settings:
+    return models.settings(write_contigs(tmp_path / "x.fa", n=12, seed=1), tmp_path / "RUN", token_budget=256)
+
+
+@pytest.fixture
+def undisturbed(settings: Settings) -> list[bytes]:
+    reference = replace(settings, output=settings.output.with_name("undisturbed"))
+    assert predict(reference) == 0
+    return tables(reference)
+
+
+def tables(settings: Settings) -> list[bytes]:
+    return [(settings.output / name).read_bytes() for name in TABLES]
+
+
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The units that are computed from now on."""
+    units: list[int] = []
+    run = unit_pipeline.Pipeline.run
+
+    def noted(self: unit_pipeline.Pipeline, unit: int) -> None:
+        units.append(unit)
+        run(self, unit)
+
+    monkeypatch.setattr(unit_pipeline.Pipeline, "run", noted)
+    return units
+
+
+def test_a_new_machine_goes_on_from_what_is_published(
+    settings: Settings,
+    undisturbed: list[bytes],
+    s3: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address = "s3://bucket/a"
+    first = replace(settings, publish=address)
+    assert predict(first) == 0
+    published = PublishedRun(address, SOON)
+    n_units = len(list((first.output / "parts").iterdir()))
+    assert n_units > 3
+    assert published.units() == set(range(n_units))
+    assert tables(first) == undisturbed
+    store, folder = fsspec.core.url_to_fs(address)
+    store.rm(f"{folder}/parts/unit-000000.h5.done")  # was killed before the marker
+    store.pipe_file(f"{folder}/parts/unit-000001.h5", b"damaged")
+    units = computed(monkeypatch)
+    second = replace(first, output=settings.output.with_name("new"))
+    assert predict(second) == 0
+    assert sorted(units) == [0, 1]
+    assert tables(second) == undisturbed
+    plan = json.loads(store.cat_file(f"{folder}/run.json"))["plan"]
+    assert published.part(1, plan) == (first.output / "parts" / "unit-000001.h5").read_bytes()
+    assert published.part(1, "other") is None
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_parts_without_a_marker_or_with_another_digest_are_none(scheme: str, tmp_path: Path) -> None:
+    published = PublishedRun({"memory": "memory://runs/f", "file": f"file://{tmp_path}/a b/c"}[scheme], SOON)
+    assert published.units() == set()
+    assert published.record() is None
+    published.write_record({"plan": "p"})
+    for unit in range(3):
+        published.add(unit, "p", b"part %d" % unit)
+    assert published.record() == {"plan": "p"}
+    assert published.units() == {0, 1, 2}
+    assert published.part(2, "p") == b"part 2"
+    assert published.part(2, "other") is None
+    assert published.part(3, "p") is None
+    store, folder = fsspec.core.url_to_fs(str(published.url))
+    store.pipe_file(f"{folder}/parts/unit-000000.h5", b"part 0 and more")
+    store.rm(f"{folder}/parts/unit-000001.h5.done")
+    assert published.part(0, "p") is None
+    assert published.units() == {0, 2}
+
+
+def test_the_configuration_of_the_first_machine_is_kept_and_another_run_is_refused(
+    settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = replace(settings, publish="memory://runs/b", threads=1)
+    assert predict(first) == 0
+    other = replace(first, output=settings.output.with_name("other"), min_length=100)
+    assert predict(other) == 2
+    assert "--min-length was 0, is now 100" in capfd.readouterr().err
+    assert predict(replace(settings, publish=None, output=other.output.with_name("c"), min_length=100)) == 0
+    assert predict(replace(other, output=other.output.with_name("c"))) == 2
+    assert "memory://runs/b belongs to another configuration: --min-length was 0" in capfd.readouterr().err
+
+
+def test_what_cannot_be_published_is_listed_and_published_by_the_next_command(
+    settings: Settings, undisturbed: list[bytes], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    add, told = PublishedRun.add, []
+
+    def refusing(self: PublishedRun, unit: int, plan: str, content: bytes) -> None:
+        if unit == 2:
+            told.append(unit)
+            raise StorageError(f"{self.url}/parts/unit-000002.h5: the host answers 503")
+        add(self, unit, plan, content)
+
+    monkeypatch.setattr(PublishedRun, "add", refusing)
+    first = replace(settings, publish="memory://runs/c")
+    assert predict(first) == 5
+    assert tables(first) == undisturbed
+    assert len(told) == 2  # when it was written, and at the end
+    shown = capfd.readouterr()
+    assert "1 part could not be published" in shown.out + shown.err
+    assert 2 not in PublishedRun("memory://runs/c", SOON).units()
+    monkeypatch.setattr(PublishedRun, "add", add)
+    assert predict(first) == 0
+    assert 2 in PublishedRun("memory://runs/c", SOON).units()
+
+
+def test_a_command_that_must_end_does_not_wait_for_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    began, release = threading.Event(), threading.Event()
+
+    def hanging(self: PublishedRun, unit: int, plan: str, content: bytes) -> None:
+        began.set()
+        assert release.wait(600)
+
+    monkeypatch.setattr(PublishedRun, "add", hanging)
+    monkeypatch.setattr(publisher, "LAST_UPLOAD_S", 0.05)
+
+    def interrupted() -> None:
+        with Publisher("memory://runs/d", "plan", lambda unit: b"part", SOON) as publishing:
+            publishing.add(1)
+            publishing.add(2)  # nobody waits here either
+            assert began.wait(600)
+            assert not publishing.idle
+            raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted):
+        interrupted()
+    release.set()
+
+
+def test_a_request_is_made_again_and_a_store_that_is_gone_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[str] = []
+    memory = fsspec.filesystem("memory")
+
+    def failing(path: str, content: bytes) -> None:
+        tries.append(path)
+        raise TimeoutError("too slow")
+
+    monkeypatch.setattr(type(memory), "pipe_file", staticmethod(failing))
+    with Publisher("memory://runs/e", "plan", lambda unit: b"part", SOON) as publishing:
+        for unit in range(3):
+            publishing.add(unit)
+        while not publishing.idle:
+            publishing._stop.wait(0.01)
+    assert len(tries) == SOON.tries + 2
+    assert publishing.failed[0] == "memory://runs/e/parts/unit-000000.h5: too slow"
+
+
+def test_markers_and_addresses_are_checked(settings: Settings) -> None:
+    marker = Marker.of("plan", b"part")
+    assert Marker.from_json(marker.to_json()) == marker
+    for text in (b"{}", b"[]", b"rubbish", b'{"plan": "a", "size": -1, "digest": ""}'):
+        with pytest.raises(ValueError, match=r"."):
+            Marker.from_json(text)
+    for address, reason in (
+        ("folder", "is no address"),
+        ("ftp://host/x", "vpdist knows"),
+        ("https://me:5ec4e7@host/x", "https://host/x: nothing can be written over HTTP"),
+    ):
+        with pytest.raises(UsageError, match=reason) as raised:
+            replace(settings, publish=address)
+        assert "5ec4e7" not in str(raised.value)
+    with pytest.raises(UsageError, match="s3://bucket/x: --offline opens no connection"):
+        replace(settings, publish="s3://bucket/x", offline=True)
