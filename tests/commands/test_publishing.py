@@ -116,13 +116,19 @@ def test_the_configuration_of_the_first_machine_is_kept_and_another_run_is_refus
     other = replace(first, output=settings.output.with_name("other"), min_length=100)
     assert predict(other) == 2
     assert "--min-length was 0, is now 100" in capfd.readouterr().err
-    assert predict(replace(settings, publish=None, output=other.output.with_name("c"), min_length=100)) == 0
-    assert predict(replace(other, output=other.output.with_name("c"))) == 2
-    assert "memory://runs/b belongs to another configuration: --min-length was 0" in capfd.readouterr().err
+    published = PublishedRun("memory://runs/b", SOON)
+    record = published.record()
+    assert record is not None
+    published.write_record(record | {"decisions": record["decisions"] | {"min_length": 100}})
+    assert predict(first) == 2
+    assert "memory://runs/b belongs to another configuration: --min-length was 100" in capfd.readouterr().err
+    published.write_record(record | {"plan": "other"})
+    assert predict(first) == 2
+    assert "--publish memory://runs/b: holds the parts of another run" in capfd.readouterr().err
 
 
 def test_what_cannot_be_published_is_listed_and_published_by_the_next_command(
-    settings: Settings, undisturbed: list[bytes], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     add, told = PublishedRun.add, []
 
@@ -135,13 +141,14 @@ def test_what_cannot_be_published_is_listed_and_published_by_the_next_command(
     monkeypatch.setattr(PublishedRun, "add", refusing)
     first = replace(settings, publish="memory://runs/c")
     assert predict(first) == 5
-    assert tables(first) == undisturbed
+    before = tables(first)
     assert len(told) == 2  # when it was written, and at the end
     shown = capfd.readouterr()
     assert "1 part could not be published" in shown.out + shown.err
     assert 2 not in PublishedRun("memory://runs/c", SOON).units()
     monkeypatch.setattr(PublishedRun, "add", add)
     assert predict(first) == 0
+    assert tables(first) == before
     assert 2 in PublishedRun("memory://runs/c", SOON).units()
 
 

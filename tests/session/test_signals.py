@@ -10,7 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.launched import PATIENCE_S
+from vpdist.distributed.runtime import alone
+from vpdist.environment import LaunchContext
 from vpdist.errors import Interrupted
+from vpdist.session.coordination import Control
 from vpdist.session.signals import StopRequest, stopping_signals
 
 PROGRAM = """
@@ -103,3 +106,13 @@ def test_a_hangup_stops_unless_it_is_ignored(
         assert signal.getsignal(signal.SIGHUP) is handler
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_waiting_for_a_store_ends_when_the_command_must_end() -> None:
+    stop = StopRequest(on_second_signal=lambda stopped: stopped.exit_code)
+    control = Control(alone(LaunchContext(), "cpu"), stop)
+    control.retries.sleep(0.0)
+    with stop.installed():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+            control.retries.sleep(3600.0)
