@@ -96,9 +96,8 @@ class Predict:
                 told_to_displays.describe_command(self.session, self.settings, inputs.resolved)
         use_threads(inputs.resolved.threads)
         with self._stage("ingest"):
-            summary = prepare.token_store(
-                self.control, self.folder, inputs, replace_unknown=self.settings.replace_unknown
-            )
+            unknown = self.settings.replace_unknown
+            summary = prepare.token_store(self.control, self.folder, inputs, replace_unknown=unknown)
         with self._stage("plan"):
             plan, plan_id = prepare.make_plan(self.control, self.folder, summary, inputs)
             if self.control.is_first:

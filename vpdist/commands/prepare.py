@@ -92,7 +92,7 @@ def make_plan(control: Control, folder: RunFolder, summary: StoreSummary, inputs
             return plan_file.map_plan(folder.plan, provenance_key, n_fragments=summary.n_fragments)[1]
         except hdf5_files.DamagedFile as reason:
             logger.info("making a new plan: %s", reason)
-        warning = room.check(summary.n_fragments, machine_memory())
+        warning = room.check(summary.n_fragments, machine_memory(), by_object=bool(summary.blocks_per_object))
         if warning and control.progress is not None:
             control.progress.message(warning)
         if summary.blocks_per_object:
