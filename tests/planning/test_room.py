@@ -50,7 +50,7 @@ def test_what_memory_cannot_hold_is_refused() -> None:
         room.check(100_000_001, 5 * GB)
     with pytest.raises(UsageError, match="n >= 88 "):
         room.check(10**9, GB)
-    with pytest.raises(UsageError, match="need about 6.5 GiB "):
+    with pytest.raises(UsageError, match=r"need about 6\.5 GiB "):
         room.check(100_000_000, 6 * GB, by_object=True)
 
 

@@ -12,8 +12,8 @@ from vpdist.errors import UsageError
 from vpdist.text import bytes_text
 
 BYTES_PER_FRAGMENT, BY_OBJECT = 52, 70
-"""Of the process that plans: keys 28, sort key 8, order 8, marks; then rows, lengths and the image of the file. The second
-one with a manifest, where keys, the plans of all objects and the one that joins them are there at once.
+"""Of the process that plans: keys 28, sort key 8, order 8, marks; then rows, lengths and the image of the file. With a
+manifest the second one, as keys, the plans of all objects and the one that joins them are there at once.
 `python -m scripts.archive.simulate` measures it, tests/planning/test_room.py bounds it."""
 MOST_FRAGMENTS = 100_000_000
 """Of one plan: made in a minute and 5 GB."""
