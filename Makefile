@@ -3,6 +3,8 @@
 # test-quick  what starts no ranks and computes nothing for long, for daily work (under 2 minutes on two cores)
 # test-faults  the long form of the fault tests: many launches with injected faults (half an hour)
 # test-cuda  what needs an NVIDIA GPU; the other verbs for tests stay on the CPU where there are GPUs, too
+# test-slurm  the job script of docs/slurm.md under a Slurm of this machine, about 5 minutes; needs root, installs Debian's slurm-wlm
+#         and munge where they are missing, and says why where it skips
 # check   ruff (rules and format), mypy, known vulnerabilities of the pinned versions (where the network allows it)
 # format  let ruff rewrite what it can
 # bench   benchmark figures beside their goals, on the CPU, in under 10 minutes; written to bench/figures.md
@@ -39,6 +41,10 @@ test-faults: $(ENVIRONMENT)
 
 test-cuda: $(ENVIRONMENT)
 	$(BIN)/python -m pytest -m cuda
+
+.PHONY: test-slurm
+test-slurm: $(ENVIRONMENT)
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/checks/slurm.sh
 
 check: $(ENVIRONMENT)
 	$(BIN)/ruff check .
