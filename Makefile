@@ -5,6 +5,9 @@
 # test-cuda  what needs an NVIDIA GPU; the other verbs for tests stay on the CPU where there are GPUs, too
 # test-slurm  the job script of docs/slurm.md under a Slurm of this machine, about 5 minutes; needs root, installs Debian's slurm-wlm
 #         and munge where they are missing, and says why where it skips
+# check-workflows  what lies in workflows/, with Snakemake, miniwdl, planemo and nf-core in an environment of their own (build/workflows),
+#         and the steps of the images, in about 5 minutes
+# release-check  whether a release can be made of this: distributions, installed and tried with each Python from 3.11 to 3.13, golden scores
 # check   ruff (rules and format), mypy, known vulnerabilities of the pinned versions (where the network allows it)
 # format  let ruff rewrite what it can
 # bench   benchmark figures beside their goals, on the CPU, in under 10 minutes; written to bench/figures.md
@@ -45,6 +48,19 @@ test-cuda: $(ENVIRONMENT)
 .PHONY: test-slurm
 test-slurm: $(ENVIRONMENT)
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/checks/slurm.sh
+
+.PHONY: check-workflows
+check-workflows: $(ENVIRONMENT) build/workflows/.installed
+	$(BIN)/python -m scripts.checks.workflows
+
+build/workflows/.installed: workflows/requirements.txt $(ENVIRONMENT)
+	$(BIN)/python -m venv build/workflows
+	build/workflows/bin/python -m pip install --disable-pip-version-check -r workflows/requirements.txt
+	touch $@
+
+.PHONY: release-check
+release-check: $(ENVIRONMENT)
+	$(BIN)/python -m scripts.release.check
 
 check: $(ENVIRONMENT)
 	$(BIN)/ruff check .

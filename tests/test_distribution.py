@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-FOLDERS = ("docs", "scripts", "tests", "vpdist")
+FOLDERS = ("docs", "scripts", "tests", "vpdist", "workflows")
 FILES = (
     "Makefile",
+    ".dockerignore",
     "LICENSE",
     "CITATION.cff",
     "mkdocs.yml",
