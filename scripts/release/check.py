@@ -72,8 +72,9 @@ def versions_agree(tree: Path, *, final: bool) -> str:
 
 def distributions(tree: Path, target: Path) -> tuple[Path, str]:
     """Build both; the wheel, and what they hold. Raises FailedError."""
+    wanted = files_below(tree)  # before the build adds its own
     sdist, wheel = build(tree, target)
-    wrong = differences(sdist, wheel, files_below(tree))
+    wrong = differences(sdist, wheel, wanted)
     if wrong:
         raise FailedError("\n".join(wrong))
     sums = [f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in (sdist, wheel)]
