@@ -37,10 +37,13 @@ COMPUTING = (
 CALLING = "[--prevalence] [--sensitive] [--balanced] [--strict] [--max-fdr] "
 RUNNING = "[--nproc] [--reuse] [--schedule=static] [--log-interval=30.0] [--stall-timeout=1800.0] [--restart] "
 COMMANDS = {
-    "predict": "[inputs=[]] [--files-from] -o/--output [--classifier] [--allow-short] [--consensus=mean] [--no-embeddings] [--legacy-output] "
+    "predict": "[inputs=[]] [--files-from] [--manifest] [--shard] [--retry-failed] -o/--output [--classifier] [--allow-short] [--consensus=mean] [--no-embeddings] [--legacy-output] "
     "[--min-score=0.0] [--gzip-tables] " + (COMPUTING + CALLING + RUNNING),
-    "embed": "[inputs=[]] [--files-from] -o/--output [--gzip-tables] " + COMPUTING + RUNNING,
-    "plan": "[inputs=[]] [--files-from] [-o/--output] [--classifier] [--ranks] [--no-embeddings] [--json] " + COMPUTING,
+    "embed": "[inputs=[]] [--files-from] [--manifest] [--shard] [--retry-failed] -o/--output [--gzip-tables] "
+    + COMPUTING
+    + RUNNING,
+    "plan": "[inputs=[]] [--files-from] [--manifest] [--shard] [-o/--output] [--classifier] [--ranks] [--no-embeddings] [--json] "
+    + COMPUTING,
     "classify": "run [--model] [--classifier] [--consensus] [--progress=auto] [--offline] [--legacy-output] [--min-score=0.0] "
     "[--gzip-tables] " + CALLING,
     "train": "--virus --other -o/--output [--groups] [--gbff] [--hidden=512] [--dropout=0.5] [--optimizer=sgd] "
@@ -49,6 +52,7 @@ COMMANDS = {
     "[--validation-share=0.1] [--test-share=0.1] [--calibration-share=0.1] "
     "[--heads] [--shortest-chunk] [--bootstraps=1000] [--seed=2026] [--name] [--description] [--licence=unknown] "
     + (COMPUTING + RUNNING),
+    "merge": "runs -o/--output [--progress=auto]",
     "verify": "run",
     "report": "run [-o/--output] [--png] [--multiqc]",
     "export": "run --to [--per=sequence] [-o/--output]",
@@ -169,6 +173,20 @@ def test_every_option_arrives_in_the_settings(monkeypatch: pytest.MonkeyPatch) -
         min_score=0.25,
         gzip_tables=True,
     )
+
+
+def test_a_manifest_takes_the_place_of_inputs(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    typed = ("-o", "run", "--manifest", "m.tsv", "--shard", "3/7", "--retry-failed")
+    made = settings_of(monkeypatch, "embed", *typed, *ENCODERS)
+    assert (made.inputs, made.manifest, made.shard, made.retry_failed) == ((), Path("m.tsv"), "3/7", True)
+    assert run_main(monkeypatch, "embed", "a.fa", *typed, *ENCODERS) == 2
+    assert "--manifest names all inputs" in capfd.readouterr().err
+    assert run_main(monkeypatch, "embed", "a.fa", "-o", "run", "--shard", "1/2", *ENCODERS) == 2
+    assert "--shard needs a --manifest" in capfd.readouterr().err
+    assert run_main(monkeypatch, "embed", "-o", "run", "--manifest", "m", "--shard", "3", *ENCODERS) == 2
+    assert "--shard 3: give i/n" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,10 @@ info_command.add_to(app)
 
 @app.command()
 @with_settings(
-    "inputs files_from output model classifier nucleotide_model protein_model chunk_length min_length replace_unknown "
-    "allow_short consensus prevalence sensitive balanced strict max_fdr dtype embedding_dtype embeddings token_budget "
-    "threads device nproc schedule progress log_interval stall_timeout offline restart reuse legacy_output min_score "
-    "gzip_tables"
+    "inputs files_from manifest shard retry_failed output model classifier nucleotide_model protein_model "
+    "chunk_length min_length replace_unknown allow_short consensus prevalence sensitive balanced strict max_fdr dtype "
+    "embedding_dtype embeddings token_budget threads device nproc schedule progress log_interval stall_timeout "
+    "offline restart reuse legacy_output min_score gzip_tables"
 )
 def predict(settings: Settings, nproc: Nproc = None) -> None:
     """Call every sequence virus or not, and keep the embeddings that led there."""
@@ -54,9 +54,9 @@ def predict(settings: Settings, nproc: Nproc = None) -> None:
 
 @app.command()
 @with_settings(
-    "inputs files_from output model nucleotide_model protein_model chunk_length min_length replace_unknown dtype "
-    "embedding_dtype token_budget threads device nproc schedule progress log_interval stall_timeout offline restart "
-    "reuse gzip_tables",
+    "inputs files_from manifest shard retry_failed output model nucleotide_model protein_model chunk_length "
+    "min_length replace_unknown dtype embedding_dtype token_budget threads device nproc schedule progress "
+    "log_interval stall_timeout offline restart reuse gzip_tables",
     calls=False,
 )
 def embed(settings: Settings, nproc: Nproc = None) -> None:
@@ -145,8 +145,8 @@ def _run(settings: Settings, nproc: int | None, run: Callable[[Settings], int] =
 
 @app.command()
 @with_settings(
-    "inputs files_from folder model classifier nucleotide_model protein_model ranks chunk_length min_length "
-    "replace_unknown dtype embedding_dtype embeddings token_budget threads device progress offline as_json",
+    "inputs files_from manifest shard folder model classifier nucleotide_model protein_model ranks chunk_length "
+    "min_length replace_unknown dtype embedding_dtype embeddings token_budget threads device progress offline as_json",
     output=Path(),
     dry_run=True,
 )

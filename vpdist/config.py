@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_origin, get_type_hints
 
 from vpdist.encoder_kinds import KINDS, in_files, options
 from vpdist.errors import UsageError
-from vpdist.option_declarations import Option, encodable, parsed_budget
+from vpdist.option_declarations import Option, checked_shard, encodable, parsed_budget
 from vpdist.option_declarations import between_0_and_1 as between_0_and_1
 from vpdist.option_declarations import one_of as one_of
 from vpdist.option_declarations import preset_of as preset_of
@@ -51,6 +51,12 @@ class Settings:
     files_from: Annotated[str | None, Option("A file that names inputs, one a line; - for stdin.", metavar="LIST")] = (
         None
     )
+    manifest: Annotated[Path | None, Option("Inputs as a table: path, sample, size, records.", metavar="TSV")] = None
+    shard: Annotated[
+        str | None,
+        Option("Of the manifest: the share of the i-th of n jobs.", metavar="i/n", parse=checked_shard),
+    ] = None
+    retry_failed: Annotated[bool, Option("Read failed objects of the manifest again.")] = False
     output: Annotated[Path, Option("The run folder.", flags=("-o", "--output"), metavar="RUN")]
     model: Annotated[
         str | None,
@@ -125,12 +131,16 @@ class Settings:
     """Only count and estimate (`vpdist plan`): the models may be left out, nothing is kept."""
 
     def __post_init__(self) -> None:
-        if not self.inputs and self.files_from is None:
+        if self.manifest is not None and (self.inputs or self.files_from is not None):
+            raise UsageError("--manifest names all inputs; name no others beside it")
+        if self.manifest is None and (self.shard is not None or self.retry_failed):
+            raise UsageError(f"{'--shard' if self.shard else '--retry-failed'} needs a --manifest")
+        if not self.inputs and self.files_from is None and self.manifest is None:
             raise UsageError("no input: name FASTA or FASTQ files, or - for standard input")
         if (*self.inputs, self.files_from).count("-") > 1:
             raise UsageError("standard input (-) can be read once only")
         encodable("input", *self.inputs)
-        encodable("--output or --reuse", self.output, self.reuse)
+        encodable("--manifest, --output or --reuse", self.manifest, self.output, self.reuse)
         encodable("model or classifier", self.model, *self.models.values(), self.classifier)
         paths: set[str] = set()
         for name in map(str, map(Path, self.inputs)):
@@ -169,6 +179,7 @@ class Settings:
             "output": str(self.output),
             "classifier": str(self.classifier) if self.classifier else None,
             "reuse": str(self.reuse) if self.reuse else None,
+            "manifest": str(self.manifest) if self.manifest else None,
         }
 
 

@@ -13,7 +13,8 @@ import typer
 from typer.core import TyperCommand
 
 PANELS = {
-    "Input": "run inputs files_from virus other groups gbff min_length allow_short replace_unknown reuse",
+    "Input": "run runs inputs files_from manifest shard retry_failed virus other groups gbff min_length allow_short "
+    "replace_unknown reuse",
     "Models": "model nucleotide_model protein_model classifier chunk_length offline",
     "Calls": "consensus prevalence sensitive balanced strict max_fdr",
     "Output": "output folder embeddings embedding_dtype min_score gzip_tables legacy_output restart name description "
@@ -27,8 +28,8 @@ PANELS = {
 }
 """Headings, in their order, with the options of commands that run something."""
 SELDOM = (
-    "replace_unknown reuse balanced embedding_dtype gzip_tables legacy_output token_budget threads schedule "
-    "log_interval stall_timeout"
+    "replace_unknown files_from shard retry_failed allow_short reuse balanced embedding_dtype gzip_tables "
+    "legacy_output token_budget threads schedule log_interval stall_timeout"
 ).split()
 """Options that --help only names, so that it fits on a screen; --help-all describes them."""
 HELP_ALL = "help_all"
@@ -45,6 +46,7 @@ EXAMPLES = {
     "train": "vpdist train --virus viruses.fa.gz --other bacteria=bacteria.fa.gz -o MODEL --model virnucpro-500",
     "plan": "vpdist plan reads.fa.gz -o RUN --model virnucpro-500 --ranks 16",
     "classify": "vpdist classify RUN --model virnucpro-500 --consensus max",
+    "merge": "vpdist merge run-1 run-2 run-3 -o RUN",
     "verify": "vpdist verify RUN",
     "watch": "vpdist watch RUN",
     "models": "vpdist models --folder models/",

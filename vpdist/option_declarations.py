@@ -8,6 +8,7 @@ from typing import Any
 
 from vpdist.errors import UsageError
 
+MOST_SHARDS = 1 << 20
 LONGEST_NUMBER = 18
 """Digits; Python refuses to read far longer numbers."""
 
@@ -25,6 +26,22 @@ def parsed_budget(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= LONGEST_NUMBER):
         raise UsageError(f"--token-budget {text}: give auto or a number of tokens")
     return int(text)
+
+
+def parsed_shard(text: str) -> tuple[int, int]:
+    """Number and count of a `--shard i/n`. Raises UsageError."""
+    number, slash, count = text.partition("/")
+    digits = all(each.isascii() and each.isdigit() and len(each) <= LONGEST_NUMBER for each in (number, count))
+    if not (slash and digits and 1 <= int(number) <= int(count) <= MOST_SHARDS):
+        raise UsageError(f"--shard {text}: give i/n, the number of a job from 1 and of all jobs, as 3/7")
+    return int(number), int(count)
+
+
+def checked_shard(text: str | None) -> str | None:
+    """A --shard, if one is given. Raises UsageError."""
+    if text is not None:
+        parsed_shard(text)
+    return text
 
 
 def within(option: str, value: float | None, least: float, most: float | None = None) -> None:

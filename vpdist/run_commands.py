@@ -20,6 +20,7 @@ EXPORT_HELP = "h5, npz, parquet or h5ad."
 def add_to(app: typer.Typer) -> None:
     """Make the functions below commands of `app`."""
     app.command()(classify)
+    app.command()(merge)
     app.command()(export)
     app.command()(report)
 
@@ -74,6 +75,25 @@ def classify(
         choice=Choice(preset=preset, max_fdr=max_fdr, prevalence=prevalence),
     )
     raise typer.Exit(code)
+
+
+def merge(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The run folders of all shards, in any order.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="The run folder of the whole.")],
+    progress: Annotated[str, option("progress")] = "auto",
+) -> None:
+    """Put the runs of all shards of a manifest together: the tables are those of one run."""
+    from vpdist.storage.run_folder import RunFolder
+
+    if launch_context().rank == 0:
+        for run in runs:
+            RunFolder(run).check_holds_run()
+            if run.resolve() == output.resolve():
+                raise UsageError(f"{output}: is one of the shards; name a new folder")
+    with ending_with_launcher():
+        from vpdist.commands.merge import merge as put_together
+
+    raise typer.Exit(put_together(runs, output, progress=progress))
 
 
 def export(

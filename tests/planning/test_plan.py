@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vpdist.planning.object_plans import build_by_object, units_of_objects
 from vpdist.planning.plan import (
     EncoderCost,
     FragmentKeys,
@@ -193,3 +194,27 @@ def test_a_plan_is_never_of_another_type_than_int64() -> None:
         COSTS,
     )
     assert {getattr(plan, name).dtype for name in Plan.__dataclass_fields__} == {np.dtype(np.int64)}
+
+
+@given(keys_strategy, limits_strategy, st.lists(st.integers(0, 400), max_size=4))
+def test_the_plan_of_a_manifest_is_that_of_each_object_by_itself(
+    keys: FragmentKeys, limits: Limits, cuts: list[int]
+) -> None:
+    n = len(keys.residues)
+    first = np.array([0, *sorted(min(cut, n) for cut in cuts), n])
+    plan = build_by_object(keys, limits, COSTS, first)
+    assert plan.is_sound()
+    assert len(plan.fragment) == n
+    units = units_of_objects(plan, first)
+    assert (units[0], units[-1]) == (0, plan.n_units)
+    for begin, end, unit in zip(first[:-1].tolist(), first[1:].tolist(), units[:-1].tolist(), strict=True):
+        mine = FragmentKeys(
+            residues=keys.residues[begin:end],
+            tokens={kind: tokens[begin:end] for kind, tokens in keys.tokens.items()},
+            nucleotide_hash=keys.nucleotide_hash[begin:end],
+            protein_hash=keys.protein_hash[begin:end],
+        )
+        alone = build_by_object(mine, limits, COSTS, np.array([0, end - begin]))
+        for k in range(alone.n_units):
+            assert (alone.fragments(k).flat + begin).tolist() == plan.fragments(unit + k).flat.tolist()
+            assert alone.fragments(k).offsets.tolist() == plan.fragments(unit + k).offsets.tolist()

@@ -151,7 +151,7 @@ def _new_calls(
         warnings += refuse_mostly_short(folder, summary, bundle.model.name, shortest, allowed=True)
     warnings += resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
     text = summary_text(folder, totals, time.monotonic() - started, called=True)
-    return Outcome("\n".join([*warnings, text, *further.told, *choose.told(bundle)]), totals.failed_fragments)
+    return Outcome("\n".join([*warnings, text, *further.told, *choose.told(bundle)]), totals.failures)
 
 
 def _complete_plan(

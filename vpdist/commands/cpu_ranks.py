@@ -59,7 +59,7 @@ def weight_bytes(shapes: Mapping[str, EncoderShape]) -> int:
 
 
 def _seconds(shapes: Mapping[str, EncoderShape], inputs: tuple[str, ...]) -> float:
-    """Seconds of one core for all inputs, about; infinite for standard input and inputs from a list."""
+    """Seconds of one core for all inputs, about; infinite for standard input, lists and manifests."""
     if not inputs or "-" in inputs:
         return float("inf")
     n_bases = sum(Path(name).stat().st_size for name in inputs)

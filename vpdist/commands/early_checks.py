@@ -15,7 +15,9 @@ from vpdist.encoders.hub import local_folder
 from vpdist.encoders.shape import encoder_shape
 from vpdist.encoders.weights import files_read
 from vpdist.errors import InputError, StorageError, UsageError, WeightsError
+from vpdist.option_declarations import parsed_shard
 from vpdist.results.classifier_kinds import kinds_of_file, refuse_missing
+from vpdist.sequences.manifest import read_manifest, shard_of
 from vpdist.storage.atomic_files import open_regular
 from vpdist.storage.run_folder import RunFolder
 
@@ -57,6 +59,10 @@ def check_paths(settings: Settings) -> None:
         RunFolder(settings.reuse).check_holds_run()
         if settings.reuse.resolve() == settings.output.resolve():
             raise UsageError(f"--reuse {settings.reuse}: is the run folder itself, whose embeddings are kept anyway")
+    if settings.manifest is not None:
+        manifest = read_manifest(settings.manifest)
+        if settings.shard is not None:
+            shard_of(manifest, *parsed_shard(settings.shard))
     for name in settings.inputs:
         if name != "-":
             check_input(name, Path(name))

@@ -17,6 +17,7 @@ import numpy as np
 
 from vpdist.commands.compare_configs import same_samples
 from vpdist.commands.input_identity import input_identity, located
+from vpdist.commands.manifest_inputs import object_rows
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.config import ResolvedConfig, Settings
 from vpdist.errors import InputError, StorageError
@@ -26,7 +27,7 @@ from vpdist.sequences.store_summary import StoreSummary, records_per_source
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import read_json, storage_error
 from vpdist.storage.run_folder import RunFolder
-from vpdist.storage.table_switch import COMPLETE, FileDigest, recorded_tables
+from vpdist.storage.table_switch import COMPLETE, FileDigest, TablesOrigin, recorded_tables
 from vpdist.text import bytes_text, printable, without_open_quotes
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ class FurtherFiles:
         ending = self.session.control.raise_if_ending
         sources = [without_open_quotes(printable(name)) for name in self.resolved.input_names]
         found = call_files.read_sequences(new, sources, self.min_score, ending)
-        call_files.write_summary(new, found.sources, called=self.called)
+        rows = object_rows(self.folder, self.summary, len(sources))
+        call_files.write_summary(new, found.sources, called=self.called, objects=rows)
         notes = []
         if self.called:
             call_files.write_virus_table(new, found.virus, ending)
@@ -137,6 +139,21 @@ def of_predict(session: Session, summary: StoreSummary, inputs: RunInputs, setti
         called=inputs.classifier is not None,
         min_score=settings.min_score,
         gzip_tables=settings.gzip_tables,
+    )
+
+
+def of_merge(
+    session: Session, summary: StoreSummary, resolved: ResolvedConfig, origin: TablesOrigin, *, gzip_tables: bool
+) -> FurtherFiles:
+    """Those of `merge`. Raises StorageError."""
+    return FurtherFiles(
+        session=session,
+        summary=summary,
+        resolved=resolved,
+        paths=located(session.folder, resolved.input_names),
+        called=bool(origin.classifier),
+        min_score=origin.min_score,
+        gzip_tables=gzip_tables,
     )
 
 

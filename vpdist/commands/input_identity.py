@@ -15,6 +15,9 @@ from vpdist.commands.early_checks import check_input
 from vpdist.config import InputIdentity, ResolvedConfig
 from vpdist.errors import InputError, UsageError
 from vpdist.sequences import store_summary, token_store
+from vpdist.sequences.blocks import RawBlock
+from vpdist.sequences.input_report import InputReport
+from vpdist.sequences.read_objects import ReadObject, read_objects
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import read_json
 from vpdist.storage.file_identity import FileIdentity
@@ -75,10 +78,15 @@ def refuse_changed_input(
 
 
 def refuse_other_content(
-    session: Session, recorded: ResolvedConfig, found: InputIdentity, paths: Sequence[Path]
+    session: Session,
+    recorded: ResolvedConfig,
+    found: InputIdentity,
+    paths: Sequence[Path],
+    objects: Sequence[ReadObject] | None = None,
 ) -> None:
     """On rank 0: where a name or time of the input differs from the recorded ones, read it and compare it with the
-    token store. What was found equal is noted in run.json, and not read again the next time.
+    token store. What was found equal is noted in run.json, and not read again the next time. `objects`: those of a
+    manifest.
 
     Without a complete token store there is nothing to compare with: the stages make one, and its digest decides which
     parts are kept. Raises UsageError where the content differs, InputError, StorageError.
@@ -91,19 +99,43 @@ def refuse_other_content(
     if summary is None or (read_json(folder.run) or {}).get("compared_input") == noted:
         return
     session.progress.message("a name or time of the input differs: reading it to compare it with what was read before")
-    digests = []
+    taken = _Digests(session)
     replace = summary.report.replaced is not None
     rules = recorded.chunk_length, recorded.min_length
-    for block in token_store.read_blocks(paths, *rules, replace_unknown=replace):
-        digests.append(block.digest())
-        session.progress.add()
-        session.control.raise_if_ending()
+    if objects is not None:
+        read_objects(objects, rules, taken, replace_unknown=replace)
+    else:
+        for block in token_store.read_blocks(paths, *rules, replace_unknown=replace):
+            taken.take(block)
+    digests = taken.digests
     if store_summary.store_digest(summary.basis, digests) != summary.digest:
         raise UsageError(
             f"{folder.path} belongs to another configuration: the input's sequences differ from those read before; "
             f"use another folder, or --restart to discard what it holds"
         )
     folder.update_run(compared_input=noted)
+
+
+class _Digests:
+    """The digests of blocks as they are read."""
+
+    def __init__(self, session: Session) -> None:
+        self.report, self.digests = InputReport(), list[str]()
+        self._session, self._ended = session, 0
+
+    def plan_bytes(self, n_bytes: int) -> None:
+        """Nothing is shown of them."""
+
+    def take(self, raw: RawBlock) -> None:
+        self.digests.append(raw.digest())
+        self._session.progress.add()
+        self._session.control.raise_if_ending()
+
+    def end_object(self, n_bytes: int, *, kept: bool) -> None:
+        """Forget the blocks of an object that failed."""
+        if not kept:
+            del self.digests[self._ended :]
+        self._ended = len(self.digests)
 
 
 def _names_and_times(inputs: InputIdentity) -> list[tuple[Path, int]]:
@@ -118,8 +150,11 @@ def input_paths(names: Sequence[str], paths: Sequence[Path]) -> list[str | None]
 def located(folder: RunFolder, names: Sequence[str]) -> list[Path]:
     """Where the inputs of a run are looked for: by the names that it was given, else where they were then. Raises
     StorageError."""
-    recorded = (read_json(folder.run) or {}).get(INPUT_PATHS)
+    run = read_json(folder.run) or {}
+    recorded = run.get(INPUT_PATHS)
     earlier = recorded if isinstance(recorded, list) and len(recorded) == len(names) else [None] * len(names)
+    if "manifest" in run:  # whose names are relative to its own folder
+        return [Path(before if isinstance(before, str) else name) for name, before in zip(names, earlier, strict=True)]
     paths = [folder.spool if name == "-" else Path(name) for name in names]
     return [
         path if path.exists() or not isinstance(before, str) else Path(before)

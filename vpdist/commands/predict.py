@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from vpdist.commands import prepare, resolve_config, run_end, run_inputs, told_to_displays
+from vpdist.commands import prepare, resolve_config, retry, run_end, run_inputs, told_to_displays
 from vpdist.commands.platforms import note_platforms
 from vpdist.commands.reuse import earlier_run
 from vpdist.commands.run_inputs import RunInputs
@@ -33,7 +33,7 @@ from vpdist.models import choose
 from vpdist.planning.plan import COSTS_PER_MFLOP, Plan, longest_first
 from vpdist.planning.sampler import TokenWeightedDistributedSampler
 from vpdist.results import parts
-from vpdist.results.parts import PartHeader
+from vpdist.results.parts import PartHeader, part_header
 from vpdist.results.table_files import table_path
 from vpdist.results.tables import Totals
 from vpdist.results.write_results import summary_text
@@ -101,6 +101,8 @@ class Predict:
             plan, plan_id = prepare.make_plan(self.control, self.folder, summary, inputs)
             if self.control.is_first:
                 self._report_plan(summary, plan, inputs)
+            if self.control.is_first:
+                retry.carry_over(self.session, summary, plan, part_header(plan_id, inputs.resolved))
             earlier = earlier_run(self.session, self.settings.reuse, summary, plan, plan_id, inputs)
         with self._stage("layout"):
             prepare.check_room(self.control, self.folder, inputs, plan, plan_id)
@@ -293,4 +295,4 @@ class Predict:
         if self.control.is_first:
             lines += run_end.end_lines(table_path(self.folder.path, "sequences"), last, called=called)
         lines += self.told
-        return Outcome("\n".join(lines), totals.failed_fragments)
+        return Outcome("\n".join(lines), totals.failures)

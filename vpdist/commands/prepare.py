@@ -19,6 +19,7 @@ from vpdist.encoders.encoder import DTYPES, Encoder, load_encoder
 from vpdist.encoders.shape import encoder_shape
 from vpdist.errors import InputError, StorageError
 from vpdist.planning import fragment_keys, plan_file, row_bases, token_shards
+from vpdist.planning.object_plans import build_by_object
 from vpdist.planning.plan import Plan, build
 from vpdist.planning.token_shards import TokenShards
 from vpdist.results import parts
@@ -46,6 +47,8 @@ def token_store(
     tokenizers = {kind: load_tokenizer(kind, model) for kind, model in inputs.models.items()}
     fingerprints = [tokenizer.fingerprint for tokenizer in tokenizers.values()]
     provenance_key = repr((resolved.input, resolved.chunk_length, resolved.min_length, fingerprints))
+    if inputs.by_object:
+        provenance_key += " by object"
     kept = ingest.reuse_existing(control, folder, provenance_key)
     if kept is not None:
         return kept
@@ -60,8 +63,9 @@ def token_store(
             tokenizers=tokenizers,
             replace_unknown=replace_unknown,
             refuse_changed_input=lambda: input_identity.refuse_changed_input(
-                inputs.found, inputs.identities, inputs.paths
+                () if inputs.by_object else inputs.found, inputs.identities, [] if inputs.by_object else inputs.paths
             ),
+            objects=inputs.objects if inputs.by_object else None,
         )
     except InputError as error:
         if error.path != str(folder.spool):
@@ -84,8 +88,12 @@ def make_plan(control: Control, folder: RunFolder, summary: StoreSummary, inputs
             return plan_file.map_plan(folder.plan, provenance_key, n_fragments=summary.n_fragments)[1]
         except hdf5_files.DamagedFile as reason:
             logger.info("making a new plan: %s", reason)
-        # The keys are freed before the plan is written.
-        plan = build(fragment_keys.fragment_keys(folder, summary), limits, costs)
+        keys = fragment_keys.fragment_keys(folder, summary)
+        if summary.blocks_per_object:
+            plan = build_by_object(keys, limits, costs, summary.first_fragment()[summary.first_blocks()])
+        else:
+            plan = build(keys, limits, costs)
+        del keys  # before the plan is written
         plan_file.write_plan(folder.plan, plan, provenance_key)
         return plan_file.map_plan(folder.plan, provenance_key, n_fragments=summary.n_fragments)[1]
 

@@ -23,6 +23,7 @@ from vpdist.results.earlier_embeddings import EarlierEmbeddings
 from vpdist.sequences import store_summary
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.session.session import Session
+from vpdist.storage.atomic_files import read_json
 from vpdist.storage.hdf5_files import DamagedFile
 from vpdist.storage.run_folder import RunFolder
 
@@ -88,6 +89,8 @@ def _comparable(earlier: RunFolder, resolved: ResolvedConfig) -> ResolvedConfig:
     earlier.check_holds_run()
     if earlier.linked is not None:
         raise UsageError(f"--reuse {earlier.linked}: is a symbolic link, which leads out of the run")
+    if "merged" in (read_json(earlier.run) or {}):
+        raise UsageError(f"--reuse {earlier.path}: was merged and holds no tokens; name one of its shards")
     recorded = resolve_config.recorded_config(earlier)
     if recorded is None or not recorded.embeddings:
         raise UsageError(f"--reuse {earlier.path}: holds no embeddings")

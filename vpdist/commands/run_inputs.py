@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vpdist.commands import input_identity, resolve_config
+from vpdist.commands import input_identity, manifest_inputs, resolve_config, retry
 from vpdist.commands.early_checks import check_kind
 from vpdist.commands.input_list import read_list
 from vpdist.commands.platforms import platform_here
@@ -31,6 +31,7 @@ from vpdist.models import choose
 from vpdist.models.load_heads import load_heads
 from vpdist.results.classifier_kinds import refuse_missing
 from vpdist.results.heads import Heads
+from vpdist.sequences.read_objects import ReadObject
 from vpdist.sequences.records import read_records, require_piped_input, spool_stdin
 from vpdist.sequences.tokenizers import load_tokenizer
 from vpdist.session.coordination import Control
@@ -75,7 +76,11 @@ class RunInputs:
     found: InputIdentity = ()
     """On rank 0: the input as it is now, which may have other names and times than the recorded one."""
     identities: tuple[FileIdentity, ...] = ()
-    """On rank 0: of each input, when its content was looked at."""
+    """On rank 0: of each input, when its content was looked at; none of a manifest's."""
+    by_object: bool = False
+    """Whether the inputs are those of a manifest, each with blocks, plan and failures of its own."""
+    objects: tuple[ReadObject, ...] = ()
+    """On rank 0: those of a manifest."""
 
     @property
     def models(self) -> dict[str, Path]:
@@ -100,7 +105,9 @@ def resolve_inputs(settings: Settings, session: Session) -> RunInputs:
         _record(settings, session, inputs)
     else:
         files = {kind: fingerprinted(folder) for kind, folder in models.items()}
-        inputs = RunInputs(files, classifier, paths, recorded_by_rank_0(session))
+        inputs = RunInputs(
+            files, classifier, paths, recorded_by_rank_0(session), by_object=settings.manifest is not None
+        )
         _refuse_other_weights(session, inputs)
     logger.info("resolved configuration: %s", inputs.resolved)
     return inputs
@@ -114,8 +121,15 @@ def _resolve(
     paths: Sequence[Path],
 ) -> RunInputs:
     """On rank 0. The input is looked at first: that takes a moment, reading all weights does not."""
-    found = input_identity.input_identity(settings.inputs, paths)
-    identities = input_identity.file_identities(settings.inputs, paths)
+    objects: tuple[ReadObject, ...] = ()
+    identities: tuple[FileIdentity, ...] = ()
+    if settings.manifest is not None:
+        listed = retry.listed_objects(settings, session.folder)
+        found, objects, paths = listed.found, listed.objects, listed.paths
+    else:
+        found = input_identity.input_identity(settings.inputs, paths)
+        identities = input_identity.file_identities(settings.inputs, paths)
+    by_object = settings.manifest is not None
     files = {kind: fingerprinted(folder) for kind, folder in models.items()}
     fingerprints = {kind: each.fingerprint for kind, each in files.items()}
     choose.refuse_other_encoders(settings, choose.model_of(settings), fingerprints)
@@ -131,8 +145,8 @@ def _resolve(
         found,
         choose.shortest_judged(choose.calling_model_of(settings)),
     )
-    input_identity.refuse_other_content(session, resolved, found, paths)
-    return RunInputs(files, classifier, list(paths), resolved, found, identities)
+    input_identity.refuse_other_content(session, resolved, found, paths, objects if by_object else None)
+    return RunInputs(files, classifier, list(paths), resolved, found, identities, by_object, objects)
 
 
 def check_inputs(settings: Settings, control: Control) -> None:
@@ -149,6 +163,7 @@ def check_inputs(settings: Settings, control: Control) -> None:
     if "-" in settings.inputs:
         require_piped_input()
     names = [name for name in settings.inputs if name != "-"]
+    manifest_inputs.record(settings)  # is the manifest sound? objects that cannot be read end no run
     paths = [Path(name) for name in names]
     for path in paths:
         if RunFolder(settings.output).would_discard(path):
@@ -175,7 +190,8 @@ def _record(settings: Settings, session: Session, inputs: RunInputs) -> None:
         decisions=inputs.resolved.to_dict(),
         platform=mine.to_dict(),
         models={kind: str(folder) for kind, folder in inputs.models.items()},
-        input_paths=input_identity.input_paths(settings.inputs, inputs.paths),
+        input_paths=input_identity.input_paths(settings.inputs or inputs.resolved.input_names, inputs.paths),
+        **manifest_inputs.record(settings),
         **({"plugins": plugins} if plugins else {}),
         runs=runs_with(read_json(session.folder.run) or {}, run),
     )

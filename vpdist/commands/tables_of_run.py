@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vpdist.commands import further_files, told_to_displays
+from vpdist.commands import further_files, retry, told_to_displays
 from vpdist.commands.run_calibration import choice_of, judging_of
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.config import Settings
@@ -53,4 +53,5 @@ def tables_of_run(
         further=further,
         block_done=block_done,
     )
+    retry.forget(folder)
     return totals, further.told

@@ -60,7 +60,8 @@ def problems(path: Path) -> Iterator[str]:
     except DamagedFile as error:
         yield str(error)
         return
-    yield from _of_shards(folder, plan, plan_id)
+    if "merged" not in (read_json(folder.run) or {}):  # a merged run needs no tokens
+        yield from _of_shards(folder, plan, plan_id)
     header = part_header(plan_id, recorded)
     damaged = parts.damaged(folder.parts, range(plan.n_units), plan, header, full=True)
     yield from damaged.values()

@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from vpdist import environment
-from vpdist.commands import prepare, resolve_config, run_inputs
+from vpdist.commands import manifest_inputs, prepare, resolve_config, run_inputs
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.commands.short_sequences import refuse_mostly_short
 from vpdist.commands.threads import use_threads
@@ -142,10 +142,11 @@ class _DryRun:
             summary = prepare.token_store(
                 self.control, self.folder, inputs, replace_unknown=self.settings.replace_unknown
             )
-        reading_s = self._reading_s(inputs, summary.n_blocks)
+        reading_s = self._reading_s(inputs, summary)
         with self._stage("tables"):
             totals = self._tables(summary, inputs.resolved)
-        warnings = summary.warnings(inputs.resolved.input_names, self.settings.min_length)
+        warnings = manifest_inputs.share_lines(self.settings)
+        warnings += summary.warnings(inputs.resolved.input_names, self.settings.min_length)
         model, shortest = self.settings.model, inputs.resolved.shortest_chunk
         warnings += refuse_mostly_short(self.folder, summary, model, shortest, allowed=True)
         if not inputs.models:
@@ -196,12 +197,14 @@ class _DryRun:
             inputs = replace(inputs, classifier=Heads.of(Classifier(width, HIDDEN_WIDTH).eval()), resolved=resolved)
         return inputs
 
-    def _reading_s(self, inputs: RunInputs, n_blocks: int) -> float:
+    def _reading_s(self, inputs: RunInputs, summary: StoreSummary) -> float:
         """Seconds of reading, which one rank does for all; estimated by reading the first few blocks again."""
         resolved, started = inputs.resolved, time.monotonic()
         replace, rules = self.settings.replace_unknown, (resolved.chunk_length, resolved.min_length)
-        n = sum(1 for _ in islice(token_store.read_blocks(inputs.paths, *rules, replace_unknown=replace), 4))
-        return (time.monotonic() - started) * n_blocks / max(1, n)
+        failed = {each.file for each in summary.report.failed}
+        paths = [path for number, path in enumerate(inputs.paths) if number not in failed]
+        n = sum(1 for _ in islice(token_store.read_blocks(paths, *rules, replace_unknown=replace), 4))
+        return (time.monotonic() - started) * summary.n_blocks / max(1, n)
 
     def _tables(self, summary: StoreSummary, resolved: ResolvedConfig) -> Totals:
         """The tables of the run, with invented scores of the usual length."""

@@ -200,7 +200,7 @@ def greedy_ends(tokens: np.ndarray, budget: int) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype=np.int64), *pieces])
 
 
-def build(keys: FragmentKeys, limits: Limits, costs: Mapping[str, EncoderCost]) -> Plan:
+def build(keys: FragmentKeys, limits: Limits, costs: Mapping[str, EncoderCost], least_taper: int = LEAST_TAPER) -> Plan:
     """Plan all fragments. Every fragment is in exactly one row, every row in exactly one unit.
 
     `costs` are those of the encoders that run, at least one, in their order; a unit is whole batches of the last one.
@@ -221,7 +221,7 @@ def build(keys: FragmentKeys, limits: Limits, costs: Mapping[str, EncoderCost]) 
         for kind, encoder_cost in costs.items():
             cost += encoder_cost.of(lengths[kind][rows])
     np.cumsum(cost_before, out=cost_before)
-    unit_row = _units(batch_end, cost_before, limits)
+    unit_row = _units(batch_end, cost_before, limits, least_taper)
     unit_cost = np.diff(cost_before[unit_row])
     del cost_before
     unit_tokens, unit_bytes = np.zeros((2, len(unit_cost)), dtype=np.int64)
@@ -244,11 +244,11 @@ def slabs(n: int) -> Iterator[slice]:
     return (slice(start, min(start + SLAB, n)) for start in range(0, n, SLAB))
 
 
-def _units(batch_end: np.ndarray, cost_before: np.ndarray, limits: Limits) -> np.ndarray:
+def _units(batch_end: np.ndarray, cost_before: np.ndarray, limits: Limits, least_taper: int) -> np.ndarray:
     """(units + 1,) row bounds: at least one whole batch, up to 1/taper of the cost that is left and the limits."""
     bounds = [0]
     batch, n_batches = 0, len(batch_end)
-    taper = min(MOST_TAPER, max(LEAST_TAPER, n_batches // BATCHES_PER_TAPER))
+    taper = min(MOST_TAPER, max(least_taper, n_batches // BATCHES_PER_TAPER))
     cost_at_end = cost_before[batch_end]
     total = cost_before[-1]
     while batch < n_batches:
@@ -270,7 +270,6 @@ def longest_first(costs: Sequence[int] | np.ndarray) -> np.ndarray:
 
 def deal(costs: Sequence[int] | np.ndarray, world_size: int) -> list[list[int]]:
     """Deal positions of `costs` to `world_size` ranks: the most expensive one left goes to the least loaded rank.
-
     The busiest rank exceeds the mean by less than one unit (Graham 1969, "Bounds on multiprocessing timing anomalies").
     Every position is dealt exactly once; each rank's list is sorted from expensive to cheap.
     """

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from vpdist.results import explained, regions
+from vpdist.results.object_rows import OBJECT_COLUMNS, ObjectRow
 from vpdist.results.table_files import NA, Table, opened_table, opened_text
 from vpdist.results.virus_fasta import compressed
 from vpdist.storage.atomic_files import open_regular, replacing, storage_error, write_file
@@ -167,13 +168,17 @@ def opened_names(folder: Path, virus: VirusRows) -> Iterator[Callable[[int], tup
         yield name_and_length
 
 
-def write_summary(folder: Path, sources: dict[str, SourceCounts], *, called: bool) -> None:
-    """Write summary.tsv, a row for each input file, calls NA unless `called`. Raises StorageError."""
-    lines = ["\t".join(SUMMARY_COLUMNS)]
-    for source, of in sources.items():
+def write_summary(
+    folder: Path, sources: dict[str, SourceCounts], *, called: bool, objects: Sequence[ObjectRow] | None = None
+) -> None:
+    """Write summary.tsv, a row for each input file, calls NA unless `called`; with further columns for the `objects`
+    of a manifest. Raises StorageError."""
+    lines = ["\t".join((*SUMMARY_COLUMNS, *(() if objects is None else OBJECT_COLUMNS)))]
+    further = [()] * len(sources) if objects is None else [each.cells() for each in objects]
+    for (source, of), more in zip(sources.items(), further, strict=True):
         share = f"{of.virus / of.scored:.6g}" if of.scored else NA
         calls = (of.scored, of.virus, of.virus_bases, share) if called else (NA,) * 4
-        cells = (source, of.sequences, of.bases, *calls, *(of.statuses[status] for status in STATUSES))
+        cells = (source, of.sequences, of.bases, *calls, *(of.statuses[status] for status in STATUSES), *more)
         lines.append("\t".join(map(str, cells)))
     write_file(folder / "summary.tsv", ("\n".join(lines) + "\n").encode())
 
@@ -209,6 +214,8 @@ def write_readme(folder: Path, notes: Sequence[str]) -> None:
     for name in ("sequences", "chunks", "fragments"):
         with opened_table(folder, name) as table:
             columns[name] = table.columns
+    with opened_table(folder, "summary") as table:
+        columns["summary"] = table.columns
     there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     write_file(folder / "README.txt", explained.readme([*there, "README.txt"], columns, notes).encode())
 

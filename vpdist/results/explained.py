@@ -9,6 +9,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
+from vpdist.results.object_rows import OBJECT_COLUMNS
+
 WIDTH = 100
 
 FILES = {
@@ -85,6 +87,9 @@ COLUMNS: dict[str, dict[str, str]] = {
         "n_virus_bases": "their bases",
         "virus_share": "n_virus / n_scored",
         "n_ok": "sequences of this status, and so on for the others",
+        "sample": "the sample, as the manifest names it",
+        "status": "done, or failed: nothing of the object is in the tables",
+        "reason": "why it failed",
     },
 }
 FLAGS = {
@@ -123,7 +128,8 @@ def readme(files: Iterable[str], columns: Mapping[str, Sequence[str]], notes: Se
     lines += ["", *(line for note in notes for line in textwrap.wrap(note, WIDTH))] if notes else []
     for title, text in (("Scores", SCORES), ("Reading", READING), ("Names", NAMES)):
         lines += ["", title, "", *textwrap.wrap(text, WIDTH)]
-    for table, names in {**columns, "summary": tuple(COLUMNS["summary"])}.items():
+    summary = [name for name in COLUMNS["summary"] if name not in OBJECT_COLUMNS or name in columns.get("summary", ())]
+    for table, names in {**columns, "summary": summary}.items():
         known_columns = COLUMNS.get(table, {})
         lines += ["", f"Columns of {table}.tsv", ""]
         for name in names:

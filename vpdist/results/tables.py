@@ -47,10 +47,17 @@ class Totals:
     open_chunks: int = 0
     fragments: int = 0
     failed_fragments: int = 0
+    failed_objects: int = 0
+    """Of a manifest."""
     virus_sequences: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     judgement: dict[str, Any] | None = None
     """What run.json says of the judgement of all sequences; None where nothing is known."""
+
+    @property
+    def failures(self) -> int:
+        """Fragments and objects that failed."""
+        return self.failed_fragments + self.failed_objects
 
 
 def _score_columns(virus: np.ndarray, nonvirus: np.ndarray) -> list[str]:

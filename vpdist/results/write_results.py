@@ -138,6 +138,7 @@ def fill_tables(
             f"{summary.n_chunks} and {summary.n_fragments}"
         )
     totals.judgement = described
+    totals.failed_objects = len(summary.report.failed)
     return totals
 
 

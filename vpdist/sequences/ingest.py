@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -17,20 +16,20 @@ from typing import BinaryIO
 import numpy as np
 
 from vpdist.errors import StorageError
-from vpdist.sequences import token_store
-from vpdist.sequences.blocks import OFFSETS, Texts
+from vpdist.sequences import store_summary, token_store
+from vpdist.sequences.blocks import RawBlock
 from vpdist.sequences.input_report import InputReport
+from vpdist.sequences.read_objects import ReadObject, read_objects
 from vpdist.sequences.store_summary import (
     StoreSummary,
     block_paths,
     check_digest,
     load_summary,
-    names_key,
     new_names,
     store_digest,
 )
 from vpdist.sequences.tokenizers import FragmentTokenizer
-from vpdist.sequences.unique_names import name_hashes, resolve_names
+from vpdist.sequences.unique_names import name_hashes
 from vpdist.session.coordination import Control
 from vpdist.storage import hdf5_files
 from vpdist.storage.atomic_files import write_json
@@ -90,31 +89,28 @@ def ingest(
     tokenizers: Mapping[str, FragmentTokenizer],
     replace_unknown: bool = False,
     refuse_changed_input: Callable[[], None] = lambda: None,
+    objects: Sequence[ReadObject] | None = None,
 ) -> StoreSummary:
     """Fill the token store with all ranks. Valid blocks of an earlier run of the same input are kept.
-    `refuse_changed_input` is called on rank 0 when all input is read.
+    `refuse_changed_input` is called on rank 0 when all input is read. `objects`, on rank 0: those of a manifest, which
+    are read instead of `paths`; one that cannot be read is listed in the summary's report.
 
     Raises InputError naming file, record and position, and StorageError.
     """
-    digests: list[str] = []
-    report = InputReport()
     fingerprints = {kind: tokenizer.fingerprint for kind, tokenizer in tokenizers.items()}
+    taken = _RawBlocks(control, folder, fingerprints)
 
     def read() -> None:
-        position = InputPosition(paths, control)
-        blocks = partial(token_store.read_blocks, replace_unknown=replace_unknown, opened=position.opened)
-        for raw in blocks(paths, chunk_length, min_length, report):
-            digests.append(raw.digest())
-            path = token_store.block_path(folder.tokens, raw.index)
-            if token_store.block_is_valid(path, digests[-1], fingerprints):
-                control.publish(f"{KEPT}/{raw.index}", "1")
-            else:
-                token_store.write_raw(token_store.raw_path(folder.tokens, raw.index), raw)
-            control.publish(READ, str(len(digests)))
-            _count(control, records=len(raw.names), steps=position.advance())
-            control.raise_if_ending()
+        if objects is not None:
+            read_objects(objects, (chunk_length, min_length), taken, replace_unknown=replace_unknown)
+        else:
+            position = InputPosition(paths, control)
+            blocks = partial(token_store.read_blocks, replace_unknown=replace_unknown, opened=position.opened)
+            for raw in blocks(paths, chunk_length, min_length, taken.report):
+                taken.take(raw)
+                taken.publish(position.advance())
         refuse_changed_input()
-        control.publish(TOTAL, str(len(digests)))
+        control.publish(TOTAL, str(len(taken.digests)))
 
     def tokenise(index: int) -> None:
         if control.runtime.keys.get(f"{KEPT}/{index}") is not None:
@@ -132,13 +128,59 @@ def ingest(
     while _wait_for_block(control, index := control.next_index("ingest")):
         tokenise(index)
         control.publish(f"{DONE}/{index}", "1")
-    control.broadcast_from_rank_0(
-        "store", lambda: _summarise(control, folder, provenance_key, digests, fingerprints, report)
-    )
+    control.broadcast_from_rank_0("store", lambda: _summarise(control, folder, provenance_key, taken, fingerprints))
     summary = load_summary(folder, provenance_key)
     if summary is None:
         raise hdf5_files.DamagedFile(f"{folder.store}: is not the one that rank 0 has written")
     return summary
+
+
+class _RawBlocks:
+    """On rank 0: blocks as they are read, put where the ranks that tokenise them find them."""
+
+    def __init__(self, control: Control, folder: RunFolder, tokenizers: Mapping[str, str]) -> None:
+        self.report = InputReport()
+        self.digests: list[str] = []
+        """Of all blocks that are published."""
+        self.blocks_per_object: list[int] = []
+        self._control, self._tokens, self._tokenizers = control, folder.tokens, tokenizers
+        self._waiting: list[tuple[str, int, bool]] = []
+        """Digest and records of blocks that are not published yet, and whether the store has them already."""
+
+    def plan_bytes(self, n_bytes: int) -> None:
+        """So many are to be read."""
+        if self._control.progress is not None:
+            self._control.progress.plan_steps(n_bytes)
+
+    def take(self, raw: RawBlock) -> None:
+        """The next block. It is not seen by others before it is published."""
+        digest = raw.digest()
+        kept = token_store.block_is_valid(token_store.block_path(self._tokens, raw.index), digest, self._tokenizers)
+        if not kept:
+            token_store.write_raw(token_store.raw_path(self._tokens, raw.index), raw)
+        self._waiting.append((digest, len(raw.names), kept))
+        self._control.raise_if_ending()
+
+    def publish(self, n_bytes: int) -> None:
+        """All ranks may go on with what was taken; `n_bytes` of the input have been read for it."""
+        n_records = 0
+        for digest, records, kept in self._waiting:
+            if kept:
+                self._control.publish(f"{KEPT}/{len(self.digests)}", "1")
+            self.digests.append(digest)
+            n_records += records
+        self._waiting.clear()
+        self._control.publish(READ, str(len(self.digests)))
+        _count(self._control, records=n_records, steps=n_bytes)
+
+    def end_object(self, n_bytes: int, *, kept: bool) -> None:
+        """Publish the blocks of an object, or drop them."""
+        self.blocks_per_object.append(len(self._waiting) if kept else 0)
+        if not kept:
+            for index in range(len(self.digests), len(self.digests) + len(self._waiting)):
+                token_store.raw_path(self._tokens, index).unlink(missing_ok=True)
+            self._waiting.clear()
+        self.publish(n_bytes)
 
 
 class InputPosition:
@@ -187,9 +229,8 @@ def _summarise(
     control: Control,
     folder: RunFolder,
     provenance_key: str,
-    digests: Sequence[str],
+    read: _RawBlocks,
     tokenizers: Mapping[str, str],
-    report: InputReport,
 ) -> str:
     """Write names.h5 and store.json once all blocks are done; returns the store's digest.
 
@@ -198,8 +239,8 @@ def _summarise(
     n_records = n_chunks = n_bases = 0
     fragments: list[int] = []
     hashes: list[np.ndarray] = []
-    paths = [token_store.block_path(folder.tokens, index) for index in range(len(digests))]
-    for index, (path, raw_digest) in enumerate(zip(paths, digests, strict=True)):
+    paths = [token_store.block_path(folder.tokens, index) for index in range(len(read.digests))]
+    for index, (path, raw_digest) in enumerate(zip(paths, read.digests, strict=True)):
         control.wait_for(f"{DONE}/{index}")
         table = token_store.read_table(path)
         if (table.raw_digest, table.tokenizers) != (raw_digest, tokenizers):
@@ -210,23 +251,18 @@ def _summarise(
         fragments.append(len(table.fragment_chunk))
         hashes.append(name_hashes(table.names))
         control.raise_if_ending()
-    renamed = resolve_names(hashes, lambda: (token_store.read_table(path).names for path in paths))
-    names = Texts.pack(list(renamed.values()))
-    datasets = {"record": np.array(list(renamed), np.int64), "names": names.flat, OFFSETS["names"]: names.offsets}
-    hdf5_files.write_atomic(folder.names, datasets, {"basis": names_key(provenance_key)})
+    renamed = store_summary.write_names(folder, provenance_key, hashes, paths)
     summary = StoreSummary(
         basis=provenance_key,
-        digest=store_digest(provenance_key, digests),
+        digest=store_digest(provenance_key, read.digests),
         n_records=n_records,
         n_chunks=n_chunks,
         n_bases=n_bases,
         fragments_per_block=tuple(fragments),
         n_renamed=len(renamed),
         example_renamed=next(iter(renamed.values()), ""),
-        report=report,
+        report=read.report,
+        blocks_per_object=tuple(read.blocks_per_object),
     )
-    fields = asdict(summary)
-    if report == InputReport():
-        del fields["report"]  # nothing to tell
-    write_json(folder.store, fields)
+    write_json(folder.store, summary.to_dict())
     return summary.digest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from vpdist.ragged import offsets_of
 from vpdist.sequences import token_store
 from vpdist.sequences.blocks import OFFSETS, Texts
 from vpdist.sequences.input_report import InputReport
+from vpdist.sequences.unique_names import resolve_names
 from vpdist.storage import hdf5_files
 from vpdist.storage.atomic_files import read_json, storage_error
 from vpdist.storage.run_folder import RunFolder
@@ -41,6 +42,21 @@ class StoreSummary:
     """One of the new names, '' where there is none."""
     report: InputReport = field(default_factory=InputReport)
     """What reading the input found."""
+    blocks_per_object: tuple[int, ...] = ()
+    """Of a manifest whose objects have blocks of their own; 0 for one that failed. Empty without a manifest."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of store.json."""
+        fields = asdict(self) | {"report": self.report.to_dict()}
+        if self.report == InputReport():
+            del fields["report"]  # nothing to tell
+        if not self.blocks_per_object:
+            del fields["blocks_per_object"]
+        return fields
+
+    def first_blocks(self) -> np.ndarray:
+        """(objects + 1,) int64 number of each object's first block."""
+        return offsets_of(self.blocks_per_object)
 
     @property
     def n_blocks(self) -> int:
@@ -78,10 +94,14 @@ class StoreSummary:
     def from_dict(cls, fields: dict[str, Any]) -> StoreSummary:
         """Raises AttributeError, KeyError, TypeError or ValueError unless `fields` are those of a summary."""
         report = InputReport.from_dict(fields.get("report", {}))
-        new = cls(**fields | {"fragments_per_block": tuple(fields["fragments_per_block"]), "report": report})
-        counts = (new.n_records, new.n_chunks, new.n_bases, new.n_renamed, *new.fragments_per_block)
+        of_objects = tuple(fields.get("blocks_per_object", ()))
+        counted = {"fragments_per_block": tuple(fields["fragments_per_block"]), "blocks_per_object": of_objects}
+        new = cls(**fields | counted | {"report": report})
+        counts = (new.n_records, new.n_chunks, new.n_bases, new.n_renamed, *new.fragments_per_block, *of_objects)
         if any(type(count) is not int or not 0 <= count < 1 << 48 for count in counts):
             raise ValueError("a count is not an integer from 0 to 2**48")
+        if of_objects and sum(of_objects) != new.n_blocks:
+            raise ValueError("the objects have another number of blocks than the store")
         if any(type(text) is not str for text in (new.basis, new.digest, new.example_renamed)):
             raise ValueError("a text field is not a string")
         return new
@@ -111,6 +131,16 @@ def load_summary(folder: RunFolder, provenance_key: str | None = None) -> StoreS
 def names_key(basis: str) -> str:
     """What names.h5 carries of the provenance key of its store."""
     return xxhash.xxh3_128_hexdigest(basis.encode())
+
+
+def write_names(folder: RunFolder, basis: str, hashes: Sequence[np.ndarray], blocks: Sequence[Path]) -> dict[int, str]:
+    """Number the repeated names of all blocks, and write the new ones to names.h5; returns them by record. `hashes`:
+    of the names of each block. Raises DamagedFile, StorageError."""
+    renamed = resolve_names(hashes, lambda: (token_store.read_table(path).names for path in blocks))
+    names = Texts.pack(list(renamed.values()))
+    datasets = {"record": np.array(list(renamed), np.int64), "names": names.flat, OFFSETS["names"]: names.offsets}
+    hdf5_files.write_atomic(folder.names, datasets, {"basis": names_key(basis)})
+    return renamed
 
 
 def new_names(folder: RunFolder, summary: StoreSummary) -> dict[int, str]:

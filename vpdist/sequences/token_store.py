@@ -58,18 +58,19 @@ def read_blocks(
     *,
     replace_unknown: bool = False,
     opened: Callable[[BinaryIO], None] = lambda file: None,
+    before: tuple[int, int, int] = (0, 0, 0),
 ) -> Iterator[RawBlock]:
     """Read all files into blocks, in memory for one record and one block. What must be told is added to `report`;
-    `opened` is given each file.
+    `opened` is given each file. `before`: numbers of blocks, records and files that have been read before these.
 
     Records under 3 bases (too_short) and, of the others, those under `min_length` bases (filtered) have no chunks.
     An input without records has no blocks. Raises InputError.
     """
+    first_block, number, first_source = before
     source_of: dict[str, int] = {}
-    for number, path in enumerate(paths):
-        source_of.setdefault(str(path), number)
-    block = _OpenBlock(0, chunk_length, 0)
-    number = 0
+    for source, path in enumerate(paths, first_source):
+        source_of.setdefault(str(path), source)
+    block = _OpenBlock(first_block, chunk_length, number)
     for record in read_records(paths, report, replace_unknown=replace_unknown, opened=opened):
         if block.is_full:
             yield block.close()
@@ -89,7 +90,7 @@ def read_blocks(
                     yield block.close()
                     block = _OpenBlock(block.index + 1, chunk_length, number + 1)
                 block.add_chunk(number, k, start, end, sequence[start:end])
-        number += 1  # noqa: SIM113 - enumerate would hold the record as well
+        number += 1
         del record, sequence  # free the memory of a chromosome before the next one is read
     if not block.is_empty:
         yield block.close()

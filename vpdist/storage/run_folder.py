@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from vpdist.storage.atomic_files import DamagedFile, read_json, read_limited, st
 SHARED_MARK = ".seen-by-all-"
 """A file by which ranks see that they share the folder begins with this."""
 NEXT_TABLES = ".tables.next"
+BEFORE_RETRY = "before_retry"
+"""Where --retry-failed keeps store and parts until those of the retry are complete."""
 SUBFOLDERS = ("parts", "tokens", "logs", "at_work")
 TABLES = ("sequences.tsv", "chunks.tsv", "fragments.tsv")
 LEGACY = ("prediction_results.txt", "prediction_results_highestscore.csv")
@@ -62,6 +65,7 @@ class RunFolder:
         self.equal_rows, self.row_bases = self.tokens / "equal-rows.h5", self.tokens / "row-bases.h5"
         self.spool, self.input_list = self.tokens / "stdin", self.tokens / "files-from"
         self.next_tables, self.calibration = path / NEXT_TABLES, path / CALIBRATION
+        self.before_retry = path / BEFORE_RETRY
 
     def log(self, rank: int) -> Path:
         return self.path / "logs" / f"rank{rank:05d}.log"
@@ -151,6 +155,8 @@ class RunFolder:
                 for path in folder.iterdir():
                     if _is_ours(folder.name, path.name):
                         path.unlink()
+        if self.before_retry.is_dir() and not self.before_retry.is_symlink():
+            shutil.rmtree(self.before_retry)
         reports = (REPORT, *WITH_REPORT) if is_report(self.path / REPORT) else ()
         for name in (*reports, *self.recorded_call_files(), *TOP_FILES):
             (self.path / name).unlink(missing_ok=True)

@@ -1,0 +1,207 @@
+"""`--manifest`: every object is in the tables or listed with its reason, and scores do not depend on its neighbours."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.sample import write_contigs
+from tests.tiny_models import TinyModels
+from vpdist.commands import manifest_inputs, prepare
+from vpdist.commands.predict import predict
+from vpdist.commands.verify import verify
+from vpdist.config import Settings
+from vpdist.encoders.encoder import Encoder
+from vpdist.errors import EXIT_FAILURES_LISTED, Interrupted, UsageError
+from vpdist.estimate.dry_run import forecast
+from vpdist.ragged import Ragged
+from vpdist.storage.run_folder import TABLES
+
+NAMES = ("a.fa", "cut.fa.gz", "b.fa", "missing.fa", "c.fa", "protein.fa")
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sound files that share names and sequences, and three that cannot be read."""
+    folder = tmp_path_factory.mktemp("objects")
+    for seed, name in enumerate(("a.fa", "b.fa", "c.fa")):
+        write_contigs(folder / name, n=8, seed=seed)
+    (folder / "c.fa").write_text((folder / "c.fa").read_text() + (folder / "a.fa").read_text())
+    whole = gzip.compress((folder / "a.fa").read_bytes())
+    (folder / "cut.fa.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "protein.fa").write_text(">good\nATGGCC\n>p\nMKLVEEQ\n")
+    return folder
+
+
+def manifest(folder: Path, names: tuple[str, ...], file: str = "manifest.tsv") -> Path:
+    path = folder / file
+    path.write_text("path\tsample\n" + "".join(f"{name}\tS{number}\n" for number, name in enumerate(names)))
+    return path
+
+
+def settings(models: TinyModels, table: Path, run: Path, **more: object) -> Settings:
+    return models.settings(None, run, inputs=(), manifest=table, dtype="float32", threads=1, **more)
+
+
+def tables(run: Path) -> list[bytes]:
+    return [(run / name).read_bytes() for name in TABLES]
+
+
+@pytest.fixture(scope="module")
+def failed(models: TinyModels, objects: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in which three of six objects fail."""
+    run = tmp_path_factory.mktemp("run") / "run"
+    assert predict(settings(models, manifest(objects, NAMES), run)) == EXIT_FAILURES_LISTED
+    return run
+
+
+def test_objects_that_fail_are_listed_with_their_reason_and_leave_nothing_in_the_tables(
+    models: TinyModels, objects: Path, failed: Path, tmp_path: Path
+) -> None:
+    header, *rows = [line.split("\t") for line in (failed / "summary.tsv").read_text().splitlines()]
+    of = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    assert tuple(of) == NAMES
+    assert [row["status"] for row in of.values()] == ["done", "failed", "done", "failed", "done", "failed"]
+    assert of["b.fa"]["sample"] == "S2"
+    assert of["a.fa"]["reason"] == "NA"
+    assert "truncated" in of["cut.fa.gz"]["reason"]
+    assert of["missing.fa"]["reason"] == "cannot be read: No such file or directory"
+    assert of["protein.fa"]["reason"].startswith("record p, letter 3: unexpected letter 'L'")
+    assert of["cut.fa.gz"]["n_sequences"] == "0"
+    status = json.loads((failed / "status.json").read_text())
+    assert status["exit_code"] == EXIT_FAILURES_LISTED
+    assert "FAILED: cut.fa.gz" in status["message"]
+    assert verify(failed) == []
+    sound = settings(models, manifest(objects, ("a.fa", "b.fa", "c.fa"), "sound.tsv"), tmp_path / "sound")
+    assert predict(sound) == 0
+    assert tables(tmp_path / "sound") == tables(failed)
+
+
+def test_an_object_has_the_same_scores_whatever_else_is_in_the_manifest(
+    models: TinyModels, objects: Path, failed: Path, tmp_path: Path
+) -> None:
+    assert predict(settings(models, manifest(objects, ("c.fa",), "one.tsv"), tmp_path / "one")) == 0
+    alone = (tmp_path / "one" / "chunks.tsv").read_text().splitlines()[1:]
+    together = (failed / "chunks.tsv").read_text().splitlines()[-len(alone) :]
+    assert [row.split("\t")[1:] for row in alone] == [row.split("\t")[1:] for row in together]
+    assert [row.split("\t")[0] for row in alone] != [row.split("\t")[0] for row in together]  # names are numbered
+
+
+def test_the_same_command_changes_nothing_and_another_manifest_is_refused(
+    models: TinyModels, objects: Path, failed: Path
+) -> None:
+    before = tables(failed)
+    again = settings(models, objects / "manifest.tsv", failed)
+    assert predict(again) == EXIT_FAILURES_LISTED
+    assert tables(failed) == before
+    other = manifest(objects, NAMES[:2], "other.tsv")
+    assert predict(settings(models, other, failed)) == UsageError.exit_code
+    for name in ("a.fa", "b.fa"):
+        os.utime(objects / name)  # its content is read again, and found equal
+    assert predict(again) == EXIT_FAILURES_LISTED
+    assert tables(failed) == before
+
+
+def test_a_dry_run_counts_what_can_be_read_and_tells_the_balance_of_shares(
+    models: TinyModels, objects: Path, tmp_path: Path
+) -> None:
+    counting = Settings(inputs=(), manifest=manifest(objects, NAMES), output=Path(), dry_run=True, progress="none")
+    planned = forecast(counting, 1, None)
+    assert planned.counts.sequences == 36
+    assert any(line.startswith("FAILED: cut.fa.gz") for line in planned.warnings)
+    planned = forecast(replace(counting, shard="2/2"), 1, None)
+    told = planned.warnings[0]
+    assert told.startswith("share 2/2: 2 of 6 objects, ")
+    assert re.search(r", 1\.\d+ x mean; the largest of 2 is 1\.\d+ x mean$", told)
+
+
+def test_a_run_takes_no_more_objects_than_its_record_can_name(
+    models: TinyModels, objects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest_inputs, "MOST_OBJECTS", 5)
+    many = settings(models, manifest(objects, NAMES), tmp_path / "run")
+    assert predict(many) == UsageError.exit_code
+    assert len(manifest_inputs.read_share(replace(many, shard="1/2")).entries) < 5
+
+
+def test_declared_sizes_and_records_are_compared_with_what_is_there(
+    models: TinyModels, objects: Path, tmp_path: Path
+) -> None:
+    size = (objects / "a.fa").stat().st_size
+    table = objects / "declared.tsv"
+    table.write_text(f"path\tsize\trecords\na.fa\t{size}\t9\nb.fa\t{size + 9000}\t\nc.fa\t\t1\n")
+    assert predict(settings(models, table, tmp_path / "run")) == EXIT_FAILURES_LISTED
+    rows = (tmp_path / "run" / "summary.tsv").read_text().splitlines()[1:]
+    reasons = [row.split("\t")[-1] for row in rows]
+    assert reasons[0] == "NA"
+    assert reasons[1].endswith(f"bytes, declared are {size + 9000:,}")
+    assert reasons[2] == "has 18 records, declared are 1"
+
+
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many sequences of tokens have gone through encoders since this was called last."""
+    embed = Encoder.embed
+    counted = 0
+
+    def counting(encoder: Encoder, tokens: Ragged) -> object:
+        nonlocal counted
+        counted += len(tokens)
+        return embed(encoder, tokens)
+
+    monkeypatch.setattr(Encoder, "embed", counting)
+
+    def since() -> int:
+        nonlocal counted
+        found, counted = counted, 0
+        return found
+
+    return since
+
+
+def test_failed_objects_are_read_again_when_asked_and_nothing_else_is_computed_again(
+    models: TinyModels,
+    objects: Path,
+    failed: Path,
+    tmp_path: Path,
+    embedded: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, folder = Path(shutil.copytree(failed, tmp_path / "run")), Path(shutil.copytree(objects, tmp_path / "objects"))
+    again = settings(models, folder / "manifest.tsv", run)
+    whole = gzip.compress((folder / "a.fa").read_bytes())
+    (folder / "cut.fa.gz").write_bytes(whole)
+    write_contigs(folder / "missing.fa", n=5, seed=9)
+    assert predict(again) == EXIT_FAILURES_LISTED  # as before: nobody has asked
+    assert tables(run) == tables(failed)
+    embedded()
+    retried = replace(again, retry_failed=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "token_store", interrupted)
+        assert predict(retried) == Interrupted.exit_code
+    assert (run / "before_retry").exists()
+    assert predict(again) == EXIT_FAILURES_LISTED  # it goes on with the retry
+    computed = embedded()
+    assert not (run / "before_retry").exists()
+    assert "FAILED: protein.fa" in json.loads((run / "status.json").read_text())["message"]
+    assert verify(run) == []
+    assert predict(settings(models, folder / "manifest.tsv", tmp_path / "fresh")) == EXIT_FAILURES_LISTED
+    assert tables(run) == tables(tmp_path / "fresh")
+    assert (run / "summary.tsv").read_bytes() == (tmp_path / "fresh" / "summary.tsv").read_bytes()
+    all_of_it = embedded()
+    assert 0 < computed < all_of_it
+    only = settings(models, manifest(folder, ("cut.fa.gz", "missing.fa"), "two.tsv"), tmp_path / "two")
+    assert predict(only) == 0
+    assert embedded() == computed
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise Interrupted("stopped")
