@@ -8,14 +8,15 @@
 # soon as its step has begun, before there is a run, and again once there is a part; another by Slurm itself, before its
 # time limit. Each time the job has to be queued again; in the end it has to finish with the tables of `srun -n 2 vpdist`,
 # which nothing disturbs. READS should keep two ranks busy for a minute and a half, or a signal comes too late, which is an
-# error. Without arguments, a synthetic sample and random encoders do.
+# error. Without arguments, a synthetic sample and random encoders do. Then the array of docs/many-jobs.md reads a manifest
+# in shards, one task being stopped, and `vpdist merge` has to make the tables of one run of that manifest.
 set -euo pipefail
 root=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
-document=$root/docs/slurm.md
+document=$root/docs/slurm.md array=$root/docs/many-jobs.md
 
-block() { # the first block after a line that begins with $1
+block() { # the first block after a line that begins with $1, in $2, by default docs/slurm.md
     awk -v start="$1" 'index($0, start) == 1 {on = 1} on && /^```$/ {exit} on && inside {print} on && /^```bash$/ {inside = 1}' \
-        "$document"
+        "${2:-$document}"
 }
 skip() {
     echo "skipped: $*"
@@ -133,3 +134,33 @@ for disturbed in signalled limited; do
     done
     say "$disturbed: equal tables"
 done
+
+# The array: seven objects of a synthetic sample of their own, read by three tasks.
+(cd "$root" && python -m scripts.demo.make_sample "$slurm/objects" --contigs 700 --reads 0)
+printf 'path\n' > manifest.tsv
+gunzip -c objects/sample.fa.gz | awk '/^>/ {n++} {print > ("object-" n % 7 ".fa")}'
+for number in 0 1 2 3 4 5 6; do echo "object-$number.fa"; done >> manifest.tsv
+block '## A Slurm array' "$array" | sed -e 's/--array=1-7/--array=1-3/' -e '/--gpus-per-node/d' -e 's/cpus-per-task=8/cpus-per-task=1/' \
+    -e 's/^n=7/n=3/' -e 's/virnucpro-500/mini/' > array.sh
+run=array
+job=$(sbatch --parsable --output='array-%a.out' array.sh)
+cat > array.out <<< "see array-*.out"
+tasks() { squeue -h -r -j "$job" -o '%i %T' 2> /dev/null; }
+task_runs() { tasks | grep -q "^${job}_1 RUNNING"; }
+task_waits() { [[ $(scontrol show job "${job}_1") =~ JobState=PENDING.*Restarts=1\  ]]; }
+array_ended() { ! tasks | grep -qE 'PENDING|RUNNING|COMPLETING'; }
+until_true task_runs
+until_true test -s array-1.out # vpdist has said that it starts
+scancel --batch --signal=USR1 "${job}_1"
+until_true task_waits
+say "$run: task 1 of 3 told to stop as it begins: queued again"
+scontrol update JobId="${job}_1" StartTime=now
+until_true array_ended
+for task in 1 2 3; do vpdist verify "run-$task"; done
+vpdist merge run-1 run-2 run-3 -o merged > merge.out 2>&1 || { cat merge.out; fail "$run: the merge has failed"; }
+vpdist predict --manifest manifest.tsv -o whole --model mini --offline --nproc 1 --progress none > whole.out 2>&1 ||
+    { cat whole.out; fail "$run: the run of the whole manifest has failed"; }
+for table in sequences chunks fragments; do
+    cmp "merged/$table.tsv" "whole/$table.tsv"
+done
+say "$run: 3 tasks completed, merged; equal tables"
