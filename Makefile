@@ -6,7 +6,7 @@
 # test-slurm  the job script of docs/slurm.md under a Slurm of this machine, about 5 minutes; needs root, installs Debian's slurm-wlm
 #         and munge where they are missing, and says why where it skips
 # check-workflows  what lies in workflows/, with Snakemake, miniwdl, planemo and nf-core in an environment of their own (build/workflows),
-#         and the steps of the images, in about 5 minutes
+#         and the steps of the images, which install torch twice: some minutes
 # release-check  whether a release can be made of this: distributions, installed and tried with each Python from 3.11 to 3.13, golden scores
 # check   ruff (rules and format), mypy, known vulnerabilities of the pinned versions (where the network allows it)
 # format  let ruff rewrite what it can
