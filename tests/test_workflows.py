@@ -15,7 +15,7 @@ import typer.main
 import yaml
 
 import vpdist
-from scripts.checks import container_steps
+from scripts.checks import container_steps, workflows
 from scripts.checks.container_steps import Step, UnknownStepError, steps_of_definition, steps_of_dockerfile
 from scripts.checks.workflows import nextflow_script
 from tests.launched import PATIENCE_S
@@ -191,3 +191,23 @@ def test_nothing_is_tried_without_root(tmp_path: Path) -> None:
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert told.stdout == "skipped: needs root, unshare and the overlay file system\n0\n"
+
+
+@pytest.mark.slow
+@pytest.mark.launcher
+def test_snakemake_runs_the_rules_on_two_samples() -> None:
+    if not (workflows.PROGRAMS / "snakemake").exists():
+        pytest.skip("needs snakemake: make check-workflows installs it into build/workflows")
+    assert workflows.snakemake() == "linted; run on two samples"
+
+
+def test_a_check_that_fails_is_told_with_what_its_program_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workflows, "CHECKS", {"one": lambda: workflows.called("sh", "-c", "echo wrong; exit 3")})
+    monkeypatch.setattr(sys, "argv", ["workflows"])
+    assert workflows.main() == 1
+    assert capsys.readouterr().out == "one        FAILED sh ended with 3:\nwrong\n\n"
+    monkeypatch.setattr(workflows, "CHECKS", {"one": lambda: workflows.called("echo", "fine").strip()})
+    assert workflows.main() == 0
+    assert capsys.readouterr().out == "one        ok     fine\n"
