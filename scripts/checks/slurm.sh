@@ -79,7 +79,12 @@ queued_again() { # the job waits, and this is its restart number $1
 }
 ended() { scontrol show job "$job" | grep -qE 'JobState=(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL)'; }
 waits_or_ended() { ended || { [ "$(told JobState)" = PENDING ] && [ "$(told Restarts)" -gt "$restarts" ]; }; }
-start_now() { scontrol update JobId="$job" StartTime=now; } # else it waits for two minutes
+script_lives() { pgrep -f "slurmstepd: \[$(scontrol show job "$1" | grep -o 'JobId=[0-9]*' | head -n 1 | cut -d= -f2)\.batch\]" > /dev/null; }
+script_gone() { ! script_lives "$1"; }
+start_now() { # else job $1 waits for two minutes, in which the end of its last script is told to slurmctld
+    until_true script_gone "$1"
+    scontrol update JobId="$1" StartTime=now
+}
 
 script() { # the document's, with run folder $run; further arguments are sed's
     block '# vpdist on Slurm' | sed -e 's/--nodes=2/--nodes=1/' -e '/--gpus-per-node/d' -e 's/cpus-per-task=32/cpus-per-task=2/' \
@@ -105,7 +110,7 @@ for condition in has_step has_part; do
     restarts=$((restarts + 1))
     until_true queued_again "$restarts"
     say "$run: queued again, $(parts) parts"
-    start_now
+    start_now "$job"
 done
 until_true ended
 completed
@@ -119,7 +124,7 @@ while true; do
     ! ended || break
     restarts=$(told Restarts)
     say "$run: stopped before its limit of two minutes, queued again, $(parts) parts"
-    start_now
+    start_now "$job"
 done
 [ "$restarts" -gt 0 ] || fail "$run: it has ended before Slurm stopped it: READS is too small for this machine"
 completed
@@ -154,7 +159,7 @@ until_true test -s array-1.out # vpdist has said that it starts
 scancel --batch --signal=USR1 "${job}_1"
 until_true task_waits
 say "$run: task 1 of 3 told to stop as it begins: queued again"
-scontrol update JobId="${job}_1" StartTime=now
+start_now "${job}_1"
 until_true array_ended
 for task in 1 2 3; do vpdist verify "run-$task"; done
 vpdist merge run-1 run-2 run-3 -o merged > merge.out 2>&1 || { cat merge.out; fail "$run: the merge has failed"; }
