@@ -3,6 +3,11 @@
 # test-quick  what starts no ranks and computes nothing for long, for daily work (under 2 minutes on two cores)
 # test-faults  the long form of the fault tests: many launches with injected faults (half an hour)
 # test-cuda  what needs an NVIDIA GPU; the other verbs for tests stay on the CPU where there are GPUs, too
+# test-slurm  the job script of docs/slurm.md under a Slurm of this machine, about 5 minutes; needs root, installs Debian's slurm-wlm
+#         and munge where they are missing, and says why where it skips
+# check-workflows  what lies in workflows/, with Snakemake, miniwdl, planemo and nf-core in an environment of their own (build/workflows),
+#         and the steps of the images, which install torch twice: some minutes
+# release-check  whether a release can be made of this: distributions, installed and tried with each Python from 3.11 to 3.13, golden scores
 # check   ruff (rules and format), mypy, oxlint (the report's JavaScript), known vulnerabilities of the pinned versions (where the network allows it)
 # check-multiqc   whether MultiQC itself reads what `vpdist report --multiqc` writes; installs it as build/multiqc (1.1 GB)
 # format  let ruff rewrite what it can
@@ -42,6 +47,23 @@ test-faults: $(ENVIRONMENT)
 
 test-cuda: $(ENVIRONMENT)
 	$(BIN)/python -m pytest -m cuda
+
+.PHONY: test-slurm
+test-slurm: $(ENVIRONMENT)
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/checks/slurm.sh
+
+.PHONY: check-workflows
+check-workflows: $(ENVIRONMENT) build/workflows/.installed
+	$(BIN)/python -m scripts.checks.workflows
+
+build/workflows/.installed: workflows/requirements.txt $(ENVIRONMENT)
+	$(BIN)/python -m venv build/workflows
+	build/workflows/bin/python -m pip install --disable-pip-version-check -r workflows/requirements.txt
+	touch $@
+
+.PHONY: release-check
+release-check: $(ENVIRONMENT)
+	$(BIN)/python -m scripts.release.check
 
 check: $(ENVIRONMENT)
 	$(BIN)/ruff check .

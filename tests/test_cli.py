@@ -60,7 +60,7 @@ COMMANDS = {
     "status": "run [--json]",
     "download": "names",
     "models": "[--folder] [--json]",
-    "check": "[--model=mini] [--dtype=float32] [--device=auto] [--threads] [--offline] [--write]",
+    "check": "[--model=mini] [--dtype=float32] [--device=auto] [--threads] [--offline] [--write] [--folder] [--json]",
     "info": "[--json]",
     "import-classifier": "source -o/--output [--chunk-length] [--nucleotide-model] [--protein-model] [--offline]",
 }

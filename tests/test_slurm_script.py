@@ -127,3 +127,13 @@ def test_an_earlier_status_is_not_taken_for_this_ones(tmp_path: Path, run_script
     status.write_text(json.dumps({"exit_code": 0}))
     os.utime(status, (0, 0))
     assert run_script("exit 1") == Job(2, False, [])
+
+
+def test_the_check_under_a_real_slurm_says_why_it_is_skipped(tmp_path: Path) -> None:
+    """As another user than root, whose number `id` tells; nothing is installed or started."""
+    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "id").chmod(0o755)
+    check = Path(__file__).resolve().parents[1] / "scripts" / "checks" / "slurm.sh"
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    ended = subprocess.run([check], env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (ended.returncode, ended.stdout) == (0, "skipped: Slurm's daemons need root\n")

@@ -97,9 +97,16 @@ def check(
     device: Annotated[str, option("device")] = "auto",
     threads: Annotated[int | None, option("threads")] = None,
     offline: Annotated[bool, option("offline")] = False,
-    write: Annotated[bool, typer.Option(help="Make the model's golden scores instead of comparing with them.")] = False,
+    write: Annotated[bool, typer.Option(help="Only make the model's golden scores, and check nothing.")] = False,
+    folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where runs will be: try this disk, not that of temporary files.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Whether a model gives here the scores that it gave when it was made; exits with 0 if so, else with 4."""
+    """Whether vpdist works here, in a minute: devices, disk, the model's golden scores, launchers, network rules.
+
+    Exits with 0 if all holds, else with the code of the first check that failed: 4 for other than the golden scores.
+    """
     from vpdist.commands.check import CheckRequest
     from vpdist.commands.check import check as compare
     from vpdist.models.download_display import shown_on
@@ -108,4 +115,18 @@ def check(
     OPTIONS["device"].check("device", device)
     OPTIONS["threads"].check("threads", threads)
     request = CheckRequest(model=model, dtype=dtype, device=device, threads=threads, offline=offline, write=write)
-    typer.echo(printable_lines(compare(request, shown_on(sys.stderr))))
+    if write:
+        if folder is not None or as_json:
+            raise UsageError("--write checks nothing: --folder and --json are not for it")
+        typer.echo(printable_lines(compare(request, shown_on(sys.stderr))))
+        return
+    from vpdist.commands import check_installation
+
+    found = []
+    for verdict in check_installation.verdicts(request, folder, shown_on(sys.stderr)):
+        found.append(verdict)
+        if not as_json:
+            typer.echo(printable_lines(verdict.line()))
+    if as_json:
+        typer.echo(json.dumps(check_installation.as_json(found), indent=2))
+    raise typer.Exit(check_installation.exit_code(found))
