@@ -1,5 +1,5 @@
 # demo    try vpdist: sample, models, classifier, prediction on two ranks, summary (everything under demo/)
-# test    the whole test suite, on CPU; ends with its ten slowest tests
+# test    the whole test suite, on CPU, files side by side; ends with its ten slowest tests
 # test-quick  what starts no ranks and computes nothing for long, for daily work (under 2 minutes on two cores)
 # test-faults  the long form of the fault tests: many launches with injected faults (half an hour)
 # test-cuda  what needs an NVIDIA GPU; the other verbs for tests stay on the CPU where there are GPUs, too
@@ -29,6 +29,7 @@
 ENVIRONMENT := .venv/.installed
 BIN := .venv/bin
 MULTIQC := 1.35
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 INTERPRETERS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
 .PHONY: demo test test-quick test-faults test-cuda check format bench bench-large bench-display check-multiqc clean
@@ -37,10 +38,10 @@ demo: $(ENVIRONMENT)
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo/run.sh
 
 test: $(ENVIRONMENT)
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=10
 
 test-quick: $(ENVIRONMENT)
-	$(BIN)/python -m pytest -m "not launcher and not slow and not faults and not cuda"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not launcher and not slow and not faults and not cuda"
 
 test-faults: $(ENVIRONMENT)
 	$(BIN)/python -m pytest -m faults
