@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import fmean, stdev
 
 from vpdist.monitoring.counters import COUNTER_INDEX, RankRow
 
@@ -18,6 +20,7 @@ KEPT_OF_STAGE = 32
 """Reports of the whole stage that are kept, at about equal distances."""
 RECENT_SHARE = 0.25
 """The last part of the stage, by which the average pace is corrected."""
+QUARTERS = 4
 INACTIVE = ("stalled", "lost")
 
 Sample = tuple[float, tuple[int, ...]]
@@ -86,6 +89,26 @@ class RankHistory:
         if self.inactive_s > 0 or values[at] <= start[1][at]:
             return average, average
         return average, (until - start[0]) / (values[at] - start[1][at])
+
+    def scatter(self, measure: str) -> float:
+        """By how much the rate of `measure` differs between quarters of the stage so far: their standard deviation as a
+        share of their mean. 0 where the rank stood still, or has too few reports to tell quarters apart."""
+        at = MEASURED.index(measure)
+        samples = [*self.whole, self.recent[-1]]
+        if self.inactive_s > 0 or self.active_s <= 0 or len(samples) <= 2 * QUARTERS:
+            return 0.0
+        first, last = samples[0][0], samples[-1][0]
+        bounds = [
+            next(sample for sample in samples if sample[0] >= first + (last - first) * quarter / QUARTERS)
+            for quarter in range(QUARTERS)
+        ] + [samples[-1]]
+        rates = [
+            (after[1][at] - before[1][at]) / (after[0] - before[0])
+            for before, after in pairwise(bounds)
+            if after[0] > before[0]
+        ]
+        mean = fmean(rates) if len(rates) == QUARTERS else 0.0
+        return stdev(rates) / mean if mean > 0 else 0.0
 
     @property
     def active_s(self) -> float:
