@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from enum import IntEnum, auto
+from functools import cached_property
 
 import numpy as np
 
@@ -186,7 +187,7 @@ def row_fields(row: RankRow) -> dict[str, object]:
     return {name: value for name, value in fields.items() if name not in SAYS_NOTHING or value != SAYS_NOTHING[name]}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
     """All ranks at one moment, as rank 0 knows them.
 
@@ -209,12 +210,13 @@ class Snapshot:
     facts: tuple[RankFacts, ...] = ()
     """Of each rank; empty while none is known."""
 
-    @property
+    @cached_property
     def totals(self) -> dict[str, int]:
-        """Every counter summed over ranks, since the run began."""
-        return {name: sum(row.counters[index] for row in self.rows) for name, index in COUNTER_INDEX.items()}
+        """Every counter summed over ranks, since the run began. Summed once: displays ask for it several times."""
+        columns = zip(*(row.counters for row in self.rows), strict=True)
+        return dict(zip(COUNTERS, map(sum, columns), strict=True))
 
-    @property
+    @cached_property
     def stage(self) -> str:
         """The earliest stage of the ranks that run or are stalled, or else of all."""
         active = [row for row in self.rows if row.state not in ("waiting", "done", "lost")] or self.rows
