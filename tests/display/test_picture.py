@@ -8,7 +8,7 @@ from rich.text import Text
 
 from scripts.checks.pictures import scene_of
 from tests.snapshots import row, snapshot
-from vpdist.display.letters import ASCII, Letters, duration_text, end_text, range_text, time_shares
+from vpdist.display.letters import ASCII, Letters, duration_text, end_text, power_text, range_text, time_shares
 from vpdist.display.picture import Scene, picture, picture_height
 from vpdist.display.rank_table import View
 from vpdist.display.rates import Shares
@@ -231,11 +231,32 @@ def test_durations_are_short(seconds: float, text: str) -> None:
         (Span(730, 880), "12 - 15 min"),
         (Span(27_020, 28_000), "7 h 30 min - 7 h 48 min"),
         (Span(0.2, 0.9), "0 - 1 s"),
+        (Span(40, 170), "0 - 3 min"),
+        (Span(61, 170), "1 - 3 min"),
+        (Span(4000, 46_000), "1 - 13 h"),
+        (Span(2000, 46_000), "0 - 13 h"),
+        (Span(2000, 9000), "30 min - 2 h 30 min"),
+        (Span(5000, 7000), "1 h 20 min - 2 h"),
         (Span(100_000, 120_000), "1 d 3 h - 1 d 10 h"),
     ],
 )
 def test_a_range_holds_what_it_is_made_of(span: Span, text: str) -> None:
     assert range_text(span, ASCII) == text
+
+
+@pytest.mark.parametrize(
+    ("watts", "text"),
+    [(90.4, "90.4 W"), (640, "640 W"), (999.6, "1.00 kW"), (1280, "1.28 kW"), (337_000, "337 kW"), (1.28e6, "1.28 MW")],
+)
+def test_power_has_the_unit_that_fits(watts: float, text: str) -> None:
+    assert power_text(watts) == text
+    assert text in picture_with_power(watts)
+
+
+def picture_with_power(watts: float) -> str:
+    scene = scene_with([replace(working(0), power_mw=round(1000 * watts))])
+    assert scene.snapshot is not None
+    return Text("\n").join(picture(scene, 199, 24, scene.snapshot.time, Letters())).plain
 
 
 def test_the_end_has_a_day_where_it_is_not_today() -> None:

@@ -6,10 +6,10 @@ also over the last quarter of the stage.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import pairwise
-from statistics import fmean, stdev
 
 from vpdist.monitoring.counters import COUNTER_INDEX, RankRow
 
@@ -40,6 +40,8 @@ class RankHistory:
     whole: list[Sample] = field(default_factory=list)
     _seen: float = 0.0
     _spacing_s: float = 1.0
+    _scatter: tuple[float, str, float] | None = None
+    """Until which report, of what, and how much."""
 
     @classmethod
     def of(cls, row: RankRow, elapsed: float, began: float | None = None) -> RankHistory:
@@ -93,22 +95,11 @@ class RankHistory:
     def scatter(self, measure: str) -> float:
         """By how much the rate of `measure` differs between quarters of the stage so far: their standard deviation as a
         share of their mean. 0 where the rank stood still, or has too few reports to tell quarters apart."""
-        at = MEASURED.index(measure)
-        samples = [*self.whole, self.recent[-1]]
-        if self.inactive_s > 0 or self.active_s <= 0 or len(samples) <= 2 * QUARTERS:
+        if self.inactive_s > 0 or len(self.whole) <= 2 * QUARTERS:
             return 0.0
-        first, last = samples[0][0], samples[-1][0]
-        bounds = [
-            next(sample for sample in samples if sample[0] >= first + (last - first) * quarter / QUARTERS)
-            for quarter in range(QUARTERS)
-        ] + [samples[-1]]
-        rates = [
-            (after[1][at] - before[1][at]) / (after[0] - before[0])
-            for before, after in pairwise(bounds)
-            if after[0] > before[0]
-        ]
-        mean = fmean(rates) if len(rates) == QUARTERS else 0.0
-        return stdev(rates) / mean if mean > 0 else 0.0
+        if self._scatter is None or self._scatter[:2] != (self.whole[-1][0], measure):
+            self._scatter = (self.whole[-1][0], measure, _scatter(self.whole, MEASURED.index(measure)))
+        return self._scatter[2]
 
     @property
     def active_s(self) -> float:
@@ -120,3 +111,16 @@ def measures(row: RankRow) -> tuple[int, ...]:
     """MEASURED of a row, since its stage began."""
     counters, base = row.counters, row.base
     return (row.tokens, *(counters[place] - base[place] for place in PLACES))
+
+
+def _scatter(samples: list[Sample], at: int) -> float:
+    first, last = samples[0][0], samples[-1][0]
+    bounds = [first + (last - first) * quarter / QUARTERS for quarter in range(QUARTERS)]
+    places = [next(sample for sample in samples if sample[0] >= bound) for bound in bounds]
+    pairs = list(pairwise([*places, samples[-1]]))
+    if any(after[0] <= before[0] for before, after in pairs):  # nothing was reported for more than a quarter
+        return 0.0
+    rates = [(after[1][at] - before[1][at]) / (after[0] - before[0]) for before, after in pairs]
+    mean = sum(rates) / QUARTERS
+    variance = sum((rate - mean) ** 2 for rate in rates) / (QUARTERS - 1)
+    return math.sqrt(variance) / mean if mean > 0 else 0.0

@@ -95,7 +95,8 @@ def ranks_left(rows: Sequence[RankRow], histories: Mapping[int, RankHistory], st
     here = [row for row in rows if row.stage == stage]
     shares = {row.rank: work_done_and_planned(row) for row in here}
     left = {rank: planned - done for rank, (done, planned, _) in shares.items()}
-    if any(row.shared for row in here):  # a rank may have done more than an equal share
+    shared = any(row.shared for row in here)
+    if shared:  # a rank may have done more than an equal share
         left = dict.fromkeys(left, sum(left.values()))
     measured = {
         rank: paces
@@ -110,7 +111,7 @@ def ranks_left(rows: Sequence[RankRow], histories: Mapping[int, RankHistory], st
         seconds = [max(0, left[rank]) * pace for pace in measured.get(rank, usual)]
         if planned and rank in measured:
             history, (_, _, measure) = histories[rank], shares[rank]
-            unit_s, _ = history.paces("units") or (0.0, 0.0)
+            unit_s, _ = (history.paces("units") if shared else None) or (0.0, 0.0)
             scatter = max(history.scatter(measure), SEVERAL_KINDS if stage == "tables" else 0.0)
             made.append(RankLeft(rank, min(seconds), max(seconds), history.active_s, scatter, unit_s))
         elif planned:

@@ -49,6 +49,7 @@ measure (bytes of input read, parts checked, blocks written). `score_0` to `scor
 eighths."""
 
 COUNTER_INDEX = {name: index for index, name in enumerate(COUNTERS)}
+TOKEN_PLACES = tuple(COUNTER_INDEX[f"{kind}_tokens"] for kind in KINDS)
 FIRST_BASE = len(COUNTERS)
 FIRST_STATE = 2 * len(COUNTERS)
 
@@ -159,7 +160,8 @@ class RankRow:
     @property
     def tokens(self) -> int:
         """Tokens of all encoders since this stage began."""
-        return sum(self.in_stage(f"{kind}_tokens") for kind in KINDS)
+        counters, base = self.counters, self.base
+        return sum([counters[place] - base[place] for place in TOKEN_PLACES])
 
     def is_sound(self) -> bool:
         """Whether all values have the types and ranges of a run's."""
