@@ -133,18 +133,32 @@ def test_the_seconds_of_a_stalled_rank_count_on_between_snapshots() -> None:
     assert drawn(rows)[3].startswith("1 stalled - ")
 
 
-def test_colour_is_only_where_words_say_the_same_and_nothing_is_bright_black() -> None:
+def luminance(colour: str) -> float:
+    """Relative luminance of a colour in hexadecimal digits, as WCAG 2.1 defines it."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_everything_has_the_terminals_own_colours_because_no_other_is_read_on_every_background() -> None:
     scene = scene_with([working(0), working(1, state="stalled", silent_s=45), working(2, state="lost")])
     assert scene.snapshot is not None
     made = picture(scene, 119, 24, scene.snapshot.time, Letters())
-    for text in made:
+    styles = {str(span.style) for text in made for span in text.spans} | {str(text.style) for text in made}
+    assert styles <= {"", "bold", "dim", "bold reverse", "none"}
+    assert "bold reverse" in styles
+    for text in made:  # what is dim says nothing
         for span in text.spans:
-            style = str(span.style)
-            assert "bright" not in style
-            coloured = {"green", "yellow", "red"} & set(style.split())
-            part = text.plain[span.start : span.end]
-            assert not coloured or not re.search(r"\w", part), f"{part!r} is {style}"
-        assert str(text.style) in ("", "bold")
+            assert str(span.style) != "dim" or not re.search(r"\w", text.plain[span.start : span.end])
+    white, solarized_dark = luminance("ffffff"), luminance("002b36")
+    darkest, lightest = 4.5 * (solarized_dark + 0.05) - 0.05, (white + 0.05) / 4.5 - 0.05
+    assert darkest > lightest, "no colour has a contrast of 4.5 with both"
+
+
+def test_a_wide_terminal_is_used_to_its_right_edge() -> None:
+    rows = [working(rank, utilisation=97, load_us=1, compute_us=9_000_000) for rank in range(2)]
+    for width in (119, 199, 260):
+        assert {len(line) for line in drawn(rows, width=width)[4:7]} == {width}
 
 
 def test_a_stage_without_a_plan_stands_still_and_counts() -> None:

@@ -1,7 +1,7 @@
 """Characters and figures that pictures are made of: bars, curves, shares of a rank's time, ranges of time.
 
-Colour carries no figure: letters and words say the same. What must be read has the terminal's own colour, and nothing
-is "bright black", which some themes do not show.
+Everything has the terminal's own colours: none of the eight others can be read on white, black and Solarized alike, and
+no fixed colour has a contrast of 4.5 with all of these. Marks are bold or reversed, the empty part of a bar is dim.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from vpdist.text import count_text
 
 REST = "dim"
 """Style of the empty part of a bar."""
-MARK_STYLES = {"done": "green", "stalled": "bold yellow", "lost": "bold red"}
-"""Styles of marks and bars beside which words say the state."""
+ALARM = "bold reverse"
+"""Style of the mark beside a rank that is silent or lost, whose state is told in words."""
 
 
 @dataclass(frozen=True, slots=True)
