@@ -18,6 +18,7 @@ from scripts.bench.goals import Row, conditions, table
 from scripts.checks import recorded_runs
 from vpdist.display.progress_lines import read_file
 from vpdist.display.rates import Rates
+from vpdist.display.time_left import CHECK_S_PER_UNIT
 from vpdist.monitoring.counters import COUNTER_INDEX, COUNTERS, RankRow, Snapshot
 from vpdist.monitoring.facts import RunFacts
 
@@ -94,7 +95,7 @@ def simulated(ranks: int, *, shared: bool, slow: bool, seed: int, seconds: float
             for rank in range(ranks)
         )
         ended = "" if began_check is not None and elapsed >= began_check + check_s else None
-        units = int(check_s * ranks / 0.004 * 0.7)
+        units = int(check_s * ranks / CHECK_S_PER_UNIT * 0.7)
         run = RunFacts(command="predict", coming=("check",) if embedding else (), n_units=units)
         yield Snapshot(1e9 + elapsed, elapsed, "round", rows, ended, "", run)
         if ended is not None:

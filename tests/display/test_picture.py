@@ -8,7 +8,7 @@ from rich.text import Text
 
 from scripts.checks.pictures import scene_of
 from tests.snapshots import row, snapshot
-from vpdist.display.letters import ASCII, Letters, duration_text, end_text, range_text, time_shares
+from vpdist.display.letters import ASCII, Letters, duration_text, end_text, power_text, range_text, time_shares
 from vpdist.display.picture import Scene, picture, picture_height
 from vpdist.display.rank_table import View
 from vpdist.display.rates import Shares
@@ -133,18 +133,32 @@ def test_the_seconds_of_a_stalled_rank_count_on_between_snapshots() -> None:
     assert drawn(rows)[3].startswith("1 stalled - ")
 
 
-def test_colour_is_only_where_words_say_the_same_and_nothing_is_bright_black() -> None:
+def luminance(colour: str) -> float:
+    """Relative luminance of a colour in hexadecimal digits, as WCAG 2.1 defines it."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_everything_has_the_terminals_own_colours_because_no_other_is_read_on_every_background() -> None:
     scene = scene_with([working(0), working(1, state="stalled", silent_s=45), working(2, state="lost")])
     assert scene.snapshot is not None
     made = picture(scene, 119, 24, scene.snapshot.time, Letters())
-    for text in made:
+    styles = {str(span.style) for text in made for span in text.spans} | {str(text.style) for text in made}
+    assert styles <= {"", "bold", "dim", "bold reverse", "none"}
+    assert "bold reverse" in styles
+    for text in made:  # what is dim says nothing
         for span in text.spans:
-            style = str(span.style)
-            assert "bright" not in style
-            coloured = {"green", "yellow", "red"} & set(style.split())
-            part = text.plain[span.start : span.end]
-            assert not coloured or not re.search(r"\w", part), f"{part!r} is {style}"
-        assert str(text.style) in ("", "bold")
+            assert str(span.style) != "dim" or not re.search(r"\w", text.plain[span.start : span.end])
+    white, solarized_dark = luminance("ffffff"), luminance("002b36")
+    darkest, lightest = 4.5 * (solarized_dark + 0.05) - 0.05, (white + 0.05) / 4.5 - 0.05
+    assert darkest > lightest, "no colour has a contrast of 4.5 with both"
+
+
+def test_a_wide_terminal_is_used_to_its_right_edge() -> None:
+    rows = [working(rank, utilisation=97, load_us=1, compute_us=9_000_000) for rank in range(2)]
+    for width in (119, 199, 260):
+        assert {len(line) for line in drawn(rows, width=width)[4:7]} == {width}
 
 
 def test_a_stage_without_a_plan_stands_still_and_counts() -> None:
@@ -231,11 +245,32 @@ def test_durations_are_short(seconds: float, text: str) -> None:
         (Span(730, 880), "12 - 15 min"),
         (Span(27_020, 28_000), "7 h 30 min - 7 h 48 min"),
         (Span(0.2, 0.9), "0 - 1 s"),
+        (Span(40, 170), "0 - 3 min"),
+        (Span(61, 170), "1 - 3 min"),
+        (Span(4000, 46_000), "1 - 13 h"),
+        (Span(2000, 46_000), "0 - 13 h"),
+        (Span(2000, 9000), "30 min - 2 h 30 min"),
+        (Span(5000, 7000), "1 h 20 min - 2 h"),
         (Span(100_000, 120_000), "1 d 3 h - 1 d 10 h"),
     ],
 )
 def test_a_range_holds_what_it_is_made_of(span: Span, text: str) -> None:
     assert range_text(span, ASCII) == text
+
+
+@pytest.mark.parametrize(
+    ("watts", "text"),
+    [(90.4, "90.4 W"), (640, "640 W"), (999.6, "1.00 kW"), (1280, "1.28 kW"), (337_000, "337 kW"), (1.28e6, "1.28 MW")],
+)
+def test_power_has_the_unit_that_fits(watts: float, text: str) -> None:
+    assert power_text(watts) == text
+    assert text in picture_with_power(watts)
+
+
+def picture_with_power(watts: float) -> str:
+    scene = scene_with([replace(working(0), power_mw=round(1000 * watts))])
+    assert scene.snapshot is not None
+    return Text("\n").join(picture(scene, 199, 24, scene.snapshot.time, Letters())).plain
 
 
 def test_the_end_has_a_day_where_it_is_not_today() -> None:

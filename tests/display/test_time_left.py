@@ -1,13 +1,15 @@
 """The end lies inside the range that was told, whatever the schedule, also with a slow rank."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from scripts.checks.time_left import judge, simulated
 from tests.snapshots import row, snapshot
+from vpdist.commands.told_to_displays import TableSteps
 from vpdist.display.rates import Rates
-from vpdist.display.time_left import Span
+from vpdist.display.time_left import CHECK_S_PER_UNIT, UNSURE, Span, coming_left, to_come
 from vpdist.monitoring.facts import RunFacts
 
 
@@ -93,3 +95,84 @@ def test_one_slow_rank_is_marked_with_what_it_costs() -> None:
     assert rates.last == 3
     assert rates.lines[3].costs_s == pytest.approx(100, rel=0.1)
     assert rates.ends_within_s == pytest.approx(101, rel=0.1)
+
+
+TO_COME = RunFacts(command="predict", coming=("check", "tables"), n_units=1000, n_fragments=10_000)
+
+
+def test_stages_that_come_take_longer_where_parts_have_taken_longer_to_write() -> None:
+    def coming(write_us: int) -> Span:
+        rows = (row(rank, units=100, write_us=write_us) for rank in range(2))
+        return coming_left(replace(snapshot(60, *rows), run=TO_COME), "embed")
+
+    idle, slow = coming(100 * 4000), coming(100 * 24_000)
+    assert slow.least == pytest.approx(6 * idle.least)
+    assert slow.most == pytest.approx(6 * idle.most)
+    assert coming(100 * 1000) == idle, "a disk that keeps parts in memory makes nothing faster"
+
+
+def test_what_parts_took_to_be_checked_counts_for_the_tables_to_come() -> None:
+    run = replace(TO_COME, coming=("tables",), stages=(("embed", 0.0), ("check", 50.0)))
+
+    def coming(steps: int) -> Span:
+        written = {"units": 100, "write_us": 400_000}
+        checking = row(0, stage="check", steps=steps, planned_steps=1000, base=written, **written)
+        return coming_left(replace(snapshot(60, checking), run=run), "check")
+
+    assert coming(500).least > 3 * coming(5000).least
+    by_check_alone = 10 / 500 / CHECK_S_PER_UNIT * (0.5 + 2 + 0.3) / UNSURE
+    assert coming(500).least < by_check_alone, "what was written counts, too: the first parts checked do not decide"
+
+
+def test_tables_that_rank_0_has_begun_while_others_check_are_in_the_time_left() -> None:
+    run = replace(TO_COME, coming=(), stages=(("embed", 0.0), ("check", 50.0), ("tables", 60.0)))
+    rows = [row(0, stage="tables"), row(1, stage="check", steps=500, planned_steps=500)]
+    assert to_come(replace(snapshot(61, *rows), run=run), "check") == ("tables",)
+    assert coming_left(replace(snapshot(61, *rows), run=run), "check").least > 1
+
+
+def test_a_rank_whose_rate_went_up_and_down_has_a_wider_range() -> None:
+    def after(rates: tuple[int, ...]) -> Span:
+        done, rows = 0, []
+        for second in range(121):
+            rows.append((second, [row(nucleotide_tokens=done, planned_tokens=24_000)]))
+            done += rates[min(3, second // 30)]
+        span = left_after(*rows).run_left  # type: ignore[arg-type]
+        assert span is not None
+        return span
+
+    even, uneven = after((100, 100, 100, 100)), after((140, 60, 120, 80))
+    assert even.most - even.least < 20
+    assert uneven.most - uneven.least > 60
+    assert uneven.least < 120 < uneven.most
+
+
+def test_the_last_unit_of_the_slowest_rank_belongs_to_a_dynamic_run() -> None:
+    def at(second: int, units: bool) -> tuple[int, list[object]]:
+        def rank(number: int, pace: int) -> object:
+            done = {"nucleotide_tokens": pace * second, "units": pace * second // 400 if units else 0}
+            return row(number, shared=True, planned_tokens=20_000, planned_units=50, **done)
+
+        return second, [rank(0, 100), rank(1, 10)]
+
+    with_units, without = (
+        left_after(*(at(second, units) for second in range(0, 301, 10))).run_left for units in (True, False)
+    )
+    assert with_units is not None
+    assert without is not None
+    assert with_units.least == without.least
+    assert with_units.most > without.most + 40, "a unit takes the slow rank 40 s"
+
+
+def test_the_steps_of_tables_end_with_all_files_in_their_place() -> None:
+    told: list[int] = []
+    progress = SimpleNamespace(plan_steps=told.append, add=lambda steps: told.append(steps))
+    control = SimpleNamespace(progress=progress, raise_if_ending=lambda: None)
+    summary = SimpleNamespace(fragments_per_block=(10, 700), n_fragments=710)
+    steps = TableSteps(control, summary, 3, files=2)  # type: ignore[arg-type]
+    for done, times in ((steps.unit, 3), (steps.block, 2), (steps.file, 2), (steps.end, 1)):
+        for _ in range(times):
+            done()
+    planned, *added = told
+    assert sum(added) == planned
+    assert all(added)

@@ -49,8 +49,11 @@ def test_a_snapshot_survives_the_way_through_a_line_of_json(rows: list[RankRow],
 @given(st.lists(COUNTS, min_size=1, max_size=5))
 def test_totals_are_sums_over_ranks(counts: list[tuple[int, ...]]) -> None:
     rows = [row(rank, **dict(zip(COUNTERS, each, strict=True))) for rank, each in enumerate(counts)]
-    totals = snapshot(1.0, *rows).totals
-    assert tuple(totals.values()) == tuple(map(sum, zip(*counts, strict=True)))
+    made = snapshot(1.0, *rows)
+    assert tuple(made.totals) == COUNTERS
+    assert tuple(made.totals.values()) == tuple(map(sum, zip(*counts, strict=True)))
+    assert made.totals is made.totals, "summed once"
+    assert replace(made, rows=made.rows[:1]).totals["records"] == counts[0][0], "of its own rows"
 
 
 @pytest.mark.parametrize("line", ["", "{", "[]", "7", '{"v":1}', '{"columns":[],"ranks":[]}'])

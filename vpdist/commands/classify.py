@@ -127,7 +127,6 @@ def _new_calls(
     session.progress.stage("classify", planned_units=plan.n_units)
     scores = checked_scores(scores_under(session, classifier, plan, plan_id, summary))
     session.progress.stage("tables")
-    _, block_done = told_to_displays.table_steps(session.control, summary, 0)
     sources = recorded.input_names
     origin = TablesOrigin(
         command="classify",
@@ -139,9 +138,12 @@ def _new_calls(
         min_score=kept.min_score,
     )
     further = further_files.of_classify(session, summary, recorded, kept.min_score, gzip_tables=kept.gzip_tables)
+    steps = told_to_displays.TableSteps(session.control, summary, 0, files=further.passes)
+    further.file_done = steps.file
     written = (folder, summary, scores, sources, origin, session.control.raise_if_ending)
     legacy = kept.legacy_output
-    totals = write_tables(*written, legacy=legacy, judging=judging, further=further, block_done=block_done)
+    totals = write_tables(*written, legacy=legacy, judging=judging, further=further, block_done=steps.block)
+    steps.end()
     warnings = summary.warnings(sources, recorded.min_length)
     if bundle is not None:
         shortest = origin.shortest_chunk

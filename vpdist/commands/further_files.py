@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,10 +54,17 @@ class FurtherFiles:
     gzip_tables: bool
     told: list[str] = field(default_factory=list)
     """What people must know of the files."""
+    file_done: Callable[[], None] = lambda: None
+    """Called after each of `passes`."""
 
     @property
     def folder(self) -> RunFolder:
         return self.session.folder
+
+    @property
+    def passes(self) -> int:
+        """How often tables or inputs are gone through, about equally long."""
+        return 1 + 3 * self.called + self.gzip_tables
 
     def __call__(self, new: Path) -> None:
         """Write them into `new`, the folder of the new tables. Raises StorageError."""
@@ -66,13 +73,17 @@ class FurtherFiles:
         found = call_files.read_sequences(new, sources, self.min_score, ending)
         rows = object_rows(self.folder, self.summary, len(sources))
         call_files.write_summary(new, found.sources, called=self.called, objects=rows)
+        self.file_done()
         notes = []
         if self.called:
             call_files.write_virus_table(new, found.virus, ending)
+            self.file_done()
             call_files.write_regions(new, self.min_score, ending)
+            self.file_done()
             if (missing := self._virus_fasta(new, found.virus)) is not None:
                 notes.append(f"{FASTA} is not here: {missing}")
                 self.told.append(f"warning: {FASTA} is not written: {missing}; `vpdist classify` can write it later")
+            self.file_done()
             fasta = f"{FASTA}, " if missing is None else ""
             self.told.append(f"beside them: {fasta}virus.tsv, regions.bed, regions.gff3, summary.tsv, README.txt")
             if self.min_score > 0:
@@ -80,6 +91,7 @@ class FurtherFiles:
                 notes.append(f"{what} hold what has a virus_score of at least {self.min_score:g} (--min-score).")
         if self.gzip_tables:
             call_files.compress_tables(new, ending)
+            self.file_done()
         call_files.write_readme(new, notes)
 
     def _virus_fasta(self, new: Path, virus: VirusRows) -> str | None:

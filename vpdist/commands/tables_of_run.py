@@ -28,11 +28,12 @@ def tables_of_run(
     DamagedFile, StorageError."""
     resolved = inputs.resolved
     folder, raise_if_ending = session.folder, session.control.raise_if_ending
-    unit_done, block_done = told_to_displays.table_steps(session.control, summary, plan.n_units)
-    scores = part_scores(folder, plan, header, summary.n_fragments, unit_done)
+    further = further_files.of_predict(session, summary, inputs, settings)
+    steps = told_to_displays.TableSteps(session.control, summary, plan.n_units, files=further.passes)
+    further.file_done = steps.file
+    scores = part_scores(folder, plan, header, summary.n_fragments, steps.unit)
     if header.classifier:
         scores = checked_scores(scores)
-    further = further_files.of_predict(session, summary, inputs, settings)
     totals = write_tables(
         folder,
         summary,
@@ -51,7 +52,8 @@ def tables_of_run(
         legacy=settings.legacy_output,
         judging=judging_of(choose.calling_model_of(settings), choice_of(settings), settings.consensus),
         further=further,
-        block_done=block_done,
+        block_done=steps.block,
     )
+    steps.end()
     retry.forget(folder)
     return totals, further.told

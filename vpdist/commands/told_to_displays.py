@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vpdist.commands.resolve_config import ResolvedConfig
@@ -26,8 +26,11 @@ from vpdist.training.labelled import Labelled
 STAGES = ("ingest", "plan", "layout", "load", "embed", "check", "tables")
 NAMED_INPUTS = 3
 """Inputs that a display names; of the others it tells the number."""
-STEPS_PER_BLOCK = 100
-"""Writing the rows of a block takes about this many times as long as reading the scores of a unit."""
+STEPS_PER_BLOCK, FRAGMENTS_PER_STEP = 25, 300
+STEPS_PER_FILE, FRAGMENTS_PER_FILE_STEP = 50, 400
+LAST_STEPS = 50
+"""Steps of tables are about as long as reading the scores of a unit, two thousandths of a second: those of a block's
+rows, of each of the files beside the tables, and of putting all of them in their place."""
 
 
 def describe_command(session: Session, settings: Settings, resolved: ResolvedConfig) -> None:
@@ -113,18 +116,39 @@ def measure_limit(progress: Progress, work: UnitWork) -> None:
     progress.tell_limit(rate)
 
 
-def table_steps(control: Control, summary: StoreSummary, n_units: int) -> tuple[Callable[[], None], Callable[[], None]]:
-    """What to call for each of `n_units` units whose scores are read, and for each block whose rows are written."""
-    progress = control.progress
+class TableSteps:
+    """The steps of the stage `tables` on rank 0; each method is called after what it names."""
 
-    def after(steps: int) -> Callable[[], None]:
-        def call() -> None:
-            if progress is not None:
-                progress.add(steps=steps)
-            control.raise_if_ending()
+    def __init__(self, control: Control, summary: StoreSummary, n_units: int, *, files: int) -> None:
+        """`n_units`: whose scores are read; `files`: passes that write files beside the tables."""
+        self._control, self._blocks = control, iter(summary.fragments_per_block)
+        self._per_file = STEPS_PER_FILE + summary.n_fragments // FRAGMENTS_PER_FILE_STEP
+        if control.progress is not None:
+            rows = sum(map(_block_steps, summary.fragments_per_block))
+            control.progress.plan_steps(n_units + rows + files * self._per_file + LAST_STEPS)
 
-        return call
+    def unit(self) -> None:
+        """The scores of a unit are read."""
+        self._add(1)
+        self._control.raise_if_ending()
 
-    if progress is not None:
-        progress.plan_steps(n_units + STEPS_PER_BLOCK * len(summary.fragments_per_block))
-    return after(1), after(STEPS_PER_BLOCK)
+    def block(self) -> None:
+        """The rows of a block are written."""
+        self._add(_block_steps(next(self._blocks, 0)))
+        self._control.raise_if_ending()
+
+    def file(self) -> None:
+        """A file beside the tables is written."""
+        self._add(self._per_file)
+
+    def end(self) -> None:
+        """All files are in their place."""
+        self._add(LAST_STEPS)
+
+    def _add(self, steps: int) -> None:
+        if self._control.progress is not None:
+            self._control.progress.add(steps=steps)
+
+
+def _block_steps(fragments: int) -> int:
+    return STEPS_PER_BLOCK + fragments // FRAGMENTS_PER_STEP

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from vpdist.display.letters import Letters, bar, curve, duration_text, end_text, levels, range_text
+from vpdist.display.letters import Letters, bar, curve, duration_text, end_text, levels, power_text, range_text
 from vpdist.display.rates import Line, Rates, score_counts
 from vpdist.monitoring.counters import Snapshot
 from vpdist.text import bytes_text, clock_text, count_text, printable
@@ -174,7 +174,7 @@ def _figures(rates: Rates, snapshot: Snapshot, width: int, moment: Moment, lette
     if rates.ends_within_s >= 60 and total.stage == "embed":
         facts.append(f"ranks end within {duration_text(rates.ends_within_s)}")
     if total.power_w is not None:
-        facts.append(f"{count_text(total.power_w)} W")
+        facts.append(power_text(total.power_w))
     right = ""
     if rates.run_left is not None and snapshot.ended is None and not alarms and moment.age_s <= QUIET_S:
         right = f"ends {end_text(moment.now + rates.run_left.middle, moment.now)}"

@@ -1,7 +1,7 @@
 """Characters and figures that pictures are made of: bars, curves, shares of a rank's time, ranges of time.
 
-Colour carries no figure: letters and words say the same. What must be read has the terminal's own colour, and nothing
-is "bright black", which some themes do not show.
+Everything has the terminal's own colours: none of the eight others can be read on white, black and Solarized alike, and
+no fixed colour has a contrast of 4.5 with all of these. Marks are bold or reversed, the empty part of a bar is dim.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from rich.text import Text
 
 from vpdist.display.rates import Shares
 from vpdist.display.time_left import Span
+from vpdist.text import count_text
 
 REST = "dim"
 """Style of the empty part of a bar."""
-MARK_STYLES = {"done": "green", "stalled": "bold yellow", "lost": "bold red"}
-"""Styles of marks and bars beside which words say the state."""
+ALARM = "bold reverse"
+"""Style of the mark beside a rank that is silent or lost, whose state is told in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +101,15 @@ def duration_text(seconds: float) -> str:
     minutes = round(seconds / 60)
     if minutes < 100:
         return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes:02} min" if minutes else f"{hours} h"
+    if minutes < 24 * 60:
+        return _hours_text(minutes)
     days, hours = divmod(round(seconds / 3600), 24)
     return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def _hours_text(minutes: int) -> str:
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if minutes else f"{hours} h"
 
 
 LONGEST_S = 1e9
@@ -113,18 +118,40 @@ STEPS_S = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
 def range_text(span: Span, letters: Letters) -> str:
-    """A range in steps that fit its size: 40 - 60 s, 12 - 15 min, 7 h 30 min - 7 h 50 min."""
+    """A range in steps that fit its size: 40 - 60 s, 12 - 15 min, 1 - 13 h, 7 h 30 min - 7 h 50 min."""
     width = max(span.most - span.least, 0.02 * span.most)
     step = max((step for step in STEPS_S if step <= width / 4), default=1)
     if span.most >= 90:
         step = max(step, 60)
     least, most = math.floor(span.least / step) * step, math.ceil(span.most / step) * step
-    low, high = duration_text(least), duration_text(most)
+    high = duration_text(most)
+    low = _beside(high, least)
     if low == high:
         return high
     if low.split(" ")[1:] == high.split(" ")[1:] and low.count(" ") == 1:  # the unit once
         low = low.split(" ")[0]
     return f"{low} {letters.to} {high}"
+
+
+def _beside(high: str, seconds: float) -> str:
+    """The lower end of a range, in the first unit of its upper end where it is 0 or at least one of these."""
+    unit = high.split(" ")[1]
+    if seconds == 0:
+        return f"0 {unit}"
+    if unit == "min" and seconds >= 60:
+        return f"{seconds / 60:.0f} min"
+    if unit == "h" and seconds >= 3600:
+        return _hours_text(round(seconds / 60))
+    return duration_text(seconds)
+
+
+def power_text(watts: float) -> str:
+    """640 W, 1.28 kW, 337 kW."""
+    for unit in ("W", "kW"):
+        if watts < 999.5:
+            return f"{count_text(watts)} {unit}"
+        watts /= 1000
+    return f"{count_text(watts)} MW"
 
 
 def end_text(end: float, now: float) -> str:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from vpdist.display.events import throttle_text
-from vpdist.display.letters import MARK_STYLES, Letters, bar, duration_text, time_shares
+from vpdist.display.letters import ALARM, Letters, bar, duration_text, time_shares
 from vpdist.display.rates import Line, Rates
 from vpdist.text import bytes_text, count_text, printable, shortened
 
 GIB = 1 << 30
 SHARES_WIDTH = 18
-STATUS_WIDTH, LEAST_BAR, MOST_BAR = 26, 10, 40
+STATUS_WIDTH, LEAST_BAR = 26, 10
 LEAST_STATUS, NARROW_STATUS, NARROW = 15, 11, 60
 
 
@@ -77,8 +77,8 @@ class Layout:
         longest = max((len(status_text(line, letters)) for line in lines), default=0)
         more = max(0, min(room, max(longest, 9) - status, STATUS_WIDTH - status))
         status += more
-        bar_width = min(MOST_BAR, LEAST_BAR + room - more)
-        return cls(tuple(column for column in COLUMNS if column in chosen), digits, label, bar_width, status)
+        columns = tuple(column for column in COLUMNS if column in chosen)
+        return cls(columns, digits, label, LEAST_BAR + room - more, status)
 
     def titles(self, node: str, letters: Letters) -> Text:
         """The line above the ranks."""
@@ -98,11 +98,11 @@ class Layout:
 
     def row(self, line: Line, rates: Rates, age_s: float, letters: Letters) -> Text:
         """The line of a rank."""
-        text = Text().append(mark_text(line), style=MARK_STYLES.get(line.state, "bold"))
+        text = Text().append(mark_text(line), style=ALARM if line.state in ("stalled", "lost") else "bold")
         text.append(f"{label_text(line, self.digits):<{self.label}}")
         for column in self.columns[:1]:
             text.append(f" {column.text(line, letters):>{column.width}}")
-        text.append("  ").append_text(bar(line.fraction, self.bar, letters, MARK_STYLES.get(line.state, "")))
+        text.append("  ").append_text(bar(line.fraction, self.bar, letters))
         for column in self.columns[1:]:
             text.append(f"  {column.text(line, letters):>{column.width}}")
         is_last = rates.last is not None and line.label == f"rank {rates.last}"

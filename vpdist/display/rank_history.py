@@ -6,8 +6,10 @@ also over the last quarter of the stage.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from vpdist.monitoring.counters import COUNTER_INDEX, RankRow
 
@@ -18,6 +20,7 @@ KEPT_OF_STAGE = 32
 """Reports of the whole stage that are kept, at about equal distances."""
 RECENT_SHARE = 0.25
 """The last part of the stage, by which the average pace is corrected."""
+QUARTERS = 4
 INACTIVE = ("stalled", "lost")
 
 Sample = tuple[float, tuple[int, ...]]
@@ -37,6 +40,8 @@ class RankHistory:
     whole: list[Sample] = field(default_factory=list)
     _seen: float = 0.0
     _spacing_s: float = 1.0
+    _scatter: tuple[float, str, float] | None = None
+    """Until which report, of what, and how much."""
 
     @classmethod
     def of(cls, row: RankRow, elapsed: float, began: float | None = None) -> RankHistory:
@@ -87,6 +92,15 @@ class RankHistory:
             return average, average
         return average, (until - start[0]) / (values[at] - start[1][at])
 
+    def scatter(self, measure: str) -> float:
+        """By how much the rate of `measure` differs between quarters of the stage so far: their standard deviation as a
+        share of their mean. 0 where the rank stood still, or has too few reports to tell quarters apart."""
+        if self.inactive_s > 0 or len(self.whole) <= 2 * QUARTERS:
+            return 0.0
+        if self._scatter is None or self._scatter[:2] != (self.whole[-1][0], measure):
+            self._scatter = (self.whole[-1][0], measure, _scatter(self.whole, MEASURED.index(measure)))
+        return self._scatter[2]
+
     @property
     def active_s(self) -> float:
         """How long it has worked in this stage until its last report."""
@@ -97,3 +111,16 @@ def measures(row: RankRow) -> tuple[int, ...]:
     """MEASURED of a row, since its stage began."""
     counters, base = row.counters, row.base
     return (row.tokens, *(counters[place] - base[place] for place in PLACES))
+
+
+def _scatter(samples: list[Sample], at: int) -> float:
+    first, last = samples[0][0], samples[-1][0]
+    bounds = [first + (last - first) * quarter / QUARTERS for quarter in range(QUARTERS)]
+    places = [next(sample for sample in samples if sample[0] >= bound) for bound in bounds]
+    pairs = list(pairwise([*places, samples[-1]]))
+    if any(after[0] <= before[0] for before, after in pairs):  # nothing was reported for more than a quarter
+        return 0.0
+    rates = [(after[1][at] - before[1][at]) / (after[0] - before[0]) for before, after in pairs]
+    mean = sum(rates) / QUARTERS
+    variance = sum((rate - mean) ** 2 for rate in rates) / (QUARTERS - 1)
+    return math.sqrt(variance) / mean if mean > 0 else 0.0

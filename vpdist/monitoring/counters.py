@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from enum import IntEnum, auto
+from functools import cached_property
 
 import numpy as np
 
@@ -48,6 +49,7 @@ measure (bytes of input read, parts checked, blocks written). `score_0` to `scor
 eighths."""
 
 COUNTER_INDEX = {name: index for index, name in enumerate(COUNTERS)}
+TOKEN_PLACES = tuple(COUNTER_INDEX[f"{kind}_tokens"] for kind in KINDS)
 FIRST_BASE = len(COUNTERS)
 FIRST_STATE = 2 * len(COUNTERS)
 
@@ -158,7 +160,8 @@ class RankRow:
     @property
     def tokens(self) -> int:
         """Tokens of all encoders since this stage began."""
-        return sum(self.in_stage(f"{kind}_tokens") for kind in KINDS)
+        counters, base = self.counters, self.base
+        return sum([counters[place] - base[place] for place in TOKEN_PLACES])
 
     def is_sound(self) -> bool:
         """Whether all values have the types and ranges of a run's."""
@@ -186,7 +189,7 @@ def row_fields(row: RankRow) -> dict[str, object]:
     return {name: value for name, value in fields.items() if name not in SAYS_NOTHING or value != SAYS_NOTHING[name]}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
     """All ranks at one moment, as rank 0 knows them.
 
@@ -209,12 +212,13 @@ class Snapshot:
     facts: tuple[RankFacts, ...] = ()
     """Of each rank; empty while none is known."""
 
-    @property
+    @cached_property
     def totals(self) -> dict[str, int]:
-        """Every counter summed over ranks, since the run began."""
-        return {name: sum(row.counters[index] for row in self.rows) for name, index in COUNTER_INDEX.items()}
+        """Every counter summed over ranks, since the run began. Summed once: displays ask for it several times."""
+        columns = zip(*(row.counters for row in self.rows), strict=True)
+        return dict(zip(COUNTERS, map(sum, columns), strict=True))
 
-    @property
+    @cached_property
     def stage(self) -> str:
         """The earliest stage of the ranks that run or are stalled, or else of all."""
         active = [row for row in self.rows if row.state not in ("waiting", "done", "lost")] or self.rows
