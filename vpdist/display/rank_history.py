@@ -40,8 +40,8 @@ class RankHistory:
     whole: list[Sample] = field(default_factory=list)
     _seen: float = 0.0
     _spacing_s: float = 1.0
-    _scatter: tuple[float, str, float] | None = None
-    """Until which report, of what, and how much."""
+    _scatter: tuple[tuple[float, int, str], float] | None = None
+    """Of which reports and what, and how much."""
 
     @classmethod
     def of(cls, row: RankRow, elapsed: float, began: float | None = None) -> RankHistory:
@@ -97,9 +97,10 @@ class RankHistory:
         share of their mean. 0 where the rank stood still, or has too few reports to tell quarters apart."""
         if self.inactive_s > 0 or len(self.whole) <= 2 * QUARTERS:
             return 0.0
-        if self._scatter is None or self._scatter[:2] != (self.whole[-1][0], measure):
-            self._scatter = (self.whole[-1][0], measure, _scatter(self.whole, MEASURED.index(measure)))
-        return self._scatter[2]
+        so_far = (self._spacing_s, len(self.whole) // QUARTERS, measure)
+        if self._scatter is None or self._scatter[0] != so_far:  # one more report changes it by little
+            self._scatter = (so_far, _scatter(self.whole, MEASURED.index(measure)))
+        return self._scatter[1]
 
     @property
     def active_s(self) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from statistics import median
 
 from rich.text import Text
@@ -122,9 +123,9 @@ class _Drawing:
         """The ranks that hold the run up, and all others as letters."""
         heat_lines = 1 if height < 6 else 2
         room = height - 2 - heat_lines
-        worst = lines[:room] if in_order else sorted(lines, key=severity)[: max(0, room)]
+        worst = lines[: max(0, room)] if in_order else nsmallest(room, filter(is_odd, lines), severity)
         if not in_order:
-            worst = [line for line in worst if is_odd(line)] or worst[: max(0, min(room, 3))]
+            worst = worst or nsmallest(min(room, 3), lines, severity)
             worst.sort(key=lambda line: int(line.label.removeprefix("rank ")))
         shown = {line.label for line in worst}
         rest = [line for line in lines if line.label not in shown]

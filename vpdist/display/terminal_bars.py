@@ -40,10 +40,10 @@ LINES_ABOVE = 2
 LEAST_COLUMNS, LEAST_LINES = 20, 6
 CLOCK_S = 1.5
 """Snapshots arrive about once a second and advance the clock; without them it advances in these steps."""
-CLOCK_S_PER_RANK = 1 / 200
-"""The same for many ranks, of whom a picture takes longer."""
+CLOCK_S_PER_RANK = 1 / 100
+"""The same for many ranks, of whom a picture takes longer: as rare as their snapshots."""
 WHOLE_FRAME_S = 15.0
-"""A frame has only the lines that changed; after this time all of them, in case something has erased them."""
+"""A frame has only the lines that changed; the next one after this time has all, in case something erased them."""
 
 
 def terminal_size(stream: TextIO) -> tuple[int, int]:
@@ -100,7 +100,7 @@ class Bars:
         whole = now - self._whole_frame_at >= WHOLE_FRAME_S
         clock_s = max(CLOCK_S, len(snapshot.rows) * CLOCK_S_PER_RANK)
         drawn_for = (size, self._shown, self.view, int(max(0.0, now - snapshot.time) / clock_s))
-        if drawn_for == self._drawn_for and not (whole or self._messages):
+        if drawn_for == self._drawn_for and not self._messages:
             return
         if not self._writable(0.0):
             return  # the terminal is stopped (Ctrl-S): frames are skipped
