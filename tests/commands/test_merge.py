@@ -182,6 +182,26 @@ def test_scores_of_encoders_whose_bits_depend_on_the_batch_are_those_of_one_run(
     assert files_of(tmp_path / "merged") == files_of(tmp_path / "whole")
 
 
+def test_a_retried_shard_keeps_its_share_and_is_merged_with_the_others(models: TinyModels, tmp_path: Path) -> None:
+    for seed, n in enumerate((3, 3, 3, 12)):
+        write_contigs(tmp_path / f"{seed}.fa", n=n, seed=seed)
+    late, table = tmp_path / "3.fa", tmp_path / "manifest.tsv"
+    content = late.read_bytes()
+    late.unlink()
+    table.write_text("path\trecords\n0.fa\t99\n1.fa\t\n2.fa\t\n3.fa\t\n")
+    settings = models.settings(table, tmp_path / "whole", inputs=(), manifest=table)
+    runs = [tmp_path / str(number) for number in (1, 2)]
+    share = [replace(settings, output=run, shard=f"{number}/2") for number, run in enumerate(runs, 1)]
+    assert [predict(each) for each in share] == [EXIT_FAILURES_LISTED, EXIT_FAILURES_LISTED]
+    late.write_bytes(content)  # more than the others together: a new run would be cut elsewhere
+    assert predict(replace(share[1], retry_failed=True)) == 0
+    table.write_text("path\trecords\n0.fa\t\n1.fa\t\n2.fa\t\n3.fa\t\n")
+    assert predict(replace(share[0], retry_failed=True)) == 0
+    assert merge(runs, tmp_path / "merged", progress="none") == 0
+    assert predict(settings) == 0
+    assert files_of(tmp_path / "merged") == files_of(tmp_path / "whole")
+
+
 @pytest.mark.faults
 def test_a_thousand_shards_of_a_small_input_are_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 1,100 objects: some shards have one, some two, all use the same names."""

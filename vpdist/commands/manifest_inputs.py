@@ -19,7 +19,7 @@ from vpdist.option_declarations import parsed_shard
 from vpdist.results.embedded_run import recorded_config
 from vpdist.results.object_rows import ObjectRow
 from vpdist.sequences import store_summary
-from vpdist.sequences.manifest import Manifest, ManifestEntry, read_manifest, shard_bounds, shard_of, sizes
+from vpdist.sequences.manifest import Manifest, ManifestEntry, read_manifest, shard_bounds, shard_of, sizes, stretch
 from vpdist.sequences.read_objects import ReadObject, told
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.storage.atomic_files import read_json
@@ -45,15 +45,26 @@ class ListedObjects(NamedTuple):
 
 
 def read_share(settings: Settings) -> Manifest:
-    """The manifest, or the share of it that --shard names. Raises InputError, UsageError."""
+    """The manifest, or the share of it that --shard names: the one that the run folder's run has, which it keeps when
+    files have other sizes than they had. Raises InputError, UsageError, StorageError."""
     if settings.manifest is None:
         raise ValueError("no manifest is given")
     manifest = read_manifest(settings.manifest)
-    share = manifest if settings.shard is None else shard_of(manifest, *parsed_shard(settings.shard))
+    share = manifest if settings.shard is None else _share_of_run(settings, manifest, *parsed_shard(settings.shard))
     refuse_too_many(len(share.entries))
     if settings.offline and (remote := next((entry for entry in share.entries if entry.is_url), None)) is not None:
         raise UsageError(f"{settings.manifest}, line {remote.line}: --offline reads no objects; download it first")
     return share
+
+
+def _share_of_run(settings: Settings, manifest: Manifest, number: int, count: int) -> Manifest:
+    if not settings.dry_run:
+        folder = RunFolder(settings.output)
+        found, recorded = recorded_manifest(read_json(folder.run) or {}), recorded_config(folder)
+        this = {"names": manifest.names, "shard": number, "of": count}
+        if found is not None and recorded is not None and found | this == found:
+            return stretch(manifest, found["first"], found["first"] + len(recorded.input))
+    return shard_of(manifest, number, count)
 
 
 def refuse_too_many(n_objects: int) -> None:
@@ -150,6 +161,7 @@ def record(settings: Settings) -> dict[str, Any]:
     fields = {
         "path": str(manifest.path.absolute()),
         "digest": manifest.digest,
+        "names": manifest.names,
         "objects": manifest.n_objects,
         "shard": number,
         "of": count,
@@ -167,7 +179,7 @@ def recorded_manifest(run: Mapping[str, Any]) -> dict[str, Any] | None:
     numbers = ("objects", "shard", "of", "first")
     if not (
         isinstance(found, dict)
-        and type(found.get("digest")) is str
+        and all(type(found.get(name)) is str for name in ("digest", "names"))
         and all(type(found.get(name)) is int and found[name] >= 0 for name in numbers)
         and all(type(sample) is str for sample in found.get("samples", []))
     ):

@@ -98,7 +98,10 @@ def _refuse_foreign(shards: Sequence[Shard]) -> None:
 
 
 def _compared(one: Shard, other: Shard) -> Iterable[tuple[str, Any, Any]]:
-    for name, what in (("digest", "the manifest (its digest)"), ("objects", "the manifest (its objects)")):
+    for name, what in (
+        ("names", "the manifest (a digest of its paths and samples)"),
+        ("objects", "the manifest (its objects)"),
+    ):
         yield what, one.manifest[name], other.manifest[name]
     yield "n of --shard i/n", one.manifest["of"], other.manifest["of"]
     ours, theirs = (replace(shard.resolved, input=()).to_dict() for shard in (one, other))
