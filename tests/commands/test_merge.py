@@ -88,6 +88,8 @@ def test_the_files_of_all_shards_together_are_those_of_one_run(whole: Settings, 
     assert "contig0__9" in names  # numbered over all shards
     shares = [json.loads((run / "run.json").read_text())["judgement"]["prevalence"] for run in (merged, whole.output)]
     assert shares[0] == shares[1]
+    empty = [json.loads((run / "run.json").read_text())["files_without_records"] for run in (merged, whole.output)]
+    assert empty[0] == empty[1] == ["empty.fa"]
     assert shares[0]["origin"] == ESTIMATED  # so it is that of the whole sample
 
 
@@ -166,6 +168,8 @@ def test_a_damaged_shard_is_named_and_an_interrupted_merge_is_done_again(
     warned = json.loads((output / "run.json").read_text())["warnings"]
     assert any("2 devices or versions" in text and "another processor" in text for text in warned)
     assert "holds another run" in told(capfd, copies, copies[0])
+    assert "was merged from other runs" in told(capfd, shards, output)
+    assert files_of(output) == files_of(whole.output)
 
 
 def test_scores_of_encoders_whose_bits_depend_on_the_batch_are_those_of_one_run(
