@@ -39,6 +39,7 @@ def test_a_manifest_names_files_beside_itself_and_urls_in_its_order(tmp_path: Pa
         ("path\tsize\na.fa\n", "line 2: has 1 cells, the header 2"),
         ("path\tsize\n\t3\n", "line 2: names no file"),
         ("path\na.fa\nb.fa\n./a.fa\n", "line 4: ./a.fa is on line 2 as well"),
+        ("path\na b.fa\na\u00a0b.fa\n", "line 3: a\u00a0b.fa is on line 2 as well"),  # tables show both alike
         ("path\tsize\na.fa\t1e6\n", "line 2: size is '1e6', not a number"),
         ("path\trecords\na.fa\t-1\n", "line 2: records is '-1', not a number"),
     ],

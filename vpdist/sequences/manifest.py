@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 
 from vpdist.errors import InputError, UsageError
-from vpdist.text import NAME_LETTERS, shortened
+from vpdist.text import NAME_LETTERS, printable, shortened, without_open_quotes
 from vpdist.urls import InputPath, check_scheme, input_path, is_url, without_secrets
 
 PATH, SAMPLE, SIZE, RECORDS = "path", "sample", "size", "records"
@@ -94,7 +94,8 @@ def read_manifest(path: Path) -> Manifest:
         if not (text := text.removesuffix("\r")).strip():
             continue
         entry = _entry(path, number, columns, text.split("\t"))
-        before = line_of.setdefault(entry.path if entry.is_url else os.path.normpath(entry.path), number)
+        shown = without_open_quotes(printable(entry.path if entry.is_url else os.path.normpath(entry.path)))
+        before = line_of.setdefault(shown, number)  # as it stands in tables, which count by it
         if before < number:
             raise _at(path, number, f"{_shown(entry.path)} is on line {before} as well")
         entries.append(entry)
