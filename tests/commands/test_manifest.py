@@ -238,6 +238,18 @@ def test_a_retry_that_cannot_read_what_it_had_loses_nothing(
     assert verify(run) == []
 
 
+def test_a_restart_does_not_discard_what_it_is_to_read(
+    models: TinyModels, objects: Path, failed: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(failed, tmp_path / "run"))
+    found = run / "virus.fna.gz"
+    table = manifest(tmp_path, (str(objects / "a.fa"), str(found)))
+    before = found.read_bytes()
+    assert predict(settings(models, table, run, restart=True)) == UsageError.exit_code
+    assert found.read_bytes() == before
+    assert tables(run) == tables(failed)
+
+
 def interrupted(*_: object, **__: object) -> None:
     raise Interrupted("stopped")
 

@@ -57,6 +57,13 @@ def read_share(settings: Settings) -> Manifest:
     return share
 
 
+def paths(settings: Settings) -> list[InputPath]:
+    """The manifest and its objects; nothing without one. Raises InputError, UsageError, StorageError."""
+    if settings.manifest is None:
+        return []
+    return [settings.manifest, *(entry.input for entry in read_share(settings).entries)]
+
+
 def _share_of_run(settings: Settings, manifest: Manifest, number: int, count: int) -> Manifest:
     if not settings.dry_run:
         folder = RunFolder(settings.output)
