@@ -163,6 +163,11 @@ def test_a_damaged_shard_is_named_and_an_interrupted_merge_is_done_again(
     assert merge(copies, output, progress="none") == StorageError.exit_code
     assert str(part) in capfd.readouterr().err
     part.write_bytes(sound)
+    calibration = other.calibration.read_bytes()
+    other.calibration.unlink()
+    assert merge(copies, output, progress="none") == StorageError.exit_code
+    assert str(other.calibration) in capfd.readouterr().err
+    other.calibration.write_bytes(calibration)
     assert merge(copies, output, progress="none") == EXIT_FAILURES_LISTED
     assert files_of(output) == files_of(whole.output)
     warned = json.loads((output / "run.json").read_text())["warnings"]

@@ -67,7 +67,7 @@ def paths(settings: Settings) -> list[InputPath]:
 def _share_of_run(settings: Settings, manifest: Manifest, number: int, count: int) -> Manifest:
     if not settings.dry_run:
         folder = RunFolder(settings.output)
-        found, recorded = recorded_manifest(read_json(folder.run) or {}), recorded_config(folder)
+        found, recorded = recorded_manifest(folder, read_json(folder.run) or {}), recorded_config(folder)
         this = {"names": manifest.names, "shard": number, "of": count}
         if found is not None and recorded is not None and found | this == found:
             return stretch(manifest, found["first"], found["first"] + len(recorded.input))
@@ -178,8 +178,9 @@ def record(settings: Settings) -> dict[str, Any]:
     return {MANIFEST: fields}
 
 
-def recorded_manifest(run: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What run.json says of the manifest; None where the run has none. Raises StorageError for what is no record."""
+def recorded_manifest(folder: RunFolder, run: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `run`, the folder's run.json, says of the manifest; None where the run has none. Raises StorageError for
+    what is no record."""
     found = run.get(MANIFEST)
     if found is None:
         return None
@@ -190,7 +191,7 @@ def recorded_manifest(run: Mapping[str, Any]) -> dict[str, Any] | None:
         and all(type(found.get(name)) is int and found[name] >= 0 for name in numbers)
         and all(type(sample) is str for sample in found.get("samples", []))
     ):
-        raise StorageError("run.json: its record of the manifest cannot be read")
+        raise StorageError(f"{folder.run}: its record of the manifest cannot be read")
     return found
 
 
@@ -198,7 +199,7 @@ def refuse_other_manifest(manifest: Manifest, folder: RunFolder, *, declared_ane
     """Raises UsageError unless the folder's run is of this manifest and shard, with `declared_anew` of one with the
     same objects; StorageError."""
     run = read_json(folder.run) or {}
-    found = recorded_manifest(run)
+    found = recorded_manifest(folder, run)
     hint = "use another folder, or --restart to discard what it holds"
     if "merged" in run:
         raise UsageError(f"{folder.path} was merged from shards, and is complete; {hint}")
@@ -215,7 +216,7 @@ def refuse_other_manifest(manifest: Manifest, folder: RunFolder, *, declared_ane
 def object_rows(folder: RunFolder, summary: StoreSummary, n_objects: int) -> list[ObjectRow] | None:
     """What summary.tsv says of each object beside its sequences; None for a run without a manifest. Raises
     StorageError."""
-    found = recorded_manifest(read_json(folder.run) or {})
+    found = recorded_manifest(folder, read_json(folder.run) or {})
     if found is None:
         return None
     samples: Sequence[str] = found.get("samples") or [""] * n_objects
