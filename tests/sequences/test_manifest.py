@@ -1,5 +1,6 @@
 """Manifests: what is read, which faults are named, and that the shares of all jobs are the whole."""
 
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def test_a_fault_of_a_manifest_is_told_with_file_and_line(tmp_path: Path, text: 
 def test_a_manifest_that_is_not_there_or_is_no_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file"):
         read_manifest(tmp_path / "none.tsv")
+    with pytest.raises(InputError, match="cannot be read: is not a regular file"):
+        read_manifest(Path(os.devnull))
     (tmp_path / "rubbish.tsv").write_bytes(b"path\na.fa\n\xff\xfe\n")
     with pytest.raises(InputError, match="line 3: is not UTF-8"):
         read_manifest(tmp_path / "rubbish.tsv")

@@ -17,6 +17,7 @@ import numpy as np
 import xxhash
 
 from vpdist.errors import InputError, UsageError
+from vpdist.storage.atomic_files import open_regular
 from vpdist.text import NAME_LETTERS, printable, shortened, without_open_quotes
 from vpdist.urls import InputPath, check_scheme, input_path, is_url, without_secrets
 
@@ -108,7 +109,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def _content(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, follow=True) as file:  # a pipe could be read once, and would be waited for
             content = file.read(MANIFEST_LIMIT + 1)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", path=str(path)) from error
