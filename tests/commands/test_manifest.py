@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,9 +22,10 @@ from vpdist.commands.predict import predict
 from vpdist.commands.verify import verify
 from vpdist.config import Settings
 from vpdist.encoders.encoder import Encoder
-from vpdist.errors import EXIT_FAILURES_LISTED, Interrupted, UsageError
+from vpdist.errors import EXIT_FAILURES_LISTED, InputError, Interrupted, UsageError
 from vpdist.estimate.dry_run import forecast
 from vpdist.ragged import Ragged
+from vpdist.sequences.store_summary import StoreSummary
 from vpdist.session.coordination import Control
 from vpdist.storage.object_stores import Retries
 from vpdist.storage.run_folder import TABLES
@@ -204,6 +206,48 @@ def test_failed_objects_are_read_again_when_asked_and_nothing_else_is_computed_a
     only = settings(models, manifest(folder, ("cut.fa.gz", "missing.fa"), "two.tsv"), tmp_path / "two")
     assert predict(only) == 0
     assert embedded() == computed
+
+
+def test_a_retry_that_cannot_read_what_it_had_loses_nothing(
+    models: TinyModels, objects: Path, failed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, folder = Path(shutil.copytree(failed, tmp_path / "run")), Path(shutil.copytree(objects, tmp_path / "objects"))
+    retried = settings(models, folder / "manifest.tsv", run, retry_failed=True)
+    write_contigs(folder / "missing.fa", n=5, seed=9)
+    sound = (folder / "a.fa").read_bytes()
+    for content in (None, sound + sound):  # gone, or another file
+        (folder / "a.fa").unlink() if content is None else (folder / "a.fa").write_bytes(content)
+        assert predict(retried) == InputError.exit_code
+        assert not (run / "before_retry").exists()
+        assert tables(run) == tables(failed)
+    (folder / "a.fa").write_bytes(sound)
+    make = prepare.token_store
+
+    def broken(*arguments: Any, **options: Any) -> StoreSummary:
+        (folder / "a.fa").unlink()  # once all objects have been looked at
+        return make(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "token_store", broken)
+        assert predict(retried) == InputError.exit_code
+    assert tables(run) == tables(failed)
+    (folder / "a.fa").write_bytes(sound)
+    assert predict(retried) == EXIT_FAILURES_LISTED
+    assert predict(settings(models, folder / "manifest.tsv", tmp_path / "fresh")) == EXIT_FAILURES_LISTED
+    assert tables(run) == tables(tmp_path / "fresh")
+    assert verify(run) == []
+
+
+def test_a_restart_does_not_discard_what_it_is_to_read(
+    models: TinyModels, objects: Path, failed: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(failed, tmp_path / "run"))
+    found = run / "virus.fna.gz"
+    table = manifest(tmp_path, (str(objects / "a.fa"), str(found)))
+    before = found.read_bytes()
+    assert predict(settings(models, table, run, restart=True)) == UsageError.exit_code
+    assert found.read_bytes() == before
+    assert tables(run) == tables(failed)
 
 
 def interrupted(*_: object, **__: object) -> None:

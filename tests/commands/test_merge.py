@@ -88,6 +88,8 @@ def test_the_files_of_all_shards_together_are_those_of_one_run(whole: Settings, 
     assert "contig0__9" in names  # numbered over all shards
     shares = [json.loads((run / "run.json").read_text())["judgement"]["prevalence"] for run in (merged, whole.output)]
     assert shares[0] == shares[1]
+    empty = [json.loads((run / "run.json").read_text())["files_without_records"] for run in (merged, whole.output)]
+    assert empty[0] == empty[1] == ["empty.fa"]
     assert shares[0]["origin"] == ESTIMATED  # so it is that of the whole sample
 
 
@@ -161,11 +163,18 @@ def test_a_damaged_shard_is_named_and_an_interrupted_merge_is_done_again(
     assert merge(copies, output, progress="none") == StorageError.exit_code
     assert str(part) in capfd.readouterr().err
     part.write_bytes(sound)
+    calibration = other.calibration.read_bytes()
+    other.calibration.unlink()
+    assert merge(copies, output, progress="none") == StorageError.exit_code
+    assert str(other.calibration) in capfd.readouterr().err
+    other.calibration.write_bytes(calibration)
     assert merge(copies, output, progress="none") == EXIT_FAILURES_LISTED
     assert files_of(output) == files_of(whole.output)
     warned = json.loads((output / "run.json").read_text())["warnings"]
     assert any("2 devices or versions" in text and "another processor" in text for text in warned)
     assert "holds another run" in told(capfd, copies, copies[0])
+    assert "was merged from other runs" in told(capfd, shards, output)
+    assert files_of(output) == files_of(whole.output)
 
 
 def test_scores_of_encoders_whose_bits_depend_on_the_batch_are_those_of_one_run(
@@ -179,6 +188,26 @@ def test_scores_of_encoders_whose_bits_depend_on_the_batch_are_those_of_one_run(
     for number, run in enumerate(runs, 1):
         predict(replace(settings, output=run, shard=f"{number}/2"))
     assert merge(runs, tmp_path / "merged", progress="none") == EXIT_FAILURES_LISTED
+    assert files_of(tmp_path / "merged") == files_of(tmp_path / "whole")
+
+
+def test_a_retried_shard_keeps_its_share_and_is_merged_with_the_others(models: TinyModels, tmp_path: Path) -> None:
+    for seed, n in enumerate((3, 3, 3, 12)):
+        write_contigs(tmp_path / f"{seed}.fa", n=n, seed=seed)
+    late, table = tmp_path / "3.fa", tmp_path / "manifest.tsv"
+    content = late.read_bytes()
+    late.unlink()
+    table.write_text("path\trecords\n0.fa\t99\n1.fa\t\n2.fa\t\n3.fa\t\n")
+    settings = models.settings(table, tmp_path / "whole", inputs=(), manifest=table)
+    runs = [tmp_path / str(number) for number in (1, 2)]
+    share = [replace(settings, output=run, shard=f"{number}/2") for number, run in enumerate(runs, 1)]
+    assert [predict(each) for each in share] == [EXIT_FAILURES_LISTED, EXIT_FAILURES_LISTED]
+    late.write_bytes(content)  # more than the others together: a new run would be cut elsewhere
+    assert predict(replace(share[1], retry_failed=True)) == 0
+    table.write_text("path\trecords\n0.fa\t\n1.fa\t\n2.fa\t\n3.fa\t\n")
+    assert predict(replace(share[0], retry_failed=True)) == 0
+    assert merge(runs, tmp_path / "merged", progress="none") == 0
+    assert predict(settings) == 0
     assert files_of(tmp_path / "merged") == files_of(tmp_path / "whole")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,44 @@ def test_a_restart_discards_what_was_set_aside_and_follows_no_link(folder: RunFo
     forget(folder)
     assert not list((tmp_path / "elsewhere").iterdir())
     assert (folder.parts / "unit-000000.h5").exists()
+
+
+def test_a_retry_that_recorded_nothing_is_begun_anew(folder: RunFolder) -> None:
+    before = RunFolder(folder.before_retry)
+    write_json(before.run, {"decisions": {}})  # as RUN has it: killed before it recorded what it found
+    set_aside(folder, None)
+    assert not folder.before_retry.exists()
+    folder.before_retry.mkdir()  # killed before anything was in it
+    set_aside(folder, None)
+    assert not folder.before_retry.exists()
+    assert (folder.parts / "unit-000000.h5").exists()
+    assert (folder.tokens / "store.json").exists()
+
+
+@pytest.mark.parametrize("killed_at", range(4))
+def test_whoever_is_killed_while_removing_what_was_set_aside_keeps_the_new_parts(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    set_aside(folder, None)
+    (folder.parts / "unit-000000.h5").write_bytes(b"new part")
+    removals = 0
+
+    def killed(remove: Callable[..., None]) -> Callable[..., None]:
+        def counted(*arguments: object, **options: object) -> None:
+            nonlocal removals
+            if removals == killed_at:
+                raise KeyboardInterrupt
+            removals += 1
+            remove(*arguments, **options)
+
+        return counted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", killed(shutil.rmtree))
+        patched.setattr(Path, "unlink", killed(Path.unlink))
+        with pytest.raises(KeyboardInterrupt):
+            forget(folder)
+    set_aside(folder, None)
+    assert (folder.parts / "unit-000000.h5").read_bytes() == b"new part"
+    forget(folder)
+    assert not folder.before_retry.exists()

@@ -1,5 +1,6 @@
 """Manifests: what is read, which faults are named, and that the shares of all jobs are the whole."""
 
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def test_a_manifest_names_files_beside_itself_and_urls_in_its_order(tmp_path: Pa
         ("path\tsize\na.fa\n", "line 2: has 1 cells, the header 2"),
         ("path\tsize\n\t3\n", "line 2: names no file"),
         ("path\na.fa\nb.fa\n./a.fa\n", "line 4: ./a.fa is on line 2 as well"),
+        ("path\na b.fa\na\u00a0b.fa\n", "line 3: a\u00a0b.fa is on line 2 as well"),  # tables show both alike
         ("path\tsize\na.fa\t1e6\n", "line 2: size is '1e6', not a number"),
         ("path\trecords\na.fa\t-1\n", "line 2: records is '-1', not a number"),
     ],
@@ -53,6 +55,8 @@ def test_a_fault_of_a_manifest_is_told_with_file_and_line(tmp_path: Path, text: 
 def test_a_manifest_that_is_not_there_or_is_no_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file"):
         read_manifest(tmp_path / "none.tsv")
+    with pytest.raises(InputError, match="cannot be read: is not a regular file"):
+        read_manifest(Path(os.devnull))
     (tmp_path / "rubbish.tsv").write_bytes(b"path\na.fa\n\xff\xfe\n")
     with pytest.raises(InputError, match="line 3: is not UTF-8"):
         read_manifest(tmp_path / "rubbish.tsv")

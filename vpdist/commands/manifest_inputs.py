@@ -19,7 +19,7 @@ from vpdist.option_declarations import parsed_shard
 from vpdist.results.embedded_run import recorded_config
 from vpdist.results.object_rows import ObjectRow
 from vpdist.sequences import store_summary
-from vpdist.sequences.manifest import Manifest, ManifestEntry, read_manifest, shard_bounds, shard_of, sizes
+from vpdist.sequences.manifest import Manifest, ManifestEntry, read_manifest, shard_bounds, shard_of, sizes, stretch
 from vpdist.sequences.read_objects import ReadObject, told
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.storage.atomic_files import read_json
@@ -45,15 +45,33 @@ class ListedObjects(NamedTuple):
 
 
 def read_share(settings: Settings) -> Manifest:
-    """The manifest, or the share of it that --shard names. Raises InputError, UsageError."""
+    """The manifest, or the share of it that --shard names: the one that the run folder's run has, which it keeps when
+    files have other sizes than they had. Raises InputError, UsageError, StorageError."""
     if settings.manifest is None:
         raise ValueError("no manifest is given")
     manifest = read_manifest(settings.manifest)
-    share = manifest if settings.shard is None else shard_of(manifest, *parsed_shard(settings.shard))
+    share = manifest if settings.shard is None else _share_of_run(settings, manifest, *parsed_shard(settings.shard))
     refuse_too_many(len(share.entries))
     if settings.offline and (remote := next((entry for entry in share.entries if entry.is_url), None)) is not None:
         raise UsageError(f"{settings.manifest}, line {remote.line}: --offline reads no objects; download it first")
     return share
+
+
+def paths(settings: Settings) -> list[InputPath]:
+    """The manifest and its objects; nothing without one. Raises InputError, UsageError, StorageError."""
+    if settings.manifest is None:
+        return []
+    return [settings.manifest, *(entry.input for entry in read_share(settings).entries)]
+
+
+def _share_of_run(settings: Settings, manifest: Manifest, number: int, count: int) -> Manifest:
+    if not settings.dry_run:
+        folder = RunFolder(settings.output)
+        found, recorded = recorded_manifest(folder, read_json(folder.run) or {}), recorded_config(folder)
+        this = {"names": manifest.names, "shard": number, "of": count}
+        if found is not None and recorded is not None and found | this == found:
+            return stretch(manifest, found["first"], found["first"] + len(recorded.input))
+    return shard_of(manifest, number, count)
 
 
 def refuse_too_many(n_objects: int) -> None:
@@ -150,6 +168,7 @@ def record(settings: Settings) -> dict[str, Any]:
     fields = {
         "path": str(manifest.path.absolute()),
         "digest": manifest.digest,
+        "names": manifest.names,
         "objects": manifest.n_objects,
         "shard": number,
         "of": count,
@@ -159,19 +178,20 @@ def record(settings: Settings) -> dict[str, Any]:
     return {MANIFEST: fields}
 
 
-def recorded_manifest(run: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What run.json says of the manifest; None where the run has none. Raises StorageError for what is no record."""
+def recorded_manifest(folder: RunFolder, run: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `run`, the folder's run.json, says of the manifest; None where the run has none. Raises StorageError for
+    what is no record."""
     found = run.get(MANIFEST)
     if found is None:
         return None
     numbers = ("objects", "shard", "of", "first")
     if not (
         isinstance(found, dict)
-        and type(found.get("digest")) is str
+        and all(type(found.get(name)) is str for name in ("digest", "names"))
         and all(type(found.get(name)) is int and found[name] >= 0 for name in numbers)
         and all(type(sample) is str for sample in found.get("samples", []))
     ):
-        raise StorageError("run.json: its record of the manifest cannot be read")
+        raise StorageError(f"{folder.run}: its record of the manifest cannot be read")
     return found
 
 
@@ -179,7 +199,7 @@ def refuse_other_manifest(manifest: Manifest, folder: RunFolder, *, declared_ane
     """Raises UsageError unless the folder's run is of this manifest and shard, with `declared_anew` of one with the
     same objects; StorageError."""
     run = read_json(folder.run) or {}
-    found = recorded_manifest(run)
+    found = recorded_manifest(folder, run)
     hint = "use another folder, or --restart to discard what it holds"
     if "merged" in run:
         raise UsageError(f"{folder.path} was merged from shards, and is complete; {hint}")
@@ -196,7 +216,7 @@ def refuse_other_manifest(manifest: Manifest, folder: RunFolder, *, declared_ane
 def object_rows(folder: RunFolder, summary: StoreSummary, n_objects: int) -> list[ObjectRow] | None:
     """What summary.tsv says of each object beside its sequences; None for a run without a manifest. Raises
     StorageError."""
-    found = recorded_manifest(read_json(folder.run) or {})
+    found = recorded_manifest(folder, read_json(folder.run) or {})
     if found is None:
         return None
     samples: Sequence[str] = found.get("samples") or [""] * n_objects

@@ -132,6 +132,8 @@ def _merge(session: Session, runs: Sequence[Path]) -> Outcome:
     run = read_json(folder.run)
     if run is not None and MERGED not in run:
         raise UsageError(f"{folder.path}: holds another run; choose a new or empty folder")
+    if run is not None and set(run[MERGED]) != set(_paths(shards)):
+        raise UsageError(f"{folder.path}: was merged from other runs than these; choose a new or empty folder")
     session.begin()
     resolved = _record(session, shards)
     session.progress.stage("ingest", planned_steps=len(shards))
@@ -146,6 +148,10 @@ def _merge(session: Session, runs: Sequence[Path]) -> Outcome:
     _carry_all(session, shards, plan, header)
     session.progress.stage("tables")
     return _tables(session, shards[0], summary, plan, header, resolved, started)
+
+
+def _paths(shards: Sequence[Shard]) -> list[str]:
+    return [str(shard.folder.path.absolute()) for shard in shards]
 
 
 def _record(session: Session, shards: Sequence[Shard]) -> ResolvedConfig:
@@ -172,7 +178,7 @@ def _record(session: Session, shards: Sequence[Shard]) -> ResolvedConfig:
         settings=(settings if isinstance(settings, dict) else {}) | {"shard": None, "output": str(session.folder.path)},
         decisions=resolved.to_dict(),
         platforms=[platform.to_dict() for platform in used],
-        **{MANIFEST: manifest, INPUT_PATHS: paths, MERGED: [str(shard.folder.path.absolute()) for shard in shards]},
+        **{MANIFEST: manifest, INPUT_PATHS: paths, MERGED: _paths(shards)},
         runs=runs_with(read_json(session.folder.run) or {}, this),
     )
     return resolved
@@ -245,6 +251,7 @@ def _tables(
         further=further,
     )
     warnings = [*summary.warnings(resolved.input_names, resolved.min_length), *several(embedded_with(folder))]
-    folder.update_run(warnings=warnings, statuses=dict(totals.statuses))
+    empty = summary.report.names_without_records(resolved.input_names)
+    folder.update_run(warnings=warnings, files_without_records=empty, statuses=dict(totals.statuses))
     text = summary_text(folder, totals, time.monotonic() - started, called=bool(origin.classifier))
     return Outcome("\n".join([*warnings, text, *further.told]), totals.failures)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Container
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,8 @@ import numpy as np
 from vpdist.commands import manifest_inputs
 from vpdist.commands.compare_configs import same_samples
 from vpdist.commands.manifest_inputs import FAILED, ListedObjects, kept_failures, read_share
-from vpdist.config import Settings
+from vpdist.config import ResolvedConfig, Settings
+from vpdist.errors import InputError
 from vpdist.planning import plan_file
 from vpdist.planning.object_plans import units_of_objects
 from vpdist.planning.plan import Plan
@@ -42,21 +44,41 @@ def listed_objects(settings: Settings, folder: RunFolder, retries: Retries) -> L
     UsageError, InputError, StorageError."""
     set_aside(folder, None)
     manifest = read_share(settings)
-    if settings.retry_failed and not folder.before_retry.exists() and kept_failures(manifest, folder, retry=True):
+    retry = settings.retry_failed and not folder.before_retry.exists()
+    if retry and (failures := kept_failures(manifest, folder, retry=True)):
         listed = manifest_inputs.listed_objects(manifest, folder, retries, retry=True)
+        _refuse_lost(folder, listed, failures)
         set_aside(folder, listed)
         return listed
     return manifest_inputs.listed_objects(manifest, folder, retries)
 
 
+def _refuse_lost(folder: RunFolder, listed: ListedObjects, failures: Container[int]) -> None:
+    """Before anything is set aside. Raises InputError unless each object that has not failed is what it was: a retry
+    reads all objects, and what it cannot read would be lost."""
+    recorded = recorded_config(folder)
+    before = () if recorded is None else recorded.input
+    for number, (was, now, each) in enumerate(zip(before, listed.found, listed.objects, strict=True)):
+        if number in failures or not (each.reason or not same_samples((was,), (now,))):
+            continue
+        reason = f"cannot be now ({each.reason})" if each.reason else "has changed since"
+        raise InputError(
+            f"was read before and {reason}; --retry-failed needs all objects, {folder.path} stays as it is", path=now[0]
+        )
+
+
 def set_aside(folder: RunFolder, listed: ListedObjects | None) -> None:
     """Put store and parts of a run into RUN/before_retry, and `listed`, which is looked at anew, into its record; with
-    None only finish what a killed command has begun. Raises StorageError."""
+    None only finish what a killed command has begun, or forget it where nothing was recorded. Raises StorageError."""
     before = RunFolder(folder.before_retry)
     try:
-        if listed is not None and not before.path.exists():
+        if listed is None:
+            _forget_unrecorded(folder, before)
+        elif not before.path.exists():
             before.path.mkdir()
             write_json(before.run, read_json(folder.run) or {})
+            if (recorded := recorded_config(folder)) is not None:
+                folder.update_run(decisions=replace(recorded, input=listed.found).to_dict())
         if before.path.is_dir() and not before.path.is_symlink() and not before.tokens.exists():
             if not before.parts.exists():
                 os.rename(folder.parts, before.parts)
@@ -65,13 +87,20 @@ def set_aside(folder: RunFolder, listed: ListedObjects | None) -> None:
             folder.prepare(restart=False)
     except OSError as error:
         raise storage_error(before.path, error) from error
-    if listed is not None and (recorded := recorded_config(folder)) is not None:
-        folder.update_run(decisions=replace(recorded, input=listed.found).to_dict())
+
+
+def _forget_unrecorded(folder: RunFolder, before: RunFolder) -> None:
+    """Remove RUN/before_retry where nothing is in it yet, or any more, and RUN's record is still what it was."""
+    if before.path.is_symlink() or not before.path.is_dir() or before.parts.exists() or before.tokens.exists():
+        return
+    was, now = read_json(before.run), read_json(folder.run) or {}
+    if was is None or was.get("decisions") == now.get("decisions"):
+        shutil.rmtree(before.path)
 
 
 def carry_over(session: Session, summary: StoreSummary, plan: Plan, plan_id: str) -> None:
     """On rank 0: take over the parts of every object that RUN/before_retry has as this run has it. Raises
-    StorageError."""
+    StorageError, and InputError for an object that could be read before."""
     folder = session.folder
     before = RunFolder(folder.before_retry)
     if before.path.is_symlink() or not before.tokens.is_dir():
@@ -90,6 +119,7 @@ def carry_over(session: Session, summary: StoreSummary, plan: Plan, plan_id: str
     except DamagedFile as error:
         logger.warning("nothing is taken over: %s", error)
         return
+    _refuse_unread(folder, old_summary, summary, now)
     old_header, header = part_header(old_id, recorded), part_header(plan_id, now)
     there = set(range(old_plan.n_units)) - set(parts.remaining(before.parts, old_plan, old_header))
     missing = set(parts.remaining(folder.parts, plan, header))
@@ -114,12 +144,30 @@ def carry_over(session: Session, summary: StoreSummary, plan: Plan, plan_id: str
     session.progress.message(f"{carried:,} of {plan.n_units:,} units are taken over from before the retry")
 
 
+def _refuse_unread(folder: RunFolder, was: StoreSummary, summary: StoreSummary, now: ResolvedConfig) -> None:
+    """Raises InputError where an object failed that had not; then the next command reads it again."""
+    before = {each.file for each in was.report.failed}
+    for each in summary.report.failed:
+        if each.file not in before:
+            folder.store.unlink()
+            raise InputError(
+                f"was read before and cannot be now ({each.reason}); give the command again once it can, "
+                f"{folder.before_retry} keeps what there was",
+                path=now.input[each.file][0],
+            )
+
+
 def forget(folder: RunFolder) -> None:
     """Remove what was set aside. Raises StorageError."""
     if folder.before_retry.is_symlink() or not folder.before_retry.exists():
         return
+    before = RunFolder(folder.before_retry)
     try:
-        shutil.rmtree(folder.before_retry)
+        # In this order: where tokens are missing, the next command would set aside what the retry has made.
+        shutil.rmtree(before.parts, ignore_errors=True)
+        before.run.unlink(missing_ok=True)
+        shutil.rmtree(before.tokens, ignore_errors=True)
+        shutil.rmtree(before.path)
     except OSError as error:
         raise storage_error(folder.before_retry, error, "removed") from error
 

@@ -164,9 +164,8 @@ def check_inputs(settings: Settings, control: Control) -> None:
     if "-" in settings.inputs:
         require_piped_input()
     names = [name for name in settings.inputs if name != "-"]
-    manifest_inputs.record(settings)
     paths = [input_path(name) for name in names]
-    for path in paths:
+    for path in (*paths, *manifest_inputs.paths(settings)):
         if isinstance(path, Path) and RunFolder(settings.output).would_discard(path):
             raise UsageError(f"{path}: --restart would discard it; copy it to another folder first")
     input_identity.input_identity(names, paths, control.retries)

@@ -15,13 +15,14 @@ from vpdist.commands.manifest_inputs import recorded_manifest, refuse_too_many
 from vpdist.commands.verify import ENDED
 from vpdist.config import ResolvedConfig
 from vpdist.errors import UsageError
+from vpdist.models.bundle import MODEL_FILE_LIMIT
 from vpdist.planning import plan_file
 from vpdist.planning.plan import Plan
 from vpdist.results.embedded_run import recorded_config
 from vpdist.results.parts import PartHeader, part_header
 from vpdist.sequences import store_summary
 from vpdist.sequences.store_summary import StoreSummary
-from vpdist.storage.atomic_files import read_json
+from vpdist.storage.atomic_files import read_json, read_limited, storage_error
 from vpdist.storage.run_folder import RunFolder
 from vpdist.storage.table_switch import TablesOrigin, recorded_origin
 
@@ -71,7 +72,7 @@ def _read(path: Path) -> Shard:
     if folder.linked is not None:
         raise UsageError(f"{folder.linked}: is a symbolic link, which leads out of the run")
     run, status = read_json(folder.run) or {}, read_json(folder.status) or {}
-    manifest = recorded_manifest(run)
+    manifest = recorded_manifest(folder, run)
     if manifest is None:
         raise UsageError(f"{path}: was not made with --manifest, so it is no shard of one")
     if "merged" in run:
@@ -80,7 +81,10 @@ def _read(path: Path) -> Shard:
     if status.get("state") not in ENDED or resolved is None or summary is None:
         raise UsageError(f"{path}: is not complete ({status.get('state')}); give its command again first")
     origin = recorded_origin(run)
-    calibration = folder.calibration.read_bytes() if origin.calibration else b""
+    try:
+        calibration = read_limited(folder.calibration, MODEL_FILE_LIMIT) if origin.calibration else b""
+    except OSError as error:
+        raise storage_error(folder.calibration, error, "read") from error
     return Shard(folder, run, manifest, resolved, summary, origin, calibration)
 
 
@@ -98,7 +102,10 @@ def _refuse_foreign(shards: Sequence[Shard]) -> None:
 
 
 def _compared(one: Shard, other: Shard) -> Iterable[tuple[str, Any, Any]]:
-    for name, what in (("digest", "the manifest (its digest)"), ("objects", "the manifest (its objects)")):
+    for name, what in (
+        ("names", "the manifest (a digest of its paths and samples)"),
+        ("objects", "the manifest (its objects)"),
+    ):
         yield what, one.manifest[name], other.manifest[name]
     yield "n of --shard i/n", one.manifest["of"], other.manifest["of"]
     ours, theirs = (replace(shard.resolved, input=()).to_dict() for shard in (one, other))

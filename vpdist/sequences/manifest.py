@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
 from vpdist.errors import InputError, UsageError
-from vpdist.text import NAME_LETTERS, shortened
+from vpdist.storage.atomic_files import open_regular
+from vpdist.text import NAME_LETTERS, printable, shortened, without_open_quotes
 from vpdist.urls import InputPath, check_scheme, input_path, is_url, without_secrets
 
 PATH, SAMPLE, SIZE, RECORDS = "path", "sample", "size", "records"
@@ -66,6 +67,8 @@ class Manifest:
     entries: tuple[ManifestEntry, ...]
     digest: str
     """xxh3_128 (hex) of path, sample, size and records of every line of the whole manifest, in order."""
+    names: str
+    """The same of path and sample alone: sizes and records may be corrected before a retry."""
     n_objects: int
     """Of the whole manifest."""
     first: int = 0
@@ -86,25 +89,27 @@ def read_manifest(path: Path) -> Manifest:
     lines = content.split("\n")
     columns = _header(path, lines[0].removesuffix("\r"))
     entries: list[ManifestEntry] = []
-    digest = xxhash.xxh3_128()
+    digest, names = xxhash.xxh3_128(), xxhash.xxh3_128()
     line_of: dict[str, int] = {}
     for number, text in enumerate(lines[1:], 2):
         if not (text := text.removesuffix("\r")).strip():
             continue
         entry = _entry(path, number, columns, text.split("\t"))
-        before = line_of.setdefault(entry.path if entry.is_url else os.path.normpath(entry.path), number)
+        shown = without_open_quotes(printable(entry.path if entry.is_url else os.path.normpath(entry.path)))
+        before = line_of.setdefault(shown, number)  # as it stands in tables, which count by it
         if before < number:
             raise _at(path, number, f"{_shown(entry.path)} is on line {before} as well")
         entries.append(entry)
         digest.update(repr((entry.path, entry.sample, entry.size, entry.records)).encode())
+        names.update(repr((entry.path, entry.sample)).encode())
     if not entries:
         raise InputError("names no files", path=str(path))
-    return Manifest(path, tuple(entries), digest.hexdigest(), len(entries))
+    return Manifest(path, tuple(entries), digest.hexdigest(), names.hexdigest(), len(entries))
 
 
 def _content(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, follow=True) as file:  # a pipe could be read once, and would be waited for
             content = file.read(MANIFEST_LIMIT + 1)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", path=str(path)) from error
@@ -196,4 +201,9 @@ def shard_bounds(size: np.ndarray, n: int) -> np.ndarray:
 def shard_of(manifest: Manifest, number: int, count: int) -> Manifest:
     """The share of job `number` (from 1) of `count`. Raises InputError."""
     first, end = shard_bounds(sizes(manifest), count)[number - 1 : number + 1].tolist()
-    return Manifest(manifest.path, manifest.entries[first:end], manifest.digest, manifest.n_objects, first)
+    return stretch(manifest, first, end)
+
+
+def stretch(manifest: Manifest, first: int, end: int) -> Manifest:
+    """The entries from number `first` to before `end`."""
+    return replace(manifest, entries=manifest.entries[first:end], first=first)
