@@ -20,6 +20,7 @@ from vpdist.config import Settings
 from vpdist.errors import InputError, UsageError
 from vpdist.estimate.dry_run import forecast
 from vpdist.session.coordination import Control
+from vpdist.session.ending import describe
 from vpdist.storage.object_stores import Retries
 from vpdist.storage.run_folder import TABLES
 from vpdist.train_settings import labelled_files
@@ -134,6 +135,11 @@ def test_no_secret_is_written_or_told(
     assert any(NAME.encode() in path.read_bytes() for path in files if path.name == "rank00000.log")
     assert SECRET not in console.err + console.out
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
+
+
+def test_a_bug_tells_no_secret() -> None:
+    told = describe(ValueError(f"of a library: https://me:{SECRET}@host/x.fa?access_token={SECRET}"))
+    assert told.endswith("ValueError: of a library: https://host/x.fa")
 
 
 def test_what_cannot_be_read_is_told_before_anything_slow(

@@ -18,7 +18,7 @@ import xxhash
 
 from vpdist.errors import InputError, UsageError
 from vpdist.text import NAME_LETTERS, shortened
-from vpdist.urls import InputPath, check_scheme, input_path, is_url, without_secrets
+from vpdist.urls import InputPath, check_scheme, input_path, is_url, shown
 
 PATH, SAMPLE, SIZE, RECORDS = "path", "sample", "size", "records"
 COLUMNS = (PATH, SAMPLE, SIZE, RECORDS)
@@ -142,7 +142,7 @@ def _entry(path: Path, line: int, columns: Sequence[str], cells: Sequence[str]) 
         raise _at(path, line, str(error)) from error
     sample = of.get(SAMPLE, "").strip()
     size, records = (_number(path, line, column, of.get(column, "").strip()) for column in (SIZE, RECORDS))
-    return ManifestEntry(without_secrets(name), location, "" if sample in MISSING else sample, size, records, line)
+    return ManifestEntry(shown(name), location, "" if sample in MISSING else sample, size, records, line)
 
 
 def _number(path: Path, line: int, column: str, text: str) -> int | None:
