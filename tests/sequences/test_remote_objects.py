@@ -2,7 +2,11 @@
 
 import os
 import random
+import threading
+from dataclasses import replace
+from functools import partial
 
+import fsspec
 import pytest
 
 from scripts.faults import object_server as server
@@ -10,8 +14,12 @@ from scripts.faults.object_server import ObjectServer
 from tests.object_stores import SECRET, SOON, moto_endpoint, object_server, objects, put, s3  # noqa: F401 - fixtures
 from vpdist.errors import InputError, Interrupted, UsageError
 from vpdist.sequences import object_transports, remote_objects
+from vpdist.sequences.input_files import call_while_waiting
+from vpdist.sequences.records import read_as_written, read_records
 from vpdist.sequences.remote_objects import object_identity, object_state, open_object
 from vpdist.storage import object_stores
+from vpdist.storage.published import PublishedRun
+from vpdist.urls import Url
 
 CONTENT = random.Random(7).randbytes(1_000_000)
 PATH = "/bucket/x.fa"
@@ -148,9 +156,31 @@ def test_whoever_waits_can_end_while_the_host_is_silent(url: str, objects: Objec
             file.read(1)
 
 
+def test_whoever_waits_can_end_while_no_request_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(remote_objects, "transport_of", lambda url, retries: answered.wait(600.0))
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "ls", lambda *path, detail: answered.wait(600.0))
+
+    def end() -> None:
+        raise Interrupted("stopped")
+
+    url, retries, opened = Url("http://host/x.fa"), replace(SOON, waiting=end), partial(call_while_waiting, waiting=end)
+    for ask in (
+        lambda: object_state(url, retries),
+        lambda: object_identity(url, retries),
+        lambda: open_object(url, retries),
+        lambda: list(read_records([url], opened=opened)),
+        lambda: list(read_as_written(url, opened)),
+        lambda: PublishedRun("memory://runs/x", retries).units(),
+    ):
+        with pytest.raises(Interrupted):
+            ask()
+    answered.set()
+
+
 def test_reading_ahead_is_bounded(url: str, objects: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     taken = 0
-    source = remote_objects._Source(url, SOON)
+    reader = remote_objects.ObjectReader(url, SOON)
 
     def pieces(start: int, end: int, state: object):
         nonlocal taken
@@ -158,8 +188,7 @@ def test_reading_ahead_is_bounded(url: str, objects: ObjectServer, monkeypatch: 
             taken += 1
             yield CONTENT[position : min(end, position + 1000)]
 
-    monkeypatch.setattr(source, "_transport", type("Fast", (), {"pieces": staticmethod(pieces)})())
-    reader = remote_objects.ObjectReader(source)
+    monkeypatch.setattr(reader._source, "_transport", type("Fast", (), {"pieces": staticmethod(pieces)})())
     assert len(reader.read(10)) == 10
     for _ in range(2):  # the thread fills what it may, then waits
         reader._stop.wait(2 * remote_objects.POLL_S)  # type: ignore[union-attr]

@@ -91,7 +91,7 @@ class FurtherFiles:
         needed = virus_fasta.files_with(first, virus.record)
         try:
             self._check_inputs(needed)
-            size = sum(input_size(self.paths[number]) for number in needed)
+            size = sum(input_size(self.paths[number], self.session.control.retries) for number in needed)
             if size >= TOLD_FROM:
                 self.session.progress.message(f"reading {bytes_text(size)} of input again, for {FASTA}")
             ending = self.session.control.raise_if_ending
@@ -127,7 +127,7 @@ class FurtherFiles:
         """Raises InputError unless these inputs are those that the run has read, by size and sampled blocks."""
         for number in needed:
             entry, path = self.resolved.input[number], self.paths[number]
-            if not same_samples((entry,), input_identity([entry[0]], [path])):
+            if not same_samples((entry,), input_identity([entry[0]], [path], self.session.control.retries)):
                 raise InputError("is another file than the run has read", path=str(path))
 
 
