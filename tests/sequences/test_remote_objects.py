@@ -1,5 +1,6 @@
 """Objects at an address are read whole and of one version, whatever the network does, or refused."""
 
+import gzip
 import os
 import random
 import threading
@@ -143,6 +144,26 @@ def test_a_host_without_ranges_is_refused(url: str, objects: ObjectServer) -> No
         file.read()
 
 
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_a_host_that_compresses_ranges_itself_is_refused(objects: ObjectServer, by_itself: bool) -> None:  # noqa: F811
+    content = objects.objects.content[PATH] = gzip.compress(CONTENT)
+
+    def compressed(answer: server.Answers) -> bool:
+        status, start, end = answer.selected()
+        body = gzip.compress(content[start:end]) if by_itself else content[start:end]
+        answer.begin(status, answer.range_headers(status, start, end) | {"Content-Encoding": "gzip"}, len(body))
+        answer.wfile.write(body)
+        return True
+
+    objects.objects.faults = [compressed] * 2
+    with open_object(f"{objects.endpoint}{PATH}", SOON) as file:
+        if by_itself:
+            with pytest.raises(InputError, match="the host compresses what it sends"):
+                file.read()
+        else:
+            assert file.read() == content
+
+
 def test_whoever_waits_can_end_while_the_host_is_silent(url: str, objects: ObjectServer) -> None:  # noqa: F811
     objects.objects.faults = [server.falls_silent(0)]
     patient = object_stores.Retries(silence_s=600.0)
@@ -230,7 +251,8 @@ def test_a_missing_library_and_an_invalid_address_are_told(monkeypatch: pytest.M
     for scheme, extra in (("s3", "s3"), ("gs", "gcs")):
         with pytest.raises(UsageError, match=rf"{scheme}://bucket/x.fa: .* pip install 'vpdist\[{extra}\]'"):
             open_object(f"{scheme}://bucket/x.fa", SOON)
-    for url in ("http://", "https://[::1/x", "http://host:port/x"):
+    long_label = f"http://{70 * 'a'}.example/x"
+    for url in ("http://", "https://[::1/x", "http://host:port/x", "http://host/\x7f", "http://ä..b/x", long_label):
         with pytest.raises(InputError, match="not a valid address"):
             open_object(url, SOON)
 
