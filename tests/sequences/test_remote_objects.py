@@ -4,8 +4,10 @@ import gzip
 import os
 import random
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -162,6 +164,20 @@ def test_a_host_that_compresses_ranges_itself_is_refused(objects: ObjectServer, 
                 file.read()
         else:
             assert file.read() == content
+
+
+@pytest.mark.parametrize("schemes", [("https", "http"), ("https", "http", "https")])
+def test_a_redirect_from_https_to_http_is_refused(schemes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    range_of_all = {"Content-Range": "bytes 0-0/1"}
+    *before, last = (
+        SimpleNamespace(url=SimpleNamespace(scheme=scheme), status_code=206, headers=range_of_all) for scheme in schemes
+    )
+    last.history = before
+    session = SimpleNamespace(stream=lambda *request, **options: nullcontext(last))
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: session)
+    with pytest.raises(InputError, match="redirects from https to http"):
+        object_state("https://host/x.fa", SOON)
+    assert object_state("http://host/x.fa", SOON).size == 1
 
 
 def test_whoever_waits_can_end_while_the_host_is_silent(url: str, objects: ObjectServer) -> None:  # noqa: F811

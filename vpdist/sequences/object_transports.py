@@ -112,6 +112,10 @@ class HttpTransport:
             with get_session().stream(
                 "GET", self._url, headers=headers, timeout=self._silence_s, follow_redirects=True
             ) as answer:
+                if self._url[:6].lower() == "https:" and any(
+                    each.url.scheme != "https" for each in (*answer.history, answer)
+                ):
+                    raise Refused("the host redirects from https to http")
                 status = answer.status_code
                 if status in (404, 410):
                     raise Absent(f"there is no such object (the host answers {status})")
