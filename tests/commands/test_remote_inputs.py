@@ -15,6 +15,7 @@ from tests.object_stores import SECRET, moto_endpoint, object_server, objects, p
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
 from vpdist.commands import early_checks
+from vpdist.commands.input_identity import file_identities, input_identity, refuse_changed_input
 from vpdist.commands.predict import predict
 from vpdist.config import Settings
 from vpdist.errors import InputError, UsageError
@@ -24,6 +25,7 @@ from vpdist.session.ending import describe
 from vpdist.storage.object_stores import Retries
 from vpdist.storage.run_folder import TABLES
 from vpdist.train_settings import labelled_files
+from vpdist.urls import Url
 
 NAME = "/bucket/x.fa.gz"
 COMPARED = "reading it to compare"
@@ -135,6 +137,17 @@ def test_no_secret_is_written_or_told(
     assert any(NAME.encode() in path.read_bytes() for path in files if path.name == "rank00000.log")
     assert SECRET not in console.err + console.out
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
+
+
+def test_an_object_that_changes_between_its_two_looks_is_refused(contigs: bytes) -> None:
+    url = "memory://folder/between.fa.gz"
+    put(url, contigs)
+    names, paths = [url], [Url(url)]
+    identity = input_identity(names, paths)
+    refuse_changed_input(identity, file_identities(names, paths), paths)
+    put(url, contigs)
+    with pytest.raises(InputError, match="has changed while the run began"):
+        refuse_changed_input(identity, file_identities(names, paths), paths)
 
 
 def test_a_bug_tells_no_secret() -> None:
