@@ -15,6 +15,7 @@ from tests.object_stores import SECRET, moto_endpoint, object_server, objects, p
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
 from vpdist.commands import early_checks
+from vpdist.commands.classify import classify
 from vpdist.commands.input_identity import file_identities, input_identity, refuse_changed_input
 from vpdist.commands.predict import predict
 from vpdist.config import Settings
@@ -148,6 +149,32 @@ def test_an_object_that_changes_between_its_two_looks_is_refused(contigs: bytes)
     put(url, contigs)
     with pytest.raises(InputError, match="has changed while the run began"):
         refuse_changed_input(identity, file_identities(names, paths), paths)
+
+
+def test_new_calls_without_a_network_read_no_object_again(
+    settings: Settings,
+    contigs: bytes,
+    objects: ObjectServer,  # noqa: F811
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    objects.objects.content[NAME] = contigs
+    remote = replace(settings, inputs=(f"{objects.endpoint}{NAME}",))
+    assert predict(remote) == 0
+    assert settings.classifier is not None
+    objects.objects.asked.clear()
+    for offline in (True, False):
+        code = classify(
+            remote.output,
+            settings.classifier,
+            consensus=None,
+            legacy_output=False,
+            min_score=0.001 if offline else 0.002,
+            progress="none",
+            offline=offline,
+        )
+        assert code == 0
+        assert ("--offline reads no objects" in capfd.readouterr().err) == offline
+        assert (objects.objects.asked == []) == offline
 
 
 def test_a_bug_tells_no_secret() -> None:

@@ -30,7 +30,7 @@ from vpdist.storage.atomic_files import read_json, storage_error
 from vpdist.storage.run_folder import RunFolder
 from vpdist.storage.table_switch import COMPLETE, FileDigest, TablesOrigin, recorded_tables
 from vpdist.text import bytes_text, printable, without_open_quotes
-from vpdist.urls import InputPath
+from vpdist.urls import InputPath, Url, needs_network
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ class FurtherFiles:
     """Whether there are calls; without, only summary.tsv and README.txt are written."""
     min_score: float
     gzip_tables: bool
+    offline: bool = False
+    """Whether no input in the network may be read."""
     told: list[str] = field(default_factory=list)
     """What people must know of the files."""
 
@@ -127,6 +129,8 @@ class FurtherFiles:
         """Raises InputError unless these inputs are those that the run has read, by size and sampled blocks."""
         for number in needed:
             entry, path = self.resolved.input[number], self.paths[number]
+            if self.offline and isinstance(path, Url) and needs_network(path.whole):
+                raise InputError("--offline reads no objects", path=str(path))
             if not same_samples((entry,), input_identity([entry[0]], [path], self.session.control.retries)):
                 raise InputError("is another file than the run has read", path=str(path))
 
@@ -160,7 +164,13 @@ def of_merge(
 
 
 def of_classify(
-    session: Session, summary: StoreSummary, resolved: ResolvedConfig, min_score: float, *, gzip_tables: bool
+    session: Session,
+    summary: StoreSummary,
+    resolved: ResolvedConfig,
+    min_score: float,
+    *,
+    gzip_tables: bool,
+    offline: bool,
 ) -> FurtherFiles:
     """Those of `classify`, from the record of a finished run. Raises StorageError."""
     return FurtherFiles(
@@ -171,4 +181,5 @@ def of_classify(
         called=True,
         min_score=min_score,
         gzip_tables=gzip_tables,
+        offline=offline,
     )
