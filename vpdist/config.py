@@ -19,7 +19,7 @@ from vpdist.option_declarations import between_0_and_1 as between_0_and_1
 from vpdist.option_declarations import one_of as one_of
 from vpdist.option_declarations import preset_of as preset_of
 from vpdist.option_declarations import within as within
-from vpdist.urls import check_publish, check_scheme, is_url, needs_network, without_secrets
+from vpdist.urls import check_publish, check_scheme, is_url, needs_network, shown
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 STORED_DTYPES = ("auto", "float32", "float16")
@@ -150,9 +150,9 @@ class Settings:
         for name in (name if is_url(name) else str(Path(name)) for name in self.inputs):
             check_scheme(name)
             if name in paths:
-                raise UsageError(f"{without_secrets(name)} is named twice")
+                raise UsageError(f"{shown(name)} is named twice")
             if self.offline and needs_network(name):
-                raise UsageError(f"{without_secrets(name)}: --offline reads no objects; download it first")
+                raise UsageError(f"{shown(name)}: --offline reads no objects; download it first")
             paths.add(name)
         nothing = self.model is None and not self.models
         if nothing and not self.dry_run and (self.classifier is not None or not self.calls):
@@ -185,8 +185,8 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {
-            "inputs": tuple(map(without_secrets, self.inputs)),
-            "publish": self.publish and without_secrets(self.publish),
+            "inputs": tuple(map(shown, self.inputs)),
+            "publish": self.publish and shown(self.publish),
             "output": str(self.output),
             "classifier": str(self.classifier) if self.classifier else None,
             "reuse": str(self.reuse) if self.reuse else None,

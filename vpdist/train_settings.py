@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_origin, get_type_hints
 
 from vpdist.config import Option, encodable
 from vpdist.errors import UsageError
-from vpdist.urls import is_url, without_secrets
+from vpdist.urls import is_url, shown
 
 MOST_FILES = 10_000
 KEPT_EPOCHS = ("best", "last")
@@ -181,7 +181,7 @@ def labelled_files(virus: list[str], other: list[str]) -> tuple[LabelledFile, ..
     if len(files) > MOST_FILES:
         raise UsageError(f"--virus and --other name {len(files):,} files, at most {MOST_FILES:,} are taken; join some")
     if remote := [file.path for file in files if is_url(file.path)]:
-        raise UsageError(f"{without_secrets(remote[0])}: labelled sequences are read several times; download it first")
+        raise UsageError(f"{shown(remote[0])}: labelled sequences are read several times; download it first")
     if odd := [file.path for file in files if not Path(file.path).name.isprintable()]:
         raise UsageError(f"{odd[0]!r}: the model names its files, and this name cannot be printed; rename it")
     seen: dict[Path, LabelledFile] = {}

@@ -18,11 +18,15 @@ LOCAL = ("file", "memory")
 """Schemes of what is on this machine, or in a folder that it shares."""
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _IN_TEXT = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]*://)([^\s"'<>]+)""")
+_WHOLE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(.*)", re.DOTALL)
+"""An address that is the whole text may hold what ends one inside a text: spaces and quotation marks."""
 _SECRET = re.compile(
-    r"(?i)x-(amz|goog|oss|ms)-|auth|awsaccesskeyid|credential|expires|googleaccessid|jwt|key|passw|policy|secret|"
-    r"session|sig|token|(sdd|se|ske|skoid|sks|skt|sktid|skv|sip|sp|spr|sr|srt|ss|st|sv)$"
+    r"(?i)x-(amz|goog|oss|ms)-|auth|expires|googleaccessid|policy|session|sig|"
+    r".*(credential|jwt|key|passw|pwd|secret|signature|token)|"
+    r"(sdd|se|ske|skoid|sks|skt|sktid|skv|sip|sp|spr|sr|srt|ss|st|sv)$"
 )
-"""Names of a query's fields that sign it, or may hold a secret: those of S3, Google, Azure (the short ones), others."""
+"""Names of a query's fields that sign it, or may hold a secret: those of S3, Google, Azure (the short ones), others,
+such as access_token and api_key."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -37,7 +41,8 @@ class Url:
         return self.whole.partition("://")[0].lower()
 
     def __str__(self) -> str:
-        return without_secrets(self.whole)
+        found = _WHOLE.fullmatch(self.whole)
+        return _shown(found) if found is not None else self.whole
 
     def __repr__(self) -> str:
         return f"Url({str(self)!r})"
@@ -65,19 +70,23 @@ def check_scheme(name: str) -> None:
     """Raises UsageError for an address that vpdist cannot read."""
     if is_url(name) and Url(name).scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES[:-1])
-        raise UsageError(f"{without_secrets(name)}: vpdist knows {known} only")
+        raise UsageError(f"{shown(name)}: vpdist knows {known} only")
 
 
 def check_publish(address: str, *, offline: bool) -> None:
     """Raises UsageError for an address to which nothing can be published."""
-    shown = without_secrets(address)
     if not is_url(address):
-        raise UsageError(f"--publish {shown}: is no address; s3://BUCKET/FOLDER is one")
+        raise UsageError(f"--publish {shown(address)}: is no address; s3://BUCKET/FOLDER is one")
     check_scheme(address)
     if Url(address).scheme in ("http", "https"):
-        raise UsageError(f"--publish {shown}: nothing can be written over HTTP; use s3:// or gs://")
+        raise UsageError(f"--publish {shown(address)}: nothing can be written over HTTP; use s3:// or gs://")
     if offline and needs_network(address):
-        raise UsageError(f"--publish {shown}: --offline opens no connection")
+        raise UsageError(f"--publish {shown(address)}: --offline opens no connection")
+
+
+def shown(name: str) -> str:
+    """An input's name, or an argument of a command, without secrets."""
+    return str(Url(name)) if is_url(name) else without_secrets(name)
 
 
 def without_secrets(text: str) -> str:

@@ -177,7 +177,7 @@ def test_an_input_is_read_up_to_its_last_virus_record_and_not_at_all_without_one
 ) -> None:
     read: list[str] = []
 
-    def noted(path: Path):  # type: ignore[no-untyped-def]
+    def noted(path: Path, opened: object):  # type: ignore[no-untyped-def]
         for record in records.read_as_written(path):
             read.append(record.name)
             yield record

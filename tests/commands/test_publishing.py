@@ -121,7 +121,9 @@ def test_the_configuration_of_the_first_machine_is_kept_and_another_run_is_refus
     assert record is not None
     published.write_record(record | {"decisions": record["decisions"] | {"min_length": 100}})
     assert predict(first) == 2
-    assert "memory://runs/b belongs to another configuration: --min-length was 100" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "memory://runs/b belongs to another configuration: --min-length was 100" in told
+    assert "use another address; --restart does not discard what is published" in told
     published.write_record(record | {"plan": "other"})
     assert predict(first) == 2
     assert "--publish memory://runs/b: holds the parts of another run" in capfd.readouterr().err

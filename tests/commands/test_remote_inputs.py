@@ -15,14 +15,18 @@ from tests.object_stores import SECRET, moto_endpoint, object_server, objects, p
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
 from vpdist.commands import early_checks
+from vpdist.commands.classify import classify
+from vpdist.commands.input_identity import file_identities, input_identity, refuse_changed_input
 from vpdist.commands.predict import predict
 from vpdist.config import Settings
 from vpdist.errors import InputError, UsageError
 from vpdist.estimate.dry_run import forecast
 from vpdist.session.coordination import Control
+from vpdist.session.ending import describe
 from vpdist.storage.object_stores import Retries
 from vpdist.storage.run_folder import TABLES
 from vpdist.train_settings import labelled_files
+from vpdist.urls import Url
 
 NAME = "/bucket/x.fa.gz"
 COMPARED = "reading it to compare"
@@ -134,6 +138,48 @@ def test_no_secret_is_written_or_told(
     assert any(NAME.encode() in path.read_bytes() for path in files if path.name == "rank00000.log")
     assert SECRET not in console.err + console.out
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
+
+
+def test_an_object_that_changes_between_its_two_looks_is_refused(contigs: bytes) -> None:
+    url = "memory://folder/between.fa.gz"
+    put(url, contigs)
+    names, paths = [url], [Url(url)]
+    identity = input_identity(names, paths)
+    refuse_changed_input(identity, file_identities(names, paths), paths)
+    put(url, contigs)
+    with pytest.raises(InputError, match="has changed while the run began"):
+        refuse_changed_input(identity, file_identities(names, paths), paths)
+
+
+def test_new_calls_without_a_network_read_no_object_again(
+    settings: Settings,
+    contigs: bytes,
+    objects: ObjectServer,  # noqa: F811
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    objects.objects.content[NAME] = contigs
+    remote = replace(settings, inputs=(f"{objects.endpoint}{NAME}",))
+    assert predict(remote) == 0
+    assert settings.classifier is not None
+    objects.objects.asked.clear()
+    for offline in (True, False):
+        code = classify(
+            remote.output,
+            settings.classifier,
+            consensus=None,
+            legacy_output=False,
+            min_score=0.001 if offline else 0.002,
+            progress="none",
+            offline=offline,
+        )
+        assert code == 0
+        assert ("--offline reads no objects" in capfd.readouterr().err) == offline
+        assert (objects.objects.asked == []) == offline
+
+
+def test_a_bug_tells_no_secret() -> None:
+    told = describe(ValueError(f"of a library: https://me:{SECRET}@host/x.fa?access_token={SECRET}"))
+    assert told.endswith("ValueError: of a library: https://host/x.fa")
 
 
 def test_what_cannot_be_read_is_told_before_anything_slow(

@@ -7,11 +7,14 @@ from typing import Any
 
 from vpdist.sequences.ingest import InputPosition
 from vpdist.sequences.records import read_records
+from vpdist.storage.object_stores import RETRIES
 
 
 def position_of(paths: list[Path]) -> tuple[InputPosition, list[int]]:
     planned: list[int] = []
-    control: Any = SimpleNamespace(progress=SimpleNamespace(plan_steps=planned.append), raise_if_ending=lambda: None)
+    control: Any = SimpleNamespace(
+        retries=RETRIES, progress=SimpleNamespace(plan_steps=planned.append), raise_if_ending=lambda: None
+    )
     return InputPosition(paths, control), planned
 
 

@@ -1,8 +1,15 @@
 """Objects at an address are read whole and of one version, whatever the network does, or refused."""
 
+import gzip
 import os
 import random
+import threading
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
+import fsspec
 import pytest
 
 from scripts.faults import object_server as server
@@ -10,8 +17,12 @@ from scripts.faults.object_server import ObjectServer
 from tests.object_stores import SECRET, SOON, moto_endpoint, object_server, objects, put, s3  # noqa: F401 - fixtures
 from vpdist.errors import InputError, Interrupted, UsageError
 from vpdist.sequences import object_transports, remote_objects
+from vpdist.sequences.input_files import call_while_waiting
+from vpdist.sequences.records import read_as_written, read_records
 from vpdist.sequences.remote_objects import object_identity, object_state, open_object
 from vpdist.storage import object_stores
+from vpdist.storage.published import PublishedRun
+from vpdist.urls import Url
 
 CONTENT = random.Random(7).randbytes(1_000_000)
 PATH = "/bucket/x.fa"
@@ -135,6 +146,40 @@ def test_a_host_without_ranges_is_refused(url: str, objects: ObjectServer) -> No
         file.read()
 
 
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_a_host_that_compresses_ranges_itself_is_refused(objects: ObjectServer, by_itself: bool) -> None:  # noqa: F811
+    content = objects.objects.content[PATH] = gzip.compress(CONTENT)
+
+    def compressed(answer: server.Answers) -> bool:
+        status, start, end = answer.selected()
+        body = gzip.compress(content[start:end]) if by_itself else content[start:end]
+        answer.begin(status, answer.range_headers(status, start, end) | {"Content-Encoding": "gzip"}, len(body))
+        answer.wfile.write(body)
+        return True
+
+    objects.objects.faults = [compressed] * 2
+    with open_object(f"{objects.endpoint}{PATH}", SOON) as file:
+        if by_itself:
+            with pytest.raises(InputError, match="the host compresses what it sends"):
+                file.read()
+        else:
+            assert file.read() == content
+
+
+@pytest.mark.parametrize("schemes", [("https", "http"), ("https", "http", "https")])
+def test_a_redirect_from_https_to_http_is_refused(schemes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    range_of_all = {"Content-Range": "bytes 0-0/1"}
+    *before, last = (
+        SimpleNamespace(url=SimpleNamespace(scheme=scheme), status_code=206, headers=range_of_all) for scheme in schemes
+    )
+    last.history = before
+    session = SimpleNamespace(stream=lambda *request, **options: nullcontext(last))
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: session)
+    with pytest.raises(InputError, match="redirects from https to http"):
+        object_state("https://host/x.fa", SOON)
+    assert object_state("http://host/x.fa", SOON).size == 1
+
+
 def test_whoever_waits_can_end_while_the_host_is_silent(url: str, objects: ObjectServer) -> None:  # noqa: F811
     objects.objects.faults = [server.falls_silent(0)]
     patient = object_stores.Retries(silence_s=600.0)
@@ -148,9 +193,31 @@ def test_whoever_waits_can_end_while_the_host_is_silent(url: str, objects: Objec
             file.read(1)
 
 
+def test_whoever_waits_can_end_while_no_request_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(remote_objects, "transport_of", lambda url, retries: answered.wait(600.0))
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "ls", lambda *path, detail: answered.wait(600.0))
+
+    def end() -> None:
+        raise Interrupted("stopped")
+
+    url, retries, opened = Url("http://host/x.fa"), replace(SOON, waiting=end), partial(call_while_waiting, waiting=end)
+    for ask in (
+        lambda: object_state(url, retries),
+        lambda: object_identity(url, retries),
+        lambda: open_object(url, retries),
+        lambda: list(read_records([url], opened=opened)),
+        lambda: list(read_as_written(url, opened)),
+        lambda: PublishedRun("memory://runs/x", retries).units(),
+    ):
+        with pytest.raises(Interrupted):
+            ask()
+    answered.set()
+
+
 def test_reading_ahead_is_bounded(url: str, objects: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     taken = 0
-    source = remote_objects._Source(url, SOON)
+    reader = remote_objects.ObjectReader(url, SOON)
 
     def pieces(start: int, end: int, state: object):
         nonlocal taken
@@ -158,8 +225,7 @@ def test_reading_ahead_is_bounded(url: str, objects: ObjectServer, monkeypatch: 
             taken += 1
             yield CONTENT[position : min(end, position + 1000)]
 
-    monkeypatch.setattr(source, "_transport", type("Fast", (), {"pieces": staticmethod(pieces)})())
-    reader = remote_objects.ObjectReader(source)
+    monkeypatch.setattr(reader._source, "_transport", type("Fast", (), {"pieces": staticmethod(pieces)})())
     assert len(reader.read(10)) == 10
     for _ in range(2):  # the thread fills what it may, then waits
         reader._stop.wait(2 * remote_objects.POLL_S)  # type: ignore[union-attr]
@@ -201,7 +267,8 @@ def test_a_missing_library_and_an_invalid_address_are_told(monkeypatch: pytest.M
     for scheme, extra in (("s3", "s3"), ("gs", "gcs")):
         with pytest.raises(UsageError, match=rf"{scheme}://bucket/x.fa: .* pip install 'vpdist\[{extra}\]'"):
             open_object(f"{scheme}://bucket/x.fa", SOON)
-    for url in ("http://", "https://[::1/x", "http://host:port/x"):
+    long_label = f"http://{70 * 'a'}.example/x"
+    for url in ("http://", "https://[::1/x", "http://host:port/x", "http://host/\x7f", "http://ä..b/x", long_label):
         with pytest.raises(InputError, match="not a valid address"):
             open_object(url, SOON)
 

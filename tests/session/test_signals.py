@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,7 @@ from vpdist.environment import LaunchContext
 from vpdist.errors import Interrupted
 from vpdist.session.coordination import Control
 from vpdist.session.signals import StopRequest, stopping_signals
+from vpdist.storage.object_stores import beside
 
 PROGRAM = """
     import os, signal, sys, threading
@@ -111,8 +113,10 @@ def test_a_hangup_stops_unless_it_is_ignored(
 def test_waiting_for_a_store_ends_when_the_command_must_end() -> None:
     stop = StopRequest(on_second_signal=lambda stopped: stopped.exit_code)
     control = Control(alone(LaunchContext(), "cpu"), stop)
-    control.retries.sleep(0.0)
+    answered = threading.Event()
+    assert beside(lambda retries: "answer", control.retries) == "answer"
     with stop.installed():
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted, match="stopped by SIGTERM"):
-            control.retries.sleep(3600.0)
+            beside(lambda retries: answered.wait(600.0), control.retries)
+    answered.set()

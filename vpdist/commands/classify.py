@@ -59,7 +59,7 @@ def classify(
         output: a run folder with complete parts that keep their embeddings.
         classifier: a classifier file, or None where a model is named.
         model: a model (`models.find`) whose encoders are those of the run.
-        offline: ask nobody for the model.
+        offline: ask nobody for the model, and read no inputs in the network again.
         consensus: mean, max or fraction; None: that of the run.
         legacy_output: also write the original method's two files.
         min_score: least virus score of what virus.fna.gz, virus.tsv and the regions hold, from 0 to 1.
@@ -77,7 +77,7 @@ def classify(
         def make() -> str:
             nonlocal outcome
             bundle = None if model is None else find_model(model, offline=offline, listener=Waiting(session.control))
-            kept = Kept(legacy_output, min_score, gzip_tables)
+            kept = Kept(legacy_output, min_score, gzip_tables, offline)
             outcome = _new_calls(session, classifier, bundle, consensus, choice or Choice(), kept)
             return "1"
 
@@ -94,6 +94,8 @@ class Kept:
     legacy_output: bool
     min_score: float
     gzip_tables: bool
+    offline: bool
+    """Whether inputs in the network are not read again, for virus.fna.gz."""
 
 
 def _new_calls(
@@ -137,7 +139,9 @@ def _new_calls(
         summary=classifier.summary.fingerprint if classifier.summary is not None else "",
         min_score=kept.min_score,
     )
-    further = further_files.of_classify(session, summary, recorded, kept.min_score, gzip_tables=kept.gzip_tables)
+    further = further_files.of_classify(
+        session, summary, recorded, kept.min_score, gzip_tables=kept.gzip_tables, offline=kept.offline
+    )
     steps = told_to_displays.TableSteps(session.control, summary, 0, files=further.passes)
     further.file_done = steps.file
     written = (folder, summary, scores, sources, origin, session.control.raise_if_ending)

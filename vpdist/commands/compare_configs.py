@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from vpdist.config import OPTIONS, InputIdentity, ResolvedConfig
 from vpdist.errors import UsageError
-from vpdist.urls import InputPath
+from vpdist.urls import InputPath, Url
 
 PARTS_OF_MODEL = {
     "shortest_chunk": "--model, the shortest chunk that it judges,",
@@ -37,6 +37,8 @@ def refuse_other_configuration(old: ResolvedConfig, new: ResolvedConfig, folder:
         if name == "embeddings":
             before, now = not before, not now
         hint = "use another folder, or --restart to discard what it holds"
+        if isinstance(folder, Url):  # of --publish
+            hint = "use another address; --restart does not discard what is published"
         if name == "classifier" and now is not None and old.embeddings:
             hint = "`vpdist classify` makes new calls from the embeddings there are; " + hint
         raise UsageError(f"{folder} belongs to another configuration: {option} was {before}, is now {now}; {hint}")

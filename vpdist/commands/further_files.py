@@ -30,7 +30,7 @@ from vpdist.storage.atomic_files import read_json, storage_error
 from vpdist.storage.run_folder import RunFolder
 from vpdist.storage.table_switch import COMPLETE, FileDigest, TablesOrigin, recorded_tables
 from vpdist.text import bytes_text, printable, without_open_quotes
-from vpdist.urls import InputPath
+from vpdist.urls import InputPath, Url, needs_network
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ class FurtherFiles:
     """Whether there are calls; without, only summary.tsv and README.txt are written."""
     min_score: float
     gzip_tables: bool
+    offline: bool = False
+    """Whether no input in the network may be read."""
     told: list[str] = field(default_factory=list)
     """What people must know of the files."""
     file_done: Callable[[], None] = lambda: None
@@ -103,7 +105,7 @@ class FurtherFiles:
         needed = virus_fasta.files_with(first, virus.record)
         try:
             self._check_inputs(needed)
-            size = sum(input_size(self.paths[number]) for number in needed)
+            size = sum(input_size(self.paths[number], self.session.control.retries) for number in needed)
             if size >= TOLD_FROM:
                 self.session.progress.message(f"reading {bytes_text(size)} of input again, for {FASTA}")
             ending = self.session.control.raise_if_ending
@@ -139,7 +141,9 @@ class FurtherFiles:
         """Raises InputError unless these inputs are those that the run has read, by size and sampled blocks."""
         for number in needed:
             entry, path = self.resolved.input[number], self.paths[number]
-            if not same_samples((entry,), input_identity([entry[0]], [path])):
+            if self.offline and isinstance(path, Url) and needs_network(path.whole):
+                raise InputError("--offline reads no objects", path=str(path))
+            if not same_samples((entry,), input_identity([entry[0]], [path], self.session.control.retries)):
                 raise InputError("is another file than the run has read", path=str(path))
 
 
@@ -172,7 +176,13 @@ def of_merge(
 
 
 def of_classify(
-    session: Session, summary: StoreSummary, resolved: ResolvedConfig, min_score: float, *, gzip_tables: bool
+    session: Session,
+    summary: StoreSummary,
+    resolved: ResolvedConfig,
+    min_score: float,
+    *,
+    gzip_tables: bool,
+    offline: bool,
 ) -> FurtherFiles:
     """Those of `classify`, from the record of a finished run. Raises StorageError."""
     return FurtherFiles(
@@ -183,4 +193,5 @@ def of_classify(
         called=True,
         min_score=min_score,
         gzip_tables=gzip_tables,
+        offline=offline,
     )

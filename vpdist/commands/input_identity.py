@@ -46,8 +46,7 @@ def input_identity(names: Sequence[str], paths: Sequence[InputPath], retries: Re
     for name, path in zip(names, paths, strict=True):
         if isinstance(path, Url):
             known = object_identity(path, retries)
-            version = xxhash.xxh3_64_intdigest(known.version.encode()) >> 1
-            identity.append((known.url, known.size, version, known.samples))
+            identity.append((known.url, known.size, _version_number(known.version), known.samples))
             continue
         check_input(name, path)
         try:
@@ -62,6 +61,11 @@ def input_identity(names: Sequence[str], paths: Sequence[InputPath], retries: Re
             raise InputError(f"cannot be read: {error.strerror or error}", path=name) from error
         identity.append((name, status.st_size, status.st_mtime_ns, digest.hexdigest()))
     return tuple(identity)
+
+
+def _version_number(version: str) -> int:
+    """What stands for an object's version in the place of a file's time."""
+    return xxhash.xxh3_64_intdigest(version.encode()) >> 1
 
 
 def file_identities(
@@ -95,6 +99,8 @@ def refuse_changed_input(
     for entry, path, before, now in zip(input_before, paths, identities_before, identities, strict=True):
         if not isinstance(before, FileIdentity) or not isinstance(now, FileIdentity):
             refuse_changed_object(entry[0], before, now)
+            if isinstance(now, ObjectState) and (now.size, _version_number(now.version)) != entry[1:3]:
+                raise InputError("has changed while the run began; give the command again", path=entry[0])
             continue
         renumbered = now.inode != before.inode and input_identity([entry[0]], [path]) == (entry,)
         if (now.size, now.modified_ns) == entry[1:3] and (now == before or renumbered):

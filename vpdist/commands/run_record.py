@@ -16,7 +16,7 @@ import torch
 
 import vpdist
 from vpdist.distributed.runtime import Runtime
-from vpdist.urls import without_secrets
+from vpdist.urls import shown
 
 FIELDS = ("command", "versions", "host", "world_size", "launcher_restarts", "started")
 MOST_RUNS = 100
@@ -28,7 +28,7 @@ MOST_ARGUMENTS = 100
 def this_run(runtime: Runtime) -> dict[str, Any]:
     """What is to be known of the command that this process runs: FIELDS."""
     return {
-        "command": [without_secrets(argument) for argument in sys.argv],
+        "command": [shown(argument) for argument in sys.argv],
         "versions": {
             "vpdist": vpdist.__version__,
             "python": platform.python_version(),

@@ -33,7 +33,7 @@ from vpdist.training.judge import ALL, LEVELS, side_name
 from vpdist.training.labelled import Labelled, Records
 from vpdist.training.metrics import NAMES, TITLES
 from vpdist.training.sides import SIDES, Sides
-from vpdist.urls import without_secrets
+from vpdist.urls import shown
 
 MOST_NAMES = 200
 """Letters of the sources' names in a description."""
@@ -92,7 +92,7 @@ def write_trained(trained: Trained, runtime: Runtime, seconds: float) -> str:
     write_json(
         folder / "train.json",
         {
-            "command": [without_secrets(argument) for argument in sys.argv],
+            "command": [shown(argument) for argument in sys.argv],
             "versions": {"vpdist": vpdist.__version__},
             "world_size": runtime.world_size,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -10,12 +10,14 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from vpdist.errors import InputError
+from vpdist.sequences.input_files import call_while_waiting
 from vpdist.sequences.records import WrittenRecord, read_as_written
 from vpdist.storage.atomic_files import replacing
 from vpdist.urls import InputPath
@@ -53,7 +55,7 @@ def write_virus_fasta(
         first_record: (files + 1,) number of the first record of each file in the whole input.
         wanted: (n,) numbers of the records to write, ascending.
         expected: what a wanted record must be.
-        raise_if_ending: called between records.
+        raise_if_ending: called between records, and while an object's host is silent.
 
     Raises InputError where a file cannot be read, or does not hold what it held when the run read it; StorageError.
     """
@@ -77,7 +79,7 @@ def _chosen(
     left = iter(chosen.tolist())
     following = next(left)
     read = LETTERS_BETWEEN
-    for index, record in enumerate(read_as_written(path)):
+    for index, record in enumerate(read_as_written(path, partial(call_while_waiting, waiting=raise_if_ending))):
         read += max(LETTERS_OF_A_RECORD, len(record.letters))
         if read >= LETTERS_BETWEEN:
             raise_if_ending()

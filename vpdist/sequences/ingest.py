@@ -192,7 +192,8 @@ class InputPosition:
     """How many bytes of the input's files have been read."""
 
     def __init__(self, paths: Sequence[InputPath], control: Control) -> None:
-        self._sizes = [input_size(path) if isinstance(path, Url) or path.is_file() else 0 for path in paths]
+        retries = control.retries
+        self._sizes = [input_size(path, retries) if isinstance(path, Url) or path.is_file() else 0 for path in paths]
         if control.progress is not None:
             control.progress.plan_steps(sum(self._sizes))
         self._raise_if_ending = control.raise_if_ending

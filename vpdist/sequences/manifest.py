@@ -19,7 +19,7 @@ import xxhash
 from vpdist.errors import InputError, UsageError
 from vpdist.storage.atomic_files import open_regular
 from vpdist.text import NAME_LETTERS, printable, shortened, without_open_quotes
-from vpdist.urls import InputPath, check_scheme, input_path, is_url, without_secrets
+from vpdist.urls import InputPath, check_scheme, input_path, is_url, shown
 
 PATH, SAMPLE, SIZE, RECORDS = "path", "sample", "size", "records"
 COLUMNS = (PATH, SAMPLE, SIZE, RECORDS)
@@ -95,8 +95,8 @@ def read_manifest(path: Path) -> Manifest:
         if not (text := text.removesuffix("\r")).strip():
             continue
         entry = _entry(path, number, columns, text.split("\t"))
-        shown = without_open_quotes(printable(entry.path if entry.is_url else os.path.normpath(entry.path)))
-        before = line_of.setdefault(shown, number)  # as it stands in tables, which count by it
+        as_shown = without_open_quotes(printable(entry.path if entry.is_url else os.path.normpath(entry.path)))
+        before = line_of.setdefault(as_shown, number)  # as it stands in tables, which count by it
         if before < number:
             raise _at(path, number, f"{_shown(entry.path)} is on line {before} as well")
         entries.append(entry)
@@ -147,7 +147,7 @@ def _entry(path: Path, line: int, columns: Sequence[str], cells: Sequence[str]) 
         raise _at(path, line, str(error)) from error
     sample = of.get(SAMPLE, "").strip()
     size, records = (_number(path, line, column, of.get(column, "").strip()) for column in (SIZE, RECORDS))
-    return ManifestEntry(without_secrets(name), location, "" if sample in MISSING else sample, size, records, line)
+    return ManifestEntry(shown(name), location, "" if sample in MISSING else sample, size, records, line)
 
 
 def _number(path: Path, line: int, column: str, text: str) -> int | None:

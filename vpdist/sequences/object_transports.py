@@ -7,7 +7,8 @@ request may bring less than was asked for, by raising TryAgain or by ending earl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from vpdist.urls import Url
 PIECE_BYTES = 1 << 18
 RANGE_BYTES = 1 << 23
 """Of a request to a store that answers with whole ranges."""
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18})")
 VERSION_FIELDS = ("ETag", "etag", "generation", "VersionId", "md5Hash", "LastModified", "mtime", "created")
 """In what fsspec tells of an object, the first of which is its version."""
 
@@ -94,6 +95,7 @@ class HttpTransport:
             raise Refused(
                 "the host does not answer requests for a range of bytes, or does not tell the size; download the file"
             )
+        _refuse_compressed(answer.headers, found)
         version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         return ObjectState(int(found[3]), str(version))
 
@@ -104,11 +106,16 @@ class HttpTransport:
         from huggingface_hub.utils import get_session
 
         transport_error = HfHubHTTPError.__bases__[0]  # of the HTTP library that huggingface_hub uses
+        invalid_address = sys.modules[transport_error.__module__.partition(".")[0]].InvalidURL
         headers = {"Accept-Encoding": "identity", **headers}
         try:
             with get_session().stream(
                 "GET", self._url, headers=headers, timeout=self._silence_s, follow_redirects=True
             ) as answer:
+                if self._url[:6].lower() == "https:" and any(
+                    each.url.scheme != "https" for each in (*answer.history, answer)
+                ):
+                    raise Refused("the host redirects from https to http")
                 status = answer.status_code
                 if status in (404, 410):
                     raise Absent(f"there is no such object (the host answers {status})")
@@ -119,8 +126,19 @@ class HttpTransport:
                 yield answer
         except transport_error as error:
             raise TryAgain(first_line(error)) from error
+        except (UnicodeError, invalid_address) as error:
+            raise Refused(f"is not a valid address: {first_line(error)}") from error
         except ConnectionError as error:  # huggingface_hub's, where HF_HUB_OFFLINE is set
             raise Refused(first_line(error)) from error
+
+
+def _refuse_compressed(headers: Mapping[str, str], content_range: re.Match[str]) -> None:
+    """Raises Refused where a host compresses the range itself: its bytes would be counted as those of the object. One
+    that stores the object compressed, and says so, sends as many bytes as the range has."""
+    if headers.get("Content-Encoding", "identity").lower() == "identity" or content_range[1] is None:
+        return
+    if headers.get("Content-Length") != str(int(content_range[2]) - int(content_range[1]) + 1):
+        raise Refused("the host compresses what it sends, though it was asked not to; download the file")
 
 
 def _check_start(content_range: str, start: int) -> None:

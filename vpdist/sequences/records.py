@@ -100,11 +100,11 @@ def read_records(
         yield from _read_file(path, number, report, partial(_record, str(path), replaced), opened)
 
 
-def read_as_written(path: InputPath) -> Iterator[WrittenRecord]:
+def read_as_written(path: InputPath, opened: Callable[[BinaryIO], None] = lambda file: None) -> Iterator[WrittenRecord]:
     """The records of a file that `read_records` has read, in its order, with their headers and letters as they stand
     there. Raises InputError."""
-    source = str(path)
-    yield from _read_file(path, 0, InputReport(), lambda head, text: WrittenRecord(_texts(head, source)[0], head, text))
+    name, report = str(path), InputReport()
+    yield from _read_file(path, 0, report, lambda head, text: WrittenRecord(_texts(head, name)[0], head, text), opened)
 
 
 def spool_stdin(target: Path, raise_if_ending: Callable[[], None]) -> Path:
@@ -189,7 +189,7 @@ def _read_file(
             compression = decompression.find_compression(file)
             missing = decompression.missing_end(file, compression)
             content = decompression.decompressed(file, compression)
-            for record in _records(content, source, partial(_reopened, path, compression), make):
+            for record in _records(content, source, partial(_reopened, path, compression, file), make):
                 count, name = count + 1, record.name
                 yield record
                 del record  # free the memory of a chromosome before the next one is read
@@ -211,8 +211,8 @@ def _read_file(
 
 
 @contextmanager
-def _reopened(path: InputPath, compression: str | None) -> Iterator[BinaryIO]:
-    with opened_input(path) as file:
+def _reopened(path: InputPath, compression: str | None, first: BinaryIO) -> Iterator[BinaryIO]:
+    with opened_input(path, like=first) as file:
         yield decompression.decompressed(file, compression)
 
 

@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, Full, Queue
 from typing import Any
 
@@ -21,7 +21,7 @@ import xxhash
 
 from vpdist.errors import InputError
 from vpdist.sequences.object_transports import Changed, ObjectState, Transport, transport_of
-from vpdist.storage.object_stores import RETRIES, Refused, Retries, TryAgain, tried
+from vpdist.storage.object_stores import RETRIES, Refused, Retries, TryAgain, beside, tried
 from vpdist.urls import Url
 
 logger = logging.getLogger(__name__)
@@ -55,22 +55,24 @@ class ObjectIdentity:
 
 def object_state(url: str | Url, retries: Retries = RETRIES) -> ObjectState:
     """Size and version of an object: one request. Raises InputError, UsageError where a library is missing."""
-    with _Source(url, retries) as source:
-        return source.state
+    return beside(lambda patient: _Source(url, patient).state, retries)
 
 
 def object_identity(url: str | Url, retries: Retries = RETRIES) -> ObjectIdentity:
     """Size, version and a digest of samples of an object: up to four requests. Raises InputError, UsageError."""
-    with _Source(url, retries) as source:
-        size, digest = source.state.size, xxhash.xxh3_128(str(source.state.size).encode())
-        if size <= 3 * SAMPLE_BYTES:
-            starts = {0: size}
-        else:
-            starts = {start: start + SAMPLE_BYTES for start in (0, size // 2, size - SAMPLE_BYTES)}
-        for start, end in starts.items():
-            for piece in source.resumed(start, end, lambda: False):
-                digest.update(piece)
-        return ObjectIdentity(str(source.url), size, source.state.version, digest.hexdigest())
+    return beside(lambda patient: _identity(_Source(url, patient)), retries)
+
+
+def _identity(source: _Source) -> ObjectIdentity:
+    size, digest = source.state.size, xxhash.xxh3_128(str(source.state.size).encode())
+    if size <= 3 * SAMPLE_BYTES:
+        starts = {0: size}
+    else:
+        starts = {start: start + SAMPLE_BYTES for start in (0, size // 2, size - SAMPLE_BYTES)}
+    for start, end in starts.items():
+        for piece in source.resumed(start, end, lambda: False):
+            digest.update(piece)
+    return ObjectIdentity(str(source.url), size, source.state.version, digest.hexdigest())
 
 
 def open_object(url: str | Url, retries: Retries = RETRIES) -> io.BufferedReader:
@@ -80,7 +82,9 @@ def open_object(url: str | Url, retries: Retries = RETRIES) -> io.BufferedReader
     it. Raises InputError, here and while it is read: no such object, access refused, a host that is given up, an object
     that has changed; UsageError where a library is missing.
     """
-    return io.BufferedReader(ObjectReader(_Source(url, retries)), BUFFER_BYTES)
+    reader = ObjectReader(url, retries)
+    _ = reader.state
+    return io.BufferedReader(reader, BUFFER_BYTES)
 
 
 class _Source:
@@ -96,12 +100,6 @@ class _Source:
             raise self._error(f"cannot be read: {error} (asked {retries.tries} times)") from error
         except Refused as error:
             raise self._error(f"cannot be read: {error}") from error
-
-    def __enter__(self) -> _Source:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
 
     def _error(self, reason: str, position: int | None = None) -> InputError:
         return InputError(reason, path=str(self.url), position=None if position is None else f"byte {position + 1:,}")
@@ -152,18 +150,26 @@ def version_change(before: ObjectState, now: ObjectState) -> str:
 class ObjectReader(io.RawIOBase):
     """An object as a file. A thread reads ahead, so that whoever reads can be told to end while a host is silent."""
 
-    def __init__(self, source: _Source) -> None:
-        self._source, self._position = source, 0
+    def __init__(self, url: str | Url, retries: Retries) -> None:
+        self._url, self._retries, self._position = url, retries, 0
+        self._opened: _Source | None = None
         self._stop: threading.Event | None = None
         self._pieces: Queue[bytes | Exception] = Queue(1)
         self._rest = memoryview(b"")
         self._asked_until = 0
-        self.waiting: Callable[[], None] = lambda: None
+        self.waiting: Callable[[], None] = retries.waiting or (lambda: None)
         """Called while no bytes come; may raise."""
 
     @property
+    def _source(self) -> _Source:
+        if self._opened is None:
+            patient = replace(self._retries, waiting=self.waiting)
+            self._opened = beside(lambda retries: _Source(self._url, retries), patient)
+        return self._opened
+
+    @property
     def state(self) -> ObjectState:
-        """Size and version of what is read."""
+        """Size and version of what is read. Asks for them the first time, and raises InputError as `open_object`."""
         return self._source.state
 
     def readable(self) -> bool:

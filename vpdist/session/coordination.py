@@ -93,15 +93,8 @@ class Control:
 
     @property
     def retries(self) -> Retries:
-        """How requests to stores of objects are made again: waiting ends when this rank must end."""
-        return replace(RETRIES, sleep=self.sleep)
-
-    def sleep(self, seconds: float) -> None:
-        """Wait. Raises what `raise_if_ending` raises."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            self.raise_if_ending()
-            time.sleep(min(left, POLL_S))
+        """How requests to stores of objects are made: waiting ends when this rank must end."""
+        return replace(RETRIES, waiting=self.raise_if_ending)
 
     def publish(self, key: str, text: str) -> None:
         self.runtime.keys.set(key, text)

@@ -28,6 +28,7 @@ from vpdist.session.session import Session
 from vpdist.storage.atomic_files import storage_error
 from vpdist.storage.run_folder import RunFolder
 from vpdist.text import MESSAGE_LETTERS, printable_lines, shortened
+from vpdist.urls import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -214,4 +215,4 @@ def _whole_message(error: Exception, restart: bool) -> str:
         return f"{error}; {RESUMABLE}" + (" (without --restart)" if restart else "")
     if isinstance(error, VpdistError):
         return str(error)
-    return f"this is a bug, see the log files: {type(error).__name__}: {error}"
+    return f"this is a bug, see the log files: {type(error).__name__}: {without_secrets(str(error))}"

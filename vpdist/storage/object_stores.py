@@ -7,10 +7,12 @@ counts tries and waits.
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from vpdist.errors import UsageError
@@ -38,6 +40,8 @@ class Retries:
     silence_s: float = 15.0
     """Seconds until a host that sends nothing is asked again."""
     sleep: Callable[[float], None] = time.sleep
+    waiting: Callable[[], None] | None = None
+    """Called while a store is silent and between tries, see `beside`; may raise."""
 
     def pauses(self) -> Iterator[float]:
         """Seconds to wait after each try in a row that brings nothing, but the last one."""
@@ -121,6 +125,27 @@ def _name(error: Exception) -> str:
 
 
 Made = TypeVar("Made")
+POLL_S = 0.2
+
+
+def beside(what: Callable[[Retries], Made], retries: Retries) -> Made:
+    """What `what` returns, which makes requests. It is called in a thread of its own where `retries.waiting` must be
+    called meanwhile, in this one; when that raises, the thread is left to the end of its requests."""
+    waiting = retries.waiting
+    if waiting is None:
+        return what(retries)
+    made: Future[Made] = Future()
+
+    def work() -> None:
+        try:
+            made.set_result(what(replace(retries, waiting=None)))
+        except Exception as error:  # noqa: BLE001 - raised by the thread that waits
+            made.set_exception(error)
+
+    threading.Thread(target=work, name="request", daemon=True).start()
+    while not wait([made], POLL_S).done:
+        waiting()
+    return made.result()
 
 
 def tried(what: Callable[[], Made], retries: Retries) -> Made:

@@ -15,7 +15,16 @@ from typing import Any, TypeVar
 
 from vpdist.errors import StorageError
 from vpdist.storage.atomic_files import JSON_LIMIT
-from vpdist.storage.object_stores import Absent, Refused, Retries, TryAgain, filesystem, translated_errors, tried
+from vpdist.storage.object_stores import (
+    Absent,
+    Refused,
+    Retries,
+    TryAgain,
+    beside,
+    filesystem,
+    translated_errors,
+    tried,
+)
 from vpdist.urls import LOCAL, Url
 
 RECORD = "run.json"
@@ -138,7 +147,7 @@ class PublishedRun:
                 return what()
 
         try:
-            return tried(translated, self._retries)
+            return beside(lambda patient: tried(translated, patient), self._retries)
         except Absent:
             raise
         except (Refused, TryAgain) as error:

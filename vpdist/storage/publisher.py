@@ -29,8 +29,9 @@ class Publisher:
     def __init__(self, address: str, plan: str, read: Callable[[int], bytes], retries: Retries) -> None:
         """`read` gives the bytes of a unit's part, and raises OSError."""
         self._stop = threading.Event()
-        retries = replace(retries, sleep=self._pause)
-        self._run, self._hasty = (PublishedRun(address, each) for each in (retries, replace(retries, tries=1)))
+        here = replace(retries, sleep=self._pause, waiting=None)  # of the thread, which the context waits for
+        self._run, self._hasty = (PublishedRun(address, each) for each in (here, replace(here, tries=1)))
+        self._listed = PublishedRun(address, replace(retries, tries=1))
         self._plan, self._read = plan, read
         self._units: SimpleQueue[int] = SimpleQueue()
         self._asked = self._done = 0
@@ -59,7 +60,7 @@ class Publisher:
     def published(self) -> set[int]:
         """The units that are published; none where the store does not answer."""
         try:
-            return self._hasty.units()
+            return self._listed.units()
         except VpdistError as error:
             logger.warning("what is published is not known: %s", error)
             return set()
