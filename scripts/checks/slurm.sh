@@ -65,6 +65,10 @@ job='' run=''
 fail() {
     echo "$*" >&2
     cat "$slurm/$run.out" >&2
+    echo "what Slurm says of its last job:" >&2
+    scontrol --oneliner show job "$job" >&2 || true
+    grep -wE "JobId=$job|error" "$slurm/slurmctld.log" | tail -n 30 >&2 || true
+    grep -wE "[Jj]ob $job|JobId=$job|error" "$slurm/slurmd.log" | tail -n 30 >&2 || true
     exit 1
 }
 parts() { find "$slurm/$run/parts" -name 'unit-*.h5' 2> /dev/null | wc -l; }
@@ -81,8 +85,9 @@ ended() { scontrol show job "$job" | grep -qE 'JobState=(COMPLETED|FAILED|CANCEL
 waits_or_ended() { ended || { [ "$(told JobState)" = PENDING ] && [ "$(told Restarts)" -gt "$restarts" ]; }; }
 script_lives() { pgrep -f "slurmstepd: \[$(scontrol show job "$1" | grep -o 'JobId=[0-9]*' | head -n 1 | cut -d= -f2)\.batch\]" > /dev/null; }
 script_gone() { ! script_lives "$1"; }
-start_now() { # else job $1 waits for two minutes, in which the end of its last script is told to slurmctld
-    until_true script_gone "$1"
+start_now() { # else job $1 waits for two minutes, which Slurm needs for two things that are waited for here:
+    until_true script_gone "$1" # the end of its last script is told to slurmctld, which else takes it for that of the new one
+    sleep 2 # and the new credential is of a later second than the revoked one, or slurmd refuses it and the job has failed
     scontrol update JobId="$1" StartTime=now
 }
 
