@@ -149,9 +149,9 @@ def tell_renewed_report(run: Path, code: int) -> None:
     """After a command that has replaced the tables of `run` and ended with `code`: its report is not of the old ones.
     On rank 0, if there is a report."""
     from vpdist.report.renewed import renew_report
-    from vpdist.storage.run_folder import REPORT, is_report
+    from vpdist.storage.run_folder import has_report
 
-    if launch_context().rank != 0 or code not in (EXIT_OK, EXIT_FAILURES_LISTED) or not is_report(run / REPORT):
+    if launch_context().rank != 0 or code not in (EXIT_OK, EXIT_FAILURES_LISTED) or not has_report(run):
         return
     try:
         for line in renew_report(run):

@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import shutil
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from vpdist.commands.classify import classify
 from vpdist.commands.predict import predict
 from vpdist.config import Settings
 from vpdist.display.progress_lines import read_file
+from vpdist.embedding import units_in_progress
 from vpdist.errors import StorageError
 from vpdist.estimate.dry_run import forecast
 from vpdist.planning.plan_file import map_plan
@@ -228,6 +230,25 @@ def test_missing_truncated_and_damaged_parts_are_redone_and_no_others(copy: Path
     assert (told["n_units"] - told["kept_units"], told["recomputed_units"]) == (2, 2), "one was absent, one found later"
     assert log.count("1 unit computed again: ") == 2
     assert "2 units recomputed" in told["told"]
+
+
+def test_a_rank_that_computes_before_rank_0_does_is_no_crash_and_its_unit_is_not_told_as_computed_again(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(settings, output=tmp_path / "run")
+    folder, published = RunFolder(settings.output), units_in_progress.two_lists_of_units
+
+    def another_begins(text: str, n_units: int) -> tuple[list[int], list[int]]:
+        begun = units_in_progress.UnitsInProgress(folder, rank=1)
+        begun.begin(0)
+        (folder.parts / "unit-000001.h5").write_bytes(b"written by it, or nearly so")
+        return published(text, n_units)
+
+    monkeypatch.setattr(sys.modules["vpdist.commands.predict"], "two_lists_of_units", another_begins)
+    assert predict(settings) == 0
+    assert "deaths" not in json.loads(folder.run.read_text())
+    assert [path.name.split(".")[0] for path in folder.at_work.iterdir()] == ["rank00001"]
+    assert last_told(settings.output)["recomputed_units"] == 0
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE, errno.EIO, errno.EACCES])

@@ -18,7 +18,8 @@ from vpdist.report import timeline as timelines
 from vpdist.report.embedding_map import embedding_map
 from vpdist.report.methods import methods
 from vpdist.report.multiqc import write_multiqc
-from vpdist.report.packed import SCALE
+from vpdist.report.packed import NA, SCALE
+from vpdist.report.pictures import write_png
 from vpdist.report.timeline import POINTS, timeline
 from vpdist.storage.run_folder import RunFolder
 
@@ -221,3 +222,11 @@ def test_a_file_that_multiqc_cannot_read_is_no_success(tmp_path: Path) -> None:
     read_by_multiqc.written(tmp_path, read_by_multiqc.made_up())
     with pytest.raises(RuntimeError, match=r"ended with 0 and has not read vpdist_mqc\.json: nothing found"):
         read_by_multiqc.as_read(program, tmp_path)
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_there_is_a_picture_where_nothing_is_scored(tmp_path: Path, n: int) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    columns = {"virus": np.full(n, NA), "call": np.zeros(n, np.uint8), "length": np.full(n, 300)}
+    write_png(tmp_path / "report.png", columns, {"virus": 0, "sequences": n})
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")

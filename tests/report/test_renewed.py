@@ -11,6 +11,7 @@ from tests.report.synthetic import write_run
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels, write_classifier
 from vpdist.cli import app
+from vpdist.commands.classify import classify
 from vpdist.report import renewed
 from vpdist.report.page import write_report
 from vpdist.report.renewed import renew_report
@@ -87,4 +88,11 @@ def test_classify_and_predict_write_the_report_again(models: TinyModels, tmp_pat
         assert (folder / "report.html").stat().st_mtime > 1
         if command[0] == "classify":
             assert (folder / "report.html").read_bytes() != first
+    (folder / "vpdist_mqc.json").write_text("of the report")
+    ended = classify(folder, other, consensus=None, legacy_output=False, progress="none")  # and then it is killed
+    assert ended == 0
+    assert here(folder) == {"report.earlier.html", "vpdist_mqc.earlier.json"}
+    assert CliRunner().invoke(app, predict).exit_code == 0
+    assert here(folder) == {"report.html", "vpdist_mqc.json"}
+    assert json.loads((folder / "vpdist_mqc.json").read_text())["id"] == "vpdist"
     assert json.loads((folder / "status.json").read_text())["exit_code"] == 0

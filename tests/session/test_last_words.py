@@ -54,6 +54,13 @@ def test_the_log_is_named_where_there_is_one(tmp_path: Path) -> None:
     assert with_log("why", folder.log(3)) == f"why\nlog: {tmp_path}/logs/rank00003.log"
 
 
+def test_a_log_that_cannot_be_looked_for_keeps_no_command_from_its_end() -> None:
+    refused = Path("x" * 300)  # as a disk with a fault is, or a folder without permission
+    with pytest.raises(OSError, match="too long"):
+        refused.stat()
+    assert with_log("why", refused) == "why"
+
+
 def test_a_text_is_written_once_the_process_has_ended_and_never_where_it_goes_on(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -155,10 +155,8 @@ class Predict:
         """Compute missing parts and check all, until none is missing or damaged. Raises StorageError."""
         for attempt in range(ATTEMPTS):
             todo, crashing = self._remaining(work, attempt)
-            if self.control.is_first:
-                if attempt == 0:
-                    self._note_platforms(computing=bool(todo or crashing))
-                told_to_displays.describe_work(self.session, work, [*todo, *crashing], attempt)
+            if attempt == 0 and self.control.is_first:
+                self._note_platforms(computing=bool(todo or crashing))
             if todo:
                 self._embed(work, todo, attempt)
             if crashing:
@@ -186,6 +184,7 @@ class Predict:
             crashes = count_crashes(self.folder)
             missing = parts.remaining(self.folder.parts, work.plan, work.header)
             left = {*missing, *self._found_damaged(attempt - 1)}
+            told_to_displays.describe_work(self.session, work, left, crashes, attempt)
             crashing = [unit for unit in sorted(left) if crashes.get(unit, 0) >= CRASHES_UNTIL_ISOLATED]
             return json.dumps([sorted(left - set(crashing)), crashing])
 

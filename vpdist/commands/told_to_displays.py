@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Container, Sequence
 from pathlib import Path
 
 from vpdist.commands.resolve_config import ResolvedConfig
 from vpdist.config import Settings
 from vpdist.embedding.unit_pipeline import UnitWork
-from vpdist.embedding.units_in_progress import count_crashes
 from vpdist.encoders.products import quick_products_rate
 from vpdist.planning.plan import Plan
 from vpdist.results.parts import part_path
@@ -72,13 +71,15 @@ def _fragments(plan: Plan) -> dict[str, int]:
     return {"n_fragments": len(plan.fragment), "deduplicated": len(plan.fragment) - plan.n_rows}
 
 
-def describe_work(session: Session, work: UnitWork, left: Sequence[int], attempt: int) -> None:
-    """On rank 0, before the units `left` are computed: how many there are, how many need not be computed again, and
-    how many are. In a later attempt all of them are, since their parts were damaged. Raises StorageError."""
+def describe_work(
+    session: Session, work: UnitWork, left: Collection[int], crashes: Container[int], attempt: int
+) -> None:
+    """On rank 0, before any rank computes of the units `left`: how many there are, how many need not be computed again,
+    and how many are. In a later attempt all of them are, since their parts were damaged. Raises StorageError."""
     progress, n_units = session.progress, work.plan.n_units
     if attempt == 0:
         progress.describe(n_units=n_units, kept_units=n_units - len(left), recomputed_units=0, **_fragments(work.plan))
-        again = units_begun(session.folder, left)
+        again = units_begun(session.folder, left, crashes)
     else:
         again = len(left)
     run = progress.run
@@ -98,14 +99,13 @@ def describe_work(session: Session, work: UnitWork, left: Sequence[int], attempt
     progress.describe(told=tuple(told))
 
 
-def units_begun(folder: RunFolder, left: Sequence[int]) -> int:
+def units_begun(folder: RunFolder, left: Collection[int], crashes: Container[int]) -> int:
     """How many of the units `left` were computed before, wholly or in part: they have a part that is not valid, or a
-    process has crashed in them. Raises StorageError."""
+    process has crashed in them (`crashes`). Raises StorageError."""
     try:
         present = {entry.name for entry in folder.parts.iterdir()}
     except OSError as error:
         raise storage_error(folder.parts, error, "read") from error
-    crashes = count_crashes(folder)
     return sum(unit in crashes or part_path(folder.parts, unit).name in present for unit in left)
 
 

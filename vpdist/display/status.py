@@ -19,9 +19,10 @@ from vpdist.storage.run_state import RunState, run_state
 from vpdist.text import clock_text, count_text, number_of, printable
 
 RUNNING, DEAD = 75, 137
-OF_RUN = ("n_units", "kept_units", "recomputed_units", "n_fragments", "deduplicated")
 """What `vpdist status` exits with while a run has no code yet: sysexits.h's code of what can be tried again later. And
 what `vpdist status` exits with where processes are gone without a word: a shell's code of what was killed."""
+OF_RUN = ("n_units", "kept_units", "recomputed_units", "n_fragments", "deduplicated")
+"""Fields of RunFacts that are told as they are."""
 
 
 def status(run_folder: Path) -> dict[str, Any]:

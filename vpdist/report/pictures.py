@@ -45,10 +45,12 @@ def write_png(path: Path, columns: Mapping[str, Column], meta: Mapping[str, Any]
     histogram.legend(frameon=False)
     for chosen, colour, marker, _ in kinds:
         lengths.scatter(np.asarray(columns["length"])[chosen], score[chosen], s=6, c=colour, marker=marker, alpha=0.5)
-    lengths.set(xscale="log", xlabel="bases", ylabel="virus score", title="length and score")
-    lengths.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    lengths.xaxis.set_major_formatter("{x:,.0f}")
-    lengths.xaxis.set_minor_formatter(NullFormatter())
+    lengths.set(xlabel="bases", ylabel="virus score", title="length and score")
+    if not np.isnan(score).all():  # matplotlib refuses a logarithmic axis on which there is nothing
+        lengths.set(xscale="log")
+        lengths.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        lengths.xaxis.set_major_formatter("{x:,.0f}")
+        lengths.xaxis.set_minor_formatter(NullFormatter())
     if "mapi" in columns:
         of = np.asarray(columns["mapi"])
         x, y = (np.asarray(columns[f"map{axis}"]) / SCALE for axis in "xy")

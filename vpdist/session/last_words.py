@@ -22,8 +22,8 @@ from vpdist.text import printable_lines
 
 
 def with_log(message: str, log: Path | None) -> str:
-    """The message, and below it where the log is, if there is one."""
-    return f"{message}\nlog: {log}" if log is not None and log.exists() else message
+    """The message, and below it where the log is, if there is one that can be seen."""
+    return f"{message}\nlog: {log}" if log is not None and os.path.exists(log) else message  # Path.exists may raise
 
 
 def tell_agent(message: str) -> None:

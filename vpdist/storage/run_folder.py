@@ -157,7 +157,9 @@ class RunFolder:
                         path.unlink()
         if self.before_retry.is_dir() and not self.before_retry.is_symlink():
             shutil.rmtree(self.before_retry)
-        reports = (REPORT, *WITH_REPORT) if is_report(self.path / REPORT) else ()
+        reports = [REPORT, *WITH_REPORT] if is_report(self.path / REPORT) else []
+        if is_report(self.path / earlier_name(REPORT)):
+            reports += map(earlier_name, (REPORT, *WITH_REPORT))
         for name in (*reports, *self.recorded_call_files(), *TOP_FILES):
             (self.path / name).unlink(missing_ok=True)
 
@@ -208,6 +210,27 @@ def is_report(path: Path) -> bool:
         return REPORT_MARK in read_limited(path, MARKED_BYTES, cut=True)
     except OSError:
         return False
+
+
+def earlier_name(name: str) -> str:
+    """report.html -> report.earlier.html, of a report whose tables are replaced; MultiQC finds vpdist_mqc.earlier.json
+    no more."""
+    stem, suffix = os.path.splitext(name)
+    return f"{stem}.earlier{suffix}"
+
+
+def has_report(folder: Path) -> bool:
+    """Whether a report is in the run folder, or was until its tables were replaced."""
+    return is_report(folder / REPORT) or is_report(folder / earlier_name(REPORT))
+
+
+def set_report_aside(folder: Path) -> None:
+    """Before the tables in `folder` are replaced: give the report on them, and what was written with it, other names.
+    The report goes last: whoever is killed in between does the rest next time. May raise OSError."""
+    if is_report(folder / REPORT):
+        for name in (*WITH_REPORT, REPORT):
+            if (folder / name).is_file():
+                os.replace(folder / name, folder / earlier_name(name))
 
 
 def _is_ours(folder: str, name: str) -> bool:

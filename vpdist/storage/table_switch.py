@@ -22,7 +22,16 @@ import xxhash
 
 from vpdist.errors import StorageError
 from vpdist.storage.atomic_files import open_regular, read_json, storage_error, sync_folder
-from vpdist.storage.run_folder import CALIBRATION, CALL_FILES, GZIPPED, LEGACY, OTHERS_MAY_HAVE, TABLES, RunFolder
+from vpdist.storage.run_folder import (
+    CALIBRATION,
+    CALL_FILES,
+    GZIPPED,
+    LEGACY,
+    OTHERS_MAY_HAVE,
+    TABLES,
+    RunFolder,
+    set_report_aside,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -185,8 +194,10 @@ def finish_switch(folder: RunFolder) -> None:
 
 
 def _switch(folder: RunFolder, record: TablesRecord, names: list[str]) -> None:
-    """Give the new tables `names` their places, remove those that `record` does not have, and record the end."""
+    """Give the new tables `names` their places, remove those that `record` does not have, and record the end. Before
+    that, a report on the old ones loses its place."""
     try:
+        set_report_aside(folder.path)
         for name in names:
             os.replace(folder.next_tables / name, folder.path / name)
         for name in set(NAMES) - record.files.keys():
