@@ -40,7 +40,7 @@ LINES_ABOVE = 2
 LEAST_COLUMNS, LEAST_LINES = 20, 6
 CLOCK_S = 1.5
 """Snapshots arrive about once a second and advance the clock; without them it advances in these steps."""
-CLOCK_S_PER_RANK = 1 / 100
+CLOCK_S_PER_RANK = 1 / 80
 """The same for many ranks, of whom a picture takes longer: as rare as their snapshots."""
 WHOLE_FRAME_S = 15.0
 """A frame has only the lines that changed; the next one after this time has all, in case something erased them."""

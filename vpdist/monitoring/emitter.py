@@ -9,9 +9,9 @@ from vpdist.monitoring.counters import Cell, Snapshot
 from vpdist.monitoring.facts import FactsOfAll, RunFacts
 from vpdist.monitoring.liveness import Liveness
 
-SNAPSHOT_S_PER_RANK = 1 / 100
+SNAPSHOT_S_PER_RANK = 1 / 80
 """Least time between snapshots, unless a stage or state changes: each costs some 30 microseconds a rank to make and to
-show, and a thousand ranks are shown every 10 s."""
+show, and a thousand ranks are shown every 12 s."""
 
 
 class Emitter:

@@ -17,8 +17,8 @@ from vpdist.results.table_files import Table, opened_table
 from vpdist.sequences.six_frames import FRAMES
 from vpdist.storage.atomic_files import DamagedFile
 
-MOST_FRAGMENTS = 600_000
-MOST_CHUNKS = 600_000
+MOST_FRAGMENTS = 300_000
+MOST_CHUNKS = 300_000
 VIRUS = 1 << len(FRAMES)
 """Bit of a chunk that is called virus; the bits below are those of its open frames."""
 
