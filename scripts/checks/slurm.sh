@@ -145,7 +145,8 @@ for disturbed in signalled limited; do
     say "$disturbed: equal tables"
 done
 
-# The array: seven objects of a synthetic sample of their own, read by three tasks.
+# The array: seven objects of a synthetic sample of their own, read by three tasks. A task has one core, and so one thread per
+# rank, on which the last bits depend; so has the run of the whole.
 (cd "$root" && python -m scripts.demo.make_sample "$slurm/objects" --contigs 700 --reads 0)
 printf 'path\n' > manifest.tsv
 gunzip -c objects/sample.fa.gz | awk '/^>/ {n++} {print > ("object-" n % 7 ".fa")}'
@@ -168,7 +169,7 @@ start_now "${job}_1"
 until_true array_ended
 for task in 1 2 3; do vpdist verify "run-$task"; done
 vpdist merge run-1 run-2 run-3 -o merged > merge.out 2>&1 || { cat merge.out; fail "$run: the merge has failed"; }
-vpdist predict --manifest manifest.tsv -o whole --model mini --offline --nproc 1 --progress none > whole.out 2>&1 ||
+vpdist predict --manifest manifest.tsv -o whole --model mini --offline --nproc 1 --threads 1 --progress none > whole.out 2>&1 ||
     { cat whole.out; fail "$run: the run of the whole manifest has failed"; }
 for table in sequences chunks fragments; do
     cmp "merged/$table.tsv" "whole/$table.tsv"
