@@ -1,6 +1,6 @@
 # demo    try vpdist: sample, models, classifier, prediction on two ranks, summary (everything under demo/)
 # test    the whole test suite, on CPU, files side by side; ends with its ten slowest tests
-# test-quick  what starts no ranks and computes nothing for long, for daily work (under 2 minutes on two cores)
+# test-quick  what starts no ranks and computes nothing for long, for daily work (some 3 minutes on two cores)
 # test-faults  the long form of the fault tests: many launches with injected faults (half an hour)
 # test-cuda  what needs an NVIDIA GPU; the other verbs for tests stay on the CPU where there are GPUs, too
 # test-slurm  the job script of docs/slurm.md under a Slurm of this machine, about 5 minutes; needs root, installs Debian's slurm-wlm
