@@ -21,10 +21,8 @@ from vpdist.commands import manifest_inputs, prepare
 from vpdist.commands.predict import predict
 from vpdist.commands.verify import verify
 from vpdist.config import Settings
-from vpdist.encoders.encoder import Encoder
 from vpdist.errors import EXIT_FAILURES_LISTED, InputError, Interrupted, UsageError
 from vpdist.estimate.dry_run import forecast
-from vpdist.ragged import Ragged
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.session.coordination import Control
 from vpdist.storage.object_stores import Retries
@@ -149,27 +147,6 @@ def test_declared_sizes_and_records_are_compared_with_what_is_there(
     assert reasons[0] == "NA"
     assert reasons[1].endswith(f"bytes, declared are {size + 9000:,}")
     assert reasons[2] == "has 18 records, declared are 1"
-
-
-@pytest.fixture
-def embedded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How many sequences of tokens have gone through encoders since this was called last."""
-    embed = Encoder.embed
-    counted = 0
-
-    def counting(encoder: Encoder, tokens: Ragged) -> object:
-        nonlocal counted
-        counted += len(tokens)
-        return embed(encoder, tokens)
-
-    monkeypatch.setattr(Encoder, "embed", counting)
-
-    def since() -> int:
-        nonlocal counted
-        found, counted = counted, 0
-        return found
-
-    return since
 
 
 def test_failed_objects_are_read_again_when_asked_and_nothing_else_is_computed_again(

@@ -18,9 +18,7 @@ from tests.tiny_models import TinyModels, write_dnabert_s
 from vpdist.commands.early_checks import check_paths
 from vpdist.commands.predict import predict
 from vpdist.config import Settings
-from vpdist.encoders.encoder import Encoder
 from vpdist.errors import UsageError
-from vpdist.ragged import Ragged
 from vpdist.results.parts import part_path
 from vpdist.storage import hdf5_files
 from vpdist.storage.run_folder import TABLES, RunFolder
@@ -48,23 +46,13 @@ def earlier(models: TinyModels, first: Path, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
-def embedded(monkeypatch: pytest.MonkeyPatch) -> Callable[[Settings], int]:
+def embedded_by(embedded: Callable[[], int]) -> Callable[[Settings], int]:
     """Run `predict`; returns how many sequences of tokens went through encoders."""
-    embed = Encoder.embed
-    counted = 0
-
-    def counting(encoder: Encoder, tokens: Ragged) -> object:
-        nonlocal counted
-        counted += len(tokens)
-        return embed(encoder, tokens)
-
-    monkeypatch.setattr(Encoder, "embed", counting)
 
     def run(settings: Settings) -> int:
-        nonlocal counted
-        counted = 0
+        embedded()
         assert predict(settings) == 0
-        return counted
+        return embedded()
 
     return run
 
@@ -84,24 +72,24 @@ def reused(folder: Path) -> int:
 
 
 def test_a_run_on_the_same_input_embeds_nothing_and_has_the_same_tables(
-    models: TinyModels, first: Path, earlier: Path, embedded: Callable[[Settings], int], tmp_path: Path
+    models: TinyModels, first: Path, earlier: Path, embedded_by: Callable[[Settings], int], tmp_path: Path
 ) -> None:
     settings = models.settings(first, tmp_path / "run", dtype="float32", reuse=earlier)
-    assert embedded(settings) == 0
+    assert embedded_by(settings) == 0
     assert tables(settings.output) == tables(earlier)
     progress = [json.loads(line) for line in (settings.output / "progress.jsonl").read_text().splitlines()]
     assert progress
 
 
 def test_one_more_sample_is_embedded_alone(
-    models: TinyModels, first: Path, second: Path, earlier: Path, embedded: Callable[[Settings], int], tmp_path: Path
+    models: TinyModels, first: Path, second: Path, earlier: Path, embedded_by: Callable[[Settings], int], tmp_path: Path
 ) -> None:
     both = {"inputs": (str(first), str(second)), "dtype": "float32"}
     whole = models.settings(first, tmp_path / "whole", **both)
     adding = models.settings(first, tmp_path / "adding", **both, reuse=earlier)
     alone = models.settings(second, tmp_path / "alone", dtype="float32")
-    n_whole, n_added = embedded(whole), embedded(adding)
-    assert 0 < n_added == embedded(alone) < n_whole
+    n_whole, n_added = embedded_by(whole), embedded_by(adding)
+    assert 0 < n_added == embedded_by(alone) < n_whole
     assert 2 * reused(adding.output) == n_whole - n_added
     expected, found, before = map(scores_by_name, (whole.output, adding.output, earlier))
     assert found.keys() == expected.keys()
@@ -111,17 +99,17 @@ def test_one_more_sample_is_embedded_alone(
 
 
 def test_longer_chunks_take_over_what_is_the_same(
-    models: TinyModels, first: Path, earlier: Path, embedded: Callable[[Settings], int], tmp_path: Path
+    models: TinyModels, first: Path, earlier: Path, embedded_by: Callable[[Settings], int], tmp_path: Path
 ) -> None:
     settings = models.settings(first, tmp_path / "run", dtype="float32", chunk_length=600, classifier=None)
     with_reuse = replace(settings, output=tmp_path / "again", reuse=earlier)
-    n_all, n_left = embedded(settings), embedded(with_reuse)
+    n_all, n_left = embedded_by(settings), embedded_by(with_reuse)
     assert 0 < n_left < n_all
     assert 2 * reused(with_reuse.output) == n_all - n_left
 
 
-def test_what_is_damaged_failed_or_missing_in_the_earlier_run_is_embedded(
-    models: TinyModels, first: Path, earlier: Path, embedded: Callable[[Settings], int], tmp_path: Path
+def test_what_is_damaged_failed_or_missing_in_the_earlier_run_is_embedded_by(
+    models: TinyModels, first: Path, earlier: Path, embedded_by: Callable[[Settings], int], tmp_path: Path
 ) -> None:
     copy = RunFolder(Path(shutil.copytree(earlier, tmp_path / "earlier")))
     part_path(copy.parts, 0).unlink()
@@ -138,7 +126,7 @@ def test_what_is_damaged_failed_or_missing_in_the_earlier_run_is_embedded(
     with hdf5_files.opened(part_path(RunFolder(earlier).parts, 0)) as file:
         missing = len(hdf5_files.read(file, "failed"))
     settings = models.settings(first, tmp_path / "run", dtype="float32", reuse=copy.path)
-    assert embedded(settings) == 2 * (missing + damaged + 1)
+    assert embedded_by(settings) == 2 * (missing + damaged + 1)
     np.testing.assert_allclose(
         np.array(list(scores_by_name(settings.output).values()), dtype=float),
         np.array(list(scores_by_name(earlier).values()), dtype=float),
@@ -147,15 +135,15 @@ def test_what_is_damaged_failed_or_missing_in_the_earlier_run_is_embedded(
 
 
 def test_a_run_that_takes_over_resumes_with_or_without_the_earlier_one(
-    models: TinyModels, first: Path, earlier: Path, embedded: Callable[[Settings], int], tmp_path: Path
+    models: TinyModels, first: Path, earlier: Path, embedded_by: Callable[[Settings], int], tmp_path: Path
 ) -> None:
     settings = models.settings(first, tmp_path / "run", dtype="float32", reuse=earlier)
-    assert embedded(settings) == 0
+    assert embedded_by(settings) == 0
     parts = RunFolder(settings.output).parts
     part_path(parts, 0).unlink()
-    assert embedded(settings) == 0
+    assert embedded_by(settings) == 0
     part_path(parts, 0).unlink()
-    assert embedded(replace(settings, reuse=None)) > 0
+    assert embedded_by(replace(settings, reuse=None)) > 0
     assert len(tables(settings.output)[0]) == len(tables(earlier)[0])
 
 

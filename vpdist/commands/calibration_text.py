@@ -7,7 +7,7 @@ from typing import Any
 
 from vpdist.calibration.scores import CLASS_BASES, class_name
 from vpdist.commands.calibrate import Calibrated
-from vpdist.models.card import RATES, of_length
+from vpdist.models.card import RATES, of_length, with_interval
 from vpdist.models.description import Metric
 from vpdist.training.judge import side_name
 from vpdist.training.metrics import TITLES
@@ -17,11 +17,8 @@ WHEN = {"before": "scores", "after": "probabilities"}
 
 def interval(figure: dict[str, float | None]) -> str:
     """A figure with its interval, as far as they are known."""
-    if figure["value"] is None:
-        return "not known"
-    if figure["low"] is None or figure["high"] is None:
-        return f"{figure['value']:.3f}"
-    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+    value = figure["value"]
+    return "not known" if value is None else with_interval(value, figure["low"], figure["high"])
 
 
 def calibration_metrics(calibrated: Calibrated) -> Iterator[Metric]:

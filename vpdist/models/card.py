@@ -100,14 +100,17 @@ def _length_lines(model: Model) -> Iterator[str]:
         row = [found.get((of_length(bases), name)) for name in columns]
         n = next((f"{metric.n:,}" for metric in row if metric is not None and metric.n is not None), "0")
         absent = [NOT_MEASURED] * (len(row) - 1) + [NOT_MEASURED if row[-2] is None else NO_CALLS]
-        cells = [text if metric is None else _with_interval(metric) for metric, text in zip(row, absent, strict=True)]
+        cells = [
+            text if metric is None else with_interval(metric.value, metric.low, metric.high)
+            for metric, text in zip(row, absent, strict=True)
+        ]
         yield f"| {bases:,} | {n} | {' | '.join(cells)} |"
     yield ""
 
 
-def _with_interval(metric: Metric) -> str:
-    value = f"{metric.value:.3f}"
-    return value if metric.low is None or metric.high is None else f"{value} ({metric.low:.3f} to {metric.high:.3f})"
+def with_interval(value: float, low: float | None, high: float | None) -> str:
+    """A figure with its interval, where that is known."""
+    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _short_chunks(model: Model) -> str:
