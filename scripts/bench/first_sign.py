@@ -34,7 +34,8 @@ ANSWERS = (
 def environment() -> dict[str, str]:
     """Compiled modules are kept, as where vpdist is installed, and the repository is found from any folder."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return variables | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    folders = [str(Path(__file__).parents[2]), variables.get("PYTHONPATH", "")]
+    return variables | {"PYTHONPATH": os.pathsep.join(filter(None, folders))}
 
 
 def command(*arguments: str) -> list[str]:

@@ -8,12 +8,15 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 
 from scripts.bench import first_sign, progress_cost, progress_size, report_size
 from scripts.bench.simulated_ranks import Simulated, interval_s, snapshots
 from scripts.checks import browser, recorded_runs, time_left
 from scripts.demo import make_models
+from scripts.faults import bad_records
+from scripts.faults.gate import Gate
 from tests.sample import write_contigs
 from vpdist.monitoring.counters import COUNTERS, Snapshot
 
@@ -100,9 +103,25 @@ def test_a_terminal_of_the_measurement_is_one_and_nothing_waits_for_it() -> None
 
 
 @pytest.mark.launcher
-def test_a_recorded_run_has_its_slow_rank_stopped_and_is_judged(tmp_path: Path) -> None:
+def test_a_recorded_run_has_its_slow_rank_stopped_and_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ranks wait after two batches until the slow one has been stopped three times."""
+    gate, stops, stop = Gate(tmp_path / "gate"), [], recorded_runs._stopped_for_a_while
+    for variable, value in bad_records.fault_environment(hold=gate.rule(free_batches=2)).items():
+        monkeypatch.setenv(variable, value)
+
+    def stop_and_open(rank: psutil.Process) -> bool:
+        stopped = stop(rank)
+        stops.append(rank.pid)
+        if len(stops) == 3:
+            gate.open()
+        return stopped
+
+    monkeypatch.setattr(recorded_runs, "_stopped_for_a_while", stop_and_open)
     ((name, run),) = recorded_runs.record(tmp_path, contigs=30, cases=[("dynamic", True)])
     assert name == "dynamic, one slow rank"
+    assert set(stops) < gate.held()
     row = time_left.recorded_row(name, run)
     assert row.what == "time left holds the end, dynamic, one slow rank"
     assert "snapshots" in row.note
