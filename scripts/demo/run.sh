@@ -25,7 +25,7 @@ run torchrun --standalone --nproc-per-node=2 -m vpdist predict demo/sample/sampl
     --model demo/model
 run python -m scripts.demo.show demo/run demo/sample/truth.tsv
 echo
-echo "The built-in model, mini, knows real viruses and none of these invented ones: its calls of them mean nothing, and it warns."
+echo "The built-in model, mini, knows real viruses and none of these invented ones: its calls of them mean little, and it warns."
 run vpdist predict demo/sample/sample.fa.gz -o demo/mini --nproc 2
 if [ -d ../shared/data ]; then
     echo

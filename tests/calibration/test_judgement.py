@@ -25,7 +25,7 @@ from vpdist.calibration.judgement import (
     q_values,
 )
 from vpdist.calibration.judging import NEARLY_ALL, Judging, lines
-from vpdist.calibration.prevalence import LEAST_SEQUENCES, PRIOR, estimate, prevalence
+from vpdist.calibration.prevalence import LEAST_SEQUENCES, MOST_BELIEVED, NOT_BELIEVED, PRIOR, estimate, prevalence
 
 NAN = float("nan")
 RATIOS = st.lists(st.floats(-6, 6), min_size=2, max_size=40).map(np.array)
@@ -92,7 +92,7 @@ def test_without_viruses_the_share_is_half_a_sequence() -> None:
 
 
 def test_too_few_sequences_get_the_stated_prior_and_a_given_share_is_taken() -> None:
-    few, enough = np.full(LEAST_SEQUENCES - 1, 3.0), np.append(np.full(LEAST_SEQUENCES, 3.0), NAN)
+    few, enough = np.full(LEAST_SEQUENCES - 1, 3.0), np.append(mixture(LEAST_SEQUENCES, 0.3), NAN)
     assert (prevalence(few, None).value, prevalence(few, None).origin) == (PRIOR, "assumed")
     assert prevalence(np.append(few, NAN), None).origin == "assumed"
     assert prevalence(enough, None).origin == "estimated"
@@ -177,7 +177,13 @@ def test_what_has_no_class_or_no_score_is_not_known() -> None:
     kept = described(found, evidence, nulls, Choice(prevalence=0.5))
     assert json.loads(json.dumps(kept, allow_nan=False)) == kept
     assert kept["calibrated_sequences"] == 1
-    assert kept["prevalence"] == {"value": 0.5, "origin": "given", "low": None, "high": None}
+    assert kept["prevalence"] == {
+        "value": 0.5,
+        "origin": "given",
+        "estimate": None,
+        "low": None,
+        "high": None,
+    }
     assert kept["calls"] == {"NA": 2, "non-virus": 0, "virus": 1, "uncertain": 0}
     assert kept["expected_false"] == pytest.approx(1 - found.probability[0])
     assert kept["most_false"] == 1
@@ -202,11 +208,40 @@ def test_a_run_without_sequences_is_judged_too() -> None:
     assert described(found, nothing, nulls, Choice())["envelope"] is None
 
 
-def test_a_share_near_1_is_told_with_a_warning() -> None:
+@pytest.mark.parametrize(
+    ("score", "choice", "warned"),
+    [(0.99, Choice(), True), (0.01, Choice(), False), (0.99, Choice(prevalence=0.99), False)],
+)
+def test_an_estimated_share_near_1_is_told_with_a_warning_and_not_taken(
+    score: float, choice: Choice, warned: bool
+) -> None:
     nulls = NullScores((ClassNulls(least_bases=500, scores=(-1.0, 0.0, 1.0)),))
-    for score, warned in ((0.99, True), (0.01, False)):
-        virus = np.full(LEAST_SEQUENCES, score)
-        evidence = Evidence(virus, 1 - virus, np.full(LEAST_SEQUENCES, 500))
-        judging = Judging(model="m", calibration=calibration(), null_scores=nulls, choice=Choice())
-        told = lines(judging.described(judging.judge(evidence), evidence))
-        assert (NEARLY_ALL in told) == warned
+    virus = np.full(LEAST_SEQUENCES, score)
+    evidence = Evidence(virus, 1 - virus, np.full(LEAST_SEQUENCES, 500))
+    judging = Judging(model="m", calibration=calibration(), null_scores=nulls, choice=choice)
+    found = judging.judge(evidence)
+    told = lines(judging.described(found, evidence))
+    assert (NEARLY_ALL in told) == warned
+    assert found.share is not None
+    assert (found.share.value == NOT_BELIEVED) == warned
+    if warned:
+        assert found.share.estimate is not None
+        assert found.share.estimate > MOST_BELIEVED
+        assert "share of viruses 0.5, assumed, as the estimate, 0.997 (0.988 to 0.998), is above 0.95" in told[1]
+
+
+def test_calls_rest_on_each_score_where_the_share_is_not_believed() -> None:
+    """Scores that all are likelier among viruses, but far from proof, make an estimate of 1 and no call."""
+    log_ratio = np.full(LEAST_SEQUENCES, 1.5)
+    share = prevalence(log_ratio, None)
+    assert share.estimate == pytest.approx(1 - 0.5 / LEAST_SEQUENCES)
+    for most_believed, called in ((MOST_BELIEVED, 0), (1.0, LEAST_SEQUENCES)):
+        probability = probabilities(log_ratio, prevalence(log_ratio, None, most_believed).value)
+        call = calls(probability, q_values(probability), PRESETS["balanced"])
+        assert int((call == CALLS.index("virus")).sum()) == called
+
+
+def test_an_estimate_up_to_the_limit_is_taken_as_it_is() -> None:
+    found = prevalence(mixture(5000, 0.9), None)
+    assert found.origin == "estimated"
+    assert found.value == found.estimate == pytest.approx(0.9, abs=0.04)

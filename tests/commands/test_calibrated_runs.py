@@ -16,12 +16,13 @@ from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
 from vpdist.calibration.bound import false_within
 from vpdist.calibration.judgement import CALLS, PRESETS, Choice, Evidence, judge
-from vpdist.calibration.prevalence import LEAST_SEQUENCES, PRIOR
+from vpdist.calibration.prevalence import LEAST_SEQUENCES, MOST_BELIEVED, PRIOR
 from vpdist.commands.classify import classify
 from vpdist.commands.predict import predict
 from vpdist.commands.verify import verify
 from vpdist.config import Settings
-from vpdist.errors import UsageError
+from vpdist.errors import UsageError, WeightsError
+from vpdist.models.calibration_fields import judging_from_json
 from vpdist.option_declarations import PRESET_NAMES
 from vpdist.report.page import gather
 from vpdist.storage.run_folder import RunFolder
@@ -123,7 +124,7 @@ def test_the_same_command_with_another_choice_writes_tables_only(copy: Path, set
             assert float(row["probability"]) >= PRESETS["strict"].least_virus
     judgement = run_of(copy)["judgement"]
     assert isinstance(judgement, dict)
-    assert judgement["prevalence"] == {"value": 0.5, "origin": "given", "low": None, "high": None}
+    assert judgement["prevalence"] == {"value": 0.5, "origin": "given", "estimate": None, "low": None, "high": None}
     assert (judgement["preset"], judgement["max_fdr"]) == ("strict", 0.3)
     assert verify(copy) == []
     assert predict(replace(settings, output=copy)) == 0
@@ -190,9 +191,20 @@ def test_few_sequences_get_the_stated_prior(settings: Settings, tmp_path: Path) 
     assert predict(replace(settings, inputs=(str(source),), output=tmp_path / "R")) == 0
     judgement = run_of(tmp_path / "R")["judgement"]
     assert isinstance(judgement, dict)
-    assert judgement["prevalence"] == {"value": PRIOR, "origin": "assumed", "low": None, "high": None}
+    share = judgement["prevalence"]
+    assert share == {"value": PRIOR, "origin": "assumed", "estimate": None, "low": None, "high": None}
     message = json.loads((tmp_path / "R" / "status.json").read_text())["message"]
     assert f"share of viruses {PRIOR}, assumed, as fewer than {LEAST_SEQUENCES} sequences are calibrated" in message
+
+
+def test_a_run_of_before_there_was_a_limit_keeps_the_share_that_it_estimated(copy: Path) -> None:
+    path = copy / "calibration.json"
+    kept = json.loads(path.read_text())
+    assert kept.pop("most_believed") == MOST_BELIEVED
+    assert judging_from_json(path, kept).most_believed == 1
+    for value in (0, 1.5, "1"):
+        with pytest.raises(WeightsError, match=r"calibration\.json: most_believed must be"):
+            judging_from_json(path, kept | {"most_believed": value})
 
 
 def test_only_the_mean_is_calibrated(settings: Settings, tmp_path: Path) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from vpdist.calibration.bound import CONFIDENCE, envelope_of, false_within
 from vpdist.calibration.calibrated import Calibration, NullScores
-from vpdist.calibration.prevalence import Prevalence, prevalence
+from vpdist.calibration.prevalence import MOST_BELIEVED, Prevalence, prevalence
 from vpdist.calibration.scores import log_odds
 
 CALLS = ("NA", "non-virus", "virus", "uncertain")
@@ -107,11 +107,17 @@ def calls(probability: np.ndarray, q: np.ndarray, rule: Rule) -> np.ndarray:
     return call
 
 
-def judge(evidence: Evidence, calibration: Calibration, nulls: NullScores, choice: Choice) -> Judgement:
+def judge(
+    evidence: Evidence,
+    calibration: Calibration,
+    nulls: NullScores,
+    choice: Choice,
+    most_believed: float = MOST_BELIEVED,
+) -> Judgement:
     """What a calibration says of all sequences of a run; the same evidence gives the same judgement."""
     score = log_odds(evidence.virus, evidence.nonvirus)
     log_ratio = calibration.log_likelihood_ratio(score, evidence.bases)
-    share = prevalence(log_ratio, choice.prevalence)
+    share = prevalence(log_ratio, choice.prevalence, most_believed)
     probability = probabilities(log_ratio, share.value)
     q, p = q_values(probability), nulls.p_values(score, evidence.bases)
     return Judgement(probability, q, p, calls(probability, q, choice.rule), share)
@@ -125,9 +131,7 @@ def described(judgement: Judgement, evidence: Evidence, nulls: NullScores, choic
     envelope = envelope_of(judgement.p_value, nulls.number_of(evidence.bases), nulls.sizes())
     return {
         "calibrated_sequences": int((judgement.call != UNKNOWN).sum()),
-        "prevalence": None
-        if share is None
-        else {"value": share.value, "origin": share.origin, "low": share.low, "high": share.high},
+        "prevalence": None if share is None else asdict(share),
         "preset": choice.preset,
         "max_fdr": rule.max_fdr,
         "least_virus_probability": rule.least_virus,

@@ -7,14 +7,13 @@ from typing import Any
 
 from vpdist.calibration.calibrated import Calibration, NullScores
 from vpdist.calibration.judgement import Choice, Evidence, Judgement, described, judge
-from vpdist.calibration.prevalence import ASSUMED, ESTIMATED, LEAST_SEQUENCES
+from vpdist.calibration.prevalence import ASSUMED, ESTIMATED, LEAST_SEQUENCES, MOST_BELIEVED
 
 FORMAT = "vpdist-calibration-1"
-MOST_BELIEVED = 0.95
-"""Estimates of the share of viruses above this are told with a warning."""
 NEARLY_ALL = (
-    "warning: nearly all sequences look like viruses to this model: if the sample is not known to be viral, they are "
-    "unlike what the model was calibrated on, and its probabilities, q-values and calls mean nothing; see --prevalence"
+    "warning: nearly all sequences look like viruses to this model. If the sample is known to be viral, say so: "
+    "--prevalence 0.95. If not, they are unlike what the model was calibrated on, and its probabilities, q-values and "
+    "calls mean little"
 )
 
 
@@ -27,13 +26,15 @@ class Judging:
     calibration: Calibration
     null_scores: NullScores
     choice: Choice
+    most_believed: float = MOST_BELIEVED
+    """An estimate of the share of viruses above this is not taken; 1 in runs made before there was a limit."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON; `models.calibration_fields` reads it."""
         return {"format": FORMAT} | asdict(self)
 
     def judge(self, evidence: Evidence) -> Judgement:
-        return judge(evidence, self.calibration, self.null_scores, self.choice)
+        return judge(evidence, self.calibration, self.null_scores, self.choice, self.most_believed)
 
     def described(self, judgement: Judgement, evidence: Evidence) -> dict[str, Any]:
         """What run.json keeps of a judgement."""
@@ -57,8 +58,13 @@ def _share_lines(kept: dict[str, Any]) -> list[str]:
     share, n = kept["prevalence"], kept["calibrated_sequences"]
     if not n:
         return []
+    interval = "" if share["low"] is None else f" ({share['low']:.3g} to {share['high']:.3g})"
     if share["origin"] == ESTIMATED:
-        told = f"share of viruses {share['value']:.3g} ({share['low']:.3g} to {share['high']:.3g}), estimated"
-        return [told, *[NEARLY_ALL] * (share["value"] > MOST_BELIEVED)]
-    reason = f", as fewer than {LEAST_SEQUENCES} sequences are calibrated" if share["origin"] == ASSUMED else ""
-    return [f"share of viruses {share['value']:.3g}, {share['origin']}{reason}; --prevalence gives another"]
+        return [f"share of viruses {share['value']:.3g}{interval}, estimated"]
+    told, another = f"share of viruses {share['value']:.3g}, {share['origin']}", "; --prevalence gives another"
+    if interval:
+        estimate = f"the estimate, {share['estimate']:.3g}{interval}, is above {MOST_BELIEVED:g}"
+        return [f"{told}, as {estimate}{another}", NEARLY_ALL]
+    return [
+        told + f", as fewer than {LEAST_SEQUENCES} sequences are calibrated" * (share["origin"] == ASSUMED) + another
+    ]

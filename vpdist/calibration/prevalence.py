@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,11 @@ LEAST_SEQUENCES = 200
 """Scored sequences without which the share is not estimated."""
 PRIOR = 0.1
 """The share that is taken instead."""
+MOST_BELIEVED = 0.95
+"""An estimate above this says that the sample is of viruses alone, or of what the calibration does not know: the scores
+do not tell which."""
+NOT_BELIEVED = 0.5
+"""The share that is taken in its place: then a call rests on its own score, and not on how many others look alike."""
 HALVINGS = 40
 DROP = 1.920729
 """Half of the 95 % point of chi-square with one degree of freedom: by so much the log-likelihood falls to the ends of
@@ -24,20 +29,25 @@ class Prevalence:
 
     value: float
     origin: str
-    """GIVEN by the user, ESTIMATED, or ASSUMED for want of sequences."""
+    """GIVEN by the user, ESTIMATED, or ASSUMED, for want of sequences (without an estimate) or of belief in it."""
+    estimate: float | None = None
+    """From the sequences' scores."""
     low: float | None = None
-    """Lower end of the 95 % interval of an estimate, as far as the calibration itself is right."""
+    """Lower end of the 95 % interval of the estimate, as far as the calibration itself is right."""
     high: float | None = None
 
 
-def prevalence(log_ratio: np.ndarray, given: float | None) -> Prevalence:
-    """The share of viruses among sequences with these ln(f1 / f0) (NaN: not calibrated)."""
+def prevalence(log_ratio: np.ndarray, given: float | None, most_believed: float = MOST_BELIEVED) -> Prevalence:
+    """The share of viruses among sequences with these ln(f1 / f0) (NaN: not calibrated); an estimate above
+    `most_believed` is told, but not taken."""
     known = log_ratio[~np.isnan(log_ratio)]
     if given is not None:
         return Prevalence(given, GIVEN)
     if len(known) < LEAST_SEQUENCES:
         return Prevalence(PRIOR, ASSUMED)
-    return estimate(known)
+    found = estimate(known)
+    assert found.estimate is not None
+    return found if found.estimate <= most_believed else replace(found, value=NOT_BELIEVED, origin=ASSUMED)
 
 
 def estimate(log_ratio: np.ndarray) -> Prevalence:
@@ -59,7 +69,7 @@ def estimate(log_ratio: np.ndarray) -> Prevalence:
     top = likelihood(value)
     low = _crossing(lambda share: top - DROP - likelihood(share), 0.0, value)
     high = _crossing(lambda share: likelihood(share) - top + DROP, value, 1.0 - least)
-    return Prevalence(value, ESTIMATED, low, high)
+    return Prevalence(value, ESTIMATED, value, low, high)
 
 
 def _crossing(falling: Callable[[float], float], low: float, high: float) -> float:
