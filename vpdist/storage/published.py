@@ -64,9 +64,13 @@ class Marker:
         return marker
 
 
+class StoreAway(StorageError):  # noqa: N818 - what the store is
+    """A store does not answer, or cannot do what it is asked for now: another try may change that."""
+
+
 class PublishedRun:
-    """What is published at an address, and what is added to it. Its methods raise StorageError where a store is given
-    up or refuses, naming the object; UsageError where a library is missing."""
+    """What is published at an address, and what is added to it. Its methods raise StoreAway where a store is given up,
+    StorageError where it refuses, naming the object; UsageError where a library is missing."""
 
     def __init__(self, address: str, retries: Retries) -> None:
         self.url, self._retries = Url(address.rstrip("/")), retries
@@ -150,8 +154,10 @@ class PublishedRun:
             return beside(lambda patient: tried(translated, patient), self._retries)
         except Absent:
             raise
-        except (Refused, TryAgain) as error:
+        except Refused as error:
             raise StorageError(f"{self.url}/{name}: {error}") from error
+        except TryAgain as error:
+            raise StoreAway(f"{self.url}/{name}: {error}") from error
 
 
 def _name(unit: int) -> str:
