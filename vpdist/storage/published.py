@@ -20,6 +20,7 @@ from vpdist.storage.object_stores import (
     Refused,
     Retries,
     TryAgain,
+    answer,
     beside,
     filesystem,
     translated_errors,
@@ -30,6 +31,8 @@ from vpdist.urls import LOCAL, Url
 RECORD = "run.json"
 MARKER = re.compile(r"unit-([0-9]{6,})\.h5\.done")
 LARGEST_PART = 1 << 32
+LARGEST_LIST = 1 << 25
+"""Bytes of the store's answers that name all parts: they come a thousand names at a time, in one call."""
 Made = TypeVar("Made")
 
 
@@ -81,7 +84,7 @@ class PublishedRun:
 
         def listed() -> list[str]:
             self._store.invalidate_cache()
-            return list(self._store.ls(f"{self._folder}/parts", detail=False))
+            return list(self._answer("ls", f"{self._folder}/parts", detail=False, n_bytes=LARGEST_LIST))
 
         try:
             names = self._tried("parts", listed)
@@ -125,10 +128,9 @@ class PublishedRun:
 
         def read() -> bytes:
             self._store.invalidate_cache()  # which would tell the size of another object
-            size = int(self._store.info(f"{self._folder}/{name}")["size"])
-            if not size:
-                return b""
-            return bytes(self._store.cat_file(f"{self._folder}/{name}", start=0, end=min(size, most)))
+            path = f"{self._folder}/{name}"
+            n_bytes = min(int(self._answer("info", path)["size"]), most)
+            return bytes(self._answer("cat_file", path, start=0, end=n_bytes, n_bytes=n_bytes)) if n_bytes else b""
 
         return self._tried(name, read)
 
@@ -138,12 +140,15 @@ class PublishedRun:
         def write() -> None:
             if self.url.scheme in LOCAL:  # where folders must be made
                 self._store.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._store.pipe_file(path, content)
+            self._answer("pipe_file", path, content, n_bytes=len(content))
 
         try:
             self._tried(name, write)
         except Absent as error:
             raise StorageError(f"{self.url}/{name}: cannot be written: {error}") from error
+
+    def _answer(self, method: str, path: str, *arguments: Any, **named: Any) -> Any:
+        return answer(self._store, method, path, *arguments, silence_s=self._retries.silence_s, **named)
 
     def _tried(self, name: str, what: Callable[[], Made]) -> Made:
         def translated() -> Made:
