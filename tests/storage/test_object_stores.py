@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import fsspec
 import pytest
 from fsspec.asyn import AsyncFileSystem
 
-from tests.object_stores import SOON
+from tests.object_stores import SOON as PATIENT
 from vpdist.errors import InputError
 from vpdist.sequences.remote_objects import object_state, open_object
 from vpdist.storage import object_stores
@@ -18,6 +19,7 @@ from vpdist.storage.published import PublishedRun, StoreAway
 from vpdist.storage.publisher import Publisher
 from vpdist.urls import Url
 
+SOON = replace(PATIENT, silence_s=0.1, first_pause_s=0.0, longest_pause_s=0.0)
 CONTENT = bytes(range(256)) * 1000
 
 
@@ -69,7 +71,7 @@ def _silent_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reading_goes_on_after_a_store_was_silent() -> None:
     Silent.silent |= {"info": 1, "cat_file": 1}
-    with open_object("gs://bucket/x.fa", SOON) as file:
+    with open_object("gs://bucket/x.fa", PATIENT) as file:
         assert file.read() == CONTENT
     assert sorted(Silent.ended) == ["cat_file", "info"]
 
