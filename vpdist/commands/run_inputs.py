@@ -104,6 +104,7 @@ def resolve_inputs(settings: Settings, session: Session) -> RunInputs:
         session.control.broadcast_from_rank_0("spool", lambda: str(spooled(session)))
     paths = [session.folder.spool if name == "-" else input_path(name) for name in settings.inputs]
     if session.control.is_first:
+        input_identity.refuse_large_record(settings.inputs, input_identity.input_paths(settings.inputs, paths))
         inputs = _resolve(settings, session, models, classifier, paths)
         _record(settings, session, inputs)
     else:

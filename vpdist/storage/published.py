@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from vpdist.errors import StorageError
-from vpdist.storage.atomic_files import JSON_LIMIT
+from vpdist.storage.atomic_files import JSON_LIMIT, RECORD_LIMIT
 from vpdist.storage.object_stores import (
     Absent,
     Refused,
@@ -111,7 +111,7 @@ class PublishedRun:
     def record(self) -> dict[str, Any] | None:
         """What `write_record` has written, None where there is nothing."""
         try:
-            fields = json.loads(self._read(RECORD, JSON_LIMIT))
+            fields = json.loads(self._read(RECORD, RECORD_LIMIT))
         except Absent:
             return None
         except ValueError as error:
