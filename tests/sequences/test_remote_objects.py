@@ -198,6 +198,9 @@ def test_whoever_waits_can_end_while_no_request_is_answered(monkeypatch: pytest.
     monkeypatch.setattr(remote_objects, "transport_of", lambda url, retries: answered.wait(600.0))
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "ls", lambda *path, detail: answered.wait(600.0))
 
+    known = fsspec.filesystem
+    monkeypatch.setattr(fsspec, "filesystem", lambda scheme: answered.wait(600) if scheme == "file" else known(scheme))
+
     def end() -> None:
         raise Interrupted("stopped")
 
@@ -209,6 +212,7 @@ def test_whoever_waits_can_end_while_no_request_is_answered(monkeypatch: pytest.
         lambda: list(read_records([url], opened=opened)),
         lambda: list(read_as_written(url, opened)),
         lambda: PublishedRun("memory://runs/x", retries).units(),
+        lambda: PublishedRun("file:///runs/x", retries),
     ):
         with pytest.raises(Interrupted):
             ask()

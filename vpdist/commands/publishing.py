@@ -21,7 +21,7 @@ from vpdist.results import parts
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import read_json, write_file, write_json
 from vpdist.storage.published import PublishedRun
-from vpdist.storage.publisher import Publisher
+from vpdist.storage.publisher import PATIENT_TRIES, Publisher
 from vpdist.text import number_of
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class Publishing:
             return
         control, folder, plan_id = self.session.control, self.session.folder, work.header.plan
         published = PublishedRun(self.address, control.retries)
+        patient = PublishedRun(self.address, replace(control.retries, tries=PATIENT_TRIES))
 
         def missing() -> str:
             self._record(published, plan_id)
@@ -81,7 +82,7 @@ class Publishing:
         units, _ = two_lists_of_units(control.broadcast_from_rank_0("published", missing), work.plan.n_units)
 
         def fetch(position: int) -> None:
-            content = published.part(units[position], plan_id)
+            content = patient.part(units[position], plan_id)
             if content is None:
                 logger.warning("unit %d: what is published is not whole, or of another run", units[position])
             else:

@@ -77,7 +77,7 @@ class PublishedRun:
 
     def __init__(self, address: str, retries: Retries) -> None:
         self.url, self._retries = Url(address.rstrip("/")), retries
-        self._store, self._folder = filesystem(self.url, retries)
+        self._store, self._folder = beside(lambda patient: filesystem(self.url, patient), retries)  # asks who it is
 
     def units(self) -> set[int]:
         """The units of which there is a marker."""

@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.1
 LAST_UPLOAD_S = 5.0
 """Seconds that a command which must end leaves to the upload at hand."""
-TRIES_AT_THE_END = 12
-"""Uploads in a row that may fail, once nothing is computed any more, before a store is given up: with the pauses
-between them at least three and a half minutes."""
+PATIENT_TRIES = 12
+"""Requests in a row that may fail where a run waits for its parts, before a store is given up: with the pauses between
+them at least three and a half minutes. These are uploads once nothing is computed any more, and what fetches parts."""
 
 
 class Publisher:
@@ -69,7 +69,7 @@ class Publisher:
         self._units.put(unit)
 
     def last_tries(self) -> None:
-        """Nothing is computed any more: from now on a store that stays away is given up, see TRIES_AT_THE_END."""
+        """Nothing is computed any more: from now on a store that stays away is given up, see PATIENT_TRIES."""
         self._at_the_end = True
 
     def published(self) -> set[int]:
@@ -119,7 +119,7 @@ class Publisher:
             logger.warning("unit %d is not published yet: %s; it is tried again", unit, reason)
         self.away = reason
         self._failed_in_a_row += self._at_the_end
-        if self._failed_in_a_row >= TRIES_AT_THE_END:
+        if self._failed_in_a_row >= PATIENT_TRIES:
             self._give_up(unit, reason)
             return
         self._units.put(unit)
