@@ -20,7 +20,7 @@ from vpdist.embedding import unit_pipeline
 from vpdist.errors import Interrupted, StorageError, UsageError
 from vpdist.session.coordination import Control
 from vpdist.storage import publisher
-from vpdist.storage.object_stores import RETRIES, Retries
+from vpdist.storage.object_stores import PATIENT_TRIES, RETRIES, Retries
 from vpdist.storage.published import Marker, PublishedRun
 from vpdist.storage.publisher import Publisher
 from vpdist.storage.run_folder import TABLES
@@ -86,7 +86,7 @@ def test_a_new_machine_goes_on_from_what_is_published(
     async def failing(self: object, path: str, **named: object) -> bytes:
         nonlocal tries
         tries += path.endswith("unit-000002.h5")
-        if path.endswith("unit-000002.h5") and tries < publisher.PATIENT_TRIES:
+        if path.endswith("unit-000002.h5") and tries < PATIENT_TRIES:
             raise TimeoutError("too slow")
         return bytes(await cat_file(self, path, **named))
 
@@ -221,7 +221,7 @@ def waited_for(publishing: Publisher) -> None:
 
 
 def test_a_store_that_was_away_gets_everything_once_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = failing_uploads(monkeypatch, TimeoutError("too slow"), times=5 * publisher.PATIENT_TRIES)
+    failed = failing_uploads(monkeypatch, TimeoutError("too slow"), times=5 * PATIENT_TRIES)
     with Publisher("memory://runs/e", "plan", lambda unit: b"part %d" % unit, SOON) as publishing:
         for unit in range(3):
             publishing.add(unit)
@@ -239,14 +239,14 @@ def test_a_store_that_is_gone_is_given_up_at_the_end(monkeypatch: pytest.MonkeyP
         for unit in range(3):
             publishing.add(unit)
         waited_for(publishing)
-        assert len(failed) == publisher.PATIENT_TRIES
+        assert len(failed) == PATIENT_TRIES
         assert sorted(publishing.failed) == [0, 1, 2]
         assert publishing.failed[0].endswith("too slow")
         publishing.add(0)
         publishing.add(1)
         waited_for(publishing)
-        assert 1 <= len(failed) - publisher.PATIENT_TRIES <= 2
-    pauses = list(replace(RETRIES, tries=publisher.PATIENT_TRIES).pauses())
+        assert 1 <= len(failed) - PATIENT_TRIES <= 2
+    pauses = list(RETRIES.patient().pauses())
     assert sum(pauses) > 210  # as the documents say
 
 

@@ -21,7 +21,7 @@ from vpdist.results import parts
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import read_json, write_file, write_json
 from vpdist.storage.published import PublishedRun
-from vpdist.storage.publisher import PATIENT_TRIES, Publisher
+from vpdist.storage.publisher import Publisher
 from vpdist.text import number_of
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Publishing:
             return
         control, folder, plan_id = self.session.control, self.session.folder, work.header.plan
         published = PublishedRun(self.address, control.retries)
-        patient = PublishedRun(self.address, replace(control.retries, tries=PATIENT_TRIES))
+        patient = PublishedRun(self.address, control.retries.patient())
 
         def missing() -> str:
             self._record(published, plan_id)

@@ -29,6 +29,9 @@ FINAL_NUMBERS = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, er
 
 SLOWEST_BYTES_PER_S = 1 << 16
 """Rate of a store that is not yet given up."""
+PATIENT_TRIES = 12
+"""Requests in a row that may bring nothing where a store has worked before: with the pauses between them it may be away
+for three and a half minutes at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,10 @@ class Retries:
         for _ in range(self.tries - 1):
             yield pause_s
             pause_s = min(2 * pause_s, self.longest_pause_s)
+
+    def patient(self) -> Retries:
+        """For a store that has worked for this run, which an end would cost more than waiting."""
+        return replace(self, tries=max(self.tries, PATIENT_TRIES))
 
 
 RETRIES = Retries()

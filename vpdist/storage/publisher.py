@@ -16,7 +16,7 @@ from dataclasses import replace
 from queue import Empty, SimpleQueue
 
 from vpdist.errors import VpdistError
-from vpdist.storage.object_stores import Retries
+from vpdist.storage.object_stores import PATIENT_TRIES, Retries
 from vpdist.storage.published import PublishedRun, StoreAway
 
 logger = logging.getLogger(__name__)
@@ -24,9 +24,6 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.1
 LAST_UPLOAD_S = 5.0
 """Seconds that a command which must end leaves to the upload at hand."""
-PATIENT_TRIES = 12
-"""Requests in a row that may fail where a run waits for its parts, before a store is given up: with the pauses between
-them at least three and a half minutes. These are uploads once nothing is computed any more, and what fetches parts."""
 
 
 class Publisher:
