@@ -21,7 +21,7 @@ from vpdist.errors import Interrupted, StorageError, UsageError
 from vpdist.session.coordination import Control
 from vpdist.storage import publisher
 from vpdist.storage.object_stores import PATIENT_TRIES, RETRIES, Retries
-from vpdist.storage.published import Marker, PublishedRun
+from vpdist.storage.published import Marker, PublishedRun, StoreAway
 from vpdist.storage.publisher import Publisher
 from vpdist.storage.run_folder import TABLES
 
@@ -248,6 +248,36 @@ def test_a_store_that_is_gone_is_given_up_at_the_end(monkeypatch: pytest.MonkeyP
         assert 1 <= len(failed) - PATIENT_TRIES <= 2
     pauses = list(RETRIES.patient().pauses())
     assert sum(pauses) > 210  # as the documents say
+
+
+def test_a_run_waits_at_its_end_for_a_store_that_is_away_and_publishes_everything(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    add, last_tries = PublishedRun.add, Publisher.last_tries
+    back = False
+
+    def away(self: PublishedRun, unit: int, plan: str, content: bytes) -> None:
+        if not back:
+            raise StoreAway("the store is away")
+        add(self, unit, plan, content)
+
+    def comes_back(publishing: Publisher) -> str:
+        nonlocal back
+        until = time.monotonic() + 600
+        while not publishing.away:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        told = last_tries(publishing)
+        back = True
+        return told
+
+    monkeypatch.setattr(PublishedRun, "add", away)
+    monkeypatch.setattr(Publisher, "last_tries", comes_back)
+    assert predict(replace(settings, publish="memory://runs/j", progress="log")) == 0
+    shown = capfd.readouterr()
+    assert "waiting for the store, to publish what is left: the store is away" in shown.out + shown.err
+    n_units = len(list((settings.output / "parts").iterdir()))
+    assert PublishedRun("memory://runs/j", SOON).units() == set(range(n_units))
 
 
 def test_what_a_store_refuses_is_not_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:

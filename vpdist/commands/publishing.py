@@ -121,9 +121,9 @@ class Publishing:
 
         with Publisher(self.address, work.header.plan, read, control.retries) as publisher:
             yield replace(work, written=publisher.add)
-            publisher.last_tries()
-            if control.is_first and publisher.away:
-                self.session.progress.message(f"waiting for the store, to publish what is left: {publisher.away}")
+            away = publisher.last_tries()
+            if control.is_first and away:
+                self.session.progress.message(f"waiting for the store, to publish what is left: {away}")
             control.wait_until(lambda: publisher.idle)
             control.barrier("published")
             self._finish(publisher, work)

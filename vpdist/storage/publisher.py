@@ -65,9 +65,11 @@ class Publisher:
         self._asked += 1
         self._units.put(unit)
 
-    def last_tries(self) -> None:
-        """Nothing is computed any more: from now on a store that stays away is given up, see PATIENT_TRIES."""
+    def last_tries(self) -> str:
+        """Nothing is computed any more: from now on a store that stays away is given up, see PATIENT_TRIES. Returns
+        why units wait, as `away`."""
         self._at_the_end = True
+        return self.away
 
     def published(self) -> set[int]:
         """The units that are published; where the store does not answer, those of this rank that are known to be."""
