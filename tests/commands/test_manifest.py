@@ -17,7 +17,7 @@ import pytest
 from tests.object_stores import put
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
-from vpdist.commands import manifest_inputs, prepare
+from vpdist.commands import input_identity, manifest_inputs, prepare
 from vpdist.commands.predict import predict
 from vpdist.commands.verify import verify
 from vpdist.config import Settings
@@ -25,8 +25,9 @@ from vpdist.errors import EXIT_FAILURES_LISTED, InputError, Interrupted, UsageEr
 from vpdist.estimate.dry_run import forecast
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.session.coordination import Control
+from vpdist.storage.atomic_files import RECORD_LIMIT
 from vpdist.storage.object_stores import Retries
-from vpdist.storage.run_folder import TABLES
+from vpdist.storage.run_folder import TABLES, RunFolder
 
 NAMES = ("a.fa", "cut.fa.gz", "b.fa", "missing.fa", "c.fa", "protein.fa")
 
@@ -133,6 +134,46 @@ def test_a_run_takes_no_more_objects_than_its_record_can_name(
     many = settings(models, manifest(objects, NAMES), tmp_path / "run")
     assert predict(many) == UsageError.exit_code
     assert len(manifest_inputs.read_share(replace(many, shard="1/2")).entries) < 5
+
+
+def test_names_that_would_make_the_record_unreadable_are_refused_before_objects_are_looked_at(
+    models: TinyModels,
+    objects: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    many = settings(models, manifest(objects, NAMES), tmp_path / "run")
+    listed = replace(many, manifest=None, inputs=tuple(str(objects / name) for name in NAMES))
+    monkeypatch.setattr(input_identity, "RECORD_LIMIT", 1000)
+    monkeypatch.setattr(manifest_inputs, "_looked_at", None)
+    for run in (many, listed):
+        assert predict(run) == UsageError.exit_code
+        told = capfd.readouterr().err
+        assert f"run.json would name {len(NAMES)} inputs in " in told
+        assert "give them to more jobs (--manifest with --shard)" in told
+
+
+def test_a_record_of_the_most_objects_can_be_read(tmp_path: Path) -> None:
+    """Of 131,072 with names of 190 letters it has 91 MiB. What is foretold is never less than what is written."""
+    n, share = 2_000, 2_000 / manifest_inputs.MOST_OBJECTS
+    names = [f"s3://bucket/{number:06d}{'x' * 166}.fa.gz" for number in range(n)]
+    assert len(names[0]) == 190
+    samples = [f"SAMN{number:08d}" for number in range(n)]
+    folder = RunFolder(tmp_path)
+    folder.update_run(
+        decisions={"input": [(name, 1 << 46, 1 << 62, 32 * "f") for name in names]},
+        input_paths=names,
+        manifest={"samples": samples},
+        files_without_records=names,
+        settings={"inputs": []},
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(input_identity, "RECORD_LIMIT", folder.run.stat().st_size)
+        with pytest.raises(UsageError, match="would name 2,000 inputs in"):
+            input_identity.refuse_large_record(names, names, samples)
+        patch.setattr(input_identity, "RECORD_LIMIT", int(share * RECORD_LIMIT))
+        input_identity.refuse_large_record(names, names, samples)
 
 
 def test_declared_sizes_and_records_are_compared_with_what_is_there(

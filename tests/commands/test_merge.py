@@ -17,6 +17,7 @@ from tests.launched import PATIENCE_S, environment
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
 from vpdist.calibration.prevalence import ESTIMATED
+from vpdist.commands import input_identity
 from vpdist.commands.classify import classify
 from vpdist.commands.merge import merge
 from vpdist.commands.predict import predict
@@ -116,6 +117,14 @@ def told(capfd: pytest.CaptureFixture[str], runs: list[Path], output: Path) -> s
     capfd.readouterr()
     assert merge(runs, output, progress="none") == UsageError.exit_code
     return capfd.readouterr().err
+
+
+def test_shards_whose_names_no_record_can_hold_are_refused(
+    shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(input_identity, "RECORD_LIMIT", 1000)
+    assert "run.json would name" in told(capfd, shards, tmp_path / "run")
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_missing_repeated_and_foreign_shards_are_named(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +20,8 @@ from vpdist.embedding import unit_pipeline
 from vpdist.errors import Interrupted, StorageError, UsageError
 from vpdist.session.coordination import Control
 from vpdist.storage import publisher
-from vpdist.storage.object_stores import Retries
-from vpdist.storage.published import Marker, PublishedRun
+from vpdist.storage.object_stores import PATIENT_TRIES, RETRIES, Retries
+from vpdist.storage.published import Marker, PublishedRun, StoreAway
 from vpdist.storage.publisher import Publisher
 from vpdist.storage.run_folder import TABLES
 
@@ -78,6 +80,17 @@ def test_a_new_machine_goes_on_from_what_is_published(
     store, folder = fsspec.core.url_to_fs(address)
     store.rm(f"{folder}/parts/unit-000000.h5.done")  # was killed before the marker
     store.pipe_file(f"{folder}/parts/unit-000001.h5", b"damaged")
+    tries = 0
+    cat_file = type(store)._cat_file
+
+    async def failing(self: object, path: str, **named: object) -> bytes:
+        nonlocal tries
+        tries += path.endswith("unit-000002.h5")
+        if path.endswith("unit-000002.h5") and tries < PATIENT_TRIES:
+            raise TimeoutError("too slow")
+        return bytes(await cat_file(self, path, **named))
+
+    monkeypatch.setattr(type(store), "_cat_file", failing)
     units = computed(monkeypatch)
     second = replace(first, output=settings.output.with_name("new"))
     assert predict(second) == 0
@@ -89,7 +102,9 @@ def test_a_new_machine_goes_on_from_what_is_published(
 
 
 @pytest.mark.parametrize("scheme", ["memory", "file"])
-def test_parts_without_a_marker_or_with_another_digest_are_none(scheme: str, tmp_path: Path) -> None:
+def test_parts_without_a_marker_or_with_another_digest_are_none(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     published = PublishedRun({"memory": "memory://runs/f", "file": f"file://{tmp_path}/a b/c"}[scheme], SOON)
     assert published.units() == set()
     assert published.record() is None
@@ -97,6 +112,9 @@ def test_parts_without_a_marker_or_with_another_digest_are_none(scheme: str, tmp
     for unit in range(3):
         published.add(unit, "p", b"part %d" % unit)
     assert published.record() == {"plan": "p"}
+    monkeypatch.setattr("vpdist.storage.published.JSON_LIMIT", 5)  # of markers; a record names all inputs
+    assert published.record() == {"plan": "p"}
+    monkeypatch.undo()
     assert published.units() == {0, 1, 2}
     assert published.part(2, "p") == b"part 2"
     assert published.part(2, "other") is None
@@ -179,22 +197,121 @@ def test_a_command_that_must_end_does_not_wait_for_the_store(monkeypatch: pytest
     release.set()
 
 
-def test_a_request_is_made_again_and_a_store_that_is_gone_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    tries: list[str] = []
-    memory = fsspec.filesystem("memory")
+def failing_uploads(monkeypatch: pytest.MonkeyPatch, error: Exception, times: float = math.inf) -> list[str]:
+    """The objects whose upload fails, so many times, in their order."""
+    failed: list[str] = []
+    memory = type(fsspec.filesystem("memory"))
+    pipe_file = memory.pipe_file
 
-    def failing(path: str, content: bytes) -> None:
-        tries.append(path)
-        raise TimeoutError("too slow")
+    def failing(self: object, path: str, content: bytes) -> None:
+        if len(failed) < times:
+            failed.append(path)
+            raise error
+        pipe_file(self, path, content)
 
-    monkeypatch.setattr(type(memory), "pipe_file", staticmethod(failing))
-    with Publisher("memory://runs/e", "plan", lambda unit: b"part", SOON) as publishing:
+    monkeypatch.setattr(memory, "pipe_file", failing)
+    return failed
+
+
+def waited_for(publishing: Publisher) -> None:
+    until = time.monotonic() + 600
+    while not publishing.idle:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_store_that_was_away_gets_everything_once_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = failing_uploads(monkeypatch, TimeoutError("too slow"), times=5 * PATIENT_TRIES)
+    with Publisher("memory://runs/e", "plan", lambda unit: b"part %d" % unit, SOON) as publishing:
         for unit in range(3):
             publishing.add(unit)
-        while not publishing.idle:
-            publishing._stop.wait(0.01)
-    assert len(tries) == SOON.tries + 2
-    assert publishing.failed[0] == "memory://runs/e/parts/unit-000000.h5: too slow"
+        waited_for(publishing)
+        assert (publishing.failed, publishing.away) == ({}, "")
+    assert len({Path(path).name for path in failed}) == 3  # one did not hold up the others
+    published = PublishedRun("memory://runs/e", SOON)
+    assert [published.part(unit, "plan") for unit in sorted(published.units())] == [b"part 0", b"part 1", b"part 2"]
+
+
+def test_a_store_that_is_gone_is_given_up_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = failing_uploads(monkeypatch, TimeoutError("too slow"))
+    with Publisher("memory://runs/f", "plan", lambda unit: b"part", SOON) as publishing:
+        publishing.last_tries()
+        for unit in range(3):
+            publishing.add(unit)
+        waited_for(publishing)
+        assert len(failed) == PATIENT_TRIES
+        assert sorted(publishing.failed) == [0, 1, 2]
+        assert publishing.failed[0].endswith("too slow")
+        publishing.add(0)
+        publishing.add(1)
+        waited_for(publishing)
+        assert 1 <= len(failed) - PATIENT_TRIES <= 2
+    pauses = list(RETRIES.patient().pauses())
+    assert sum(pauses) > 210  # as the documents say
+
+
+def test_a_run_waits_at_its_end_for_a_store_that_is_away_and_publishes_everything(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    add, last_tries = PublishedRun.add, Publisher.last_tries
+    back = False
+
+    def away(self: PublishedRun, unit: int, plan: str, content: bytes) -> None:
+        if not back:
+            raise StoreAway("the store is away")
+        add(self, unit, plan, content)
+
+    def comes_back(publishing: Publisher) -> str:
+        nonlocal back
+        until = time.monotonic() + 600
+        while not publishing.away:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        told = last_tries(publishing)
+        back = True
+        return told
+
+    monkeypatch.setattr(PublishedRun, "add", away)
+    monkeypatch.setattr(Publisher, "last_tries", comes_back)
+    assert predict(replace(settings, publish="memory://runs/j", progress="log")) == 0
+    shown = capfd.readouterr()
+    assert "waiting for the store, to publish what is left: the store is away" in shown.out + shown.err
+    n_units = len(list((settings.output / "parts").iterdir()))
+    assert PublishedRun("memory://runs/j", SOON).units() == set(range(n_units))
+
+
+def test_what_a_store_refuses_is_not_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = failing_uploads(monkeypatch, PermissionError("Forbidden"))
+    with Publisher("memory://runs/g", "plan", lambda unit: b"part", SOON) as publishing:
+        publishing.add(0)
+        publishing.add(1)
+        waited_for(publishing)
+    assert len(failed) == 2
+    assert publishing.failed[1] == "memory://runs/g/parts/unit-000001.h5: access is refused: Forbidden"
+
+
+def test_a_command_that_must_end_does_not_wait_for_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = failing_uploads(monkeypatch, TimeoutError("too slow"))
+    patient = Retries(first_pause_s=86_400.0, longest_pause_s=86_400.0)
+    monkeypatch.setattr(publisher, "LAST_UPLOAD_S", 600.0)
+    with Publisher("memory://runs/h", "plan", lambda unit: b"part", patient) as publishing:
+        publishing.add(0)
+        while not failed:
+            time.sleep(0.01)
+    assert not publishing._thread.is_alive()
+    assert not publishing.idle
+
+
+def test_what_is_published_is_known_of_this_rank_where_the_store_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Publisher("memory://runs/i", "plan", lambda unit: b"part", SOON) as publishing:
+        publishing.add(4)
+        waited_for(publishing)
+
+        def silent(self: object) -> set[int]:
+            raise StorageError("memory://runs/i/parts: too slow")
+
+        monkeypatch.setattr(PublishedRun, "units", silent)
+        assert publishing.published() == {4}
 
 
 def test_markers_and_addresses_are_checked(settings: Settings) -> None:

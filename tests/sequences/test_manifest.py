@@ -26,7 +26,7 @@ def test_a_manifest_names_files_beside_itself_and_urls_in_its_order(tmp_path: Pa
     assert (first.sample, first.size, first.records, first.line) == ("A", 12, 3, 2)
     assert (second.location, second.sample, second.size, second.records) == ("s3://bucket/b.fa.zst", "", None, None)
     assert second.is_url
-    assert manifest.has_samples
+    assert manifest.samples
     assert manifest.n_objects == 2
 
 

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from tests.sample import bgzip_block
 from vpdist.errors import InputError, Interrupted, StorageError
 from vpdist.sequences.input_report import CutFile, InputReport, ReplacedLetters
-from vpdist.sequences.records import UNNAMED, Record, read_records, spool_stdin
+from vpdist.sequences.records import UNNAMED, Record, read_records
+from vpdist.sequences.standard_input import spool_stdin
 
 FASTA = b">one first record\nACGT\nacgu\n>two\nNNRY\n"
 FASTQ = b"@one first record\nACGTacgu\n+\nIIIIIIII\n@two\nNNRY\n+\nIIII\n"

@@ -75,6 +75,16 @@ def test_a_host_that_brings_something_each_time_is_not_given_up(objects: ObjectS
         assert file.read() == CONTENT
 
 
+def test_a_store_that_has_sent_something_may_be_away_for_longer(url: str, objects: ObjectServer) -> None:  # noqa: F811
+    away = [server.refuses(503)] * (object_stores.PATIENT_TRIES - 2)  # the broken one counts
+    objects.objects.faults = [lambda answer: False, server.cuts(700_000), *away]
+    with open_object(url, SOON) as file:
+        assert file.read() == CONTENT
+    objects.objects.faults = [lambda answer: False, server.cuts(700_000), *away, server.refuses(503)]
+    with open_object(url, SOON) as file, pytest.raises(InputError, match=r"cannot be read on: .*\(asked 12 times"):
+        file.read()
+
+
 def test_pauses_double_and_a_host_is_given_up(url: str, objects: ObjectServer) -> None:  # noqa: F811
     pauses: list[float] = []
     retries = object_stores.Retries(tries=5, first_pause_s=1.0, longest_pause_s=3.0, sleep=pauses.append)
@@ -198,6 +208,9 @@ def test_whoever_waits_can_end_while_no_request_is_answered(monkeypatch: pytest.
     monkeypatch.setattr(remote_objects, "transport_of", lambda url, retries: answered.wait(600.0))
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "ls", lambda *path, detail: answered.wait(600.0))
 
+    known = fsspec.filesystem
+    monkeypatch.setattr(fsspec, "filesystem", lambda scheme: answered.wait(600) if scheme == "file" else known(scheme))
+
     def end() -> None:
         raise Interrupted("stopped")
 
@@ -209,6 +222,7 @@ def test_whoever_waits_can_end_while_no_request_is_answered(monkeypatch: pytest.
         lambda: list(read_records([url], opened=opened)),
         lambda: list(read_as_written(url, opened)),
         lambda: PublishedRun("memory://runs/x", retries).units(),
+        lambda: PublishedRun("file:///runs/x", retries),
     ):
         with pytest.raises(Interrupted):
             ask()

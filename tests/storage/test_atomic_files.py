@@ -74,10 +74,22 @@ def test_what_is_too_large_is_named_and_refused(
 ) -> None:
     for module in (atomic_files, shape, special_tokens):
         monkeypatch.setattr(module, "JSON_LIMIT", 100)
+    monkeypatch.setattr(atomic_files, "RECORD_LIMIT", 100)
     monkeypatch.setattr(classifier, "FILE_LIMIT", 100)
     (tmp_path / name).write_bytes(b'{"a": "' + b"x" * 100 + b'"}')
     with pytest.raises(refusal, match=f"{tmp_path / name}: cannot be read: is larger than 100 bytes"):
         read(tmp_path)
+
+
+def test_a_file_that_could_not_be_read_again_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    monkeypatch.setattr(atomic_files, "RECORD_LIMIT", 100)
+    folder.update_run(some="x")
+    with pytest.raises(
+        StorageError, match=r"run.json: would have 1\d\d bytes, more than 100, .* give the input to more"
+    ):
+        folder.update_run(more=100 * "x")
+    assert read_json(folder.run) == {"some": "x"}
 
 
 FORESEEN = "00112233445566ff"

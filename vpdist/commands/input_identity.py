@@ -6,6 +6,7 @@ decide; where a name or a time differs as well, the input is read again and comp
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -23,15 +24,18 @@ from vpdist.sequences.object_transports import ObjectState
 from vpdist.sequences.read_objects import ReadObject, read_objects
 from vpdist.sequences.remote_objects import object_identity, object_state, version_change
 from vpdist.session.session import Session
-from vpdist.storage.atomic_files import read_json
+from vpdist.storage.atomic_files import RECORD_LIMIT, read_json
 from vpdist.storage.file_identity import FileIdentity
 from vpdist.storage.object_stores import RETRIES, Retries
 from vpdist.storage.run_folder import RunFolder
+from vpdist.text import bytes_text
 from vpdist.urls import InputPath, Url, input_path
 
 InputState = FileIdentity | ObjectState
 """Of a file, or of an object at an address."""
 SAMPLES, SAMPLE_BYTES = 16, 1 << 16
+INPUT_BYTES = 170
+"""What run.json has of an input beside its texts, at most."""
 INPUT_PATHS = "input_paths"
 """In run.json: the absolute path of each input, null for standard input."""
 
@@ -132,9 +136,10 @@ def refuse_other_content(
     folder = session.folder
     if _names_and_times(found) == _names_and_times(recorded.input):
         return
-    noted = [list(entry) for entry in found]
+    noted = xxhash.xxh3_128_hexdigest(json.dumps(found).encode())
+    earlier = (read_json(folder.run) or {}).get("compared_input")
     summary = store_summary.load_summary(folder)
-    if summary is None or (read_json(folder.run) or {}).get("compared_input") == noted:
+    if summary is None or earlier in (noted, [list(entry) for entry in found]):  # versions before noted all of it
         return
     session.progress.message("a name or time of the input differs: reading it to compare it with what was read before")
     taken = _Digests(session)
@@ -190,6 +195,19 @@ def input_paths(names: Sequence[str], paths: Sequence[InputPath]) -> list[str | 
         return str(path if isinstance(path, Url) else path.absolute())
 
     return [None if name == "-" else told(path) for name, path in zip(names, paths, strict=True)]
+
+
+def refuse_large_record(names: Sequence[str], paths: Sequence[str | None], samples: Sequence[str] = ()) -> None:
+    """Before inputs are looked at. Raises UsageError where run.json would become larger than what can be read: it has
+    their names in `decisions` and, of those without records, in `files_without_records`, their paths and samples; and
+    in `settings` what was named without a manifest."""
+    told = (*names, *names, *names, *filter(None, paths), *samples)
+    n_bytes = len(names) * INPUT_BYTES + sum(len(json.dumps(text)) for text in told)
+    if n_bytes > RECORD_LIMIT:
+        raise UsageError(
+            f"run.json would name {len(names):,} inputs in {bytes_text(n_bytes)}, and may have "
+            f"{bytes_text(RECORD_LIMIT)}; give them to more jobs (--manifest with --shard), or use shorter names"
+        )
 
 
 def located(folder: RunFolder, names: Sequence[str]) -> list[InputPath]:

@@ -12,7 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vpdist.commands.input_identity import file_identities, input_identity, refuse_changed_input
+from vpdist.commands.input_identity import (
+    file_identities,
+    input_identity,
+    input_paths,
+    refuse_changed_input,
+    refuse_large_record,
+)
 from vpdist.config import InputIdentity, Settings
 from vpdist.errors import InputError, StorageError, UsageError
 from vpdist.option_declarations import parsed_shard
@@ -31,7 +37,7 @@ from vpdist.urls import InputPath
 MANIFEST = "manifest"
 """Field of run.json, see `record`."""
 MOST_OBJECTS = 1 << 17
-"""run.json names every object, in about 300 bytes, and may have 64 MiB (atomic_files.JSON_LIMIT)."""
+"""run.json names every object several times, see `refuse_large_record`."""
 FAILED = "failed: "
 """Begins the digest in the identity of an object that could not be looked at; its size and time are 0."""
 
@@ -52,6 +58,8 @@ def read_share(settings: Settings) -> Manifest:
     manifest = read_manifest(settings.manifest)
     share = manifest if settings.shard is None else _share_of_run(settings, manifest, *parsed_shard(settings.shard))
     refuse_too_many(len(share.entries))
+    names = [entry.path for entry in share.entries]
+    refuse_large_record(names, input_paths(names, [entry.input for entry in share.entries]), share.samples)
     if settings.offline and (remote := next((entry for entry in share.entries if entry.is_url), None)) is not None:
         raise UsageError(f"{settings.manifest}, line {remote.line}: --offline reads no objects; download it first")
     return share
@@ -164,7 +172,7 @@ def record(settings: Settings) -> dict[str, Any]:
         return {}
     manifest = read_share(settings)
     number, count = (1, 1) if settings.shard is None else parsed_shard(settings.shard)
-    samples = {"samples": [entry.sample for entry in manifest.entries]} if manifest.has_samples else {}
+    samples = {"samples": manifest.samples} if manifest.samples else {}
     fields = {
         "path": str(manifest.path.absolute()),
         "digest": manifest.digest,

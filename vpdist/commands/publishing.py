@@ -71,6 +71,7 @@ class Publishing:
             return
         control, folder, plan_id = self.session.control, self.session.folder, work.header.plan
         published = PublishedRun(self.address, control.retries)
+        patient = PublishedRun(self.address, control.retries.patient())
 
         def missing() -> str:
             self._record(published, plan_id)
@@ -81,7 +82,7 @@ class Publishing:
         units, _ = two_lists_of_units(control.broadcast_from_rank_0("published", missing), work.plan.n_units)
 
         def fetch(position: int) -> None:
-            content = published.part(units[position], plan_id)
+            content = patient.part(units[position], plan_id)
             if content is None:
                 logger.warning("unit %d: what is published is not whole, or of another run", units[position])
             else:
@@ -120,6 +121,9 @@ class Publishing:
 
         with Publisher(self.address, work.header.plan, read, control.retries) as publisher:
             yield replace(work, written=publisher.add)
+            away = publisher.last_tries()
+            if control.is_first and away:
+                self.session.progress.message(f"waiting for the store, to publish what is left: {away}")
             control.wait_until(lambda: publisher.idle)
             control.barrier("published")
             self._finish(publisher, work)

@@ -6,7 +6,6 @@ it will load, with what is recorded there.
 
 from __future__ import annotations
 
-import filecmp
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from vpdist.commands import input_identity, manifest_inputs, resolve_config, retry
 from vpdist.commands.early_checks import check_kind
 from vpdist.commands.input_list import read_list
+from vpdist.commands.piped_input import piped_names, spooled
 from vpdist.commands.platforms import platform_here
 from vpdist.commands.recorded_by_rank_0 import publish_recorded, rank_named, recorded_by_rank_0
 from vpdist.commands.run_calibration import choice_of, judging_of
@@ -34,7 +34,8 @@ from vpdist.results.classifier_kinds import refuse_missing
 from vpdist.results.heads import Heads
 from vpdist.sequences.input_files import call_while_waiting
 from vpdist.sequences.read_objects import ReadObject
-from vpdist.sequences.records import read_records, require_piped_input, spool_stdin
+from vpdist.sequences.records import read_records
+from vpdist.sequences.standard_input import require_piped_input
 from vpdist.sequences.tokenizers import load_tokenizer
 from vpdist.session.coordination import Control
 from vpdist.session.session import Session
@@ -100,9 +101,10 @@ def resolve_inputs(settings: Settings, session: Session) -> RunInputs:
     classifier = _classifier(settings, models)
     settings = _with_listed_inputs(settings, session)
     if "-" in settings.inputs:  # a launcher passes standard input to one rank only
-        session.control.broadcast_from_rank_0("spool", lambda: str(_spool(session, session.folder.spool)))
+        session.control.broadcast_from_rank_0("spool", lambda: str(spooled(session)))
     paths = [session.folder.spool if name == "-" else input_path(name) for name in settings.inputs]
     if session.control.is_first:
+        input_identity.refuse_large_record(settings.inputs, input_identity.input_paths(settings.inputs, paths))
         inputs = _resolve(settings, session, models, classifier, paths)
         _record(settings, session, inputs)
     else:
@@ -224,8 +226,7 @@ def _with_listed_inputs(settings: Settings, session: Session) -> Settings:
     given = settings.files_from
 
     def read() -> str:
-        path = _spool(session, session.folder.input_list) if given == "-" else Path(given)
-        return json.dumps(read_list(path, given))
+        return json.dumps(piped_names(session) if given == "-" else read_list(Path(given), given))
 
     listed = json.loads(session.control.broadcast_from_rank_0("files-from", read))
     return replace(settings, inputs=(*settings.inputs, *listed))
@@ -257,30 +258,6 @@ def _classifier(settings: Settings, models: dict[str, Path]) -> Heads | None:
     widths = [encoder_shape(models[kind]).width for kind in classifier.kinds]
     resolve_config.check_classifier(classifier, str(settings.classifier), widths, settings.bases_per_chunk)
     return classifier
-
-
-def _spool(session: Session, target: Path) -> Path:
-    """Copy standard input to `target` in the run folder; when resumed, compare it with that copy, unless it is empty.
-
-    Raises UsageError when it differs, or when an earlier attempt of this launch has consumed it.
-    """
-    folder, raise_if_ending = session.folder, session.control.raise_if_ending
-    if not target.exists():
-        if session.control.runtime.attempt:
-            raise UsageError("standard input was consumed by an attempt that was lost; pipe it in again")
-        return spool_stdin(target, raise_if_ending)
-    again = spool_stdin(target.with_suffix(".again"), raise_if_ending)
-    try:
-        if again.stat().st_size == 0:
-            session.progress.message("standard input is empty: continuing with what was read from it before")
-        elif not filecmp.cmp(target, again, shallow=False):
-            raise UsageError(
-                f"{folder.path} belongs to another configuration: standard input differs from what was read before; "
-                f"use another folder, or --restart to discard its content"
-            )
-    finally:
-        again.unlink()
-    return target
 
 
 def _refuse_other_weights(session: Session, inputs: RunInputs) -> None:

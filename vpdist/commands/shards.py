@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vpdist.commands.input_identity import INPUT_PATHS, refuse_large_record
 from vpdist.commands.manifest_inputs import recorded_manifest, refuse_too_many
 from vpdist.commands.verify import ENDED
 from vpdist.config import ResolvedConfig
@@ -153,5 +154,10 @@ def _refuse_missing(shards: Sequence[Shard]) -> None:
             )
         following += shard.n_objects
     refuse_too_many(following)
+    refuse_large_record(
+        [entry[0] for shard in shards for entry in shard.resolved.input],
+        [path for shard in shards for path in shard.run.get(INPUT_PATHS, [])],
+        [sample for shard in shards for sample in shard.manifest.get("samples", [])],
+    )
     if following != shards[0].manifest["objects"]:
         raise UsageError(f"the shards have {following:,} objects, the manifest {shards[0].manifest['objects']:,}")

@@ -75,8 +75,10 @@ class Manifest:
     """Number of the first entry in the whole manifest, from 0."""
 
     @property
-    def has_samples(self) -> bool:
-        return any(entry.sample for entry in self.entries)
+    def samples(self) -> list[str]:
+        """Of each entry; none where none is declared."""
+        samples = [entry.sample for entry in self.entries]
+        return samples if any(samples) else []
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from vpdist.storage.downloads import TRANSIENT, first_line
-from vpdist.storage.object_stores import Absent, Refused, Retries, TryAgain, filesystem, translated_errors
+from vpdist.storage.object_stores import Absent, Refused, Retries, TryAgain, answer, filesystem, translated_errors
 from vpdist.urls import Url
 
 PIECE_BYTES = 1 << 18
@@ -55,7 +55,7 @@ def transport_of(url: Url, retries: Retries) -> Transport:
     if url.scheme in ("http", "https"):
         return HttpTransport(url, retries.silence_s)
     made, path = filesystem(url, retries)
-    return S3Transport(made, path) if url.scheme == "s3" else StoreTransport(made, path)
+    return S3Transport(made, path) if url.scheme == "s3" else StoreTransport(made, path, retries.silence_s)
 
 
 class HttpTransport:
@@ -188,13 +188,13 @@ class StoreTransport:
     """An object of any other store that fsspec knows. After each range the store is asked whether it is still the same
     object: then the range is of it, too."""
 
-    def __init__(self, store: Any, path: str) -> None:
-        self._store, self._path = store, path
+    def __init__(self, store: Any, path: str, silence_s: float) -> None:
+        self._store, self._path, self._silence_s = store, path, silence_s
 
     def state(self) -> ObjectState:
         with translated_errors():
             self._store.invalidate_cache()
-            found = self._store.info(self._path)
+            found = answer(self._store, "info", self._path, silence_s=self._silence_s)
             if found.get("type") == "directory" or found.get("size") is None:
                 raise Absent("is a folder, not an object")
             version = next((found[name] for name in VERSION_FIELDS if found.get(name)), "")
@@ -204,7 +204,13 @@ class StoreTransport:
         while start < end:
             until = min(start + RANGE_BYTES, end)
             with translated_errors():
-                content = self._store.cat_file(self._path, start=start, end=until)
+                content = answer(
+                    *(self._store, "cat_file", self._path),
+                    start=start,
+                    end=until,
+                    silence_s=self._silence_s,
+                    n_bytes=until - start,
+                )
             if self.state() != state:
                 raise Changed
             if len(content) != until - start:

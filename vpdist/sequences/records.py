@@ -9,15 +9,11 @@ nucleotides are to be read as N, which is reported; nothing is skipped silently.
 from __future__ import annotations
 
 import io
-import os
-import select
-import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from dnaio import FastaReader
@@ -28,7 +24,6 @@ from vpdist.sequences import decompression, other_formats
 from vpdist.sequences.fastq import read_fastq
 from vpdist.sequences.input_files import opened_input
 from vpdist.sequences.input_report import CutFile, InputReport
-from vpdist.storage.atomic_files import replacing
 from vpdist.text import shortened, without_open_quotes
 from vpdist.urls import InputPath
 
@@ -105,33 +100,6 @@ def read_as_written(path: InputPath, opened: Callable[[BinaryIO], None] = lambda
     there. Raises InputError."""
     name, report = str(path), InputReport()
     yield from _read_file(path, 0, report, lambda head, text: WrittenRecord(_texts(head, name)[0], head, text), opened)
-
-
-def spool_stdin(target: Path, raise_if_ending: Callable[[], None]) -> Path:
-    """Copy standard input, which `torchrun` gives to one worker only, to `target`; returns `target`.
-
-    `target` appears when it is complete. `raise_if_ending` is called at least twice a second, also while no data
-    arrive, and may raise to stop.
-
-    Raises InputError when standard input is a terminal or closed, StorageError when the copy cannot be written.
-    """
-    require_piped_input()
-    with replacing(target) as file:
-        source = sys.stdin.fileno()
-        while True:
-            raise_if_ending()
-            if select.select([source], [], [], 0.5)[0]:
-                block = os.read(source, decompression.BUFFER_BYTES)
-                if not block:
-                    break
-                file.write(block)
-    return target
-
-
-def require_piped_input() -> None:
-    """Raises InputError when standard input is a terminal or closed."""
-    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
-        raise InputError("nothing is piped into standard input", path="-")
 
 
 class _Bounded(io.RawIOBase):

@@ -105,8 +105,10 @@ class _Source:
         return InputError(reason, path=str(self.url), position=None if position is None else f"byte {position + 1:,}")
 
     def resumed(self, start: int, end: int, stopped: Callable[[], bool]) -> Iterator[bytes]:
-        """Bytes `start` to `end`, whatever breaks on the way, unless `stopped()`. Raises InputError."""
-        pauses = self._retries.pauses()
+        """Bytes `start` to `end`, whatever breaks on the way, unless `stopped()`. Once some have come the store has
+        more tries. Raises InputError."""
+        retries = self._retries
+        pauses = retries.pauses()
         while start < end and not stopped():
             before = start
             try:
@@ -123,10 +125,11 @@ class _Source:
             if start >= end:
                 return
             if start > before:
-                pauses = self._retries.pauses()
+                retries = self._retries.patient()
+                pauses = retries.pauses()
             pause_s = next(pauses, None)
             if pause_s is None:
-                raise self._error(f"cannot be read on: {reason} (asked {self._retries.tries} times)", start)
+                raise self._error(f"cannot be read on: {reason} (asked {retries.tries} times)", start)
             logger.info("%s, byte %d: %s; trying again in %.0f s", self.url, start + 1, reason, pause_s)
             self._retries.sleep(pause_s)
 

@@ -21,7 +21,9 @@ from vpdist.errors import StorageError
 ABSENT_OR_OTHER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EFBIG)
 """Errors of `open_regular` and `read_limited` that say what lies at a path, rather than that it cannot be read now."""
 JSON_LIMIT = 1 << 26
-"""Bytes of a JSON file at most; vpdist writes far smaller ones."""
+"""Bytes of a JSON file of others at most."""
+RECORD_LIMIT = 1 << 27
+"""Bytes of a JSON file of a run folder at most: run.json names every input."""
 UNREADABLE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
     *(TypeError, ValueError),
@@ -155,15 +157,22 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` as indented JSON. Raises StorageError."""
-    write_file(path, (json.dumps(content, indent=2) + "\n").encode())
+    """Write `content` as indented JSON. Raises StorageError, also for more than `read_json` reads: then the file stays
+    as it was."""
+    text = (json.dumps(content, indent=2) + "\n").encode()
+    if len(text) > RECORD_LIMIT:
+        raise StorageError(
+            f"{path}: would have {len(text):,} bytes, more than {RECORD_LIMIT:,}, the limit for such a file; give the "
+            f"input to more jobs (--manifest with --shard)"
+        )
+    write_file(path, text)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, or None where there is no such file. Raises DamagedFile for another content,
     StorageError where it cannot be read."""
     try:
-        text = read_limited(path, JSON_LIMIT)
+        text = read_limited(path, RECORD_LIMIT)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -27,6 +27,12 @@ FINAL_ERRORS = ("ParamValidationError", "InvalidEndpoint", "ProfileNotFound", "I
 FINAL_NUMBERS = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.EREMCHG, errno.EISDIR)
 """Of errors of the system, as which s3fs tells what S3 answers."""
 
+SLOWEST_BYTES_PER_S = 1 << 16
+"""Rate of a store that is not yet given up."""
+PATIENT_TRIES = 12
+"""Requests in a row that may bring nothing where a store has worked before: with the pauses between them it may be away
+for three and a half minutes at least."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
@@ -49,6 +55,10 @@ class Retries:
         for _ in range(self.tries - 1):
             yield pause_s
             pause_s = min(2 * pause_s, self.longest_pause_s)
+
+    def patient(self) -> Retries:
+        """For a store that has worked for this run, which an end would cost more than waiting."""
+        return replace(self, tries=max(self.tries, PATIENT_TRIES))
 
 
 RETRIES = Retries()
@@ -91,6 +101,24 @@ def filesystem(url: Url, retries: Retries = RETRIES) -> tuple[Any, str]:
     if url.scheme == "s3":
         made.retries = 1
     return made, str(kind._strip_protocol(url.whole))
+
+
+def answer(store: Any, method: str, *arguments: Any, silence_s: float, n_bytes: int = 0, **named: Any) -> Any:
+    """What a method of fsspec's file system returns, in `silence_s` and the time that so many bytes take at
+    SLOWEST_BYTES_PER_S. Raises TryAgain after that, and ends the request; whatever the method raises.
+
+    Libraries have limits of their own, or none. File systems of LOCAL schemes wait as any file does.
+    """
+    if not store.async_impl:
+        return getattr(store, method)(*arguments, **named)
+    from fsspec.asyn import sync
+    from fsspec.exceptions import FSTimeoutError
+
+    limit_s = silence_s + n_bytes / SLOWEST_BYTES_PER_S
+    try:
+        return sync(store.loop, getattr(store, f"_{method}"), *arguments, timeout=limit_s, **named)
+    except FSTimeoutError as error:
+        raise TryAgain("the store is silent") from error
 
 
 @contextmanager

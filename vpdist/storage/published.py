@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from vpdist.errors import StorageError
-from vpdist.storage.atomic_files import JSON_LIMIT
+from vpdist.storage.atomic_files import JSON_LIMIT, RECORD_LIMIT
 from vpdist.storage.object_stores import (
     Absent,
     Refused,
     Retries,
     TryAgain,
+    answer,
     beside,
     filesystem,
     translated_errors,
@@ -30,6 +31,8 @@ from vpdist.urls import LOCAL, Url
 RECORD = "run.json"
 MARKER = re.compile(r"unit-([0-9]{6,})\.h5\.done")
 LARGEST_PART = 1 << 32
+LARGEST_LIST = 1 << 25
+"""Bytes of the store's answers that name all parts: they come a thousand names at a time, in one call."""
 Made = TypeVar("Made")
 
 
@@ -64,20 +67,24 @@ class Marker:
         return marker
 
 
+class StoreAway(StorageError):  # noqa: N818 - what the store is
+    """A store does not answer, or cannot do what it is asked for now: another try may change that."""
+
+
 class PublishedRun:
-    """What is published at an address, and what is added to it. Its methods raise StorageError where a store is given
-    up or refuses, naming the object; UsageError where a library is missing."""
+    """What is published at an address, and what is added to it. Its methods raise StoreAway where a store is given up,
+    StorageError where it refuses, naming the object; UsageError where a library is missing."""
 
     def __init__(self, address: str, retries: Retries) -> None:
         self.url, self._retries = Url(address.rstrip("/")), retries
-        self._store, self._folder = filesystem(self.url, retries)
+        self._store, self._folder = beside(lambda patient: filesystem(self.url, patient), retries)  # asks who it is
 
     def units(self) -> set[int]:
         """The units of which there is a marker."""
 
         def listed() -> list[str]:
             self._store.invalidate_cache()
-            return list(self._store.ls(f"{self._folder}/parts", detail=False))
+            return list(self._answer("ls", f"{self._folder}/parts", detail=False, n_bytes=LARGEST_LIST))
 
         try:
             names = self._tried("parts", listed)
@@ -104,7 +111,7 @@ class PublishedRun:
     def record(self) -> dict[str, Any] | None:
         """What `write_record` has written, None where there is nothing."""
         try:
-            fields = json.loads(self._read(RECORD, JSON_LIMIT))
+            fields = json.loads(self._read(RECORD, RECORD_LIMIT))
         except Absent:
             return None
         except ValueError as error:
@@ -121,10 +128,9 @@ class PublishedRun:
 
         def read() -> bytes:
             self._store.invalidate_cache()  # which would tell the size of another object
-            size = int(self._store.info(f"{self._folder}/{name}")["size"])
-            if not size:
-                return b""
-            return bytes(self._store.cat_file(f"{self._folder}/{name}", start=0, end=min(size, most)))
+            path = f"{self._folder}/{name}"
+            n_bytes = min(int(self._answer("info", path)["size"]), most)
+            return bytes(self._answer("cat_file", path, start=0, end=n_bytes, n_bytes=n_bytes)) if n_bytes else b""
 
         return self._tried(name, read)
 
@@ -134,12 +140,15 @@ class PublishedRun:
         def write() -> None:
             if self.url.scheme in LOCAL:  # where folders must be made
                 self._store.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._store.pipe_file(path, content)
+            self._answer("pipe_file", path, content, n_bytes=len(content))
 
         try:
             self._tried(name, write)
         except Absent as error:
             raise StorageError(f"{self.url}/{name}: cannot be written: {error}") from error
+
+    def _answer(self, method: str, path: str, *arguments: Any, **named: Any) -> Any:
+        return answer(self._store, method, path, *arguments, silence_s=self._retries.silence_s, **named)
 
     def _tried(self, name: str, what: Callable[[], Made]) -> Made:
         def translated() -> Made:
@@ -150,8 +159,10 @@ class PublishedRun:
             return beside(lambda patient: tried(translated, patient), self._retries)
         except Absent:
             raise
-        except (Refused, TryAgain) as error:
+        except Refused as error:
             raise StorageError(f"{self.url}/{name}: {error}") from error
+        except TryAgain as error:
+            raise StoreAway(f"{self.url}/{name}: {error}") from error
 
 
 def _name(unit: int) -> str:
