@@ -15,7 +15,8 @@ import xxhash
 
 from vpdist.commands import calibrate, run_inputs, told_to_displays, train_heads
 from vpdist.commands.beside import Beside
-from vpdist.commands.calibrate import LabelledSides, embed_pieces
+from vpdist.commands.calibrate import LabelledSides
+from vpdist.commands.embedded_pieces import EmbeddedPieces
 from vpdist.commands.predict import Predict
 from vpdist.commands.trained_model import Trained, write_trained
 from vpdist.config import Settings
@@ -35,13 +36,11 @@ from vpdist.training.fit import Examples, Fit
 from vpdist.training.fragments import Fragments, read_fragments
 from vpdist.training.groups import find_groups
 from vpdist.training.labelled import Labelled, Records, read_labelled
-from vpdist.training.pieces import Pieces
 from vpdist.training.rows import Rows, map_rows, rows_path, write_rows
 from vpdist.training.sides import TRAINING, VALIDATION, Sides, divide
 
 FIT_VERSION = 1
 """Changes when the same data and settings give another classifier."""
-STATE = "state.safetensors"
 
 
 def train(settings: Settings, training: TrainSettings, labelled: Labelled) -> int:
@@ -49,8 +48,7 @@ def train(settings: Settings, training: TrainSettings, labelled: Labelled) -> in
 
     def check(control: Control) -> None:
         run_inputs.check_inputs(settings, control)
-        for old in (labelled.fit / STATE, labelled.pieces, *labelled.fit.glob("rows-*.npy")):
-            old.unlink(missing_ok=True)
+        labelled.forget()
 
     return run_session(
         RunFolder(settings.output),
@@ -104,7 +102,8 @@ class _Train:
         known = None
         if records is not None and sides is not None:
             known = LabelledSides(records, sides, self._virus(records))
-        pieces = embed_pieces(self.session, self.settings, run, self.labelled, known, self.training.seed)
+        given = (self.session, self.settings, run, self.labelled, known, self.training.seed)
+        pieces = calibrate.embed_for_calibration(*given)
         text = self._model(main, known, fit, beside, pieces, started)
         return Outcome("\n".join([embedded.message, *self.warnings, text]), embedded.failures)
 
@@ -225,7 +224,7 @@ class _Train:
             return xxhash.xxh3_128_hexdigest(repr(made_from).encode())
 
         key = self.control.broadcast_from_rank_0("train/key", make)
-        fit = Fit(self.control, sums, rows, training, validation, self.training, self.labelled.fit / STATE, key)
+        fit = Fit(self.control, sums, rows, training, validation, self.training, self.labelled.state, key)
         fit.run()
         return fit
 
@@ -235,7 +234,7 @@ class _Train:
         known: LabelledSides | None,
         fit: Fit,
         beside: Beside,
-        pieces: Pieces | None,
+        pieces: EmbeddedPieces | None,
         started: float,
     ) -> str:
         """Rank 0 judges the classifier and writes the model; the others wait. Returns the summary."""
@@ -258,7 +257,7 @@ class _Train:
         known: LabelledSides,
         fit: Fit,
         beside: Beside,
-        pieces: Pieces | None,
+        pieces: EmbeddedPieces | None,
     ) -> Trained:
         """On rank 0: the classifier with its figures and its calibration."""
         run, fragments = main.run, train_heads.fragments_judged(main, beside.shortest_chunk or 0)
@@ -269,11 +268,10 @@ class _Train:
         heads = beside.with_main(classifier, run.resolved.chunk_length)
         logits = train_heads.logits_of_rows(main, heads)
         scored = judge.score(fragments, sides, known.virus, logits, ending)
-        calibrated, found, shortest = None, None, beside.shortest_chunk or 0
-        if pieces is not None:
-            found = calibrate.evidence_of_pieces(self.session, self.labelled, pieces, heads, shortest)
+        calibrated, shortest = None, beside.shortest_chunk or 0
+        of_pieces = None if pieces is None else calibrate.score_pieces(pieces, heads, shortest)
         if training.calibration_share:
-            given = (training, run, fragments, known, pieces, found)
+            given = (training, run, fragments, known, of_pieces)
             calibrated, told = calibrate.calibrated(self.session, *given, logits, shortest)
             for warning in told:
                 self._warn(warning)
@@ -293,7 +291,7 @@ class _Train:
             drawn,
             judge.confusion(scored, sides, self.labelled.sources),
             calibrated,
-            calibrate.by_length(training, known, pieces, found, calibrated, ending),
+            calibrate.by_length(training, known, of_pieces, calibrated, ending),
             plots.draw(self.labelled.model / "plots", scored, name) if plots.can_draw() else [],
             beside,
         )

@@ -6,16 +6,15 @@ MODEL/head-300/run, resumed as any other; groups are on the same sides, settings
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import count
 from typing import Any, Protocol, Self
 
 import numpy as np
 
 from vpdist.commands.beside import RATE, Beside, FittedHead
-from vpdist.commands.predict import Predict
+from vpdist.commands.embedded_pieces import EmbeddedPieces, embed_pieces, piece_settings
 from vpdist.config import ResolvedConfig, Settings
 from vpdist.distributed.sums import Sums
 from vpdist.encoder_kinds import CLASSIFIED
@@ -28,22 +27,19 @@ from vpdist.results.heads import Heads
 from vpdist.results.row_lengths import SHIFT
 from vpdist.session.coordination import Control
 from vpdist.session.session import Session
-from vpdist.storage.atomic_files import storage_error
 from vpdist.storage.run_folder import RunFolder
-from vpdist.storage.table_switch import FileDigest
 from vpdist.train_settings import TrainSettings
 from vpdist.training import annotation, embedding_fit, judge
+from vpdist.training.drawn_pieces import cut_chunks
 from vpdist.training.fit import Examples, Fit
 from vpdist.training.fragments import Fragments, read_fragments
 from vpdist.training.head_lengths import HeadLength, head_lengths, shortest_chunk_of
-from vpdist.training.head_pieces import HeadPieces, cut, write_pieces
 from vpdist.training.judge import Scored
 from vpdist.training.labelled import Labelled, Records
 from vpdist.training.metrics import Judged, with_intervals
+from vpdist.training.pieces import Pieces
 from vpdist.training.rows import Rows
 from vpdist.training.sides import TRAINING, VALIDATION, Sides
-
-PIECES = "pieces.fa"
 
 
 class Train(Protocol):
@@ -165,12 +161,8 @@ def _fit_head(
 ) -> tuple[Embedded, FittedHead]:
     """One further classifier, and what it was fitted on."""
     again = _train_of(train, wanted, main.run.resolved)
-    pieces = _pieces(again, wanted, main.records)
-    again.control.wait_for_file(again.session.folder.parts)
-    outcome = Predict(replace(again.settings, restart=False), again.session).stages()
+    pieces = _embed(again, wanted, main.records).pieces
     run = finished_run(again.session.folder)
-    if again.control.is_first:
-        again.session.end("done_with_failures" if outcome.failures else "done", 0, outcome.message)
     rows, fragments = again._rows(run), None
     if main.records is not None:
         fragments = read_fragments(again.session.folder, run.summary, run.plan, again.control.raise_if_ending)
@@ -182,7 +174,8 @@ def _fit_head(
             )
     embedded = Embedded(run, rows, main.records, fragments, main.sides)
     fit_on, validation = (again._examples(fragments, main.sides, side, sums) for side in (TRAINING, VALIDATION))
-    _refuse_too_little(wanted, fit_on, validation)
+    if any(side.virus.all() or not side.virus.any() for side in (fit_on, validation)):  # of one label only
+        raise _too_little(wanted)
     fit = again._fit(run, rows, sums, fit_on, validation, main.sides)
     fitted = fit.network.classifier.eval()
     if run.kinds != CLASSIFIED:
@@ -195,69 +188,40 @@ def _fit_head(
     return embedded, FittedHead(wanted, run.kinds, fitted, figures)
 
 
-def _pieces(train: Train, wanted: HeadLength, records: Records | None) -> HeadPieces | None:
-    """Rank 0 cuts the sequences and writes the pieces; a run of other pieces is discarded. The others wait, and have
-    none."""
-    made: HeadPieces | None = None
+def _embed(train: Train, wanted: HeadLength, records: Records | None) -> EmbeddedPieces:
+    """Cut the sequences, and embed the pieces. Raises UsageError where no sequence is long enough."""
 
-    def make() -> str:
-        nonlocal made
+    def choose() -> Pieces:
         assert records is not None
-        ending, unknown = train.control.raise_if_ending, train.settings.replace_unknown
-        made = cut(records.lengths, wanted.length, wanted.begins, train.training.seed)
-        path, folder = Path(train.settings.inputs[0]), train.session.folder
-        before = FileDigest.of(path) if path.exists() else None
-        written = path.with_name(f"next-{path.name}")  # the old run goes first: killed in between, all is made again
-        write_pieces(written, train.labelled, made, ending, replace_unknown=unknown)
-        restart = train.settings.restart and train.control.runtime.attempt == 0
-        try:
-            folder.prepare(restart=restart or before != FileDigest.of(written))
-            os.replace(written, path)
-        except OSError as error:
-            raise storage_error(path, error) from error
-        folder.remove_temporary_files()
-        for old in train.labelled.fit.glob("*") if restart else ():
-            old.unlink(missing_ok=True)
-        train.session.progress.message(f"{len(made.record):,} pieces of {wanted.length} bases")
-        return "1"
+        pieces = cut_chunks(records.lengths, wanted.length, wanted.begins, train.training.seed)
+        train.session.progress.message(f"{len(pieces):,} pieces of {wanted.length} bases")
+        return pieces
 
-    train.control.broadcast_from_rank_0("train/pieces", make)
-    return made
+    numbers = (b"%d" % number for number in count())
+    embedded = embed_pieces(train.session, train.settings, train.labelled, choose, numbers)
+    if embedded is None:
+        raise _too_little(wanted)
+    return embedded
 
 
 def _train_of(train: Train, wanted: HeadLength, resolved: ResolvedConfig) -> Train:
     """The same command for pieces of another length, in a folder of its own; what was `resolved` for the main run, as
     number formats, holds here, too."""
-    labelled = replace(train.labelled, model=train.labelled.model / f"head-{wanted.length}")
+    labelled = train.labelled.of_head(wanted.length)
     left_out = {f"{kind}_model": None for kind in CLASSIFIED if wanted.kinds and kind not in wanted.kinds}
-    settings = replace(
-        train.settings,
-        inputs=(str(labelled.model / PIECES),),
-        output=labelled.run,
-        model=None,
-        reuse=None,
-        chunk_length=wanted.length,
-        min_length=0,
-        dtype=resolved.dtype,
-        embedding_dtype=resolved.embedding_dtype,
-        token_budget=resolved.token_budget,
-        threads=resolved.threads,
-        **left_out,  # type: ignore[arg-type]
-    )
+    changes = {"model": None, "chunk_length": wanted.length, **left_out}
+    settings = piece_settings(train.settings, resolved, labelled.head_pieces, labelled.run, **changes)
     train.session.progress.message(f"a classifier for chunks of {wanted.length} bases, from {wanted.begins} on")
     session = train.session.inside(f"head-{wanted.length}", RunFolder(settings.output))
     training = replace(train.training, hidden=train.training.heads_hidden or train.training.hidden)
     return train.again(settings, training, labelled, session)
 
 
-def _refuse_too_little(wanted: HeadLength, training: Examples, validation: Examples) -> None:
-    """Raises UsageError, on every rank, where a side has fragments of one label only."""
-    for side in (training, validation):
-        if side.virus.all() or not side.virus.any():
-            raise UsageError(
-                f"--heads: too few sequences of at least {wanted.begins} bases with open frames for a classifier of "
-                f"{wanted.length}: training and validation need viruses and others; give more sequences"
-            )
+def _too_little(wanted: HeadLength) -> UsageError:
+    return UsageError(
+        f"--heads: too few sequences of at least {wanted.begins} bases with open frames for a classifier of "
+        f"{wanted.length}: training and validation need viruses and others; give more sequences"
+    )
 
 
 def _judged(train: Train, embedded: Embedded, classifier: Classifier) -> dict[str, Any]:
