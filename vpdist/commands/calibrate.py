@@ -19,6 +19,7 @@ from vpdist.calibration.calibrated import Calibration, NullScores
 from vpdist.calibration.judgement import Evidence
 from vpdist.calibration.scores import CALIBRATED_CONSENSUS, CLASS_BASES, class_name, log_odds
 from vpdist.commands.embedded_pieces import EmbeddedPieces, embed_pieces, piece_settings
+from vpdist.commands.labelled_sides import LabelledSides
 from vpdist.commands.new_scores import scores_under
 from vpdist.config import Settings
 from vpdist.errors import StorageError
@@ -34,10 +35,10 @@ from vpdist.training.calibration_figures import calibration_figures
 from vpdist.training.drawn_pieces import PIECE_BASES, choose_pieces
 from vpdist.training.fragments import Fragments
 from vpdist.training.judge import AT_ONCE
-from vpdist.training.labelled import Labelled, Records
+from vpdist.training.labelled import Labelled
 from vpdist.training.length_figures import length_figures
 from vpdist.training.pieces import Pieces
-from vpdist.training.sides import CALIBRATION, TEST, Sides
+from vpdist.training.sides import CALIBRATION, TEST
 
 MOST_TEST_PIECES = 1000
 """Of the test side, of one length and label."""
@@ -51,16 +52,6 @@ class Calibrated:
     null_scores: NullScores
     figures: dict[str, Any]
     """Of the test side, see `calibration_figures`."""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledSides:
-    """What rank 0 knows of the labelled sequences."""
-
-    records: Records
-    sides: Sides
-    virus: np.ndarray
-    """(r,) bool, the label of each record."""
 
 
 @dataclass(frozen=True, slots=True)

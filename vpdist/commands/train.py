@@ -15,8 +15,8 @@ import xxhash
 
 from vpdist.commands import calibrate, run_inputs, told_to_displays, train_heads
 from vpdist.commands.beside import Beside
-from vpdist.commands.calibrate import LabelledSides
 from vpdist.commands.embedded_pieces import EmbeddedPieces
+from vpdist.commands.labelled_sides import LabelledSides, fragments_of, joined_labels, sides_of
 from vpdist.commands.predict import Predict
 from vpdist.commands.trained_model import Trained, write_trained
 from vpdist.config import Settings
@@ -33,11 +33,11 @@ from vpdist.storage.run_folder import RunFolder
 from vpdist.train_settings import TrainSettings
 from vpdist.training import annotation, judge, plots
 from vpdist.training.fit import Examples, Fit
-from vpdist.training.fragments import Fragments, read_fragments
+from vpdist.training.fragments import Fragments
 from vpdist.training.groups import find_groups
 from vpdist.training.labelled import Labelled, Records, read_labelled
 from vpdist.training.rows import Rows, map_rows, rows_path, write_rows
-from vpdist.training.sides import TRAINING, VALIDATION, Sides, divide
+from vpdist.training.sides import TRAINING, VALIDATION, Sides
 
 FIT_VERSION = 1
 """Changes when the same data and settings give another classifier."""
@@ -101,7 +101,7 @@ class _Train:
         beside = train_heads.fit_beside(self, sums, main, fit.network.classifier)
         known = None
         if records is not None and sides is not None:
-            known = LabelledSides(records, sides, self._virus(records))
+            known = LabelledSides(records, sides, self.labelled.virus(records))
         given = (self.session, self.settings, run, self.labelled, known, self.training.seed)
         pieces = calibrate.embed_for_calibration(*given)
         text = self._model(main, known, fit, beside, pieces, started)
@@ -155,40 +155,14 @@ class _Train:
         """On rank 0: all fragments, and the side of each record. Raises UsageError, InputError."""
         if records is None:
             return None, None
-        control, labelled = self.control, self.labelled
-        if len(records.names) != run.summary.n_records:
-            raise UsageError("a labelled file has changed since it was embedded; use --restart to embed it again")
-        fragments = read_fragments(self.session.folder, run.summary, run.plan, control.raise_if_ending)
-        if labelled.gbff:
-            fragments, told = annotation.inside_coding(fragments, records, labelled, control.raise_if_ending)
-            self.session.progress.message(told)
-        number = {source: index for index, source in enumerate(labelled.sources)}
-        source_of_file = np.array([number[file.source] for file in labelled.files], np.int32)
-        sides = divide(
-            group,
-            fragments.per_record(len(records.names)),
-            source_of_file[records.file],
-            labelled.sources,
-            validation_share=self.training.validation_share,
-            test_share=self.training.test_share,
-            calibration_share=self.training.calibration_share,
-            seed=self.training.seed,
-        )
-        if joined := self._joined_labels(records, group):
+        fragments = fragments_of(self.session, run, self.labelled, records)
+        sides = sides_of(self.training, self.labelled, records, group, fragments)
+        if joined := joined_labels(self.labelled, records, group):
             self._warn(
                 f"{joined:,} groups hold viruses and others, which share an accession or a 25-mer (prophages?); "
                 f"each is on one side"
             )
         return fragments, sides
-
-    def _virus(self, records: Records) -> np.ndarray:
-        """(n,) bool, the label of each record."""
-        return np.array([file.virus for file in self.labelled.files])[records.file]
-
-    def _joined_labels(self, records: Records, group: np.ndarray) -> int:
-        """How many groups hold both labels."""
-        virus = self._virus(records)
-        return len(np.intersect1d(group[virus], group[~virus]))
 
     def _examples(self, fragments: Fragments | None, sides: Sides | None, side: int, sums: Sums) -> Examples:
         """The examples of a side, which rank 0 tells the others."""

@@ -54,7 +54,6 @@ class Train(Protocol):
     def control(self) -> Control: ...
     def again(self, settings: Settings, training: TrainSettings, labelled: Labelled, session: Session) -> Self: ...
     def _rows(self, run: EmbeddedRun) -> Rows: ...
-    def _virus(self, records: Records) -> np.ndarray: ...
     def _examples(self, fragments: Fragments | None, sides: Sides | None, side: int, sums: Sums) -> Examples: ...
     def _fit(
         self, run: EmbeddedRun, rows: Rows, sums: Sums, training: Examples, validation: Examples, sides: Sides | None
@@ -233,7 +232,7 @@ def _judged(train: Train, embedded: Embedded, classifier: Classifier) -> dict[st
     scored: Scored = judge.score(
         embedded.fragments,
         embedded.sides,
-        train._virus(embedded.records),
+        train.labelled.virus(embedded.records),
         lambda row: classifier.logits(*rows.by_encoder(row)),
         ending,
     )["chunks"]

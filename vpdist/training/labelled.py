@@ -55,6 +55,10 @@ class Labelled:
         """The sequences of that run."""
         return self.fit / "pieces.fa"
 
+    def virus(self, records: Records) -> np.ndarray:
+        """(n,) bool, the label of each record."""
+        return np.array([file.virus for file in self.files])[records.file]
+
     def of_head(self, length: int) -> Labelled:
         """The same sequences for a classifier of shorter chunks, in a folder of its own, with `head_pieces`."""
         return replace(self, model=self.model / f"head-{length}")
