@@ -22,8 +22,9 @@ from tests.tiny_models import TinyModels, tiny_classifier
 from tests.training.labelled_sample import arguments, write_labelled
 from tests.training.test_train import environment, run_here
 from vpdist.commands.beside import Beside, FittedHead
+from vpdist.commands.labelled_sides import LabelledSides
 from vpdist.commands.predict import predict
-from vpdist.commands.train_heads import Embedded, fragments_judged
+from vpdist.commands.train_heads import Embedded, with_judged_fragments
 from vpdist.commands.verify import verify
 from vpdist.display.progress_lines import read_file
 from vpdist.errors import UsageError
@@ -243,6 +244,6 @@ def load_described(models: TinyModels) -> Model:
 def test_figures_are_of_the_chunks_that_the_model_judges() -> None:
     values = (np.array(each) for each in ([0, 0, 1], [0, 1, 2], [0, 1, 2], [True, True, False], [1, 1, 1]))
     fragments = Fragments(*values, end=np.array([97, 98, 300]), frame=np.zeros(3, np.int8))
-    main = Embedded(None, None, None, fragments, None)  # type: ignore[arg-type]
-    assert fragments_judged(main, 100).usable.tolist() == [False, True, False]
-    assert fragments_judged(main, 0).usable.tolist() == fragments.usable.tolist()
+    main = Embedded(None, None, LabelledSides(None, None, None, fragments))  # type: ignore[arg-type]
+    assert with_judged_fragments(main, 100).fragments.usable.tolist() == [False, True, False]
+    assert with_judged_fragments(main, 0).fragments.usable.tolist() == fragments.usable.tolist()

@@ -33,7 +33,6 @@ from vpdist.storage.run_folder import RunFolder
 from vpdist.train_settings import TrainSettings
 from vpdist.training.calibration_figures import calibration_figures
 from vpdist.training.drawn_pieces import PIECE_BASES, choose_pieces
-from vpdist.training.fragments import Fragments
 from vpdist.training.judge import AT_ONCE
 from vpdist.training.labelled import Labelled
 from vpdist.training.length_figures import length_figures
@@ -96,7 +95,6 @@ def calibrated(
     session: Session,
     training: TrainSettings,
     run: EmbeddedRun,
-    fragments: Fragments,
     known: LabelledSides,
     scored: ScoredPieces | None,
     logits: Callable[[np.ndarray], np.ndarray],
@@ -123,7 +121,7 @@ def calibrated(
     ] * bool(missing)
     if calibration is None or nulls is None:
         return None, told
-    figures = _figures(session, training, run, fragments, known, logits, calibration, shortest_chunk)
+    figures = _figures(session, training, run, known, logits, calibration, shortest_chunk)
     return Calibrated(calibration, nulls, figures), told
 
 
@@ -155,7 +153,6 @@ def _figures(
     session: Session,
     training: TrainSettings,
     run: EmbeddedRun,
-    fragments: Fragments,
     known: LabelledSides,
     logits: Callable[[np.ndarray], np.ndarray],
     calibration: Calibration,
@@ -163,8 +160,8 @@ def _figures(
 ) -> dict[str, Any]:
     """Figures of the test side's sequences as they are, scored as the tables score them."""
     ending = session.control.raise_if_ending
+    fragments, mine = known.fragments, known.usable(TEST)
     scores = Scores.empty(len(fragments.record))
-    mine = np.flatnonzero(fragments.usable & (known.sides.side[fragments.record] == TEST))
     for start in range(0, len(mine), AT_ONCE):
         piece = mine[start : start + AT_ONCE]
         scores.nonvirus[piece], scores.virus[piece] = softmax(logits(fragments.row[piece]))

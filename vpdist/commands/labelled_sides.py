@@ -18,12 +18,18 @@ from vpdist.training.sides import Sides, divide
 
 @dataclass(frozen=True, slots=True)
 class LabelledSides:
-    """What rank 0 knows of the labelled sequences."""
+    """What rank 0 knows of the labelled sequences, and no other rank."""
 
     records: Records
-    sides: Sides
     virus: np.ndarray
     """(r,) bool, the label of each record."""
+    sides: Sides
+    fragments: Fragments
+    """Those of a run: on the sequences, or on pieces of them."""
+
+    def usable(self, *sides: int) -> np.ndarray:
+        """Usable fragments of these sides."""
+        return np.flatnonzero(self.fragments.usable & np.isin(self.sides.side[self.fragments.record], sides))
 
 
 def fragments_of(session: Session, run: EmbeddedRun, labelled: Labelled, records: Records) -> Fragments:
