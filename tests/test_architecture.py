@@ -80,6 +80,7 @@ WITHOUT_TORCH = (
     "vpdist.sequences.tokenizers",
     "vpdist.storage.run_folder",
     "vpdist.train_settings",
+    "vpdist.training.drawn_pieces",
     "vpdist.training.groups",
     "vpdist.training.judge",
     "vpdist.training.pieces",

@@ -26,8 +26,9 @@ from scripts.trust.shuffled import shuffled
 from vpdist.calibration.calibrated import Calibration, NullScores
 from vpdist.calibration.judgement import CALLS, Choice, Evidence, judge
 from vpdist.models.find import find_model
+from vpdist.training.drawn_pieces import choose_pieces
 from vpdist.training.groups import accession
-from vpdist.training.pieces import choose_pieces, fasta
+from vpdist.training.pieces import texts
 from vpdist.training.sides import SIDES, TEST, Sides
 
 LENGTHS = (150, 300, 500, 1000, 3000, 10_000)
@@ -70,12 +71,10 @@ class Known:
     def pieces(self, bases: int, seed: int) -> Iterator[Labelled]:
         """Pieces of one length of the test side, as `vpdist train` cuts those that it calibrates on."""
         chosen = choose_pieces(self.sides, self.lengths, self.virus, seed, side=TEST, all_bases=(bases,))
-        texts = fasta(chosen, [file.path for file in self.files], lambda: None, replace_unknown=True)
-        for record, text in zip(chosen.record.tolist(), texts, strict=True):
+        bases_of = texts(chosen, [file.path for file in self.files], replace_unknown=True)
+        for record, text in zip(chosen.first_record.tolist(), bases_of, strict=True):
             source = self.sources[self.sides.source[record]]
-            yield Labelled(
-                text.split(b"\n")[1].decode(), str(self.sides.group[record]), source, bool(self.virus[record])
-            )
+            yield Labelled(text.decode(), str(self.sides.group[record]), source, bool(self.virus[record]))
 
 
 @dataclass(frozen=True, slots=True)

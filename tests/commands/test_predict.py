@@ -244,7 +244,7 @@ def test_a_rank_that_computes_before_rank_0_does_is_no_crash_and_its_unit_is_not
         (folder.parts / "unit-000001.h5").write_bytes(b"written by it, or nearly so")
         return published(text, n_units)
 
-    monkeypatch.setattr(sys.modules["vpdist.commands.predict"], "two_lists_of_units", another_begins)
+    monkeypatch.setattr(sys.modules["vpdist.commands.units"], "two_lists_of_units", another_begins)
     assert predict(settings) == 0
     assert "deaths" not in json.loads(folder.run.read_text())
     assert [path.name.split(".")[0] for path in folder.at_work.iterdir()] == ["rank00001"]

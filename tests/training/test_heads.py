@@ -22,8 +22,9 @@ from tests.tiny_models import TinyModels, tiny_classifier
 from tests.training.labelled_sample import arguments, write_labelled
 from tests.training.test_train import environment, run_here
 from vpdist.commands.beside import Beside, FittedHead
+from vpdist.commands.labelled_sides import LabelledSides
 from vpdist.commands.predict import predict
-from vpdist.commands.train_heads import Embedded, fragments_judged
+from vpdist.commands.train_heads import Embedded, with_judged_fragments
 from vpdist.commands.verify import verify
 from vpdist.display.progress_lines import read_file
 from vpdist.errors import UsageError
@@ -31,12 +32,9 @@ from vpdist.models.bundle import Bundle, read_model
 from vpdist.models.description import Model
 from vpdist.models.load_heads import load_heads
 from vpdist.results.embedding_summary import load_summary
-from vpdist.train_settings import LabelledFile
 from vpdist.training.embedding_fit import LEAST, distances, draw, summarise, with_thresholds
 from vpdist.training.fragments import Fragments
 from vpdist.training.head_lengths import HeadLength, head_lengths, parsed_heads, shortest_chunk_of
-from vpdist.training.head_pieces import cut, write_pieces
-from vpdist.training.labelled import Labelled
 
 OPTIONS = ("--heads", "150,300=nucleotide", "--heads-hidden", "12", "--validation-share", "0.3", "--test-share", "0.3")
 FILES = (
@@ -220,30 +218,6 @@ def test_rows_are_drawn_once_each() -> None:
     assert np.array_equal(some, draw(rows, 1, 20))
 
 
-def test_pieces_are_the_chunks_of_their_sequences(tmp_path: Path) -> None:
-    path = tmp_path / "a.fa"
-    sequences = ["ACGT" * 30, "ACGTTGCAAC" * 40, "AC", "GATTACA" * 10]
-    path.write_text("".join(f">s{n}\n{sequence}\n" for n, sequence in enumerate(sequences)))
-    labelled = Labelled(tmp_path / "model", (LabelledFile(str(path), True, "virus"),))
-    lengths = np.array([len(each) for each in sequences])
-    pieces = cut(lengths, 150, 90, seed=1)
-    assert pieces.record.tolist() == [0, 1, 1, 1]
-    assert (pieces.start.tolist(), pieces.end.tolist()) == ([0, 0, 133, 266], [120, 150, 283, 400])
-    write_pieces(tmp_path / "deep" / "pieces.fa", labelled, pieces)
-    assert cut(lengths, 150, 140, seed=1).end.tolist() == [150, 283]
-    lines = (tmp_path / "deep" / "pieces.fa").read_text().split()
-    assert lines[::2] == [">0", ">1", ">2", ">3"]
-    expected = zip(pieces.record.tolist(), pieces.start.tolist(), pieces.end.tolist(), strict=True)
-    assert lines[1::2] == [sequences[record][start:end] for record, start, end in expected]
-    some = cut(np.full(50, 1000), 150, 90, seed=1, most=20)
-    assert len(some.record) == 20
-    assert (np.diff(some.record * 1000 + some.start) > 0).all()
-    assert len(cut(lengths, 150, 500, seed=1).record) == 0
-    values = (np.array(each) for each in ([2, 3], [0, 1], [5, 6], [True, True], [1, 4], [30, 33], [0, 0]))
-    moved = pieces.of_sequences(Fragments(*values))
-    assert (moved.record.tolist(), moved.start.tolist(), moved.end.tolist()) == ([1, 1], [134, 270], [163, 299])
-
-
 def test_calibration_and_figures_are_of_all_classifiers(models: TinyModels) -> None:
     """What scores rows while a model is made begins where that of the written model does."""
     figures: dict[str, object] = {}
@@ -270,6 +244,6 @@ def load_described(models: TinyModels) -> Model:
 def test_figures_are_of_the_chunks_that_the_model_judges() -> None:
     values = (np.array(each) for each in ([0, 0, 1], [0, 1, 2], [0, 1, 2], [True, True, False], [1, 1, 1]))
     fragments = Fragments(*values, end=np.array([97, 98, 300]), frame=np.zeros(3, np.int8))
-    main = Embedded(None, None, None, fragments, None)  # type: ignore[arg-type]
-    assert fragments_judged(main, 100).usable.tolist() == [False, True, False]
-    assert fragments_judged(main, 0).usable.tolist() == fragments.usable.tolist()
+    main = Embedded(None, None, LabelledSides(None, None, None, fragments))  # type: ignore[arg-type]
+    assert with_judged_fragments(main, 100).fragments.usable.tolist() == [False, True, False]
+    assert with_judged_fragments(main, 0).fragments.usable.tolist() == fragments.usable.tolist()

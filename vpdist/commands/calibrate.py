@@ -8,7 +8,8 @@ are those of the tables: the same code, the same consensus.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,37 +18,29 @@ from vpdist.calibration import fit as fitting
 from vpdist.calibration.calibrated import Calibration, NullScores
 from vpdist.calibration.judgement import Evidence
 from vpdist.calibration.scores import CALIBRATED_CONSENSUS, CLASS_BASES, class_name, log_odds
+from vpdist.commands.embedded_pieces import EmbeddedPieces, embed_pieces, piece_settings
+from vpdist.commands.labelled_sides import LabelledSides
 from vpdist.commands.new_scores import scores_under
-from vpdist.commands.predict import Predict
 from vpdist.config import Settings
 from vpdist.errors import StorageError
 from vpdist.models.card import LENGTHS
-from vpdist.planning import plan_file
-from vpdist.results.embedded_run import EmbeddedRun
+from vpdist.results.embedded_run import EmbeddedRun, finished_run
 from vpdist.results.heads import Heads
 from vpdist.results.scores import Scores, softmax
 from vpdist.results.write_results import evidence_of, withheld
-from vpdist.sequences import store_summary
 from vpdist.session.session import Session
-from vpdist.storage.atomic_files import read_limited, storage_error, write_file
 from vpdist.storage.run_folder import RunFolder
 from vpdist.train_settings import TrainSettings
 from vpdist.training.calibration_figures import calibration_figures
-from vpdist.training.fragments import Fragments
+from vpdist.training.drawn_pieces import PIECE_BASES, choose_pieces
 from vpdist.training.judge import AT_ONCE
-from vpdist.training.labelled import Labelled, Records
+from vpdist.training.labelled import Labelled
 from vpdist.training.length_figures import length_figures
-from vpdist.training.pieces import PIECE_BASES, Pieces, choose_pieces, fasta
-from vpdist.training.sides import CALIBRATION, TEST, Sides
-
-PIECES_LIMIT = 1 << 30
-"""Bytes of the file of pieces; pieces.MOST_BASES gives less."""
+from vpdist.training.pieces import Pieces
+from vpdist.training.sides import CALIBRATION, TEST
 
 MOST_TEST_PIECES = 1000
 """Of the test side, of one length and label."""
-
-RUN_KEYS = "calibration-run"
-"""Before the keys of that run in the key store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,118 +54,63 @@ class Calibrated:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledSides:
-    """What rank 0 knows of the labelled sequences."""
+class ScoredPieces:
+    """Pieces and their scores."""
 
-    records: Records
-    sides: Sides
-    virus: np.ndarray
-    """(r,) bool, the label of each record."""
+    pieces: Pieces
+    evidence: Evidence
 
 
-def embed_pieces(
+def embed_for_calibration(
     session: Session, settings: Settings, run: EmbeddedRun, labelled: Labelled, known: LabelledSides | None, seed: int
-) -> Pieces | None:
-    """Embed pieces of the calibration and the test side's sequences, on all ranks; `known`: on rank 0. Returns the
-    pieces on rank 0, None on the others, and where there are none. Raises as `predict` does."""
-    control, folder = session.control, RunFolder(labelled.calibration_run)
-    pieces: Pieces | None = None
+) -> EmbeddedPieces | None:
+    """Embed pieces of the calibration and the test side's sequences, on all ranks; `known`: on rank 0. None where there
+    are no pieces. Raises as `predict` does."""
 
-    def make() -> str:
-        nonlocal pieces
+    def choose() -> Pieces:
         assert known is not None
         given = (known.sides, known.records.lengths, known.virus, seed)
-        pieces = choose_pieces(*given)
-        pieces += choose_pieces(*given, side=TEST, all_bases=LENGTHS, most=MOST_TEST_PIECES)
-        _write(pieces, labelled, folder, control.raise_if_ending, replace_unknown=settings.replace_unknown)
-        return str(len(pieces))
+        return choose_pieces(*given) + choose_pieces(*given, side=TEST, all_bases=LENGTHS, most=MOST_TEST_PIECES)
 
-    if int(control.broadcast_from_rank_0("train/pieces", make)) == 0:
-        return None
-    control.wait_for_file(labelled.pieces)
-    control.wait_for_file(folder.parts)
-    resolved = run.resolved
-    inner = session.inside(RUN_KEYS, folder)
-    outcome = Predict(
-        replace(
-            settings,
-            inputs=(str(labelled.pieces),),
-            files_from=None,
-            output=folder.path,
-            chunk_length=resolved.chunk_length,
-            min_length=0,
-            dtype=resolved.dtype,
-            embedding_dtype=resolved.embedding_dtype,
-            token_budget=resolved.token_budget,
-            threads=resolved.threads,
-            restart=False,
-            reuse=None,
-        ),
-        inner,
-    ).stages()
-    if control.is_first:
-        inner.end("done_with_failures" if outcome.failures else "done", 0, outcome.message)
-    return pieces
+    inner = session.inside("calibration-run", RunFolder(labelled.calibration_run))
+    settings = piece_settings(settings, run.resolved, labelled.pieces, labelled.calibration_run)
+    return embed_pieces(inner, settings, labelled, choose, (b"piece%d" % number for number in count(1)))
 
 
-def _write(
-    pieces: Pieces,
-    labelled: Labelled,
-    folder: RunFolder,
-    raise_if_ending: Callable[[], None],
-    *,
-    replace_unknown: bool,
-) -> None:
-    """Write the file of pieces and prepare their run; one of other pieces is discarded. Raises InputError,
-    StorageError."""
-    content = b"".join(fasta(pieces, labelled.paths, raise_if_ending, replace_unknown=replace_unknown))
-    try:
-        before = read_limited(labelled.pieces, PIECES_LIMIT) if labelled.pieces.exists() else None
-        folder.prepare(restart=before != content)
-        labelled.fit.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(labelled.pieces, error) from error
-    folder.remove_temporary_files()
-    if before != content:
-        write_file(labelled.pieces, content)
-
-
-def evidence_of_pieces(
-    session: Session, labelled: Labelled, pieces: Pieces, heads: Heads, shortest_chunk: int = 0
-) -> Evidence:
+def score_pieces(embedded: EmbeddedPieces, heads: Heads, shortest_chunk: int = 0) -> ScoredPieces:
     """On rank 0: the scores of all pieces under `heads`; `shortest_chunk`: bases below which the model gives none.
     Raises StorageError."""
-    inner = session.inside(RUN_KEYS, RunFolder(labelled.calibration_run))
-    summary = store_summary.load_summary(inner.folder)
-    if summary is None or summary.n_records != len(pieces):
-        raise StorageError(f"{inner.folder.path}: its token store is not that of {labelled.pieces}")
-    plan, plan_id = plan_file.map_plan(inner.folder.plan, n_fragments=summary.n_fragments, store=summary.digest)
-    ending = session.control.raise_if_ending
-    scores = withheld(inner.folder, summary, scores_under(inner, heads, plan, plan_id, summary), shortest_chunk, ending)
-    return evidence_of(inner.folder, summary, scores, CALIBRATED_CONSENSUS, ending)
+    inner, ending = embedded.session, embedded.session.control.raise_if_ending
+    assert embedded.pieces is not None
+    run = finished_run(inner.folder)
+    if run.summary.n_records != len(embedded.pieces):
+        raise StorageError(f"{inner.folder.path}: its token store is not that of the pieces")
+    scores = scores_under(inner, heads, run.plan, run.header.plan, run.summary)
+    scores = withheld(inner.folder, run.summary, scores, shortest_chunk, ending)
+    found = evidence_of(inner.folder, run.summary, scores, CALIBRATED_CONSENSUS, ending)
+    return ScoredPieces(embedded.pieces, found)
 
 
 def calibrated(
     session: Session,
     training: TrainSettings,
     run: EmbeddedRun,
-    fragments: Fragments,
     known: LabelledSides,
-    pieces: Pieces | None,
-    found: Evidence | None,
+    scored: ScoredPieces | None,
     logits: Callable[[np.ndarray], np.ndarray],
     shortest_chunk: int = 0,
 ) -> tuple[Calibrated | None, list[str]]:
-    """On rank 0: calibration, null scores and their figures, as far as the pieces with the evidence `found` suffice;
+    """On rank 0: calibration, null scores and their figures, as far as the pieces suffice;
     and what is missing, in words. `logits` as in `judge.score`. Raises StorageError."""
-    if pieces is None or found is None or not (mine := known.sides.side[pieces.record] == CALIBRATION).any():
+    if scored is None or not (mine := known.sides.side[scored.pieces.first_record] == CALIBRATION).any():
         return None, [f"no calibration: no sequence of the calibration side has {PIECE_BASES[0]} bases"]
+    found, record = scored.evidence, scored.pieces.first_record[mine]
     calibration, nulls = fitting.fit(
         fitting.Scored(
             score=log_odds(found.virus[mine], found.nonvirus[mine]),
             bases=found.bases[mine],
-            virus=known.virus[pieces.record[mine]],
-            group=known.sides.group[pieces.record[mine]],
+            virus=known.virus[record],
+            group=known.sides.group[record],
         )
     )
     fitted = set() if calibration is None else {each.least_bases for each in calibration.classes}
@@ -183,27 +121,27 @@ def calibrated(
     ] * bool(missing)
     if calibration is None or nulls is None:
         return None, told
-    figures = _figures(session, training, run, fragments, known, logits, calibration, shortest_chunk)
+    figures = _figures(session, training, run, known, logits, calibration, shortest_chunk)
     return Calibrated(calibration, nulls, figures), told
 
 
 def by_length(
     training: TrainSettings,
     known: LabelledSides,
-    pieces: Pieces | None,
-    found: Evidence | None,
+    scored: ScoredPieces | None,
     calibrated: Calibrated | None,
     raise_if_ending: Callable[[], None],
 ) -> dict[str, Any]:
     """On rank 0: the figures of the test side's pieces, see `length_figures`."""
-    if pieces is None or found is None:
+    if scored is None:
         return {}
-    mine = known.sides.side[pieces.record] == TEST
+    mine = known.sides.side[scored.pieces.first_record] == TEST
+    found, record = scored.evidence, scored.pieces.first_record[mine]
     return length_figures(
         Evidence(found.virus[mine], found.nonvirus[mine], found.bases[mine]),
-        pieces.bases[mine],
-        known.virus[pieces.record[mine]],
-        known.sides.group[pieces.record[mine]],
+        scored.pieces.bases[mine],
+        known.virus[record],
+        known.sides.group[record],
         None if calibrated is None else (calibrated.calibration, calibrated.null_scores),
         resamples=training.bootstraps,
         seed=training.seed,
@@ -215,7 +153,6 @@ def _figures(
     session: Session,
     training: TrainSettings,
     run: EmbeddedRun,
-    fragments: Fragments,
     known: LabelledSides,
     logits: Callable[[np.ndarray], np.ndarray],
     calibration: Calibration,
@@ -223,8 +160,8 @@ def _figures(
 ) -> dict[str, Any]:
     """Figures of the test side's sequences as they are, scored as the tables score them."""
     ending = session.control.raise_if_ending
+    fragments, mine = known.fragments, known.usable(TEST)
     scores = Scores.empty(len(fragments.record))
-    mine = np.flatnonzero(fragments.usable & (known.sides.side[fragments.record] == TEST))
     for start in range(0, len(mine), AT_ONCE):
         piece = mine[start : start + AT_ONCE]
         scores.nonvirus[piece], scores.virus[piece] = softmax(logits(fragments.row[piece]))

@@ -5,16 +5,12 @@ Every stage runs on every rank, which takes its share of the work; what is compl
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-import torch
 
 from vpdist.commands import prepare, resolve_config, retry, run_end, run_inputs, told_to_displays
 from vpdist.commands.platforms import note_platforms
@@ -24,16 +20,10 @@ from vpdist.commands.run_inputs import RunInputs
 from vpdist.commands.short_sequences import refuse_mostly_short
 from vpdist.commands.tables_of_run import tables_of_run
 from vpdist.commands.threads import use_threads
+from vpdist.commands.units import Units
 from vpdist.config import Settings
-from vpdist.embedding.encoder_process import EncoderProcess
-from vpdist.embedding.isolated_encoder import isolated_work
-from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
-from vpdist.embedding.units_in_progress import UnitsInProgress, count_crashes, two_lists_of_units
-from vpdist.errors import StorageError
 from vpdist.models import choose
-from vpdist.planning.plan import COSTS_PER_MFLOP, Plan, longest_first
-from vpdist.planning.sampler import TokenWeightedDistributedSampler
-from vpdist.results import parts
+from vpdist.planning.plan import Plan
 from vpdist.results.parts import PartHeader
 from vpdist.results.table_files import table_path
 from vpdist.results.tables import Totals
@@ -45,11 +35,6 @@ from vpdist.session.session import Outcome, Session
 from vpdist.storage.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
-
-ATTEMPTS = 3
-"""Times that parts are computed which are found damaged when they are checked."""
-CRASHES_UNTIL_ISOLATED = 2
-"""A unit during which processes crashed this often is computed in isolation."""
 
 
 def predict(settings: Settings) -> int:
@@ -116,7 +101,7 @@ class Predict:
             told_to_displays.measure_limit(self.session.progress, work)
         publishing.fetch(work)
         with publishing.beside(work) as work:
-            self._embed_until_complete(work)
+            Units(self.settings, self.session, work, self._stage).compute(self._note_platforms)
         with self._stage("tables"):
             totals = self._tables(summary, plan, work.header, inputs)
         return self._end(totals, time.monotonic() - started, publishing)
@@ -151,21 +136,7 @@ class Predict:
         if 0 < plan.n_units < self.control.runtime.world_size:
             message(f"{plan.n_units} units for {self.control.runtime.world_size} ranks: some ranks stay idle")
 
-    def _embed_until_complete(self, work: UnitWork) -> None:
-        """Compute missing parts and check all, until none is missing or damaged. Raises StorageError."""
-        for attempt in range(ATTEMPTS):
-            todo, crashing = self._remaining(work, attempt)
-            if attempt == 0 and self.control.is_first:
-                self._note_platforms(computing=bool(todo or crashing))
-            if todo:
-                self._embed(work, todo, attempt)
-            if crashing:
-                self._embed_isolated(work, crashing, attempt)
-            if not self._check(work, attempt):
-                return
-        raise StorageError(f"{self.folder.parts}: parts were damaged {ATTEMPTS} times in a row; check the disk")
-
-    def _note_platforms(self, *, computing: bool) -> None:
+    def _note_platforms(self, computing: bool) -> None:
         """Record with what the embeddings are computed, and warn where that is not one device and version."""
         device = self.control.runtime.device if computing else None
         told = note_platforms(self.folder, device, self.settings.reuse)
@@ -173,104 +144,6 @@ class Predict:
         self.folder.update_run(warnings=self.warnings)
         for warning in told:
             self.session.progress.message(warning)
-
-    def _remaining(self, work: UnitWork, attempt: int) -> tuple[list[int], list[int]]:
-        """Units without a valid part, in two lists: those to compute as usual, and those to compute in isolation.
-
-        Rank 0 lists the folder, before any rank computes, and publishes both.
-        """
-
-        def make() -> str:
-            crashes = count_crashes(self.folder)
-            missing = parts.remaining(self.folder.parts, work.plan, work.header)
-            left = {*missing, *self._found_damaged(attempt - 1)}
-            told_to_displays.describe_work(self.session, work, left, crashes, attempt)
-            crashing = [unit for unit in sorted(left) if crashes.get(unit, 0) >= CRASHES_UNTIL_ISOLATED]
-            return json.dumps([sorted(left - set(crashing)), crashing])
-
-        return two_lists_of_units(self.control.broadcast_from_rank_0(f"todo/{attempt}", make), work.plan.n_units)
-
-    def _embed(self, work: UnitWork, todo: list[int], attempt: int) -> None:
-        """Compute the units of `todo`, dealt by cost beforehand or taken one by one."""
-        costs = work.unit_cost[todo]
-        runtime = self.control.runtime
-        if dynamic := self.settings.schedule == "dynamic":
-            tokens, cost = (int(of[todo].sum()) // runtime.world_size for of in (work.unit_tokens, work.unit_cost))
-            order = [todo[i] for i in longest_first(costs).tolist()]
-            positions = iter(lambda: min(self.control.next_index(f"embed/{attempt}"), len(todo)), len(todo))
-            units: Iterator[int] = (order[position] for position in positions)
-            n_units = len(todo) // runtime.world_size
-        else:
-            sampler = TokenWeightedDistributedSampler(todo, costs.tolist(), runtime.world_size, runtime.rank)
-            tokens, cost = (int(of[sampler.mine].sum()) for of in (work.unit_tokens, work.unit_cost))
-            n_units = len(sampler)
-            units = iter(sampler)
-        with self._stage("embed", tokens, n_units, planned_work=cost // COSTS_PER_MFLOP, shared=dynamic):
-            most = 2 if runtime.device.type == "cuda" else 1
-            with (
-                UnitsInProgress(self.folder, runtime.rank, most) as in_progress,
-                Pipeline(work, self._report) as pipeline,
-            ):
-                for unit in units:
-                    logger.info("unit %d", unit)
-                    in_progress.begin(unit)
-                    pipeline.run(unit)
-            self.control.barrier(f"embed/{attempt}")
-
-    def _embed_isolated(self, work: UnitWork, crashing: list[int], attempt: int) -> None:
-        """Compute units that may crash their process in a child process: only rows that crash it fail."""
-        runtime = self.control.runtime
-        share = len(crashing) / runtime.world_size
-        tokens = int(work.unit_tokens[crashing].sum() / runtime.world_size)
-        if self.control.is_first:
-            self.session.progress.message(
-                f"{len(crashing)} units during which {CRASHES_UNTIL_ISOLATED} processes crashed are computed in a "
-                f"child process"
-            )
-        if runtime.device.type == "cuda":
-            torch.cuda.empty_cache()  # for the child
-        limits = (work.header.threads, self.control.raise_if_ending, self.settings.stall_timeout)
-
-        def read(kind: str, load: Callable[[], None]) -> None:
-            work.files[kind].read(load)
-
-        with EncoderProcess(runtime.device, *limits, read) as process:
-            isolated = isolated_work(work, process)
-
-            def run(position: int) -> None:
-                unit = crashing[position]
-                logger.info("unit %d, isolated", unit)
-                with Pipeline(isolated, self._report) as pipeline:
-                    pipeline.run(unit)
-                logger.info("unit %d, isolated: %d rows failed", unit, pipeline.failures)
-
-            with self._stage("embed", tokens, math.ceil(share), shared=True):
-                self.control.share_dynamically(f"isolated/{attempt}", len(crashing), run)
-
-    def _report(self, **counters: int) -> None:
-        self.session.progress.add(**counters)
-        self.control.raise_if_ending()
-
-    def _check(self, work: UnitWork, attempt: int) -> int:
-        """Check the digests of every part, each rank its share; returns the number of those damaged, which stay in
-        their place until `_embed` replaces them."""
-        keys, bad = self.control.runtime.keys, f"bad/{attempt}"
-
-        def check(unit: int) -> None:
-            for reason in parts.damaged(self.folder.parts, [unit], work.plan, work.header, full=True).values():
-                logger.warning("redone: %s", reason)
-                self.control.publish(f"{bad}/{keys.add(bad)}", str(unit))
-            self.session.progress.add(steps=1)
-
-        with self._stage("check", planned_steps=-(-work.plan.n_units // self.control.runtime.world_size), shared=True):
-            self.control.share_dynamically(f"check/{attempt}", work.plan.n_units, check)
-        return keys.add(bad, 0)
-
-    def _found_damaged(self, attempt: int) -> list[int]:
-        """Units whose parts `_check` has found damaged in this attempt."""
-        bad = f"bad/{attempt}"
-        n = self.control.runtime.keys.add(bad, 0)
-        return [int(self.control.wait_for(f"{bad}/{number}")) for number in range(1, n + 1)]
 
     def _tables(self, summary: StoreSummary, plan: Plan, header: PartHeader, inputs: RunInputs) -> Totals:
         """Rank 0 writes the tables, the others wait."""

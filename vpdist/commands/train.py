@@ -15,7 +15,8 @@ import xxhash
 
 from vpdist.commands import calibrate, run_inputs, told_to_displays, train_heads
 from vpdist.commands.beside import Beside
-from vpdist.commands.calibrate import LabelledSides, embed_pieces
+from vpdist.commands.embedded_pieces import EmbeddedPieces
+from vpdist.commands.labelled_sides import LabelledSides, fragments_of, joined_labels, sides_of
 from vpdist.commands.predict import Predict
 from vpdist.commands.trained_model import Trained, write_trained
 from vpdist.config import Settings
@@ -32,16 +33,13 @@ from vpdist.storage.run_folder import RunFolder
 from vpdist.train_settings import TrainSettings
 from vpdist.training import annotation, judge, plots
 from vpdist.training.fit import Examples, Fit
-from vpdist.training.fragments import Fragments, read_fragments
 from vpdist.training.groups import find_groups
 from vpdist.training.labelled import Labelled, Records, read_labelled
-from vpdist.training.pieces import Pieces
 from vpdist.training.rows import Rows, map_rows, rows_path, write_rows
-from vpdist.training.sides import TRAINING, VALIDATION, Sides, divide
+from vpdist.training.sides import TRAINING, VALIDATION
 
 FIT_VERSION = 1
 """Changes when the same data and settings give another classifier."""
-STATE = "state.safetensors"
 
 
 def train(settings: Settings, training: TrainSettings, labelled: Labelled) -> int:
@@ -49,8 +47,7 @@ def train(settings: Settings, training: TrainSettings, labelled: Labelled) -> in
 
     def check(control: Control) -> None:
         run_inputs.check_inputs(settings, control)
-        for old in (labelled.fit / STATE, labelled.pieces, *labelled.fit.glob("rows-*.npy")):
-            old.unlink(missing_ok=True)
+        labelled.forget()
 
     return run_session(
         RunFolder(settings.output),
@@ -96,16 +93,14 @@ class _Train:
             raise UsageError("no labelled sequence has an open reading frame: there is nothing to fit on")
         rows = self._rows(run)
         sums = Sums(self.control.runtime, self.settings.stall_timeout + 60, self.control.raise_if_ending)
-        fragments, sides = self._sides(run, records, group)
-        fit_on, validation = (self._examples(fragments, sides, side, sums) for side in (TRAINING, VALIDATION))
-        fit = self._fit(run, rows, sums, fit_on, validation, sides)
-        main = train_heads.Embedded(run, rows, records, fragments, sides)
+        known = self._sides(run, records, group)
+        fit_on, validation = (self._examples(known, side, sums) for side in (TRAINING, VALIDATION))
+        fit = self._fit(run, rows, sums, fit_on, validation, known)
+        main = train_heads.Embedded(run, rows, known)
         beside = train_heads.fit_beside(self, sums, main, fit.network.classifier)
-        known = None
-        if records is not None and sides is not None:
-            known = LabelledSides(records, sides, self._virus(records))
-        pieces = embed_pieces(self.session, self.settings, run, self.labelled, known, self.training.seed)
-        text = self._model(main, known, fit, beside, pieces, started)
+        given = (self.session, self.settings, run, self.labelled, known, self.training.seed)
+        pieces = calibrate.embed_for_calibration(*given)
+        text = self._model(main, fit, beside, pieces, started)
         return Outcome("\n".join([embedded.message, *self.warnings, text]), embedded.failures)
 
     def _groups(self) -> tuple[Records | None, np.ndarray]:
@@ -150,56 +145,28 @@ class _Train:
         self.control.wait_for_file(path)
         return map_rows(path, run.plan, run.widths, run.dtype)
 
-    def _sides(
-        self, run: EmbeddedRun, records: Records | None, group: np.ndarray
-    ) -> tuple[Fragments, Sides] | tuple[None, None]:
+    def _sides(self, run: EmbeddedRun, records: Records | None, group: np.ndarray) -> LabelledSides | None:
         """On rank 0: all fragments, and the side of each record. Raises UsageError, InputError."""
         if records is None:
-            return None, None
-        control, labelled = self.control, self.labelled
-        if len(records.names) != run.summary.n_records:
-            raise UsageError("a labelled file has changed since it was embedded; use --restart to embed it again")
-        fragments = read_fragments(self.session.folder, run.summary, run.plan, control.raise_if_ending)
-        if labelled.gbff:
-            fragments, told = annotation.inside_coding(fragments, records, labelled, control.raise_if_ending)
-            self.session.progress.message(told)
-        number = {source: index for index, source in enumerate(labelled.sources)}
-        source_of_file = np.array([number[file.source] for file in labelled.files], np.int32)
-        sides = divide(
-            group,
-            fragments.per_record(len(records.names)),
-            source_of_file[records.file],
-            labelled.sources,
-            validation_share=self.training.validation_share,
-            test_share=self.training.test_share,
-            calibration_share=self.training.calibration_share,
-            seed=self.training.seed,
-        )
-        if joined := self._joined_labels(records, group):
+            return None
+        fragments = fragments_of(self.session, run, self.labelled, records)
+        sides = sides_of(self.training, self.labelled, records, group, fragments)
+        if joined := joined_labels(self.labelled, records, group):
             self._warn(
                 f"{joined:,} groups hold viruses and others, which share an accession or a 25-mer (prophages?); "
                 f"each is on one side"
             )
-        return fragments, sides
+        return LabelledSides(records, self.labelled.virus(records), sides, fragments)
 
-    def _virus(self, records: Records) -> np.ndarray:
-        """(n,) bool, the label of each record."""
-        return np.array([file.virus for file in self.labelled.files])[records.file]
-
-    def _joined_labels(self, records: Records, group: np.ndarray) -> int:
-        """How many groups hold both labels."""
-        virus = self._virus(records)
-        return len(np.intersect1d(group[virus], group[~virus]))
-
-    def _examples(self, fragments: Fragments | None, sides: Sides | None, side: int, sums: Sums) -> Examples:
+    def _examples(self, known: LabelledSides | None, side: int, sums: Sums) -> Examples:
         """The examples of a side, which rank 0 tells the others."""
         packed = np.zeros(0, np.int64)
-        if fragments is not None and sides is not None:
-            mine = np.flatnonzero(fragments.usable & (sides.side[fragments.record] == side))
+        if known is not None:
+            mine = known.usable(side)
             virus_of = {file.source: file.virus for file in self.labelled.files}
             virus = np.array([virus_of[source] for source in self.labelled.sources])
-            source = sides.source[fragments.record[mine]]
-            packed = 2 * fragments.row[mine] + virus[source]
+            source = known.sides.source[known.fragments.record[mine]]
+            packed = 2 * known.fragments.row[mine] + virus[source]
             if side == TRAINING:
                 packed = packed.repeat(
                     np.array([self.training.times.get(name, 1) for name in self.labelled.sources])[source]
@@ -210,12 +177,18 @@ class _Train:
         return Examples(numbers // 2, numbers % 2 == 1)
 
     def _fit(
-        self, run: EmbeddedRun, rows: Rows, sums: Sums, training: Examples, validation: Examples, sides: Sides | None
+        self,
+        run: EmbeddedRun,
+        rows: Rows,
+        sums: Sums,
+        training: Examples,
+        validation: Examples,
+        known: LabelledSides | None,
     ) -> Fit:
         def make() -> str:
-            assert sides is not None
+            assert known is not None
             made_from = (
-                *(FIT_VERSION, run.plan.digest(), run.header.attributes(0), sides.digest(), self.training.fit),
+                *(FIT_VERSION, run.plan.digest(), run.header.attributes(0), known.sides.digest(), self.training.fit),
                 *(each.digest() for each in (training, validation)),
             )
             self.session.progress.message(
@@ -225,17 +198,16 @@ class _Train:
             return xxhash.xxh3_128_hexdigest(repr(made_from).encode())
 
         key = self.control.broadcast_from_rank_0("train/key", make)
-        fit = Fit(self.control, sums, rows, training, validation, self.training, self.labelled.fit / STATE, key)
+        fit = Fit(self.control, sums, rows, training, validation, self.training, self.labelled.state, key)
         fit.run()
         return fit
 
     def _model(
         self,
         main: train_heads.Embedded,
-        known: LabelledSides | None,
         fit: Fit,
         beside: Beside,
-        pieces: Pieces | None,
+        pieces: EmbeddedPieces | None,
         started: float,
     ) -> str:
         """Rank 0 judges the classifier and writes the model; the others wait. Returns the summary."""
@@ -244,8 +216,7 @@ class _Train:
 
         def make() -> str:
             nonlocal text
-            assert known is not None
-            trained = self._judged(main, known, fit, beside, pieces)
+            trained = self._judged(main, fit, beside, pieces)
             text = write_trained(trained, self.control.runtime, time.monotonic() - started)
             return "1"
 
@@ -255,25 +226,23 @@ class _Train:
     def _judged(
         self,
         main: train_heads.Embedded,
-        known: LabelledSides,
         fit: Fit,
         beside: Beside,
-        pieces: Pieces | None,
+        pieces: EmbeddedPieces | None,
     ) -> Trained:
         """On rank 0: the classifier with its figures and its calibration."""
-        run, fragments = main.run, train_heads.fragments_judged(main, beside.shortest_chunk or 0)
+        run, known = main.run, train_heads.with_judged_fragments(main, beside.shortest_chunk or 0)
         training, sides, ending = self.training, known.sides, self.control.raise_if_ending
         classifier = fit.network.classifier.eval()
         if run.kinds != CLASSIFIED:
             classifier.metadata[KINDS_KEY] = kinds_text(run.kinds)
         heads = beside.with_main(classifier, run.resolved.chunk_length)
         logits = train_heads.logits_of_rows(main, heads)
-        scored = judge.score(fragments, sides, known.virus, logits, ending)
-        calibrated, found, shortest = None, None, beside.shortest_chunk or 0
-        if pieces is not None:
-            found = calibrate.evidence_of_pieces(self.session, self.labelled, pieces, heads, shortest)
+        scored = judge.score(known.fragments, sides, known.virus, logits, ending)
+        calibrated, shortest = None, beside.shortest_chunk or 0
+        of_pieces = None if pieces is None else calibrate.score_pieces(pieces, heads, shortest)
         if training.calibration_share:
-            given = (training, run, fragments, known, pieces, found)
+            given = (training, run, known, of_pieces)
             calibrated, told = calibrate.calibrated(self.session, *given, logits, shortest)
             for warning in told:
                 self._warn(warning)
@@ -293,7 +262,7 @@ class _Train:
             drawn,
             judge.confusion(scored, sides, self.labelled.sources),
             calibrated,
-            calibrate.by_length(training, known, pieces, found, calibrated, ending),
+            calibrate.by_length(training, known, of_pieces, calibrated, ending),
             plots.draw(self.labelled.model / "plots", scored, name) if plots.can_draw() else [],
             beside,
         )

@@ -6,16 +6,16 @@ MODEL/head-300/run, resumed as any other; groups are on the same sides, settings
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import count
 from typing import Any, Protocol, Self
 
 import numpy as np
 
 from vpdist.commands.beside import RATE, Beside, FittedHead
-from vpdist.commands.predict import Predict
+from vpdist.commands.embedded_pieces import EmbeddedPieces, embed_pieces, piece_settings
+from vpdist.commands.labelled_sides import LabelledSides
 from vpdist.config import ResolvedConfig, Settings
 from vpdist.distributed.sums import Sums
 from vpdist.encoder_kinds import CLASSIFIED
@@ -28,22 +28,19 @@ from vpdist.results.heads import Heads
 from vpdist.results.row_lengths import SHIFT
 from vpdist.session.coordination import Control
 from vpdist.session.session import Session
-from vpdist.storage.atomic_files import storage_error
 from vpdist.storage.run_folder import RunFolder
-from vpdist.storage.table_switch import FileDigest
 from vpdist.train_settings import TrainSettings
 from vpdist.training import annotation, embedding_fit, judge
+from vpdist.training.drawn_pieces import cut_chunks
 from vpdist.training.fit import Examples, Fit
-from vpdist.training.fragments import Fragments, read_fragments
+from vpdist.training.fragments import read_fragments
 from vpdist.training.head_lengths import HeadLength, head_lengths, shortest_chunk_of
-from vpdist.training.head_pieces import HeadPieces, cut, write_pieces
 from vpdist.training.judge import Scored
-from vpdist.training.labelled import Labelled, Records
+from vpdist.training.labelled import Labelled
 from vpdist.training.metrics import Judged, with_intervals
+from vpdist.training.pieces import Pieces
 from vpdist.training.rows import Rows
-from vpdist.training.sides import TRAINING, VALIDATION, Sides
-
-PIECES = "pieces.fa"
+from vpdist.training.sides import SIDES, TRAINING, VALIDATION
 
 
 class Train(Protocol):
@@ -58,38 +55,46 @@ class Train(Protocol):
     def control(self) -> Control: ...
     def again(self, settings: Settings, training: TrainSettings, labelled: Labelled, session: Session) -> Self: ...
     def _rows(self, run: EmbeddedRun) -> Rows: ...
-    def _virus(self, records: Records) -> np.ndarray: ...
-    def _examples(self, fragments: Fragments | None, sides: Sides | None, side: int, sums: Sums) -> Examples: ...
+    def _examples(self, known: LabelledSides | None, side: int, sums: Sums) -> Examples: ...
     def _fit(
-        self, run: EmbeddedRun, rows: Rows, sums: Sums, training: Examples, validation: Examples, sides: Sides | None
+        self,
+        run: EmbeddedRun,
+        rows: Rows,
+        sums: Sums,
+        training: Examples,
+        validation: Examples,
+        known: LabelledSides | None,
     ) -> Fit: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A run of labelled sequences, embedded, as a fit takes it; fragments, records and sides on rank 0 only."""
+    """A run of labelled sequences, embedded, as a fit takes it."""
 
     run: EmbeddedRun
     rows: Rows
-    records: Records | None
-    fragments: Fragments | None
-    sides: Sides | None
+    known: LabelledSides | None
+    """On rank 0."""
+
+    @property
+    def on_rank_0(self) -> LabelledSides:
+        """What is known, where it must be."""
+        assert self.known is not None
+        return self.known
 
 
-def fragments_judged(main: Embedded, shortest_chunk: int) -> Fragments:
-    """On rank 0: the fragments of the main run, of which those of chunks that the model does not judge are not usable:
+def with_judged_fragments(main: Embedded, shortest_chunk: int) -> LabelledSides:
+    """On rank 0: what is known of the main run, but fragments of chunks that the model does not judge are not usable:
     figures are of the model as it is used."""
-    fragments = main.fragments
-    assert fragments is not None
+    fragments = main.on_rank_0.fragments
     long_enough = fragments.end - fragments.start + 1 + SHIFT >= shortest_chunk
-    return replace(fragments, usable=fragments.usable & long_enough)
+    return replace(main.on_rank_0, fragments=replace(fragments, usable=fragments.usable & long_enough))
 
 
 def logits_of_rows(main: Embedded, heads: Heads) -> Callable[[np.ndarray], np.ndarray]:
     """On rank 0: a function that returns the logits (m, 2) of rows of the main run."""
-    assert main.fragments is not None
-    bases = np.zeros(main.run.plan.n_rows, np.int64)
-    bases[main.fragments.row] = main.fragments.end - main.fragments.start + 1
+    fragments, bases = main.on_rank_0.fragments, np.zeros(main.run.plan.n_rows, np.int64)
+    bases[fragments.row] = fragments.end - fragments.start + 1
 
     def logits(row: np.ndarray) -> np.ndarray:
         embedded = dict(zip(main.run.kinds, main.rows.by_encoder(row), strict=True))
@@ -118,8 +123,8 @@ def fit_beside(train: Train, sums: Sums, main: Embedded, classifier: Classifier)
     chunk_length = main.run.resolved.chunk_length
     shortest = shortest_chunk_of(training.shortest_chunk, training.heads)
     summary, kept_apart = None, []
-    if main.fragments is not None and main.sides is not None:
-        rows = main.fragments.row[_of_side(main, TRAINING)]
+    if main.known is not None:
+        rows = main.known.fragments.row[main.known.usable(TRAINING)]
         drawn = main.rows.by_encoder(embedding_fit.draw(rows, training.seed))
         summary = embedding_fit.summarise(tuple(drawn), main.run.kinds, chunk_length)
     if summary is not None:
@@ -140,20 +145,10 @@ def fit_beside(train: Train, sums: Sums, main: Embedded, classifier: Classifier)
     return Beside(tuple(heads), summary, shortest)
 
 
-def _of_side(embedded: Embedded, *sides: int) -> np.ndarray:
-    """Usable fragments of some sides, on rank 0."""
-    assert embedded.fragments is not None
-    assert embedded.sides is not None
-    fragments = embedded.fragments
-    return np.flatnonzero(fragments.usable & np.isin(embedded.sides.side[fragments.record], sides))
-
-
 def _kept_apart(summary: EmbeddingSummary, embedded: Embedded, ending: Any) -> tuple[np.ndarray, np.ndarray]:
     """Distances and bases of the rows of groups that were kept apart, on rank 0."""
-    assert embedded.fragments is not None
-    assert embedded.sides is not None
-    fragments = embedded.fragments
-    apart = np.flatnonzero(fragments.usable & (embedded.sides.side[fragments.record] != TRAINING))
+    fragments = embedded.on_rank_0.fragments
+    apart = embedded.on_rank_0.usable(*(side for side in range(len(SIDES)) if side != TRAINING))
     rows, first = np.unique(fragments.row[apart], return_index=True)
     bases = (fragments.end - fragments.start + 1)[apart[first]]
     found = embedding_fit.distances(summary, rows, lambda piece: tuple(embedded.rows.by_encoder(piece)), ending)
@@ -165,115 +160,79 @@ def _fit_head(
 ) -> tuple[Embedded, FittedHead]:
     """One further classifier, and what it was fitted on."""
     again = _train_of(train, wanted, main.run.resolved)
-    pieces = _pieces(again, wanted, main.records)
-    again.control.wait_for_file(again.session.folder.parts)
-    outcome = Predict(replace(again.settings, restart=False), again.session).stages()
+    pieces = _embed(again, wanted, main.known).pieces
     run = finished_run(again.session.folder)
-    if again.control.is_first:
-        again.session.end("done_with_failures" if outcome.failures else "done", 0, outcome.message)
-    rows, fragments = again._rows(run), None
-    if main.records is not None:
-        fragments = read_fragments(again.session.folder, run.summary, run.plan, again.control.raise_if_ending)
+    rows, known = again._rows(run), None
+    if main.known is not None:
         assert pieces is not None
-        fragments = pieces.of_sequences(fragments)
+        ending = again.control.raise_if_ending
+        fragments = pieces.of_sequences(read_fragments(again.session.folder, run.summary, run.plan, ending))
         if again.labelled.gbff:
-            fragments, _ = annotation.inside_coding(
-                fragments, main.records, again.labelled, again.control.raise_if_ending
-            )
-    embedded = Embedded(run, rows, main.records, fragments, main.sides)
-    fit_on, validation = (again._examples(fragments, main.sides, side, sums) for side in (TRAINING, VALIDATION))
-    _refuse_too_little(wanted, fit_on, validation)
-    fit = again._fit(run, rows, sums, fit_on, validation, main.sides)
+            fragments, _ = annotation.inside_coding(fragments, main.known.records, again.labelled, ending)
+        known = replace(main.known, fragments=fragments)
+    embedded = Embedded(run, rows, known)
+    fit_on, validation = (again._examples(known, side, sums) for side in (TRAINING, VALIDATION))
+    if any(side.virus.all() or not side.virus.any() for side in (fit_on, validation)):  # of one label only
+        raise _too_little(wanted)
+    fit = again._fit(run, rows, sums, fit_on, validation, known)
     fitted = fit.network.classifier.eval()
     if run.kinds != CLASSIFIED:
         fitted.metadata[KINDS_KEY] = kinds_text(run.kinds)
     figures: dict[str, Any] = {}
-    if fragments is not None:
+    if known is not None:
         figures["head"] = _judged(again, embedded, fitted)
         if run.kinds == main.run.kinds:
             figures["main"] = _judged(again, embedded, classifier.eval())
     return embedded, FittedHead(wanted, run.kinds, fitted, figures)
 
 
-def _pieces(train: Train, wanted: HeadLength, records: Records | None) -> HeadPieces | None:
-    """Rank 0 cuts the sequences and writes the pieces; a run of other pieces is discarded. The others wait, and have
-    none."""
-    made: HeadPieces | None = None
+def _embed(train: Train, wanted: HeadLength, known: LabelledSides | None) -> EmbeddedPieces:
+    """Cut the sequences, and embed the pieces. Raises UsageError where no sequence is long enough."""
 
-    def make() -> str:
-        nonlocal made
-        assert records is not None
-        ending, unknown = train.control.raise_if_ending, train.settings.replace_unknown
-        made = cut(records.lengths, wanted.length, wanted.begins, train.training.seed)
-        path, folder = Path(train.settings.inputs[0]), train.session.folder
-        before = FileDigest.of(path) if path.exists() else None
-        written = path.with_name(f"next-{path.name}")  # the old run goes first: killed in between, all is made again
-        write_pieces(written, train.labelled, made, ending, replace_unknown=unknown)
-        restart = train.settings.restart and train.control.runtime.attempt == 0
-        try:
-            folder.prepare(restart=restart or before != FileDigest.of(written))
-            os.replace(written, path)
-        except OSError as error:
-            raise storage_error(path, error) from error
-        folder.remove_temporary_files()
-        for old in train.labelled.fit.glob("*") if restart else ():
-            old.unlink(missing_ok=True)
-        train.session.progress.message(f"{len(made.record):,} pieces of {wanted.length} bases")
-        return "1"
+    def choose() -> Pieces:
+        assert known is not None
+        pieces = cut_chunks(known.records.lengths, wanted.length, wanted.begins, train.training.seed)
+        train.session.progress.message(f"{len(pieces):,} pieces of {wanted.length} bases")
+        return pieces
 
-    train.control.broadcast_from_rank_0("train/pieces", make)
-    return made
+    numbers = (b"%d" % number for number in count())
+    embedded = embed_pieces(train.session, train.settings, train.labelled, choose, numbers)
+    if embedded is None:
+        raise _too_little(wanted)
+    return embedded
 
 
 def _train_of(train: Train, wanted: HeadLength, resolved: ResolvedConfig) -> Train:
     """The same command for pieces of another length, in a folder of its own; what was `resolved` for the main run, as
     number formats, holds here, too."""
-    labelled = replace(train.labelled, model=train.labelled.model / f"head-{wanted.length}")
+    labelled = train.labelled.of_head(wanted.length)
     left_out = {f"{kind}_model": None for kind in CLASSIFIED if wanted.kinds and kind not in wanted.kinds}
-    settings = replace(
-        train.settings,
-        inputs=(str(labelled.model / PIECES),),
-        output=labelled.run,
-        model=None,
-        reuse=None,
-        chunk_length=wanted.length,
-        min_length=0,
-        dtype=resolved.dtype,
-        embedding_dtype=resolved.embedding_dtype,
-        token_budget=resolved.token_budget,
-        threads=resolved.threads,
-        **left_out,  # type: ignore[arg-type]
-    )
+    changes = {"model": None, "chunk_length": wanted.length, **left_out}
+    settings = piece_settings(train.settings, resolved, labelled.head_pieces, labelled.run, **changes)
     train.session.progress.message(f"a classifier for chunks of {wanted.length} bases, from {wanted.begins} on")
     session = train.session.inside(f"head-{wanted.length}", RunFolder(settings.output))
     training = replace(train.training, hidden=train.training.heads_hidden or train.training.hidden)
     return train.again(settings, training, labelled, session)
 
 
-def _refuse_too_little(wanted: HeadLength, training: Examples, validation: Examples) -> None:
-    """Raises UsageError, on every rank, where a side has fragments of one label only."""
-    for side in (training, validation):
-        if side.virus.all() or not side.virus.any():
-            raise UsageError(
-                f"--heads: too few sequences of at least {wanted.begins} bases with open frames for a classifier of "
-                f"{wanted.length}: training and validation need viruses and others; give more sequences"
-            )
+def _too_little(wanted: HeadLength) -> UsageError:
+    return UsageError(
+        f"--heads: too few sequences of at least {wanted.begins} bases with open frames for a classifier of "
+        f"{wanted.length}: training and validation need viruses and others; give more sequences"
+    )
 
 
 def _judged(train: Train, embedded: Embedded, classifier: Classifier) -> dict[str, Any]:
     """Figures of a classifier's calls of the test side's pieces, on rank 0."""
-    assert embedded.records is not None
-    assert embedded.fragments is not None
-    assert embedded.sides is not None
-    rows, ending, training = embedded.rows, train.control.raise_if_ending, train.training
+    known, rows, ending, training = embedded.on_rank_0, embedded.rows, train.control.raise_if_ending, train.training
     scored: Scored = judge.score(
-        embedded.fragments,
-        embedded.sides,
-        train._virus(embedded.records),
+        known.fragments,
+        known.sides,
+        known.virus,
         lambda row: classifier.logits(*rows.by_encoder(row)),
         ending,
     )["chunks"]
-    judged = Judged.of(scored.virus, scored.share, embedded.sides.group[scored.record])
+    judged = Judged.of(scored.virus, scored.share, known.sides.group[scored.record])
     others = scored.share[~scored.virus]
     rate = float((others >= 0.5).mean()) if len(others) else None
     found = with_intervals(judged, training.bootstraps, training.seed, ending)

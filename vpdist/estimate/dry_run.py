@@ -17,7 +17,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 
 from vpdist import environment
@@ -33,15 +32,15 @@ from vpdist.encoders.shape import encoder_shape
 from vpdist.environment import LaunchContext
 from vpdist.errors import Interrupted, StorageError, VpdistError
 from vpdist.estimate import sample_files, timing_process, virus_files
-from vpdist.estimate.forecast import Counts, Disk, Forecast, Memory, Rank, Time, Work
+from vpdist.estimate.forecast import Counts, Disk, Forecast
+from vpdist.estimate.measured import counts_of, memory_of, time_of_stages, work_of_ranks
 from vpdist.estimate.sample_files import SampledParts, SampledShards, total_bytes
-from vpdist.estimate.timing_process import Timing, TimingRequest
+from vpdist.estimate.timing_process import TimingRequest
 from vpdist.estimate.workload import Workload
 from vpdist.models import choose
 from vpdist.monitoring.telemetry import most_memory_bytes
 from vpdist.planning import fragment_keys
 from vpdist.planning.fragment_order import plan_order, shared_rows
-from vpdist.planning.plan import deal
 from vpdist.results.classifier import Classifier
 from vpdist.results.heads import Heads
 from vpdist.results.parts import part_header
@@ -163,7 +162,7 @@ class _DryRun:
         if not inputs.models:
             keys = fragment_keys.fragment_keys(self.folder, summary)
             n_rows = len(shared_rows(keys, plan_order(keys))) - 1
-            return Forecast(counts=_counts(summary, totals, n_rows), warnings=warnings)
+            return Forecast(counts=counts_of(summary, totals, n_rows), warnings=warnings)
         with self._stage("plan"):
             plan, plan_id = prepare.make_plan(self.control, self.folder, summary, inputs)
             work = Workload.of(plan, fragment_keys.fragment_keys(self.folder, summary), inputs.models)
@@ -176,24 +175,24 @@ class _DryRun:
         with self._stage("check"):
             header = part_header(plan_id, inputs.resolved)
             sampled = sample_files.write_parts(self.folder.parts, work, header, self.control.raise_if_ending)
-        counts, disk = _counts(summary, totals, plan.n_rows), self._disk(shards, sampled, output)
+        counts, disk = counts_of(summary, totals, plan.n_rows), self._disk(shards, sampled, output)
         disk = replace(disk, virus_files=self._virus_files(counts, inputs.resolved))
         if not (plan.n_units and self.timed):
-            nothing = self._work(work, inputs.resolved, 0.0, 0.0)
+            nothing = work_of_ranks(work, inputs.resolved, self.ranks, 0.0, 0.0)
             return Forecast(counts=counts, warnings=warnings, work=nothing, disk=disk)
         with self._stage("embed"):
             batches = {"stretches": stretches, "costs": costs, "longest": longest}
             request = TimingRequest(folder=self.folder, inputs=inputs, **batches)
             timings = timing_process.measure(request, self.local_ranks, self.control.raise_if_ending)
         seconds_per_cost = sum(timing.seconds for timing in timings) / sum(timing.cost for timing in timings)
-        ranks = self._work(work, inputs.resolved, seconds_per_cost, sampled.write_s)
+        ranks = work_of_ranks(work, inputs.resolved, self.ranks, seconds_per_cost, sampled.write_s)
         return Forecast(
             counts=counts,
             warnings=warnings,
             work=ranks,
             disk=disk,
-            memory=_memory(timings, planning_bytes),
-            time=self._time(ranks, timings, reading_s, shards, sampled),
+            memory=memory_of(timings, planning_bytes),
+            time=time_of_stages(ranks, timings, self.seconds, reading_s, shards, sampled),
         )
 
     def _gather(self) -> RunInputs:
@@ -238,62 +237,3 @@ class _DryRun:
 
     def _virus_files(self, counts: Counts, resolved: ResolvedConfig) -> int:
         return virus_files.most_bytes(self.folder.path, counts, resolved.input_names, called=bool(resolved.classifier))
-
-    def _work(self, work: Workload, resolved: ResolvedConfig, seconds_per_cost: float, write_s: float) -> Work:
-        """The work of each rank, units dealt as the sampler does."""
-        plan = work.plan
-        unit_s = seconds_per_cost * plan.unit_cost + write_s
-
-        def rank(units: list[int]) -> Rank:
-            tokens, cost, embed_s = (column[units].sum() for column in (plan.unit_tokens, plan.unit_cost, unit_s))
-            return Rank(units=len(units), tokens=int(tokens), cost=int(cost), embed_s=round(float(embed_s), 3))
-
-        return Work(
-            tokens={kind: int(lengths.sum()) for kind, lengths in work.lengths.items()},
-            units=plan.n_units,
-            device=resolved.device,
-            dtype=resolved.dtype,
-            threads=resolved.threads,
-            token_budget=resolved.token_budget,
-            ranks=[rank(units) for units in deal(plan.unit_cost, self.ranks)],
-        )
-
-    def _time(
-        self, work: Work, timings: list[Timing], reading_s: float, shards: SampledShards, sampled: SampledParts
-    ) -> Time:
-        launched = 2 if self.ranks > 1 else 1  # a launcher imports torch, then its workers do
-        units = max(rank.units for rank in work.ranks)
-        return Time(
-            launch=round(launched * max(timing.import_s for timing in timings), 3),
-            start=round(self.seconds["start"], 3),
-            load=round(max(timing.load_s for timing in timings), 3),
-            ingest=round(max(reading_s, self.seconds["ingest"] / self.ranks), 3),
-            plan=round(self.seconds["plan"] + shards.seconds / self.ranks, 3),
-            embed=round(max(rank.embed_s for rank in work.ranks), 3),
-            tables=round(self.seconds["tables"] + sampled.check_s * units, 3),
-            timed_at_once=len(timings),
-            timed_batches=sum(timing.batches for timing in timings),
-        )
-
-
-def _counts(summary: StoreSummary, totals: Totals, n_rows: int) -> Counts:
-    return Counts(
-        sequences=summary.n_records,
-        statuses=dict(totals.statuses),
-        bases=summary.n_bases,
-        chunks=summary.n_chunks,
-        open_chunks=totals.open_chunks,
-        fragments=summary.n_fragments,
-        different_fragments=n_rows,
-    )
-
-
-def _memory(timings: list[Timing], planning_bytes: int) -> Memory:
-    return Memory(
-        program=max(timing.program_bytes for timing in timings),
-        encoders=max(timing.encoder_bytes for timing in timings),
-        batches=max(timing.batch_bytes for timing in timings),
-        planning=planning_bytes,
-        device=timings[0].device_bytes,
-        machine=psutil.virtual_memory().total,
-    )

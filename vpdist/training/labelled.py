@@ -6,7 +6,7 @@ Enters: the files of both labels. Leaves: a table of their records; sequences th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,11 @@ class Labelled:
         return self.model / "fit"
 
     @property
+    def state(self) -> Path:
+        """Parameters and optimizer after the last epoch."""
+        return self.fit / "state.safetensors"
+
+    @property
     def calibration_run(self) -> Path:
         """The run folder with the embeddings of the pieces by which scores are calibrated."""
         return self.model / "calibration-run"
@@ -49,6 +54,19 @@ class Labelled:
     def pieces(self) -> Path:
         """The sequences of that run."""
         return self.fit / "pieces.fa"
+
+    def virus(self, records: Records) -> np.ndarray:
+        """(n,) bool, the label of each record."""
+        return np.array([file.virus for file in self.files])[records.file]
+
+    def of_head(self, length: int) -> Labelled:
+        """The same sequences for a classifier of shorter chunks, in a folder of its own, with `head_pieces`."""
+        return replace(self, model=self.model / f"head-{length}")
+
+    @property
+    def head_pieces(self) -> Path:
+        """The sequences of the run in such a folder."""
+        return self.model / "pieces.fa"
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -62,6 +80,13 @@ class Labelled:
     def sources(self) -> tuple[str, ...]:
         """Names of the sources in the order of the files, each once."""
         return tuple(dict.fromkeys(file.source for file in self.files))
+
+    def forget(self) -> None:
+        """Remove what `--restart` must not go on from, of all classifiers: states of fits, their rows, and the pieces,
+        without which a run on them is discarded."""
+        of_heads = (*self.model.glob("head-*/fit/*"), *self.model.glob("head-*/pieces.fa"))
+        for old in (self.state, self.pieces, *self.fit.glob("rows-*.npy"), *of_heads):
+            old.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Raises InputError for a file of groups or annotations that cannot be read, UsageError for a folder that is

@@ -1,30 +1,19 @@
-"""Pieces of sequences, of several lengths: what scores are calibrated on, and judged on.
+"""Pieces of the labelled sequences, as they are embedded beside these: stretches of them, one each or several joined.
 
-Enters: the side, group and source of each labelled sequence. Leaves: a bounded number of pieces per length and label,
-evenly by source, from as many groups as there are, none of which overlap at the same length.
+Which they are, `drawn_pieces` says; here is what they are made of, and their bases.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from vpdist.errors import InputError
 from vpdist.sequences.records import read_records
-from vpdist.training.sides import CALIBRATION, Sides
-
-PIECE_BASES = (150, 300, 500, 1000, 3000, 10_000, 30_000)
-"""Where the length classes begin, and once more: half of a long piece's chunks may have no open frame, and its class is
-that of the scored bases."""
-MOST_PIECES = 5000
-"""Of one length and label."""
-MOST_BASES = 8_000_000
-"""Of all pieces of one length and label."""
-MOST_OF_GROUP = 8
-"""Pieces of one length from one group: relatives add little."""
-
+from vpdist.training.fragments import Fragments
 
 Span = tuple[int, int, int]
 """Record, start and end (0-based, exclusive)."""
@@ -32,117 +21,72 @@ Span = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """n pieces of sequences; see `choose_pieces`."""
+    """n pieces of sequences, of s stretches in all."""
 
-    spans: tuple[tuple[Span, ...], ...]
-    """What each piece consists of, ascending: one stretch, or several where sequences were joined."""
     record: np.ndarray
-    """(n,) int64, number of the first record of each."""
-    bases: np.ndarray
-    """(n,) int64, length."""
+    """(s,) int64, the sequence of each stretch; ascending within a piece."""
+    start: np.ndarray
+    """(s,) int64, its first base there, from 0."""
+    end: np.ndarray
+    """(s,) int64, exclusive."""
+    first: np.ndarray
+    """(n,) int64, the first stretch of each piece: the only one, or of several where sequences were joined."""
+
+    @classmethod
+    def of(cls, spans: Sequence[Sequence[Span]]) -> Pieces:
+        """The pieces that consist of these, at least one each."""
+        record, start, end = np.array([span for piece in spans for span in piece], np.int64).reshape(-1, 3).T
+        return cls(record, start, end, np.cumsum([0, *map(len, spans)], dtype=np.int64)[:-1])
 
     def __len__(self) -> int:
-        return len(self.spans)
+        return len(self.first)
 
     def __add__(self, others: Pieces) -> Pieces:
         """These pieces and then others."""
-        record, bases = (np.concatenate(pair) for pair in ((self.record, others.record), (self.bases, others.bases)))
-        return Pieces(self.spans + others.spans, record, bases)
+        pairs = ((self.record, others.record), (self.start, others.start), (self.end, others.end))
+        joined = (np.concatenate(pair) for pair in (*pairs, (self.first, others.first + len(self.record))))
+        return Pieces(*joined)
+
+    @property
+    def first_record(self) -> np.ndarray:
+        """(n,) int64, the first sequence of each."""
+        return self.record[self.first]
+
+    @property
+    def bases(self) -> np.ndarray:
+        """(n,) int64, length."""
+        return np.add.reduceat(self.end - self.start, self.first)
+
+    def of_sequences(self, fragments: Fragments) -> Fragments:
+        """Fragments of a run on pieces of one stretch each, as fragments of the sequences that these are from."""
+        stretch = self.first[fragments.record]
+        start = self.start[stretch]
+        return replace(fragments, record=self.record[stretch], start=fragments.start + start, end=fragments.end + start)
 
 
-def choose_pieces(
-    sides: Sides,
-    lengths: np.ndarray,
-    virus: np.ndarray,
-    seed: int,
+def texts(
+    pieces: Pieces,
+    paths: Sequence[Path],
+    raise_if_ending: Callable[[], None] = lambda: None,
     *,
-    side: int = CALIBRATION,
-    all_bases: Sequence[int] = PIECE_BASES,
-    most: int | None = None,
-) -> Pieces:
-    """Pieces of a side's sequences. `lengths` and `virus` (r,): bases and label of each record; `most`: in place of
-    MOST_PIECES.
-
-    Sequences that are shorter than a piece are joined, in their order, with others of their group and source: where
-    these are genes, a group has those of a genome, and a contig has one after the other, too.
-    """
-    rng = np.random.default_rng(seed)
-    chosen: list[tuple[Span, ...]] = []
-    for bases in all_bases:
-        wanted = min(most or MOST_PIECES, MOST_BASES // bases)
-        for label in (True, False):
-            mine = (sides.side == side) & (virus == label)
-            windows = [
-                _windows(np.flatnonzero(mine & (sides.source == source)), sides.group, lengths, bases, rng)
-                for source in np.unique(sides.source[mine]).tolist()
-            ]
-            for of_source, n in zip(windows, _evenly([len(each) for each in windows], wanted), strict=True):
-                chosen += of_source[:n]
-    chosen.sort()
-    bases_of = [sum(end - start for _, start, end in spans) for spans in chosen]
-    record = np.array([spans[0][0] for spans in chosen], np.int64)
-    return Pieces(tuple(chosen), record, np.array(bases_of, np.int64))
-
-
-def _windows(
-    records: np.ndarray, group: np.ndarray, lengths: np.ndarray, bases: int, rng: np.random.Generator
-) -> list[tuple[Span, ...]]:
-    """Disjoint windows, one of each group, then a second one of each group, and so on."""
-    members: dict[int, list[int]] = {}
-    for record in records.tolist():
-        members.setdefault(int(group[record]), []).append(record)
-    groups = [_of_group(mine, lengths, bases, rng) for _, mine in sorted(members.items())]
-    order = rng.permutation(len(groups)).tolist()
-    return [groups[i][turn] for turn in range(MOST_OF_GROUP) for i in order if turn < len(groups[i])]
-
-
-def _of_group(records: list[int], lengths: np.ndarray, bases: int, rng: np.random.Generator) -> list[tuple[Span, ...]]:
-    """At most MOST_OF_GROUP windows of a group: of its long records, and of the short ones joined."""
-    short = [record for record in records if lengths[record] < bases]
-    stretches = [[record] for record in records if lengths[record] >= bases] + ([short] if short else [])
-    windows: list[tuple[Span, ...]] = []
-    for number in rng.permutation(len(stretches)).tolist():
-        ends = np.cumsum(lengths[stretches[number]])
-        n, rest = divmod(int(ends[-1]), bases)
-        if n == 0:
-            continue
-        first = int(rng.integers(0, rest + 1))
-        for place in rng.permutation(n)[: MOST_OF_GROUP - len(windows)].tolist():
-            windows.append(_spans(stretches[number], ends, first + place * bases, bases))
-    return windows
-
-
-def _spans(records: list[int], ends: np.ndarray, start: int, bases: int) -> tuple[Span, ...]:
-    """The stretches of records in a row, whose ends are given, that make up the bases from `start` on."""
-    found = []
-    for number in range(int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, start + bases)) + 1):
-        begin = int(ends[number - 1]) if number else 0
-        found.append((records[number], max(0, start - begin), min(int(ends[number]), start + bases) - begin))
-    return tuple(found)
-
-
-def _evenly(available: Sequence[int], most: int) -> list[int]:
-    """How many each source gives, so that the smallest give all and the others the same."""
-    given = [0] * len(available)
-    left = most
-    for turn, i in enumerate(sorted(range(len(available)), key=lambda i: available[i])):
-        given[i] = min(available[i], left // (len(available) - turn))
-        left -= given[i]
-    return given
-
-
-def fasta(
-    pieces: Pieces, paths: Sequence[Path], raise_if_ending: Callable[[], None], *, replace_unknown: bool
+    replace_unknown: bool = False,
 ) -> Iterator[bytes]:
-    """The pieces as FASTA records, in their order, from the labelled files. Raises InputError."""
-    wanted: dict[int, list[tuple[int, int, int]]] = {}
-    for piece, spans in enumerate(pieces.spans):
-        for record, start, end in spans:
-            wanted.setdefault(record, []).append((piece, start, end))
-    texts: list[list[bytes]] = [[] for _ in pieces.spans]
-    for number, read in enumerate(read_records(paths, replace_unknown=replace_unknown)):
+    """The bases of each piece, in their order. The labelled files are read once, as far as is needed; what is in memory
+    waits for an earlier piece, or for the rest of its own. Raises InputError."""
+    stretches = np.diff(pieces.first, append=len(pieces.record))
+    piece_of = np.repeat(np.arange(len(pieces)), stretches).tolist()
+    order = np.argsort(pieces.record, kind="stable")
+    ends = np.searchsorted(pieces.record[order], np.arange(int(pieces.record.max(initial=-1)) + 1), "right").tolist()
+    waiting: dict[int, bytes] = {}
+    missing, given = stretches.tolist(), 0
+    for begin, end, read in zip([0, *ends], ends, read_records(paths, replace_unknown=replace_unknown), strict=False):
         raise_if_ending()
-        for piece, start, end in wanted.get(number, ()):
-            texts[piece].append(bytes(read.sequence[start:end]))
-    for piece, parts in enumerate(texts):
-        yield b">piece%d\n%b\n" % (piece + 1, b"".join(parts))
+        for stretch in order[begin:end].tolist():
+            piece = piece_of[stretch]
+            waiting[piece] = waiting.get(piece, b"") + read.sequence[pieces.start[stretch] : pieces.end[stretch]]
+            missing[piece] -= 1
+        while given < len(missing) and not missing[given]:
+            yield waiting.pop(given)
+            given += 1
+    if given < len(missing):
+        raise InputError("has fewer sequences than when it was read before", path=str(paths[-1]))
