@@ -116,16 +116,16 @@ def read_sequences(folder: Path, sources: Sequence[str], min_score: float, endin
     with opened_table(folder, "sequences", ending) as table:
         call = CallOf(table, calibrated=calibrated)
         source, length, score, status = table.positions("source", "length", "virus_score", "status")
-        offset = len("\t".join(table.columns).encode()) + 1
+        offset = len(table.line) + 1
         for record, row in enumerate(table):
             bases, is_virus = int(row[length]), call.is_virus(row)
             counts[row[source]].add(bases, row[status], scored=row[score] != NA, is_virus=is_virus)
-            if is_virus and float(row[score]) >= min_score:
+            if is_virus and (value := float(row[score])) >= min_score:
                 records.append(record)
                 offsets.append(offset)
-                scores.append(float(row[score]))
+                scores.append(value)
                 lengths.append(bases)
-            offset += len("\t".join(row).encode()) + 1
+            offset += len(table.line) + 1
     columns = (np.frombuffer(column, f"{column.typecode}") for column in (records, offsets, scores, lengths))
     return Sequences(VirusRows(*columns), counts)
 

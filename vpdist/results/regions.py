@@ -95,12 +95,14 @@ def lines(region: Region, number: int) -> tuple[bytes, bytes, bytes]:
     BED6 has three columns more: virus score, chunks, whether the region has all scored chunks of its sequence. GFF3 has
     a feature of type viral_sequence (SO:0001041).
     """
-    name, chunks, virus = gff3_name(region.seq_name), region.chunks, region.virus_score
-    start, end, score = region.start, region.end, b"%.6g" % virus
-    bed = (region.seq_name.encode(), start, end, number, round(1000 * virus), score, chunks, region.whole)
-    place = (name, start + 1, end, score, number)
-    attributes = (chunks, region.virus_chunks, region.nonvirus_score, b"true" if region.whole else b"false")
-    return BED % bed, GFF3 % (*place, *attributes), GFF3_SEQUENCE % (name, region.length)
+    name, start, end, chunks = gff3_name(region.seq_name), region.start, region.end, region.chunks
+    virus, nonvirus, whole = region.virus_score, region.nonvirus_score, b"true" if region.whole else b"false"
+    score = b"%.6g" % virus
+    return (
+        BED % (region.seq_name.encode(), start, end, number, round(1000 * virus), score, chunks, region.whole),
+        GFF3 % (name, start + 1, end, score, number, chunks, region.virus_chunks, nonvirus, whole),
+        GFF3_SEQUENCE % (name, region.length),
+    )
 
 
 BED = b"%b\t%d\t%d\tregion_%d\t%d\t.\t%b\t%d\t%d\n"

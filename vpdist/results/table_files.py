@@ -38,11 +38,14 @@ class Table:
     columns: tuple[str, ...]
     lines: Iterator[bytes]
     """The rows that have not been read."""
+    line: bytes
+    """The row that was read last, the header before there is one; without its line break."""
 
     def __iter__(self) -> Iterator[list[str]]:
         """Its rows, once. Raises DamagedFile naming the row, StorageError where it cannot be read."""
         width = len(self.columns)
         for number, line in enumerate(self.lines, 1):
+            self.line = line
             try:
                 cells = line.decode().split("\t")
             except UnicodeDecodeError as error:
@@ -74,13 +77,14 @@ def opened_table(folder: Path, name: str, before_block: Callable[[], None] = lam
     path = table_path(folder, name)
     with opened_text(path) as file:
         lines = _lines(file, path, before_block)
+        header = next(lines, b"")
         try:
-            columns = tuple(next(lines, b"").decode().split("\t"))
+            columns = tuple(header.decode().split("\t"))
         except UnicodeDecodeError as error:
             raise DamagedFile(f"{path}: its header is not UTF-8") from error
         if columns == ("",) or len(set(columns)) < len(columns):
             raise DamagedFile(f"{path}: has no header with a name for each column")
-        yield Table(path, columns, lines)
+        yield Table(path, columns, lines, header)
 
 
 @contextmanager
