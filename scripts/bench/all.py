@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from scripts.bench import against_esm_cpp, display, encoders, scale, whole_runs
+from scripts.bench import against_esm_cpp, display, encoders, result_files, scale, whole_runs
 from scripts.bench.goals import Row, conditions, printed, table
 from scripts.demo import make_models, make_sample
 
@@ -53,6 +53,7 @@ def large_rows(contigs: list[Path], work: Path) -> Iterator[Row]:
     inputs, encoders = contigs or [sample(work)], models(work)
     yield from whole_runs.rows(inputs, encoders, runs, fragments=LONG, dtypes=(dtype,), pairs=PAIRS)
     yield from scale.rows(large=True, work=work / "scale")
+    yield from result_files.rows()
 
 
 def main() -> None:

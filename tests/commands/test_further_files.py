@@ -248,6 +248,19 @@ def test_a_record_that_is_another_one_than_the_table_says_is_found(done: Path, t
     assert not (tmp_path / "out.gz").exists()
 
 
+@pytest.mark.parametrize("n", [1, 79, 80, 81, 319, 320, 321, 1000])
+def test_a_sequence_is_written_in_lines_of_80_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    monkeypatch.setattr("vpdist.results.virus_fasta.LETTERS_AT_ONCE", 160)
+    letters = "".join("acgtNRY-"[i * i % 7] for i in range(n))
+    (tmp_path / "in.fa").write_text(f">s t\n{letters}\n")
+    records = (np.array([0, 1]), np.array([0]), lambda _: ("s", n))
+    write_virus_fasta(tmp_path / "out.gz", [tmp_path / "in.fa"], *records, lambda: None)
+    assert gzip.decompress((tmp_path / "out.gz").read_bytes()).decode().splitlines() == [
+        ">s t",
+        *(letters[start : start + 80] for start in range(0, n, 80)),
+    ]
+
+
 def test_a_run_that_must_end_ends_while_the_input_is_read(tmp_path: Path) -> None:
     source = tmp_path / "in.fa"
     source.write_text("".join(f">s{i}\nACGT\n" for i in range(5000)))

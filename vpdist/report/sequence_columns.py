@@ -7,6 +7,7 @@ bytes a sequence of the run, and for the rows that are shown.
 from __future__ import annotations
 
 from array import array
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Counted:
 def count_sequences(folder: Path, sources: list[str], most: int = MOST_SEQUENCES) -> Counted:
     """Read sequences.tsv once: counts, and which sequences are shown. Raises DamagedFile, StorageError."""
     by_score = array("d")
-    counts = {source: SourceCounts() for source in sources}
+    counts = defaultdict(SourceCounts, {source: SourceCounts() for source in sources})
     histogram = np.zeros((len(CLASSES), BINS), np.int64)
     totals = np.zeros(len(CLASSES), np.int64)
     calibrated = are_calibrated(folder)
@@ -71,8 +72,7 @@ def count_sequences(folder: Path, sources: list[str], most: int = MOST_SEQUENCES
         for row in table:
             bases, value = number(table, row[length], int), number(table, row[score])
             by_score.append(value)
-            of = counts.setdefault(row[source], SourceCounts())
-            of.add(bases, row[status], scored=value == value, is_virus=call.is_virus(row))
+            counts[row[source]].add(bases, row[status], scored=value == value, is_virus=call.is_virus(row))
             kind = int(np.searchsorted(CLASSES, bases, side="right")) - 1
             totals[kind] += 1
             if value == value:

@@ -1,7 +1,8 @@
 """What follows from the tables: virus.tsv, summary.tsv, regions.bed, regions.gff3, README.txt, compressed tables.
 
 Enter: a folder with the three tables. Leave: the other files in the same folder, each whole or absent, the same bytes
-from the same tables. Promises: memory for 32 bytes a virus sequence, beside one row.
+from the same tables. Promises: memory for 32 bytes a virus sequence, beside a block of rows and the regions of one
+sequence.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import mmap
 import shutil
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +31,7 @@ SUMMARY_COLUMNS = (
     *(f"n_{status}" for status in STATUSES),
 )
 ROWS_BETWEEN = 10_000
-"""Rows that are read until it is looked whether the run must end."""
+"""Rows that are copied until it is looked whether the run must end; reading looks before each block of a table."""
 COPY_BYTES = 1 << 20
 
 RaiseIfEnding = Callable[[], None]
@@ -78,12 +80,12 @@ class Sequences:
     """By the text in the column `source`."""
 
 
-def are_calibrated(folder: Path) -> bool:
+def are_calibrated(folder: Path, ending: RaiseIfEnding = lambda: None) -> bool:
     """Whether the sequences of `folder` are called by calibrated probability: there is a calibration, and any of them
     has a `call`. Raises DamagedFile, StorageError."""
     if not (folder / CALIBRATION).exists():
         return False
-    with opened_table(folder, "sequences") as table:
+    with opened_table(folder, "sequences", ending) as table:
         position = table.position("call")
         return any(row[position] != NA for row in table)
 
@@ -100,7 +102,7 @@ class CallOf:
         return row[self._position]
 
     def is_virus(self, row: Sequence[str]) -> bool:
-        return self.text(row) == "virus"
+        return row[self._position] == "virus"
 
 
 def read_sequences(folder: Path, sources: Sequence[str], min_score: float, ending: RaiseIfEnding) -> Sequences:
@@ -108,25 +110,22 @@ def read_sequences(folder: Path, sources: Sequence[str], min_score: float, endin
 
     `sources`: the input files as the table has them, also those without a record. Raises StorageError.
     """
-    counts = {source: SourceCounts() for source in sources}
+    counts = defaultdict(SourceCounts, {source: SourceCounts() for source in sources})
     records, offsets, scores, lengths = array("q"), array("q"), array("d"), array("q")
-    calibrated = are_calibrated(folder)
-    with opened_table(folder, "sequences") as table:
+    calibrated = are_calibrated(folder, ending)
+    with opened_table(folder, "sequences", ending) as table:
         call = CallOf(table, calibrated=calibrated)
         source, length, score, status = table.positions("source", "length", "virus_score", "status")
-        offset = len("\t".join(table.columns).encode()) + 1
+        offset = len(table.line) + 1
         for record, row in enumerate(table):
-            if record % ROWS_BETWEEN == 0:
-                ending()
             bases, is_virus = int(row[length]), call.is_virus(row)
-            of = counts.setdefault(row[source], SourceCounts())
-            of.add(bases, row[status], scored=row[score] != NA, is_virus=is_virus)
-            if is_virus and float(row[score]) >= min_score:
+            counts[row[source]].add(bases, row[status], scored=row[score] != NA, is_virus=is_virus)
+            if is_virus and (value := float(row[score])) >= min_score:
                 records.append(record)
                 offsets.append(offset)
-                scores.append(float(row[score]))
+                scores.append(value)
                 lengths.append(bases)
-            offset += sum(len(cell.encode()) for cell in row) + len(row)
+            offset += len(table.line) + 1
     columns = (np.frombuffer(column, f"{column.typecode}") for column in (records, offsets, scores, lengths))
     return Sequences(VirusRows(*columns), counts)
 
@@ -190,21 +189,17 @@ def write_regions(folder: Path, min_score: float, ending: RaiseIfEnding) -> int:
     number = 0
     with ExitStack() as stack:
         bed, gff3 = (stack.enter_context(replacing(folder / f"regions.{kind}")) for kind in ("bed", "gff3"))
-        table = stack.enter_context(opened_table(folder, "chunks"))
+        table = stack.enter_context(opened_table(folder, "chunks", ending))
         gff3.write(b"##gff-version 3\n")
         last = None
         for region in regions.regions(table):
             if region.virus_score < min_score:
                 continue
             number += 1
-            if number % ROWS_BETWEEN == 1:
-                ending()
-            bed.write(regions.bed_line(region, number).encode())
-            if region.seq_name != last:
-                name = regions.gff3_name(region.seq_name)
-                gff3.write(f"##sequence-region {name} 1 {region.length}\n".encode())
-                last = region.seq_name
-            gff3.write(regions.gff3_line(region, number).encode())
+            in_bed, in_gff3, first = regions.lines(region, number)
+            bed.write(in_bed)
+            gff3.write(in_gff3 if region.seq_name == last else first + in_gff3)
+            last = region.seq_name
     return number
 
 

@@ -7,20 +7,24 @@ that a true border lies within a chunk's length of them where the calls are righ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from operator import itemgetter
 
 from vpdist.results.table_files import NA, Table
 
+COLUMNS = ("seq_name", "start", "end", "virus_score", "nonvirus_score", "prediction")
+"""Of chunks.tsv: what regions are made of."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(slots=True)
 class Region:
     """A run of virus chunks."""
 
     seq_name: str
-    length: int
-    """Bases of the sequence: where its last chunk ends."""
+    first: int
+    """Number of its first chunk in the sequence, from 1."""
     start: int
     """0-based."""
     end: int
@@ -28,118 +32,89 @@ class Region:
     chunks: int
     """From the first virus chunk to the last one, those without a score included."""
     virus_chunks: int
-    virus_score: float
-    """Mean over the virus chunks."""
-    nonvirus_score: float
-    whole: bool
+    virus: float
+    """Sum of the scores of the virus chunks."""
+    nonvirus: float
+    length: int = 0
+    """Bases of the sequence: where its last chunk ends."""
+    whole: bool = False
     """Whether every scored chunk of the sequence is in it."""
 
+    def add(self, number: int, end: int, virus: float, nonvirus: float) -> None:
+        """A virus chunk by its number, its end and its scores."""
+        self.end, self.chunks, self.virus_chunks = end, number - self.first + 1, self.virus_chunks + 1
+        self.virus, self.nonvirus = self.virus + virus, self.nonvirus + nonvirus
 
-@dataclass(frozen=True, slots=True)
-class ChunkCall:
-    """What is known of one chunk."""
+    @property
+    def virus_score(self) -> float:
+        """Mean over the virus chunks."""
+        return self.virus / self.virus_chunks
 
-    start: int
-    """0-based."""
-    end: int
-    scores: tuple[float, float] | None
-    """Virus and non-virus score, None without a call."""
-    is_virus: bool
+    @property
+    def nonvirus_score(self) -> float:
+        return self.nonvirus / self.virus_chunks
 
 
 def regions(table: Table) -> Iterator[Region]:
     """The regions of all sequences of chunks.tsv. Raises DamagedFile."""
-    names = ("seq_name", "start", "end", "virus_score", "nonvirus_score", "prediction")
-    name, start, end, virus, nonvirus, prediction = table.positions(*names)
-    for seq_name, rows in groupby(table, key=lambda row: row[name]):
-        calls = (
-            ChunkCall(
-                int(row[start]) - 1,
-                int(row[end]),
-                None if row[prediction] == NA else (float(row[virus]), float(row[nonvirus])),
-                row[prediction] == "virus",
-            )
-            for row in rows
-        )
-        yield from regions_of(seq_name, calls)
+    return regions_of(map(itemgetter(*table.positions(*COLUMNS)), table))
 
 
-def regions_of(seq_name: str, calls: Iterable[ChunkCall]) -> Iterator[Region]:
-    """The regions of one sequence from all of its chunks, in order."""
-    runs: list[_Run] = []
-    open_run: _Run | None = None
-    scored = length = 0
-    for number, call in enumerate(calls):
-        length = max(length, call.end)
-        if call.scores is None:
+def regions_of(chunks: Iterable[tuple[str, ...]]) -> Iterator[Region]:
+    """The regions of all sequences from the COLUMNS of each chunk; those of a sequence follow each other, in order."""
+    seq_name, last_end, number, scored, in_region = None, "0", 0, 0, False
+    found: list[Region] = []
+    for name, start, end, virus, nonvirus, call in chunks:
+        if name != seq_name:
+            yield from _ended(found, last_end, scored)
+            seq_name, number, scored, in_region, found = name, 0, 0, False, []
+        number, last_end = number + 1, end
+        if call == NA:
             continue
         scored += 1
-        if not call.is_virus:
-            open_run = None
-            continue
-        if open_run is None:
-            open_run = _Run(call.start, number)
-            runs.append(open_run)
-        open_run.add(call, number)
-    for run in runs:
-        yield Region(
-            seq_name=seq_name,
-            length=length,
-            start=run.start,
-            end=run.end,
-            chunks=run.last - run.first + 1,
-            virus_chunks=run.n,
-            virus_score=run.virus / run.n,
-            nonvirus_score=run.nonvirus / run.n,
-            whole=run.n == scored,
-        )
+        if call != "virus":
+            in_region = False
+        elif in_region:
+            found[-1].add(number, int(end), float(virus), float(nonvirus))
+        else:
+            found.append(Region(name, number, int(start) - 1, int(end), 1, 1, float(virus), float(nonvirus)))
+            in_region = True
+    yield from _ended(found, last_end, scored)
 
 
-@dataclass(slots=True)
-class _Run:
-    """A region that may go on."""
-
-    start: int
-    first: int
-    """Number of its first chunk."""
-    end: int = 0
-    last: int = 0
-    n: int = 0
-    virus: float = 0.0
-    nonvirus: float = 0.0
-
-    def add(self, call: ChunkCall, number: int) -> None:
-        virus, nonvirus = call.scores or (0.0, 0.0)
-        self.end, self.last, self.n = call.end, number, self.n + 1
-        self.virus, self.nonvirus = self.virus + virus, self.nonvirus + nonvirus
+def _ended(found: list[Region], end: str, scored: int) -> list[Region]:
+    """The regions of a sequence of which all chunks are known."""
+    for region in found:
+        region.length, region.whole = int(end), region.virus_chunks == scored
+    return found
 
 
-def bed_line(region: Region, number: int) -> str:
-    """BED6 and three columns more: virus score, chunks, whether the region has all scored chunks of its sequence."""
-    score = round(1000 * min(1.0, max(0.0, region.virus_score)))
-    cells = (region.seq_name, region.start, region.end, f"region_{number}", score, ".")
-    return "\t".join(map(str, (*cells, f"{region.virus_score:.6g}", region.chunks, int(region.whole)))) + "\n"
+def lines(region: Region, number: int) -> tuple[bytes, bytes, bytes]:
+    """A region's line in regions.bed, in regions.gff3, and the one before the first feature of its sequence there.
 
-
-def gff3_line(region: Region, number: int) -> str:
-    """A feature of type viral_sequence (SO:0001041)."""
-    attributes = (
-        f"ID=region_{number}",
-        f"n_chunks={region.chunks}",
-        f"n_virus_chunks={region.virus_chunks}",
-        f"nonvirus_score={region.nonvirus_score:.6g}",
-        f"whole_sequence={'true' if region.whole else 'false'}",
+    BED6 has three columns more: virus score, chunks, whether the region has all scored chunks of its sequence. GFF3 has
+    a feature of type viral_sequence (SO:0001041).
+    """
+    name, start, end, chunks = gff3_name(region.seq_name), region.start, region.end, region.chunks
+    virus, nonvirus, whole = region.virus_score, region.nonvirus_score, b"true" if region.whole else b"false"
+    score = b"%.6g" % virus
+    return (
+        BED % (region.seq_name.encode(), start, end, number, round(1000 * virus), score, chunks, region.whole),
+        GFF3 % (name, start + 1, end, score, number, chunks, region.virus_chunks, nonvirus, whole),
+        GFF3_SEQUENCE % (name, region.length),
     )
-    place = (gff3_name(region.seq_name), "vpdist", "viral_sequence", region.start + 1, region.end)
-    return "\t".join(map(str, (*place, f"{region.virus_score:.6g}", ".", ".", ";".join(attributes)))) + "\n"
 
 
-GFF3_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:^*$@!+_?-|")
-"""What may stand in a seqid unescaped, by the GFF3 specification 1.26."""
+BED = b"%b\t%d\t%d\tregion_%d\t%d\t.\t%b\t%d\t%d\n"
+GFF3 = (
+    b"%b\tvpdist\tviral_sequence\t%d\t%d\t%b\t.\t.\t"
+    b"ID=region_%d;n_chunks=%d;n_virus_chunks=%d;nonvirus_score=%.6g;whole_sequence=%b\n"
+)
+GFF3_SEQUENCE = b"##sequence-region %b 1 %d\n"
+GFF3_ESCAPED = re.compile(rb"[^a-zA-Z0-9.:^*$@!+_?|-]")
+"""Bytes that may not stand in a seqid as they are, by the GFF3 specification 1.26."""
 
 
-def gff3_name(name: str) -> str:
+def gff3_name(name: str) -> bytes:
     """A sequence's name as GFF3 writes it: other letters are percent-encoded."""
-    return "".join(
-        letter if letter in GFF3_LETTERS else "".join(f"%{byte:02X}" for byte in letter.encode()) for letter in name
-    )
+    return GFF3_ESCAPED.sub(lambda byte: b"%%%02X" % ord(byte[0]), name.encode())

@@ -72,13 +72,9 @@ def _score_columns(virus: np.ndarray, nonvirus: np.ndarray) -> list[str]:
     return list(columns)
 
 
-def _margins(virus: np.ndarray, nonvirus: np.ndarray) -> list[str]:
-    """The cell of the column margin of each row."""
-    return [_number(margin) for margin in (virus - nonvirus).tolist()]
-
-
-def _number(value: float) -> str:
-    return NA if value != value else f"{value:.6g}"
+def _numbers(values: np.ndarray) -> list[str]:
+    """The cell of each; NA for NaN."""
+    return [NA if value != value else f"{value:.6g}" for value in values.tolist()]
 
 
 class TableWriter:
@@ -130,7 +126,7 @@ class TableWriter:
                 table.chunk_end.tolist(),
                 chunks.n_fragments.tolist(),
                 _score_columns(chunks.virus, chunks.nonvirus),
-                _margins(chunks.virus, chunks.nonvirus),
+                _numbers(chunks.virus - chunks.nonvirus),
                 flag_cells(self.flag_words, chunks.flags),
                 strict=True,
             )
@@ -159,7 +155,7 @@ class TableWriter:
                 _score_columns(virus, nonvirus),
                 texts,
                 descriptions,
-                _margins(virus, nonvirus),
+                _numbers(virus - nonvirus),
                 self._judged(slice(ended.first, ended.first + len(texts))),
                 flag_cells(self.flag_words, ended.flags),
                 strict=True,
@@ -175,12 +171,10 @@ class TableWriter:
         if self.judgement is None:
             return [f"\t{NA}" * 4] * (which.stop - which.start)
         known = self.judgement
+        numbers = (_numbers(column[which]) for column in (known.probability, known.q_value, known.p_value))
         return [
-            f"\t{_number(probability)}\t{_number(q)}\t{_number(p)}\t{CALLS[call]}"
-            for probability, q, p, call in zip(
-                *(column[which].tolist() for column in (known.probability, known.q_value, known.p_value, known.call)),
-                strict=True,
-            )
+            f"\t{probability}\t{q}\t{p}\t{CALLS[call]}"
+            for probability, q, p, call in zip(*numbers, known.call[which].tolist(), strict=True)
         ]
 
 

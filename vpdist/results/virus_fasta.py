@@ -24,6 +24,8 @@ from vpdist.urls import InputPath
 
 LINE = 80
 """Letters of a line."""
+LETTERS_AT_ONCE = 1000 * LINE
+"""That are compressed in one call, which takes 2 us more than its letters do."""
 LEVEL = 6
 """Of gzip's compression."""
 LETTERS_BETWEEN, LETTERS_OF_A_RECORD = 1 << 22, 1 << 12
@@ -96,7 +98,8 @@ def _write(file: BinaryIO, record: WrittenRecord, name: str, length: int, *, pat
     letters = "".join(record.letters.split())
     if len(letters) != length or not (record.name == name or name.startswith(f"{record.name}__")):
         raise InputError("is not the record that the run read: the file has changed", path=path, record=record.name)
-    lines = (letters[start : start + LINE] for start in range(0, len(letters), LINE))
     file.write(b">" + record.header.encode("utf-8", "surrogateescape") + b"\n")
-    for line in lines:
-        file.write(line.encode("utf-8", "surrogateescape") + b"\n")
+    for first in range(0, len(letters), LETTERS_AT_ONCE):
+        piece = letters[first : first + LETTERS_AT_ONCE]
+        lines = "".join(f"{piece[start : start + LINE]}\n" for start in range(0, len(piece), LINE))
+        file.write(lines.encode("utf-8", "surrogateescape"))
