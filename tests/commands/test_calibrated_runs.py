@@ -16,11 +16,13 @@ from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
 from vpdist.calibration.bound import false_within
 from vpdist.calibration.judgement import CALLS, PRESETS, Choice, Evidence, judge
+from vpdist.calibration.judging import NEARLY_ALL, Judging
 from vpdist.calibration.prevalence import LEAST_SEQUENCES, MOST_BELIEVED, PRIOR
 from vpdist.commands.classify import classify
 from vpdist.commands.predict import predict
 from vpdist.commands.verify import verify
 from vpdist.config import Settings
+from vpdist.display.status import status, status_line
 from vpdist.errors import UsageError, WeightsError
 from vpdist.models.calibration_fields import judging_from_json
 from vpdist.option_declarations import PRESET_NAMES
@@ -104,6 +106,25 @@ def test_run_json_has_the_share_of_viruses_the_rule_and_the_bound(done: Path) ->
     message = json.loads((done / "status.json").read_text())["message"]
     assert f"{len(called):,} virus at q <= 0.05 (balanced), expected false" in message
     assert "share of viruses" in message
+
+
+def test_a_share_that_is_not_believed_is_told_alike_at_the_end_by_status_and_in_the_report(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    run = run_of(copy)
+    judgement = run["judgement"]
+    assert isinstance(judgement, dict)
+    share = {"value": 0.5, "origin": "assumed", "estimate": 0.99, "low": 0.98, "high": 0.995}
+    assert gather(RunFolder(copy), copy / "report.html")[1]["warnings"] == []
+    monkeypatch.setattr(Judging, "described", lambda *_: judgement | {"prevalence": share})
+    assert predict(replace(settings, output=copy, max_fdr=0.06)) == 0
+    message = json.loads((copy / "status.json").read_text())["message"]
+    assert message.startswith(f"{NEARLY_ALL}\n")
+    assert "share of viruses 0.5, assumed, as the estimate, 0.99 (0.98 to 0.995), is above 0.95" in message
+    assert ", 1 warning: nearly all sequences look like viruses" in status_line(copy, status(copy))
+    meta = gather(RunFolder(copy), copy / "report.html")[1]
+    assert meta["warnings"] == [NEARLY_ALL]
+    assert "is 0.5, assumed, as the estimate, 0.99 (0.98 to 0.995), is above 0.95" in " ".join(meta["methods"])
 
 
 def test_the_presets_of_the_command_line_are_those_there_are() -> None:

@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from vpdist.calibration import judging
 from vpdist.calibration.bound import BORDERS
 from vpdist.errors import StorageError, UsageError
 from vpdist.report import pictures, sequence_columns
@@ -110,6 +111,8 @@ def _about(folder: RunFolder, about: Mapping[str, Any], counted: Counted, shown:
     seconds = about.get("stage_seconds")
     warnings = about.get("warnings")
     told = [str(text) for text in warnings] if isinstance(warnings, list) else []
+    judgement = about.get("judgement")
+    told += judging.warnings(judgement) if isinstance(judgement, dict) else []
     if len(shown.names) < counted.n:
         most = len(shown.names)
         told.append(f"note: this report lists the {most:,} sequences with the highest virus scores of {counted.n:,}")

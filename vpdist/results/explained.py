@@ -40,7 +40,8 @@ _SCORES = {
     "nonvirus_score": "see `Scores`",
     "prediction": "virus, non-virus, or NA where there is no score: the larger of the two scores",
     "margin": "virus_score less nonvirus_score",
-    "probability": "calibrated probability that this is a virus, NA where the model has no calibration",
+    "probability": "calibrated probability that this is a virus, at the share of viruses that `prevalence` in run.json "
+    "has (given, estimated or assumed); NA where the model has no calibration",
     "q_value": "expected share of false calls among this sequence and all that rank above it",
     "p_value": "share of non-viral sequences of this length that score as high",
     "call": "the call after calibration: virus, non-virus or uncertain",

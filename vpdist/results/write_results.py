@@ -173,10 +173,11 @@ def _blocks(folder: RunFolder, summary: StoreSummary, raise_if_ending: Callable[
 
 
 def summary_text(folder: RunFolder, totals: Totals, seconds: float, *, called: bool) -> str:
-    """The lines that the user reads at the end."""
+    """The lines that the user reads at the end, warnings first."""
     statuses = ", ".join(f"{count:,} {status}" for status, count in sorted(totals.statuses.items())) or "none"
     paths = [table_path(folder.path, name) for name in tables.COLUMNS]
-    lines = [f"{totals.records:,} sequences ({statuses}) in {seconds:.1f} s"]
+    lines = [] if totals.judgement is None else judged.warnings(totals.judgement)
+    lines.append(f"{totals.records:,} sequences ({statuses}) in {seconds:.1f} s")
     lines.append(f"{totals.open_chunks:,} of {totals.chunks:,} chunks have an open frame")
     if called:
         by = "" if totals.judgement is None else " by the larger score (column `prediction`)"
