@@ -180,7 +180,9 @@ def summary_text(folder: RunFolder, totals: Totals, seconds: float, *, called: b
     lines.append(f"{number_of(totals.records, 'sequence')} ({statuses}) in {seconds:.1f} s")
     lines.append(f"{totals.open_chunks:,} of {totals.chunks:,} chunks have an open frame")
     if called:
-        by = "" if totals.judgement is None else " by the larger score (column `prediction`)"
+        by = " by the larger score (column `prediction`)"
+        if totals.judgement is None:
+            by += "; they are not calibrated, so `probability` and `call` are NA"
         lines.append(f"{number_of(totals.virus_sequences, 'sequence')} called virus{by}")
     if totals.judgement is not None:
         lines += judged.lines(totals.judgement)
