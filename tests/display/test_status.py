@@ -92,7 +92,7 @@ def test_a_run_that_has_ended_gives_its_own_code(run: Callable[..., Path], state
 
 def test_a_run_that_is_done_tells_its_first_warning_and_how_many_there_are(run: Callable[..., Path]) -> None:
     folder = run("done", 0, "", *embedding(""))
-    RunFolder(folder).write_status("done", 0, "20 sequences\nwarning: first, and more\nwarning: second")
+    RunFolder(folder).write_status("done", 0, "20 sequences\nwarning: first, and more. What to do\nwarning: second")
     assert status_line(folder, status(folder)).endswith(", 2 warnings: first, and more")
     RunFolder(folder).write_status("done", 0, "20 sequences, no warning: all is well")
     assert "warning" not in status_line(folder, status(folder))

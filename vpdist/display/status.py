@@ -112,7 +112,7 @@ def status_line(run_folder: Path, told: dict[str, Any]) -> str:
     if lines and told["state"] != "done":
         facts.append(lines[0])
     elif warnings:
-        facts.append(f"{number_of(len(warnings), 'warning')}: {shortened(warnings[0], WARNING_LETTERS)}")
+        facts.append(f"{number_of(len(warnings), 'warning')}: {shortened(warnings[0].split('. ')[0], WARNING_LETTERS)}")
     return printable(f"{run_folder}: {', '.join(facts)}")
 
 
