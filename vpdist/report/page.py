@@ -73,7 +73,8 @@ def gather(folder: RunFolder, beside: Path) -> tuple[dict[str, Column], dict[str
     state = (read_json(folder.status) or {}).get("state")
     if resolved is None or state not in ("done", "done_with_failures"):
         raise UsageError(
-            f"{folder.path}: the run is not complete (its state is {state!r}); let it end, or resume it by its own command"
+            f"{folder.path}: the run is not complete (its state is {state!r}); let it end, or resume it by its first "
+            f"command"
         )
     sources = [without_open_quotes(printable(name)) for name in resolved.input_names]
     counted = count_sequences(folder.path, sources, sequence_columns.MOST_SEQUENCES)

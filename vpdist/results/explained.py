@@ -19,9 +19,10 @@ FILES = {
     "fragments": "one row per fragment, which is a frame of a chunk without a stop codon",
     "virus.fna.gz": "the sequences called virus, with the headers and letters of the input, in its order",
     "virus.tsv": "the rows of sequences.tsv that are called virus, the highest virus_score first",
-    "regions.bed": "where in a sequence virus was found: runs of chunks called virus; places count from 0, the end is "
-    "not included. Columns: sequence, start, end, name of the region, score from 0 to 1000, strand (none), virus_score "
-    "(mean over its virus chunks), chunks, 1 where it has all scored chunks of its sequence",
+    "regions.bed": "where in a sequence virus was found: runs of chunks called virus by the larger score, whatever the "
+    "call of the sequence; places count from 0, the end is not included. Columns: sequence, start, end, name of the "
+    "region, score from 0 to 1000, strand (none), virus_score (mean over its virus chunks), chunks, 1 where it has all "
+    "scored chunks of its sequence",
     "regions.gff3": "the same regions as GFF3; places count from 1, the end is included",
     "summary.tsv": "one row per input file",
     "calibration.json": "by what the scores were judged: the model's calibration, its null scores, and what was chosen",
