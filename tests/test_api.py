@@ -217,7 +217,7 @@ def test_the_programs_of_the_documents_run(cwd: Path) -> None:
             assert isinstance(result, vpdist.Result)
             temporary = result.path
             assert temporary.exists()
-            assert f"{len(virus)} sequences called virus" in result.message  # type: ignore[arg-type]
+            assert f"{len(virus)} virus at q <= 0.05 (balanced)" in result.message  # type: ignore[arg-type]
             assert not result.failures
             del result
     gc.collect()

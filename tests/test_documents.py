@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -182,3 +183,15 @@ def test_every_key_of_the_store_is_listed_with_what_checks_it() -> None:
     assert {"folder", "todo", "check", "opened"} <= keys
     assert {key for key in keys if not {key, key.split("/")[0]} & listed} == set()
     assert all(len(row) == 4 and all(row) for row in table)
+
+
+def test_figures_of_the_built_in_model_are_those_of_the_model_that_is_here() -> None:
+    folder = REPOSITORY / "vpdist" / "models" / "mini"
+    told = json.loads((folder / "model.json").read_text())["accuracy"]
+    figure = re.match(r"AUROC [0-9.]+ \(.*?\)", told)
+    assert figure is not None
+    size = f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:.1f} MB"
+    method, models = ((REPOSITORY / "docs" / name).read_text() for name in ("method.md", "models.md"))
+    assert f"| {figure[0]} per sequence on its test side |" in method
+    assert f"| {size}, part of the package |" in method
+    assert f"{size} in all" in models

@@ -81,11 +81,11 @@ class Settings:
     replace_unknown: Annotated[bool, Option("Read letters that are no nucleotides as N, and count them.")] = False
     allow_short: Annotated[bool, Option("Go on where most sequences are too short.")] = False
     consensus: Annotated[str, Option("From chunks' scores: {choices}.", CONSENSUS)] = "mean"
-    prevalence: Annotated[float | None, Option("Share of viruses in the sample; else estimated.", metavar="P")] = None
+    prevalence: Annotated[float | None, Option("Share of viruses; else estimated, or assumed.", metavar="P")] = None
     max_fdr: Annotated[float | None, Option("Call virus up to this q-value.", metavar="X")] = None
-    sensitive: Annotated[bool, Option("Virus to q = 0.10; not below probability 0.05.")] = False
-    balanced: Annotated[bool, Option("Virus to q = 0.05; not below probability 0.2.")] = False
-    strict: Annotated[bool, Option("Virus to q = 0.01; not below probability 0.5.")] = False
+    sensitive: Annotated[bool, Option("Virus to q = 0.10; non-virus below probability 0.05.")] = False
+    balanced: Annotated[bool, Option("Virus to q = 0.05; non-virus below probability 0.2.")] = False
+    strict: Annotated[bool, Option("Virus to q = 0.01; non-virus below probability 0.5.")] = False
     dtype: Annotated[str, Option("Encoders: {choices}.", DTYPES)] = "auto"
     embedding_dtype: Annotated[
         str, Option("Stored embeddings: {choices}; auto: float16 unless encoders compute in float32.", STORED_DTYPES)

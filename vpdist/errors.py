@@ -1,8 +1,8 @@
 """The errors with which vpdist ends, each with its exit code.
 
-Exit codes are a contract: 0 done; 1 a bug; 2 usage, or the run folder belongs to another configuration; 3 input;
-4 weights missing or refused; 5 finished with failures listed; 6 disk or permission, or another run has taken the run
-folder over; 130/143 interrupted, resumable.
+Exit codes are a contract: 0 done; 1 a bug; 2 usage, or the run folder is in use or belongs to another
+configuration; 3 input; 4 weights missing or refused; 5 finished with failures listed; 6 disk or permission, or another
+run has taken the run folder over; 130/143 interrupted, resumable.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def plan_manifest(
         replace(settings, manifest=None, shard=None, inputs=("-",))
     )  # much to do; the objects are drawn later
     if (price is not None or rate is not None) and not settings.models:
-        raise UsageError("--price and --rate need models: device hours depend on them")
+        raise UsageError("--price and --rate need models, as --model: device hours depend on them")
     ranks = _ranks(settings, ranks)
     from vpdist.estimate.cost import CostRequest, estimate  # imports torch
 

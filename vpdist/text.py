@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 NAME_LETTERS = 100
 """Letters of a sequence's name in a message at most; a file's may have a million."""
 MESSAGE_LETTERS = 4000
@@ -32,6 +34,18 @@ def without_open_quotes(text: str) -> str:
 def printable_lines(text: str) -> str:
     """`printable` of each line."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def wrapped(text: str, columns: int) -> str:
+    """`text` with lines of more letters than a terminal has columns broken at spaces, as the terminal breaks words;
+    what goes on is indented. A word that is longer stays whole."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        parts = textwrap.wrap(
+            line, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False, tabsize=1
+        )
+        lines += parts if len(line) > columns and parts else [line]
+    return "\n".join(lines)
 
 
 def number_of(count: int, what: str) -> str:

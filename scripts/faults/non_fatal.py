@@ -77,7 +77,7 @@ def more_ranks_than_units(job: Job, finished: Path, folder: Path) -> Problems:
     source = folder.with_suffix(".fa")
     source.write_text("".join(job.source.read_text().partition("\n")[0:2]) + "ATGGCTGCAGCC" * 12 + "\n")
     with Launch(replace(job, source=source), folder, standalone(2)) as launch:
-        return ended(launch, 0, "1 sequences (1 ok)")
+        return ended(launch, 0, "1 sequence (1 ok)")
 
 
 def no_sequences(job: Job, finished: Path, folder: Path) -> Problems:

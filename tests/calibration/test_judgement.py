@@ -24,7 +24,7 @@ from vpdist.calibration.judgement import (
     probabilities,
     q_values,
 )
-from vpdist.calibration.judging import NEARLY_ALL, Judging, lines
+from vpdist.calibration.judging import NEARLY_ALL, Judging, lines, share_text, warnings
 from vpdist.calibration.prevalence import LEAST_SEQUENCES, MOST_BELIEVED, NOT_BELIEVED, PRIOR, estimate, prevalence
 
 NAN = float("nan")
@@ -220,14 +220,29 @@ def test_an_estimated_share_near_1_is_told_with_a_warning_and_not_taken(
     evidence = Evidence(virus, 1 - virus, np.full(LEAST_SEQUENCES, 500))
     judging = Judging(model="m", calibration=calibration(), null_scores=nulls, choice=choice)
     found = judging.judge(evidence)
-    told = lines(judging.described(found, evidence))
-    assert (NEARLY_ALL in told) == warned
+    kept = judging.described(found, evidence)
+    told = lines(kept)
+    assert warnings(kept) == [NEARLY_ALL] * warned
+    assert f"share of viruses {share_text(kept)}" in told[1]
     assert found.share is not None
     assert (found.share.value == NOT_BELIEVED) == warned
     if warned:
         assert found.share.estimate is not None
         assert found.share.estimate > MOST_BELIEVED
         assert "share of viruses 0.5, assumed, as the estimate, 0.997 (0.988 to 0.998), is above 0.95" in told[1]
+
+
+def test_a_judgement_that_an_earlier_version_kept_is_told_as_far_as_it_goes() -> None:
+    """Reports are made of runs of any version: before there was a limit, an estimate near 1 was taken."""
+    taken = {
+        "calibrated_sequences": 300,
+        "prevalence": {"value": 0.99, "origin": "estimated", "low": 0.98, "high": 1.0},
+    }
+    assert warnings(taken) == [NEARLY_ALL]
+    assert share_text(taken) == "0.99 (0.98 to 1), estimated"
+    for unknown in ({}, {"calibrated_sequences": 0, "prevalence": None}, {"calibrated_sequences": 3, "prevalence": 1}):
+        assert warnings(unknown) == []
+        assert share_text(unknown) == ""
 
 
 def test_calls_rest_on_each_score_where_the_share_is_not_believed() -> None:

@@ -16,11 +16,13 @@ from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
 from vpdist.calibration.bound import false_within
 from vpdist.calibration.judgement import CALLS, PRESETS, Choice, Evidence, judge
+from vpdist.calibration.judging import NEARLY_ALL, Judging
 from vpdist.calibration.prevalence import LEAST_SEQUENCES, MOST_BELIEVED, PRIOR
 from vpdist.commands.classify import classify
 from vpdist.commands.predict import predict
 from vpdist.commands.verify import verify
 from vpdist.config import Settings
+from vpdist.display.status import status, status_line
 from vpdist.errors import UsageError, WeightsError
 from vpdist.models.calibration_fields import judging_from_json
 from vpdist.option_declarations import PRESET_NAMES
@@ -74,6 +76,10 @@ def run_of(folder: Path) -> dict[str, object]:
     return dict(json.loads((folder / "run.json").read_text()))
 
 
+def run_message(folder: Path) -> str:
+    return str(json.loads((folder / "status.json").read_text())["message"])
+
+
 def test_the_tables_say_what_the_calibration_says_of_the_scores(done: Path) -> None:
     table = rows(done)
     scores = [[float(row[name].replace("NA", "nan")) for row in table] for name in ("virus_score", "nonvirus_score")]
@@ -101,9 +107,28 @@ def test_run_json_has_the_share_of_viruses_the_rule_and_the_bound(done: Path) ->
     assert judgement["expected_false"] <= judgement["most_false"] <= len(called)
     assert judgement["prevalence"]["origin"] == "estimated"
     assert (judgement["preset"], judgement["max_fdr"]) == ("balanced", PRESETS["balanced"].max_fdr)
-    message = json.loads((done / "status.json").read_text())["message"]
+    message = run_message(done)
     assert f"{len(called):,} virus at q <= 0.05 (balanced), expected false" in message
     assert "share of viruses" in message
+
+
+def test_a_share_that_is_not_believed_is_told_alike_at_the_end_by_status_and_in_the_report(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    run = run_of(copy)
+    judgement = run["judgement"]
+    assert isinstance(judgement, dict)
+    share = {"value": 0.5, "origin": "assumed", "estimate": 0.99, "low": 0.98, "high": 0.995}
+    assert gather(RunFolder(copy), copy / "report.html")[1]["warnings"] == []
+    monkeypatch.setattr(Judging, "described", lambda *_: judgement | {"prevalence": share})
+    assert predict(replace(settings, output=copy, max_fdr=0.06)) == 0
+    message = run_message(copy)
+    assert message.startswith(f"{NEARLY_ALL}\n")
+    assert "share of viruses 0.5, assumed, as the estimate, 0.99 (0.98 to 0.995), is above 0.95" in message
+    assert ", 1 warning: nearly all sequences look like viruses" in status_line(copy, status(copy))
+    meta = gather(RunFolder(copy), copy / "report.html")[1]
+    assert meta["warnings"] == [NEARLY_ALL]
+    assert "is 0.5, assumed, as the estimate, 0.99 (0.98 to 0.995), is above 0.95" in " ".join(meta["methods"])
 
 
 def test_the_presets_of_the_command_line_are_those_there_are() -> None:
@@ -136,6 +161,7 @@ def test_classify_judges_embeddings_that_exist(copy: Path, done: Path, model: Pa
     assert {tuple(row[name] for name in JUDGED) for row in rows(copy)} == {("NA",) * 4}
     assert not (copy / "calibration.json").exists()
     assert run_of(copy)["judgement"] is None
+    assert "; they are not calibrated, so `probability` and `call` are NA" in run_message(copy)
     assert verify(copy) == []
     again = {"consensus": None, "legacy_output": False, "progress": "none"}
     assert classify(copy, None, model=str(model), **again) == 0  # type: ignore[arg-type]

@@ -604,6 +604,19 @@ def test_sequences_without_open_frames_are_listed_not_scored(
     assert "nothing can be scored" in capfd.readouterr().err
 
 
+def test_one_of_a_thing_is_told_in_the_singular(
+    settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.fa").write_text(">a\nAC\n")
+    here = replace(settings, output=tmp_path / "run", inputs=(str(tmp_path / "x.fa"),))
+    assert predict(here) == 0
+    told = capfd.readouterr().err + (here.output / "logs" / "rank00000.log").read_text()
+    assert "1 sequence, 0 chunks, 0 fragments (0 different) in 0 units" in told
+    assert "warning: the only sequence is shorter than 3 bases, so nothing can be scored" in told
+    assert "1 sequence (1 too_short) in " in told
+    assert "1 sequences" not in told
+
+
 @pytest.mark.parametrize(("min_length", "least"), [(13, "--min-length 13"), (3, "3 bases"), (0, "3 bases")])
 def test_it_is_told_when_all_sequences_are_too_short(
     settings: Settings,

@@ -92,4 +92,5 @@ def test_hosts_are_recorded_with_their_ranks_and_devices() -> None:
 
 def test_what_is_not_known_of_the_devices_is_left_out(tmp_path: Path) -> None:
     assert end_lines(tmp_path / "absent", snapshot(360, row(0)), called=False) == ["1 rank, 0.10 device hours"]
+    assert end_lines(tmp_path / "absent", snapshot(1.8, row(0)), called=False) == ["1 rank, 1.8 device seconds"]
     assert end_lines(table_of(tmp_path, []), None, called=True) == []

@@ -90,6 +90,14 @@ def test_a_run_that_has_ended_gives_its_own_code(run: Callable[..., Path], state
     assert status_line(folder, told).startswith(f"{folder}: {state.replace('_', ' ')}, exit code {code}")
 
 
+def test_a_run_that_is_done_tells_its_first_warning_and_how_many_there_are(run: Callable[..., Path]) -> None:
+    folder = run("done", 0, "", *embedding(""))
+    RunFolder(folder).write_status("done", 0, "20 sequences\nwarning: first, and more. What to do\nwarning: second")
+    assert status_line(folder, status(folder)).endswith(", 2 warnings: first, and more")
+    RunFolder(folder).write_status("done", 0, "20 sequences, no warning: all is well")
+    assert "warning" not in status_line(folder, status(folder))
+
+
 def test_it_tells_what_was_kept_and_done_again_and_the_stages_to_come(run: Callable[..., Path]) -> None:
     facts = RunFacts(coming=("tables",), n_units=9, kept_units=4, recomputed_units=1, n_fragments=50, deduplicated=7)
     folder = run("running", None, "here", *(replace(each, run=facts) for each in embedding()))

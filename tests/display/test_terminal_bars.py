@@ -18,6 +18,7 @@ import pytest
 from tests.launched import PATIENCE_S, environment, report_of, torchrun
 from tests.snapshots import row, snapshot
 from vpdist.display.terminal_bars import POP_TITLE, PUSH_TITLE, Bars
+from vpdist.text import wrapped
 
 BAR = re.compile(r"[ !] *(\d+)( cpu)? +(\d+\.\d)%  [━╸─]+( .*)?")
 """The line of a rank."""
@@ -115,6 +116,21 @@ def test_messages_stand_above_the_bars_without_control_characters(terminal: Term
     bars.message("the last message")
     bars.close()
     assert_clean(terminal, "two  [2J lines in one", "the last message")
+
+
+def test_long_messages_break_between_words(terminal: Terminal) -> None:
+    bars = Bars(terminal.stream)
+    name = "n" * 90
+    bars.message(f"{'word ' * 15}half-way  and {name}")
+    show(bars, 1)
+    bars.close()
+    assert_clean(terminal, f"{'word ' * 15}".rstrip(), "  half-way  and", f"  {name[:78]}", name[78:])
+
+
+def test_only_lines_that_are_too_long_are_broken() -> None:
+    told = f"virus      1,740  31.6 % ####\n\n{'a' * 50} {'b' * 50}"
+    assert wrapped(told, 80) == f"virus      1,740  31.6 % ####\n\n{'a' * 50}\n  {'b' * 50}"
+    assert wrapped(told, 101) == told
 
 
 def test_bars_begin_where_the_screen_is_full(terminal: Terminal) -> None:

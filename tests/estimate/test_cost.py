@@ -57,6 +57,7 @@ def settings(models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Se
 def test_all_objects_counted_are_the_truth_and_a_sample_comes_near_it(manifest: Path, settings: Settings) -> None:
     truth = estimate(settings, 1, request(manifest, sample=N))
     assert truth.sampled_objects == N
+    assert truth.warnings[0] == "warning: empty or not there, and not counted: nothing.fa"
     assert truth.tokens is not None
     assert truth.hours is not None
     assert truth.money is not None
@@ -117,7 +118,7 @@ def test_objects_that_are_empty_or_not_there_are_told(settings: Settings, tmp_pa
     (tmp_path / "empty.fa").touch()
     (tmp_path / "m.tsv").write_text("path\nempty.fa\n")
     nothing = estimate(settings, 1, request(tmp_path / "m.tsv"))
-    assert nothing.warnings == ["warning: all objects are empty"]
+    assert nothing.warnings == ["warning: all objects are empty or not there"]
     (tmp_path / "m.tsv").write_text("path\tsize\ngone.fa\t100\n")
     with pytest.raises(InputError, match=r"gone\.fa"):
         estimate(settings, 1, request(tmp_path / "m.tsv"))

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +158,25 @@ def test_without_models_it_counts_and_says_what_it_cannot_tell(
     bare = replace(settings, dry_run=True, nucleotide_model=None, protein_model=None, classifier=None)
     found = forecast(bare, 1, None)
     assert found == Forecast(counts=planned.counts, warnings=planned.warnings)
-    assert ["renamed" in warning for warning in planned.warnings] == [True]
+    assert ["name of an earlier one" in warning for warning in planned.warnings] == [True]
     assert "depend on the models" in "\n".join(found.lines())
+
+
+def test_the_objects_of_a_manifest_are_planned_with_models(
+    settings: Settings, contigs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[TimingRequest] = []
+
+    def measure(request: TimingRequest, *_: object) -> list[Timing]:
+        sent.append(ForkingPickler.loads(ForkingPickler.dumps(request)))  # as another process gets it
+        raise UsageError("sent")
+
+    monkeypatch.setattr(timing_process, "measure", measure)
+    (tmp_path / "m.tsv").write_text(f"path\n{contigs}\n")
+    with pytest.raises(UsageError, match="sent"):
+        forecast(replace(settings, dry_run=True, inputs=(), manifest=tmp_path / "m.tsv"), 1, None)
+    assert sent[0].inputs.by_object
+    assert sent[0].inputs.paths == [contigs]
 
 
 def test_one_encoder_is_planned_as_embed_would_run_it(settings: Settings, planned: Forecast) -> None:

@@ -169,6 +169,9 @@ def test_methods_tell_the_rule_by_which_a_calibrated_run_is_called() -> None:
     assert by_score not in told
     assert "is at most 0.05 and the probability at least 0.5, non-virus where the probability is below 0.2" in told
     assert by_score in methods(run | {"judgement": judgement | {"calibrated_sequences": 0}}, 1)[1]
+    share = {"value": 0.5, "origin": "assumed", "estimate": 0.998, "low": 0.988, "high": 0.999}
+    told = methods(run | {"judgement": judgement | {"prevalence": share}}, 1)[1]
+    assert "is 0.5, assumed, as the estimate, 0.998 (0.988 to 0.999), is above 0.95" in told
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_after_ctrl_c_the_sentence_stands_below_the_traceback_of_torchrun(tmp_pa
         (None, False, "starting"),
         (None, True, "starting"),
         ("done", False, "complete since 2026-11-26 12:04; checking its files, only what is missing is computed"),
-        ("done_with_failures", False, "complete, with failures listed since"),
+        ("done_with_failures", False, "complete (failures are listed) since"),
         ("done", True, "starting anew, what it holds is discarded"),
         ("interrupted", False, "going on with a run that was interrupted (2026-11-26 12:04)"),
         ("running", False, "going on with a run that was ended without a word"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from vpdist.calibration.calibrated import Calibration, NullScores
 from vpdist.calibration.judgement import Choice, Evidence, Judgement, described, judge
-from vpdist.calibration.prevalence import ASSUMED, ESTIMATED, LEAST_SEQUENCES, MOST_BELIEVED
+from vpdist.calibration.prevalence import ASSUMED, GIVEN, LEAST_SEQUENCES, MOST_BELIEVED
 
 FORMAT = "vpdist-calibration-1"
 NEARLY_ALL = (
@@ -42,7 +43,7 @@ class Judging:
 
 
 def lines(kept: dict[str, Any]) -> list[str]:
-    """What the user reads of a judgement (`Judging.described`) at the end."""
+    """What the user reads of a judgement (`Judging.described`) at the end, but for its `warnings`."""
     calls = kept["calls"]
     most = kept["most_false"]
     at_most = "" if most is None else f", at most {most:,} with {kept['confidence']:.0%} confidence"
@@ -51,20 +52,33 @@ def lines(kept: dict[str, Any]) -> list[str]:
         f"{kept['expected_false']:.3g}{at_most}; {calls['uncertain']:,} uncertain, {calls['non-virus']:,} non-virus, "
         f"{calls['NA']:,} not calibrated"
     )
-    return [told, *_share_lines(kept)]
+    share = share_text(kept)
+    another = "; --prevalence gives another" if share and kept["prevalence"]["origin"] == ASSUMED else ""
+    return [told, *[f"share of viruses {share}{another}"] * bool(share)]
 
 
-def _share_lines(kept: dict[str, Any]) -> list[str]:
-    share, n = kept["prevalence"], kept["calibrated_sequences"]
-    if not n:
+def warnings(kept: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know before the calls of a judgement. `kept` may lack what earlier versions did not keep."""
+    share = kept.get("prevalence")
+    if not isinstance(share, Mapping) or share.get("origin") == GIVEN:
         return []
-    interval = "" if share["low"] is None else f" ({share['low']:.3g} to {share['high']:.3g})"
-    if share["origin"] == ESTIMATED:
-        return [f"share of viruses {share['value']:.3g}{interval}, estimated"]
-    told, another = f"share of viruses {share['value']:.3g}, {share['origin']}", "; --prevalence gives another"
-    if interval:
-        estimate = f"the estimate, {share['estimate']:.3g}{interval}, is above {MOST_BELIEVED:g}"
-        return [f"{told}, as {estimate}{another}", NEARLY_ALL]
-    return [
-        told + f", as fewer than {LEAST_SEQUENCES} sequences are calibrated" * (share["origin"] == ASSUMED) + another
-    ]
+    estimate = share.get("estimate", share.get("value"))
+    return [NEARLY_ALL] * (isinstance(estimate, float) and estimate > MOST_BELIEVED)
+
+
+def share_text(kept: Mapping[str, Any]) -> str:
+    """The share of viruses that a judgement took, and why; '' where nothing is calibrated or it is not known."""
+    share = kept.get("prevalence")
+    if not isinstance(share, Mapping) or not kept.get("calibrated_sequences"):
+        return ""
+    value, estimate, low, high = (_short(share.get(name)) for name in ("value", "estimate", "low", "high"))
+    interval = f" ({low} to {high})" if low and high else ""
+    if share.get("origin") != ASSUMED:
+        return f"{value}{interval}, {share.get('origin')}"
+    if not estimate:
+        return f"{value}, {ASSUMED}, as fewer than {LEAST_SEQUENCES} sequences are calibrated"
+    return f"{value}, {ASSUMED}, as the estimate, {estimate}{interval}, is above {MOST_BELIEVED:g}"
+
+
+def _short(share: object) -> str:
+    return f"{share:.3g}" if isinstance(share, int | float) else ""

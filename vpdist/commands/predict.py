@@ -33,6 +33,7 @@ from vpdist.session.coordination import Control
 from vpdist.session.run_session import run_session
 from vpdist.session.session import Outcome, Session
 from vpdist.storage.run_folder import RunFolder
+from vpdist.text import number_of
 
 logger = logging.getLogger(__name__)
 
@@ -118,10 +119,7 @@ class Predict:
         """Counts and warnings once the plan is made; warnings are repeated at the end."""
         names, classifier = inputs.resolved.input_names, str(self.settings.classifier)
         message = self.session.progress.message
-        message(
-            f"{summary.n_records:,} sequences, {summary.n_chunks:,} chunks, {summary.n_fragments:,} fragments "
-            f"({plan.n_rows:,} different) in {plan.n_units:,} units"
-        )
+        message(f"{summary.counts()} ({plan.n_rows:,} different) in {number_of(plan.n_units, 'unit')}")
         self.warnings = summary.warnings(names, self.settings.min_length)
         length = inputs.resolved.chunk_length
         self.warnings += resolve_config.unknown_chunk_length(inputs.classifier, classifier, length)

@@ -96,8 +96,9 @@ def call_lines(table: Path) -> list[str]:
 def device_line(snapshot: Snapshot) -> str:
     """Device hours, share of the hardware's limit, balance, energy, and what was kept of an earlier command."""
     rows, run = snapshot.rows, snapshot.run
-    hours = len(rows) * snapshot.elapsed / 3600
-    facts = [f"{len(rows)} {'rank' if len(rows) == 1 else 'ranks'}, {count_text(hours)} device hours"]
+    seconds = len(rows) * snapshot.elapsed
+    used = f"{seconds:.1f} device seconds" if seconds < 360 else f"{count_text(seconds / 3600)} device hours"
+    facts = [f"{number_of(len(rows), 'rank')}, {used}"]
     compute = [row.count("compute_us") for row in rows]
     possible = sum(
         seconds_us * facts_of.limit_mflops for seconds_us, facts_of in zip(compute, snapshot.facts, strict=False)

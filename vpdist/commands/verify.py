@@ -72,7 +72,8 @@ def _of_state(folder: RunFolder) -> Iterator[str]:
     status = read_json(folder.status)
     state = None if status is None else status.get("state")
     if state not in ENDED:
-        yield f"{folder.status}: the state is {state!r}, not {' or '.join(ENDED)}: give the same command again"
+        ended = " or ".join(ENDED)
+        yield f"{folder.status}: the state is {state!r}, not {ended}: let it end, or resume it by its first command"
 
 
 def _of_shards(folder: RunFolder, plan: Plan, plan_id: str) -> Iterator[str]:

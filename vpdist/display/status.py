@@ -16,11 +16,14 @@ from vpdist.display.time_left import Span
 from vpdist.monitoring.counters import Snapshot
 from vpdist.storage.atomic_files import open_regular
 from vpdist.storage.run_state import RunState, run_state
-from vpdist.text import clock_text, count_text, number_of, printable
+from vpdist.text import clock_text, count_text, number_of, printable, shortened
 
 RUNNING, DEAD = 75, 137
 """What `vpdist status` exits with while a run has no code yet: sysexits.h's code of what can be tried again later. And
 what `vpdist status` exits with where processes are gone without a word: a shell's code of what was killed."""
+WARNING = "warning: "
+"""So begins a line of a message that its reader has to know."""
+WARNING_LETTERS = 200
 OF_RUN = ("n_units", "kept_units", "recomputed_units", "n_fragments", "deduplicated")
 """Fields of RunFacts that are told as they are."""
 
@@ -104,8 +107,12 @@ def status_line(run_folder: Path, told: dict[str, Any]) -> str:
     if told["pid"] and told["state"] in ("running", "dead"):
         how = {True: "is at work", False: "is gone", None: "cannot be seen from here"}[told["alive"]]
         facts.append(f"process {told['pid']} on {told['host']} {how}")
-    if told["message"] and told["state"] != "done":
-        facts.append(told["message"].splitlines()[0])
+    lines = told["message"].splitlines() if told["message"] else []
+    warnings = [line.removeprefix(WARNING) for line in lines if line.startswith(WARNING)]
+    if lines and told["state"] != "done":
+        facts.append(lines[0])
+    elif warnings:
+        facts.append(f"{number_of(len(warnings), 'warning')}: {shortened(warnings[0].split('. ')[0], WARNING_LETTERS)}")
     return printable(f"{run_folder}: {', '.join(facts)}")
 
 

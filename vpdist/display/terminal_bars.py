@@ -20,7 +20,7 @@ from vpdist.display.picture import Painter, Scene, picture, picture_height
 from vpdist.display.rank_table import View
 from vpdist.environment import terminal
 from vpdist.monitoring.counters import Snapshot
-from vpdist.text import printable, shortened
+from vpdist.text import printable, shortened, wrapped
 
 SAVE, RESTORE = "\x1b7", "\x1b8"
 """Cursor position and style. These and the following are VT100's codes DECSC, DECRC, IND, DECSTBM, ED, DECTCEM."""
@@ -168,7 +168,9 @@ class Bars:
         return f"{SAVE}{freed}{RESTORE}{region}"
 
     def _take_messages(self) -> str:
-        text = "".join(f"\r\x1b[K{message}\r\n" for message in self._messages)
+        columns = terminal_size(self._stream)[0]
+        lines = [line for message in self._messages for line in wrapped(message, columns).split("\n")]
+        text = "".join(f"\r\x1b[K{line}\r\n" for line in lines)
         self._messages.clear()
         return text
 

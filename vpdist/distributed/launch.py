@@ -6,6 +6,7 @@ It listens on loopback only: the key store is bound to it (loopback_rendezvous.p
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -14,9 +15,28 @@ from collections.abc import Callable, Sequence
 
 from vpdist import environment
 from vpdist.config import MOST_RANKS_HERE, within
-from vpdist.errors import EXIT_BUG
+from vpdist.errors import EXIT_BUG, EXIT_FAILURES_LISTED, InputError, StorageError, UsageError, WeightsError
 from vpdist.storage.atomic_files import read_json
 from vpdist.storage.run_folder import RunFolder
+
+TOLD_BY_RANKS = {
+    EXIT_FAILURES_LISTED,
+    *(kind.exit_code for kind in (UsageError, InputError, WeightsError, StorageError)),
+}
+"""Exit codes with which a rank ends once the run has said why."""
+AGENT_LOGGERS = ("torch.distributed.elastic.agent.server.api", "torch.distributed.elastic.multiprocessing.api")
+SIGNAL_PASSED_ON = ("Sending process %s closing signal", "Received %s death signal")
+RANK_FAILED = "failed (exitcode: %s)"
+"""Beginnings of what torch's agent logs."""
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether torch's agent logs what the run does not tell by itself: below the sentence by which it ends, such lines
+    look like a failure of their own. A rank that was killed has told nothing."""
+    text, told = str(record.msg), record.args
+    if text.startswith(RANK_FAILED) and isinstance(told, tuple):
+        return told[0] not in TOLD_BY_RANKS
+    return not text.startswith(SIGNAL_PASSED_ON)
 
 
 def ranks_to_start(nproc: int | None, device: str, on_cpu: Callable[[], int]) -> int:
@@ -51,6 +71,8 @@ def launch(arguments: Sequence[str], nproc: int, folder: RunFolder) -> int:
     from vpdist.distributed.loopback_rendezvous import LOOPBACK, LoopbackRendezvous
 
     rendezvous_handler_registry.register(LOOPBACK, LoopbackRendezvous)
+    for name in AGENT_LOGGERS:
+        logging.getLogger(name).addFilter(is_news)
     modified = folder.status_time()
     config = LaunchConfig(
         min_nodes=1,

@@ -27,7 +27,7 @@ from vpdist.planning import room
 from vpdist.sequences.manifest import Manifest, sizes
 from vpdist.sequences.store_summary import StoreSummary
 from vpdist.storage.run_folder import RunFolder
-from vpdist.text import bytes_text
+from vpdist.text import NAME_LETTERS, bytes_text, number_of, printable, shortened
 
 HOUR = 3600
 Row = tuple[str, str]
@@ -90,7 +90,7 @@ class Cost:
         yield "bases", _range(self.bases)
         yield "fragments", _range(self.fragments)
         if self.tokens is None:
-            yield "", "tokens, disk and device hours depend on the models: name them"
+            yield "", "tokens, disk and device hours depend on the models: name --model"
             return
         yield "tokens", _range(self.tokens)
         if self.shards > 1:
@@ -127,10 +127,9 @@ def estimate(settings: Settings, ranks: int, request: CostRequest) -> Cost:
     drawn = np.sort(np.concatenate([np.zeros(0, np.int64), *(stratum.drawn for stratum in strata)]))
     about: dict[str, Any] = {"objects": len(size), "object_bytes": int(size.sum()), "seed": request.seed}
     about |= {"sampled_objects": len(drawn), "sampled_bytes": int(size[drawn].sum())}
+    empty = _empty(manifest, size)
     if not len(drawn):
-        return Cost(
-            **about, bases=Range(0, 0, 0), fragments=Range(0, 0, 0), warnings=["warning: all objects are empty"]
-        )
+        return Cost(**about, bases=Range(0, 0, 0), fragments=Range(0, 0, 0), warnings=empty)
     settings = replace(settings, inputs=tuple(manifest.entries[number].location for number in drawn.tolist()))
     check_paths(settings)
     found: list[ObjectWork] = []
@@ -147,7 +146,7 @@ def estimate(settings: Settings, ranks: int, request: CostRequest) -> Cost:
         of_all[drawn] = values
         return object_sample.total(size, strata, of_all)
 
-    warnings = [f"of the sampled objects: {warning}" for warning in planned.warnings]
+    warnings = [*empty, *(f"of the sampled objects: {warning}" for warning in planned.warnings)]
     cost = Cost(**about, bases=total(work.bases), fragments=total(work.fragments), warnings=warnings)
     if planned.work is None:
         return cost
@@ -169,6 +168,18 @@ def estimate(settings: Settings, ranks: int, request: CostRequest) -> Cost:
         price=request.price,
         money=None if request.price is None else hours.times(request.price),
     )
+
+
+def _empty(manifest: Manifest, size: np.ndarray) -> list[str]:
+    """A warning of objects that hold nothing or are not there, and hence count for nothing."""
+    empty = np.flatnonzero(size == 0)
+    if not len(empty):
+        return []
+    if len(empty) == len(size):
+        return ["warning: all objects are empty or not there"]
+    first = shortened(printable(manifest.entries[int(empty[0])].path), NAME_LETTERS)
+    more = f" and {number_of(len(empty) - 1, 'other')}" if len(empty) > 1 else ""
+    return [f"warning: empty or not there, and not counted: {first}{more}"]
 
 
 def _hours(planned: Forecast, work: ObjectWork, rate: float | None) -> np.ndarray:

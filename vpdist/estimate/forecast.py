@@ -161,7 +161,7 @@ class Forecast:
         yield from _counts(self.counts)
         if self.work is None:
             yield "", "tokens, units, balance, disk, memory and time depend on the models:"
-            yield "", f"name {options(CLASSIFIED)}"
+            yield "", f"name --model, or {options(CLASSIFIED)}"
             return
         yield from _work(self.work)
         if self.disk is not None:
@@ -241,7 +241,8 @@ def _time(time: Time, ranks: int) -> Iterator[Row]:
         yield "", f"{_seconds(seconds):>9}  {step}"
     yield "", f"{_seconds(time.overhead):>9}  start-up (launcher and imports {_seconds(time.launch)}, "
     yield "", f"{'':>9}  looking models up {_seconds(time.start)}, loading them {_seconds(time.load)})"
-    yield "", f"from {time.timed_batches} batches, timed in {time.timed_at_once} process(es) at once"
+    together = "1 process" if time.timed_at_once == 1 else f"{time.timed_at_once} processes"
+    yield "", f"from {time.timed_batches} batches, timed in {together} at once"
 
 
 def _seconds(seconds: float) -> str:

@@ -48,6 +48,7 @@ class TimingRequest:
     folder: RunFolder
     """With the plan and the shards of the stretches."""
     inputs: RunInputs
+    """Without the objects of a manifest: they have been read, and hold what cannot be sent to a process."""
     stretches: np.ndarray
     """(n, 2) first and last row + 1 of each; every prefix of the list is spread over the plan."""
     costs: np.ndarray

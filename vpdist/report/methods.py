@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vpdist.calibration.judging import share_text
+
 METHOD = "Method: Li et al., VirNucPro, Briefings in Bioinformatics 26(3), bbaf224, 2025, doi:10.1093/bib/bbaf224."
 ENCODERS = {
     "nucleotide": "DNABERT-S: Zhou et al., Bioinformatics 41(Supplement 1), i255-i264, 2025, arXiv:2402.08777.",
@@ -54,10 +56,12 @@ def _rule(judgement: Mapping[str, Any]) -> str:
     false, virus, other = (
         judgement.get(name, "unknown") for name in ("max_fdr", "least_virus_probability", "most_other_probability")
     )
+    share = share_text(judgement)
+    taken = f"; the share of viruses by which probabilities are computed is {share}" if share else ""
     return (
         f"calls are by calibrated probability: virus where the q-value (the expected share of false calls) is at most "
         f"{false} and the probability at least {virus}, non-virus where the probability is below {other}, uncertain "
-        f"between, none where there is no probability"
+        f"between, none where there is no probability{taken}"
     )
 
 

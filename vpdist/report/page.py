@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from vpdist.calibration import judging
 from vpdist.calibration.bound import BORDERS
 from vpdist.errors import StorageError, UsageError
 from vpdist.report import pictures, sequence_columns
@@ -72,7 +73,8 @@ def gather(folder: RunFolder, beside: Path) -> tuple[dict[str, Column], dict[str
     state = (read_json(folder.status) or {}).get("state")
     if resolved is None or state not in ("done", "done_with_failures"):
         raise UsageError(
-            f"{folder.path}: the run is not complete (its state is {state!r}); give the same command again"
+            f"{folder.path}: the run is not complete (its state is {state!r}); let it end, or resume it by its first "
+            f"command"
         )
     sources = [without_open_quotes(printable(name)) for name in resolved.input_names]
     counted = count_sequences(folder.path, sources, sequence_columns.MOST_SEQUENCES)
@@ -110,6 +112,8 @@ def _about(folder: RunFolder, about: Mapping[str, Any], counted: Counted, shown:
     seconds = about.get("stage_seconds")
     warnings = about.get("warnings")
     told = [str(text) for text in warnings] if isinstance(warnings, list) else []
+    judgement = about.get("judgement")
+    told += judging.warnings(judgement) if isinstance(judgement, dict) else []
     if len(shown.names) < counted.n:
         most = len(shown.names)
         told.append(f"note: this report lists the {most:,} sequences with the highest virus scores of {counted.n:,}")

@@ -19,9 +19,10 @@ FILES = {
     "fragments": "one row per fragment, which is a frame of a chunk without a stop codon",
     "virus.fna.gz": "the sequences called virus, with the headers and letters of the input, in its order",
     "virus.tsv": "the rows of sequences.tsv that are called virus, the highest virus_score first",
-    "regions.bed": "where in a sequence virus was found: runs of chunks called virus; places count from 0, the end is "
-    "not included. Columns: sequence, start, end, name of the region, score from 0 to 1000, strand (none), virus_score "
-    "(mean over its virus chunks), chunks, 1 where it has all scored chunks of its sequence",
+    "regions.bed": "where in a sequence virus was found: runs of chunks called virus by the larger score, whatever the "
+    "call of the sequence; places count from 0, the end is not included. Columns: sequence, start, end, name of the "
+    "region, score from 0 to 1000, strand (none), virus_score (mean over its virus chunks), chunks, 1 where it has all "
+    "scored chunks of its sequence",
     "regions.gff3": "the same regions as GFF3; places count from 1, the end is included",
     "summary.tsv": "one row per input file",
     "calibration.json": "by what the scores were judged: the model's calibration, its null scores, and what was chosen",
@@ -40,7 +41,8 @@ _SCORES = {
     "nonvirus_score": "see `Scores`",
     "prediction": "virus, non-virus, or NA where there is no score: the larger of the two scores",
     "margin": "virus_score less nonvirus_score",
-    "probability": "calibrated probability that this is a virus, NA where the model has no calibration",
+    "probability": "calibrated probability that this is a virus, at the share of viruses that `prevalence` in run.json "
+    "has (given, estimated or assumed); NA where the model has no calibration",
     "q_value": "expected share of false calls among this sequence and all that rank above it",
     "p_value": "share of non-viral sequences of this length that score as high",
     "call": "the call after calibration: virus, non-virus or uncertain",

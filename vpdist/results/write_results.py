@@ -27,7 +27,7 @@ from vpdist.sequences.store_summary import StoreSummary
 from vpdist.storage.atomic_files import replacing, write_json
 from vpdist.storage.run_folder import CALIBRATION, RunFolder
 from vpdist.storage.table_switch import TablesOrigin, replacing_tables
-from vpdist.text import printable, without_open_quotes
+from vpdist.text import number_of, printable, without_open_quotes
 
 MOST_SOURCES = 1 << 32
 """More than a run has: names of inputs are checked where they are written."""
@@ -173,14 +173,17 @@ def _blocks(folder: RunFolder, summary: StoreSummary, raise_if_ending: Callable[
 
 
 def summary_text(folder: RunFolder, totals: Totals, seconds: float, *, called: bool) -> str:
-    """The lines that the user reads at the end."""
+    """The lines that the user reads at the end, warnings first."""
     statuses = ", ".join(f"{count:,} {status}" for status, count in sorted(totals.statuses.items())) or "none"
     paths = [table_path(folder.path, name) for name in tables.COLUMNS]
-    lines = [f"{totals.records:,} sequences ({statuses}) in {seconds:.1f} s"]
+    lines = [] if totals.judgement is None else judged.warnings(totals.judgement)
+    lines.append(f"{number_of(totals.records, 'sequence')} ({statuses}) in {seconds:.1f} s")
     lines.append(f"{totals.open_chunks:,} of {totals.chunks:,} chunks have an open frame")
     if called:
-        by = "" if totals.judgement is None else " by the larger score (column `prediction`)"
-        lines.append(f"{totals.virus_sequences:,} sequences called virus{by}")
+        by = " by the larger score (column `prediction`)"
+        if totals.judgement is None:
+            by += "; they are not calibrated, so `probability` and `call` are NA"
+        lines.append(f"{number_of(totals.virus_sequences, 'sequence')} called virus{by}")
     if totals.judgement is not None:
         lines += judged.lines(totals.judgement)
     if totals.failed_fragments:

@@ -19,7 +19,7 @@ from vpdist.sequences.unique_names import resolve_names
 from vpdist.storage import hdf5_files
 from vpdist.storage.atomic_files import read_json, storage_error
 from vpdist.storage.run_folder import RunFolder
-from vpdist.text import NAME_LETTERS, shortened
+from vpdist.text import NAME_LETTERS, number_of, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,11 @@ class StoreSummary:
         """(blocks + 1,) int64 number of each block's first fragment."""
         return offsets_of(self.fragments_per_block)
 
+    def counts(self) -> str:
+        """Of sequences, chunks and fragments, in words."""
+        counted = ((self.n_records, "sequence"), (self.n_chunks, "chunk"), (self.n_fragments, "fragment"))
+        return ", ".join(number_of(count, what) for count, what in counted)
+
     def warnings(self, inputs: Sequence[str], min_length: int) -> list[str]:
         """What users must be told of the input, a line each; `inputs` are its names. Raises StorageError."""
         lines = self.report.warnings(inputs)
@@ -78,15 +83,14 @@ class StoreSummary:
         elif self.n_chunks == 0:
             shortest = token_store.SHORTEST
             least = f"--min-length {min_length:,}" if min_length > shortest else f"{shortest} bases"
-            lines.append(
-                f"warning: all {self.n_records:,} sequences are shorter than {least}, so nothing can be scored"
-            )
+            all_of = "the only sequence is" if self.n_records == 1 else f"all {self.n_records:,} sequences are"
+            lines.append(f"warning: {all_of} shorter than {least}, so nothing can be scored")
         elif self.n_fragments == 0:
             lines.append("warning: no chunk has an open reading frame, so nothing can be scored")
         if self.n_renamed:
             lines.append(
-                f"warning: {self.n_renamed:,} sequences had the name of an earlier one and were renamed, "
-                f"for example to {shortened(self.example_renamed, NAME_LETTERS)}"
+                f"warning: {number_of(self.n_renamed, 'sequence')} had the name of an earlier one, so a number was "
+                f"added, for example {shortened(self.example_renamed, NAME_LETTERS)}"
             )
         return lines
 

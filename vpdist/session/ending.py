@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from vpdist import environment
+from vpdist.display.terminal_bars import terminal_size
 from vpdist.distributed.runtime import KeyStore
 from vpdist.environment import RESUMABLE
 from vpdist.errors import EXIT_BUG, Interrupted, PeerLost, StorageError, VpdistError, limit_reached
@@ -27,7 +28,7 @@ from vpdist.session.last_words import say_after_agent, tell_agent, with_log
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import storage_error
 from vpdist.storage.run_folder import RunFolder
-from vpdist.text import MESSAGE_LETTERS, printable_lines, shortened
+from vpdist.text import MESSAGE_LETTERS, printable_lines, shortened, wrapped
 from vpdist.urls import without_secrets
 
 logger = logging.getLogger(__name__)
@@ -168,7 +169,8 @@ def root_cause(error: Exception, opened: OpenedSession) -> Exception:
 def report(console: TextIO, message: str) -> None:
     """Write a message to the console."""
     with contextlib.suppress(OSError):  # the terminal was closed; status.json and the log have the message
-        console.write(printable_lines(message) + "\n")
+        text = printable_lines(message)
+        console.write((wrapped(text, terminal_size(console)[0]) if console.isatty() else text) + "\n")
         console.flush()
 
 

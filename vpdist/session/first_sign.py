@@ -8,7 +8,7 @@ from vpdist.storage.run_folder import RunFolder
 from vpdist.text import printable
 
 NAME = f"vpdist {vpdist.__version__}"
-ENDED = {"done": "complete", "done_with_failures": "complete, with failures listed"}
+ENDED = {"done": "complete", "done_with_failures": "complete (failures are listed)"}
 
 
 def first_sign(folder: RunFolder, *, restart: bool) -> str:
