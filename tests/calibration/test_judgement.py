@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -190,14 +191,40 @@ def test_what_has_no_class_or_no_score_is_not_known() -> None:
     assert false_within(np.array(kept["envelope"]), found.p_value[:1]) == 1
 
 
-def test_what_is_longer_than_the_calibration_is_judged_by_its_longest_class() -> None:
-    evidence = Evidence(np.array([0.9, 0.9, 0.9]), np.array([0.1, 0.1, 0.1]), np.array([500, 40_000, 149]))
+def test_the_longest_class_also_judges_the_next_one_and_nothing_judges_what_is_longer() -> None:
+    evidence = Evidence(np.full(4, 0.9), np.full(4, 0.1), np.array([500, 2999, 149, 3000]))
     nulls = NullScores((ClassNulls(least_bases=500, scores=(-1.0, 0.0, 1.0)),))
-    found = judge(evidence, calibration(), nulls, Choice(prevalence=0.5))
+    judging = Judging(model="m", calibration=calibration(), null_scores=nulls, choice=Choice(prevalence=0.5))
+    found = judging.judge(evidence)
     for column in (found.probability, found.p_value):
         assert column[0] == column[1]
-        assert np.isnan(column[2])
-    assert described(found, evidence, nulls, Choice(prevalence=0.5))["most_false"] == 2
+        assert np.isnan(column[2:]).all()
+    kept = judging.described(found, evidence)
+    assert (kept["most_false"], kept["most_bases"], kept["longer"]) == (2, 2999, 1)
+    (told,) = warnings(kept)
+    assert told.startswith(
+        "warning: 1 scored sequence has no call, as the model is calibrated for up to 2,999 scored bases"
+    )
+
+
+def test_a_run_of_a_version_that_was_not_cautious_is_judged_as_it_was() -> None:
+    n = LEAST_SEQUENCES
+    evidence = Evidence(np.full(n, 0.99), np.full(n, 0.01), np.full(n, 40_000))
+    nulls = NullScores((ClassNulls(least_bases=500, scores=(-1.0, 0.0, 1.0)),))
+    judging = Judging(model="m", calibration=calibration(), null_scores=nulls, choice=Choice(), cautious=False)
+    found = judging.judge(evidence)
+    assert found.share is not None
+    assert found.share.origin == "estimated"
+    assert not np.isnan(found.probability).any()
+    assert judging.described(found, evidence)["longer"] == 0
+    assert np.isnan(replace(judging, cautious=True).judge(evidence).probability).all()
+
+
+def test_a_calibration_reaches_to_the_end_of_the_class_after_its_last_one() -> None:
+    last = [replace(calibration().classes[0], least_bases=bases) for bases in (1000, 3000, 10_000)]
+    assert [Calibration((each,)).most_bases for each in last] == [9_999, None, None]
+    assert calibration().reaches(np.array([0, 2999, 3000])).tolist() == [True, True, False]
+    assert Calibration(()).reaches(np.array([0, 150])).tolist() == [True, False]
 
 
 def test_a_run_without_sequences_is_judged_too() -> None:

@@ -17,7 +17,7 @@ from tests.tiny_models import TinyModels
 from vpdist.calibration.bound import false_within
 from vpdist.calibration.judgement import CALLS, PRESETS, Choice, Evidence, judge
 from vpdist.calibration.judging import NEARLY_ALL, Judging
-from vpdist.calibration.prevalence import LEAST_SEQUENCES, MOST_BELIEVED, PRIOR
+from vpdist.calibration.prevalence import LEAST_SEQUENCES, PRIOR
 from vpdist.commands.classify import classify
 from vpdist.commands.predict import predict
 from vpdist.commands.verify import verify
@@ -223,14 +223,15 @@ def test_few_sequences_get_the_stated_prior(settings: Settings, tmp_path: Path) 
     assert f"share of viruses {PRIOR}, assumed, as fewer than {LEAST_SEQUENCES} sequences are calibrated" in message
 
 
-def test_a_run_of_before_there_was_a_limit_keeps_the_share_that_it_estimated(copy: Path) -> None:
+def test_a_run_of_a_version_that_was_not_cautious_is_known_by_its_calibration(copy: Path) -> None:
     path = copy / "calibration.json"
     kept = json.loads(path.read_text())
-    assert kept.pop("most_believed") == MOST_BELIEVED
-    assert judging_from_json(path, kept).most_believed == 1
-    for value in (0, 1.5, "1"):
-        with pytest.raises(WeightsError, match=r"calibration\.json: most_believed must be"):
-            judging_from_json(path, kept | {"most_believed": value})
+    assert kept.pop("cautious") is True
+    assert not judging_from_json(path, kept).cautious
+    assert not judging_from_json(path, kept | {"cautious": False}).cautious
+    for value in (0, "true", None):
+        with pytest.raises(WeightsError, match=r"calibration\.json: cautious must be true or false"):
+            judging_from_json(path, kept | {"cautious": value})
 
 
 def test_only_the_mean_is_calibrated(settings: Settings, tmp_path: Path) -> None:

@@ -360,6 +360,6 @@ def test_a_folder_is_listed_as_what_it_holds_whatever_it_is_called(
     shutil.copytree(written.folder, tmp_path / "here" / BUILT_IN)
     monkeypatch.chdir(tmp_path / "here")
     (found,) = listed([Path()])[len(listed([])) :]
-    assert found.calibrated == ("300 to 499", "500 and more")
-    assert "    calibrated for 300 to 499, 500 and more bases" in found.lines()
+    assert found.calibrated == ("300 to 499", "500 to 2,999")
+    assert "    calibrated for 300 to 499, 500 to 2,999 bases" in found.lines()
     assert found.digest == f"sha256:{written.digest}"

@@ -44,7 +44,8 @@ class ClassNulls:
 
 def class_among(bases: np.ndarray, classes: Sequence[ClassCalibration | ClassNulls]) -> np.ndarray:
     """(n,) index into CLASS_BASES of the class that judges so many scored bases: the last one there is also judges all
-    that is longer. The more was scored, the less means vary, so that non-viruses score high less often than it says."""
+    that is longer. The more was scored, the less means vary, so that non-viruses score high less often than it says.
+    How far that goes, `Calibration.reaches` says."""
     last = max((CLASS_BASES.index(each.least_bases) for each in classes), default=-1)
     return np.minimum(class_of(bases), last)
 
@@ -64,6 +65,22 @@ class Calibration:
     joined: bool = False
     """Slope and bias of a class hold where it begins, and between there and the next one they change linearly with
     the logarithm of the scored bases: the more chunks a mean is over, the surer it is. Else they hold for all of it."""
+
+    def reaches(self, bases: np.ndarray) -> np.ndarray:
+        """(n,) bool: whether a sequence with so many scored bases may be judged: its class is the last one that has a
+        calibration, the next one, or before. Beyond, the slope of the last one is so wrong that nothing is called."""
+        return class_of(bases) <= self._furthest
+
+    @property
+    def most_bases(self) -> int | None:
+        """The most scored bases that are judged; None without an end."""
+        beyond = self._furthest + 1
+        return CLASS_BASES[beyond] - 1 if beyond < len(CLASS_BASES) else None
+
+    @property
+    def _furthest(self) -> int:
+        """The last class that is judged, as an index into CLASS_BASES."""
+        return max((CLASS_BASES.index(each.least_bases) + 1 for each in self.classes), default=-1)
 
     def log_likelihood_ratio(self, score: np.ndarray, bases: np.ndarray) -> np.ndarray:
         """(n,) float64 ln(f1 / f0) of scores (n,) (`scores.log_odds`) of sequences with so many scored bases; NaN

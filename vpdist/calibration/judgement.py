@@ -112,12 +112,19 @@ def judge(
     calibration: Calibration,
     nulls: NullScores,
     choice: Choice,
-    most_believed: float = MOST_BELIEVED,
+    *,
+    cautious: bool = True,
 ) -> Judgement:
-    """What a calibration says of all sequences of a run; the same evidence gives the same judgement."""
+    """What a calibration says of all sequences of a run; the same evidence gives the same judgement.
+
+    `cautious`: nothing is said of what is longer than the calibration reaches, and an estimated share near 1 is not
+    believed.
+    """
     score = log_odds(evidence.virus, evidence.nonvirus)
+    if cautious:
+        score[~calibration.reaches(evidence.bases)] = np.nan
     log_ratio = calibration.log_likelihood_ratio(score, evidence.bases)
-    share = prevalence(log_ratio, choice.prevalence, most_believed)
+    share = prevalence(log_ratio, choice.prevalence, MOST_BELIEVED if cautious else 1.0)
     probability = probabilities(log_ratio, share.value)
     q, p = q_values(probability), nulls.p_values(score, evidence.bases)
     return Judgement(probability, q, p, calls(probability, q, choice.rule), share)

@@ -6,15 +6,23 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from vpdist.calibration.calibrated import Calibration, NullScores
 from vpdist.calibration.judgement import Choice, Evidence, Judgement, described, judge
 from vpdist.calibration.prevalence import ASSUMED, GIVEN, LEAST_SEQUENCES, MOST_BELIEVED
+from vpdist.text import number_of
 
 FORMAT = "vpdist-calibration-1"
 NEARLY_ALL = (
     "warning: nearly all sequences look like viruses to this model. If the sample is known to be viral, say so: "
     "--prevalence 0.95. If not, they are unlike what the model was calibrated on, and its probabilities, q-values and "
     "calls mean little"
+)
+
+TOO_LONG = (
+    "warning: %s no call, as the model is calibrated for up to %s scored bases. Train it with "
+    "longer sequences of both labels"
 )
 
 
@@ -27,19 +35,21 @@ class Judging:
     calibration: Calibration
     null_scores: NullScores
     choice: Choice
-    most_believed: float = MOST_BELIEVED
-    """An estimate of the share of viruses above this is not taken; 1 in runs made before there was a limit."""
+    cautious: bool = True
+    """See `judgement.judge`; false in runs of versions that were not."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON; `models.calibration_fields` reads it."""
         return {"format": FORMAT} | asdict(self)
 
     def judge(self, evidence: Evidence) -> Judgement:
-        return judge(evidence, self.calibration, self.null_scores, self.choice, self.most_believed)
+        return judge(evidence, self.calibration, self.null_scores, self.choice, cautious=self.cautious)
 
     def described(self, judgement: Judgement, evidence: Evidence) -> dict[str, Any]:
         """What run.json keeps of a judgement."""
-        return {"model": self.model} | described(judgement, evidence, self.null_scores, self.choice)
+        too_long = ~np.isnan(evidence.virus) & ~self.calibration.reaches(evidence.bases)
+        beyond = {"most_bases": self.calibration.most_bases, "longer": int(too_long.sum()) * self.cautious}
+        return {"model": self.model} | described(judgement, evidence, self.null_scores, self.choice) | beyond
 
 
 def lines(kept: dict[str, Any]) -> list[str]:
@@ -59,11 +69,16 @@ def lines(kept: dict[str, Any]) -> list[str]:
 
 def warnings(kept: Mapping[str, Any]) -> list[str]:
     """What a reader has to know before the calls of a judgement. `kept` may lack what earlier versions did not keep."""
+    told = [TOO_LONG % (_have(kept["longer"]), f"{kept['most_bases']:,}")] if kept.get("longer") else []
     share = kept.get("prevalence")
     if not isinstance(share, Mapping) or share.get("origin") == GIVEN:
-        return []
+        return told
     estimate = share.get("estimate", share.get("value"))
-    return [NEARLY_ALL] * (isinstance(estimate, float) and estimate > MOST_BELIEVED)
+    return told + [NEARLY_ALL] * (isinstance(estimate, float) and estimate > MOST_BELIEVED)
+
+
+def _have(n: int) -> str:
+    return f"{number_of(n, 'scored sequence')} {'has' if n == 1 else 'have'}"
 
 
 def share_text(kept: Mapping[str, Any]) -> str:

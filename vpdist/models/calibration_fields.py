@@ -21,8 +21,8 @@ MOST_SCORES = 200_000
 STEEPEST, WIDEST = 1e6, 50.0
 """Bounds of slope and bias, and of the logarithm of a likelihood ratio, whose exponential must be a number."""
 LINE = 300
-MOST_BELIEVED = "most_believed"
-"""Missing from runs made before there was a limit."""
+CAUTIOUS = "cautious"
+"""Missing from runs of versions that were not."""
 
 
 def calibration_from_json(path: Path, where: str, content: object) -> Calibration | None:
@@ -43,8 +43,8 @@ def null_scores_from_json(path: Path, where: str, content: object) -> NullScores
 
 def judging_from_json(path: Path, content: object) -> Judging:
     """What a run's calibration.json holds. Raises WeightsError."""
-    names = [each.name for each in fields(Judging) if each.name != MOST_BELIEVED]
-    entry = Fields.of(path, "", content, ["format", *names], [MOST_BELIEVED])
+    names = [each.name for each in fields(Judging) if each.name != CAUTIOUS]
+    entry = Fields.of(path, "", content, ["format", *names], [CAUTIOUS])
     if entry.content["format"] != FORMAT:
         raise entry.wrong("format", f"is {shown(entry.content['format'])}; this version reads {FORMAT}")
     calibration = calibration_from_json(path, "calibration", entry.content["calibration"])
@@ -55,15 +55,15 @@ def judging_from_json(path: Path, content: object) -> Judging:
     preset = chosen.text("preset", LINE)
     if preset not in PRESETS:
         raise chosen.wrong("preset", f"must be one of {', '.join(PRESETS)}, not {shown(preset)}")
-    believed = entry.real(MOST_BELIEVED) if MOST_BELIEVED in entry.content else 1.0
-    if not 0 < believed <= 1:
-        raise entry.wrong(MOST_BELIEVED, f"must be above 0 and at most 1, not {shown(believed)}")
+    cautious = entry.content.get(CAUTIOUS, False)
+    if type(cautious) is not bool:
+        raise entry.wrong(CAUTIOUS, f"must be true or false, not {shown(cautious)}")
     return Judging(
         model=entry.text("model", LINE),
         calibration=calibration,
         null_scores=nulls,
         choice=Choice(preset=preset, max_fdr=_share(chosen, "max_fdr"), prevalence=_share(chosen, "prevalence")),
-        most_believed=believed,
+        cautious=cautious,
     )
 
 

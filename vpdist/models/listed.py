@@ -126,14 +126,15 @@ def _of(model: Model, name: str, state: str, size: int, digest: str | None) -> L
         shortest_chunk=model.shortest_chunk if model.short_chunks == NA else 0,
         accuracy=model.accuracy,
         description=model.description,
-        calibrated=_class_names([each.least_bases for each in calibration.classes]),
+        calibrated=_class_names(calibration),
     )
 
 
-def _class_names(least_bases: list[int]) -> tuple[str, ...]:
-    """The length classes of a calibration in words; the last one judges all that is longer."""
-    names = [class_name(CLASS_BASES.index(each)) for each in least_bases]
-    return (*names[:-1], *(f"{each:,} and more" for each in least_bases[-1:]))
+def _class_names(calibration: Calibration) -> tuple[str, ...]:
+    """The length classes of a calibration in words, the last one as far as it judges."""
+    names = [class_name(CLASS_BASES.index(each.least_bases)) for each in calibration.classes]
+    end = "and more" if calibration.most_bases is None else f"to {calibration.most_bases:,}"
+    return (*names[:-1], *(f"{each.least_bases:,} {end}" for each in calibration.classes[-1:]))
 
 
 def _inside(folder: Path, bundle: Bundle) -> bool:
