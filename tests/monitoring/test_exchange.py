@@ -108,6 +108,7 @@ def test_a_rank_that_stays_silent_ends_the_run_and_is_named(three_ranks: tuple[P
     pid = int(str(report_of(folder, "silent.1.started")["pid"]))
     wait_until(lambda: newest_state(folder, "silent", 1) == "running", "rank 1 at work")
     os.kill(pid, signal.SIGSTOP)
+    (folder / "silent.impatient").touch()
     try:
         for rank in (0, 2):
             assert re.fullmatch(
