@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from vpdist.commands import prepare, resolve_config, retry, run_end, run_inputs, told_to_displays
 from vpdist.commands.platforms import note_platforms
 from vpdist.commands.publishing import Publishing
@@ -25,6 +23,7 @@ from vpdist.commands.short_sequences import refuse_mostly_short
 from vpdist.commands.tables_of_run import tables_of_run
 from vpdist.commands.threads import use_threads
 from vpdist.config import Settings
+from vpdist.distributed.device import return_free_memory
 from vpdist.embedding.encoder_process import EncoderProcess
 from vpdist.embedding.isolated_encoder import isolated_work
 from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
@@ -227,8 +226,7 @@ class Predict:
                 f"{len(crashing)} units during which {CRASHES_UNTIL_ISOLATED} processes crashed are computed in a "
                 f"child process"
             )
-        if runtime.device.type == "cuda":
-            torch.cuda.empty_cache()  # for the child
+        return_free_memory(runtime.device)  # for the child
         limits = (work.header.threads, self.control.raise_if_ending, self.settings.stall_timeout)
 
         def read(kind: str, load: Callable[[], None]) -> None:

@@ -69,6 +69,12 @@ def make_current(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
+def return_free_memory(device: torch.device) -> None:
+    """Give memory of a CUDA device that torch keeps and nothing uses back to the device, for other processes."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is worth using: on a GPU from Ampere on. Older ones emulate its products, and no fused attention
     takes it there."""
