@@ -13,6 +13,7 @@ import torch
 
 from vpdist.environment import LaunchContext
 from vpdist.errors import UsageError
+from vpdist.storage.downloads import first_line
 
 CPU = torch.device("cpu")
 DRIVER_LISTS = Path("/proc/driver/nvidia/gpus")
@@ -97,7 +98,7 @@ def _try(device: torch.device) -> None:
         computed = float(torch.ones(1, device=device).add_(1.0).item())
     except RuntimeError as error:
         raise UsageError(
-            f"{platform.node()}: {device}{_described(device)} cannot be used: {_first_line(error)}; "
+            f"{platform.node()}: {device}{_described(device)} cannot be used: {first_line(error)}; "
             f"torch {torch.__version__} has kernels for {' '.join(torch.cuda.get_arch_list())}"
         ) from error
     if computed != 2.0:
@@ -118,9 +119,5 @@ def _reason() -> str:
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return _first_line(error)
+        return first_line(error)
     return "it finds no device"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
