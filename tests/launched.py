@@ -25,7 +25,8 @@ def environment() -> dict[str, str]:
     launchers = ("RANK", "WORLD_SIZE", "SLURM_PROCID", "CI")
     keep = {name: value for name, value in os.environ.items() if name not in launchers}
     root = str(WORKER.parents[1])
-    return {**keep, "PYTHONPATH": root, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1"}
+    patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": f"{PATIENCE_S:.0f}"}  # before torchrun kills ranks that are to stop
+    return {**keep, **patience, "PYTHONPATH": root, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1"}
 
 
 @contextmanager

@@ -10,8 +10,6 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PretrainedConfig, PreTrainedModel
 
-ESMC_VOCABULARY = [*("<cls>", "<pad>", "<eos>", "<unk>"), *"LAGVSERTIDPKQNFYMHWCXBUZO.-|", "<mask>"]
-
 
 def saved(
     folder: Path, model: type[PreTrainedModel], config: PretrainedConfig, *, seed: int = 5, spread: float = 0.3

@@ -11,7 +11,8 @@ import pytest
 from scripts.faults.object_server import ObjectServer
 from vpdist.storage.object_stores import Retries
 
-SOON = Retries(tries=4, first_pause_s=1.0, longest_pause_s=3.0, silence_s=0.5, sleep=lambda pause_s: None)
+SOON = Retries(tries=4, first_pause_s=1.0, longest_pause_s=3.0, silence_s=600.0, sleep=lambda pause_s: None)
+"""No pauses; and a slow machine is not silent."""
 SECRET = "5ec4e7"
 
 

@@ -10,10 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import ClassVar
 
 from vpdist.distributed import runtime
+from vpdist.distributed.lost_ranks import AgreedLoss, LostRanks
 from vpdist.environment import launch_context
 from vpdist.errors import Interrupted, PeerLost, VpdistError
 from vpdist.monitoring import exchange
@@ -23,10 +26,17 @@ from vpdist.monitoring.intervals import Intervals
 from vpdist.session.progress import Progress
 
 FOLDER = Path(sys.argv[1])
-FAST = Intervals(stalled_s=1.0, overdue_s=0.6, beat_s=0.3)
-PATIENT = Intervals(roll_call_s=3.0)
-"""A survivor on a busy machine has time to answer the roll call."""
 PATIENCE_S = 600.0
+PATIENT = Intervals(stall_timeout_s=PATIENCE_S, roll_call_s=PATIENCE_S, grace_s=PATIENCE_S, orderly_grace_s=PATIENCE_S)
+"""Of ranks that end in order, however slow the machine is."""
+HANGING = {("killed", 2), ("orphan", 1)}
+"""Scenarios and ranks that are forced out, a moment after the loss."""
+SURVIVORS = {"killed": {0, 2}, "leaving": {0, 1, 2}}
+"""Ranks that answer the roll call."""
+ROLL_CALL_S = 0.5
+"""How long others, who do not come, are waited for."""
+SILENT_S = 10.0
+"""After which a rank of `silent` is lost."""
 SHOWN_AT = (5, 15, 25, 35)
 """Batches before which `show` waits."""
 BATCH = {"batches": 1, "fragments": 10, "nucleotide_tokens": 600, "protein_tokens": 400}
@@ -38,6 +48,21 @@ def patient_gather(this_rank: runtime.Runtime, timeout_s: float) -> Gather:
 
 
 exchange.Gather = patient_gather  # type: ignore[misc,assignment]
+
+
+class PatientLostRanks(LostRanks):
+    """Its roll call waits for the survivors, however long they take, and for a moment for the others."""
+
+    survivors: ClassVar[set[int]] = set()
+
+    def _roll_call(self, reason: str) -> AgreedLoss:
+        while any(self._keys.get(f"{self._present}/{rank}") is None for rank in self.survivors - {self._rank}):
+            time.sleep(0.02)
+        self._roll_call_s = ROLL_CALL_S
+        return super()._roll_call(reason)
+
+
+exchange.LostRanks = PatientLostRanks  # type: ignore[misc]
 
 
 def write_report(name: str, **facts: object) -> None:
@@ -53,18 +78,25 @@ class Job:
 
     def __init__(self, this_rank: runtime.Runtime, scenario: str) -> None:
         self.rank, self.scenario = this_rank.rank, scenario
-        intervals = dict.fromkeys(("uneven", "killed", "leaving", "orphan"), PATIENT)
+        PatientLostRanks.survivors = SURVIVORS.get(scenario, set())
         bars = scenario.startswith("bars")
         self.progress = Progress(
             this_rank,
             "auto" if bars else "none",
             FOLDER / f"{scenario}.jsonl",
             sys.stderr if bars else None,
-            stall_timeout_s=10.0 if scenario == "silent" else 600.0,
-            intervals=intervals.get(scenario, FAST),
+            stall_timeout_s=PATIENCE_S,
+            intervals=self.intervals(),
             on_forced_exit=self.forced,
         )
         write_report(f"{scenario}.{self.rank}.started")
+
+    def intervals(self) -> Intervals:
+        if (self.scenario, self.rank) in HANGING:
+            return replace(PATIENT, grace_s=1.0, orderly_grace_s=1.0)
+        if self.scenario in ("uneven", "killed", "leaving", "orphan"):
+            return PATIENT
+        return replace(PATIENT, stalled_s=1.0, overdue_s=0.6, beat_s=0.3)
 
     def forced(self, failure: VpdistError, keys: runtime.KeyStore) -> int:
         write_report(f"{self.scenario}.{self.rank}.forced", line=str(failure))
@@ -103,8 +135,14 @@ class Job:
                 self.work(15, 0.0)
                 if rank == 2:
                     self.wait_for("release")
-            case "stopped" | "silent":
+            case "stopped":
                 self.work_until_released()
+            case "silent":
+                self.progress.stage("embed", planned_tokens=100_000)
+                self.wait_for("impatient", every_batch=BATCH)  # until a rank was stopped
+                exchanging = self.progress._exchange
+                exchanging._intervals = replace(exchanging._intervals, stall_timeout_s=SILENT_S)
+                self.wait_for("release", every_batch=BATCH)
             case "killed" | "orphan":
                 self.progress.stage("embed", planned_tokens=1_000_000)
                 self.work(20, 0.01)

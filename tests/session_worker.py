@@ -10,14 +10,17 @@ import threading
 import time
 from pathlib import Path
 
+from vpdist.environment import launch_context
 from vpdist.errors import StorageError
 from vpdist.monitoring.intervals import Intervals
 from vpdist.monitoring.telemetry import Telemetry
-from vpdist.session import run_session, session
+from vpdist.session import run_session, session, signals
 from vpdist.session.progress import Progress
 from vpdist.storage.run_folder import RunFolder
 
 HASTY = Intervals(beat_s=0.3, grace_s=1.0, orderly_grace_s=1.0)
+PATIENT = Intervals(beat_s=0.3, grace_s=600.0, orderly_grace_s=600.0)
+"""Of ranks that can end in order, however slow the machine is."""
 
 
 def broken_read(telemetry: Telemetry) -> None:
@@ -41,7 +44,9 @@ def work(bad_rank: int, how: str, stuck_rank: int, opened: session.Session) -> s
 
 def main() -> int:
     folder, bad_rank, how, stuck_rank = sys.argv[1:]
-    run_session.Progress = functools.partial(Progress, intervals=HASTY)  # type: ignore[misc,assignment]
+    intervals = HASTY if launch_context().rank == int(stuck_rank) else PATIENT
+    run_session.Progress = functools.partial(Progress, intervals=intervals)  # type: ignore[misc,assignment]
+    signals.SECOND_SIGNAL_AFTER_S = 600.0  # Ctrl-C reaches a rank twice, from the terminal and from a slow agent
     return run_session.run_session(
         RunFolder(Path(folder)),
         functools.partial(work, int(bad_rank), how, int(stuck_rank)),

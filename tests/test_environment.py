@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launched import environment
+from tests.launched import PATIENCE_S, environment
 from vpdist.environment import (
     FOREIGN,
     SPIN_COUNT,
@@ -47,7 +47,7 @@ def test_a_process_goes_on_when_only_the_thread_ends_that_started_it() -> None:
     thread.start()
     thread.join()
     (worker,) = started
-    output, _ = worker.communicate(timeout=60)
+    output, _ = worker.communicate(timeout=PATIENCE_S)
     assert output == "True False\n"
     assert worker.returncode == 0
 

@@ -17,7 +17,9 @@ PATIENCE_S = 600.0
 SCRIPT = re.search(
     r"```bash\n(#!.*?)```", (Path(__file__).resolve().parents[1] / "docs" / "slurm.md").read_text(), re.DOTALL
 )
-STATUS = "mkdir -p run; echo '{\"exit_code\": %s}' > run/status.json"
+STATUS = """mkdir -p run
+        until [ run/status.json -nt started ]; do echo '{"exit_code": %s}' > run/status.json; done"""
+"""Times of files tick every few milliseconds: a fast machine would write it in the very tick in which the step began."""
 UNTIL_STOPPED = "until [ -e stopped ]; do sleep 0.05; done"
 STAND_INS = {
     "srun": "touch started; %(srun)s",

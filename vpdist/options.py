@@ -79,13 +79,12 @@ def option(name: str, *, default: str | None = None) -> Any:
     return typer.Option(*declared.flags_of(name), show_default=default or True, **arguments)
 
 
-def with_settings(names: str, *, required: str = "", **fixed: Any) -> Callable[[Command], Command]:
+def with_settings(names: str, **fixed: Any) -> Callable[[Command], Command]:
     """Make a command of a function that takes `Settings`, and its own options by name.
 
     Args:
         names: the command's options in the order of its help: fields of Settings, of TrainSettings if the function
             takes those as `training`, and the function's own parameters.
-        required: fields that have a default, but not in this command.
         fixed: values of fields that are no options of this command.
     """
 
@@ -104,7 +103,7 @@ def with_settings(names: str, *, required: str = "", **fixed: Any) -> Callable[[
                 rest["training"] = TrainSettings(**chosen)
             function(Settings(**given, **fixed), **rest)
 
-        parameters = [own[name] if name in own else _parameter(name, required.split()) for name in names.split()]
+        parameters = [own[name] if name in own else _parameter(name) for name in names.split()]
         parameters += [_added(name, annotation) for name, annotation in ADDED.items()]
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads it
             [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
@@ -114,13 +113,13 @@ def with_settings(names: str, *, required: str = "", **fixed: Any) -> Callable[[
     return decorate
 
 
-def _parameter(name: str, required: list[str]) -> Parameter:
+def _parameter(name: str) -> Parameter:
     declared = ALL_OPTIONS[name]
     default = DEFAULTS[name] if declared.default is None else declared.default
     return Parameter(
         name,
         Parameter.KEYWORD_ONLY,
-        default=Parameter.empty if name in required else default,
+        default=default,
         annotation=Annotated[declared.typed or TYPES[name], option(name)],
     )
 

@@ -33,10 +33,10 @@ class LabelledFile:
     """What its sequences are called in tables: virus, other, or the user's name."""
 
 
-def _fraction(option: str, value: float, *, most: float = 1.0) -> None:
-    """Raises UsageError unless 0 <= value < most."""
-    if not 0 <= value < most:
-        raise UsageError(f"--{option} {value}: must be at least 0 and below {most:g}")
+def _fraction(option: str, value: float) -> None:
+    """Raises UsageError unless 0 <= value < 1."""
+    if not 0 <= value < 1:
+        raise UsageError(f"--{option} {value}: must be at least 0 and below 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

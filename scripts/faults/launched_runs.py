@@ -33,6 +33,8 @@ OPTIONS = ("--threads", "1", "--dtype", "float32", "--token-budget", "400", "--p
 POLL_S = 0.02
 TIMEOUT_S = 900.0
 """Far longer than any wait takes, however busy the machine is."""
+PATIENT_AGENT = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": f"{TIMEOUT_S:.0f}"}
+"""An agent that is told to stop leaves its ranks so many seconds, not 30, before it kills them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Launch:
             self._console_start = console.tell()
             self.agent = subprocess.Popen(
                 [*launcher, *job.arguments(output)],
-                env={**kept, **job.environment, **(environment or {}), name: value},
+                env={**kept, **PATIENT_AGENT, **job.environment, **(environment or {}), name: value},
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,

@@ -7,6 +7,7 @@ path of an object is /BUCKET/KEY, so that it is reached as s3://BUCKET/KEY (AWS_
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import sys
 import threading
@@ -14,6 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from vpdist.sequences.remote_objects import BUFFER_BYTES, ObjectReader
+from vpdist.storage.object_stores import RETRIES, Retries
+from vpdist.urls import Url
 
 Fault = Callable[["Answers"], bool]
 """Is given a GET for bytes before it is answered; returns whether it has dealt with it."""
@@ -215,3 +220,10 @@ class ObjectServer:
         self.objects.silent_until.set()
         self._server.shutdown()
         self._server.server_close()
+
+
+def open_object(url: str | Url, retries: Retries = RETRIES) -> io.BufferedReader:
+    """An object as a stream of bytes. Asks for its size and version, and raises as `ObjectReader`, here, too."""
+    reader = ObjectReader(url, retries)
+    _ = reader.state
+    return io.BufferedReader(reader, BUFFER_BYTES)

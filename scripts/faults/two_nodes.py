@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +28,8 @@ ACROSS_NODES_S = 30.0
 FREE_BATCHES = 10
 """Batches of each rank before it is held: enough for some parts."""
 FIRST, SECOND = "10.213.77.1", "10.213.77.2"
+PORTS = range(10_000, 15_000)
+"""Below those that the kernel gives to programs which ask for any: nobody is given one before it is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,8 @@ class Nodes:
 @contextlib.contextmanager
 def nodes() -> Iterator[Nodes]:
     """Two namespaces joined by a virtual cable, removed at the end; or the loopback."""
-    names = (f"vpdist-{free_port()}-0", f"vpdist-{free_port()}-1")
+    mark = uuid.uuid4().hex[:8]
+    names = (f"vpdist-{mark}-0", f"vpdist-{mark}-1")
     try:
         _ip(f"netns add {names[0]}")
     except (OSError, subprocess.CalledProcessError):
@@ -85,9 +90,12 @@ def disconnect(two: Nodes, node: int) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One of PORTS at which nothing listens; at random, since others may be looking for one at the same moment."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):  # in use
+            probe.bind(("", port))
+            return port
 
 
 def _ip(arguments: str) -> None:

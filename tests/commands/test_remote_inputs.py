@@ -44,7 +44,7 @@ def settings(models: TinyModels, tmp_path: Path) -> Settings:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    soon = Retries(silence_s=2.0, sleep=lambda pause_s: None)
+    soon = Retries(silence_s=600.0, sleep=lambda pause_s: None)
     monkeypatch.setattr(Control, "retries", soon)
 
 

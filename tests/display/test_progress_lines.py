@@ -54,6 +54,17 @@ def test_changes_lead_from_one_snapshot_to_the_next(pair: tuple[Snapshot, Snapsh
     ]
 
 
+def test_a_value_that_no_device_tells_any_more_is_no_longer_known() -> None:
+    first, second = snapshot(1, row(0, utilisation=97), row(1)), snapshot(2, row(0), row(1))
+    line, _ = changes_json(first, second, COUNTERS, readings=True)
+    reader = Reader()
+    reader.read(first.to_json())
+    read = reader.read(line)
+    assert read is not None
+    assert [each.utilisation for each in read.rows] == [-1, -1]
+    assert "power_mw" not in line
+
+
 def test_counters_that_are_left_out_follow_later() -> None:
     first, second, third = (snapshot(at, row(0, batches=at, nucleotide_tokens=10 * at)) for at in (1, 2, 3))
     line, known = changes_json(first, second, ("nucleotide_tokens",), readings=False)

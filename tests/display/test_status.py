@@ -141,7 +141,7 @@ def test_progress_that_another_process_has_recorded_is_of_an_earlier_command(
 
 
 def test_a_run_that_has_recorded_its_end_and_not_yet_its_status_goes_on(run: Callable[..., Path]) -> None:
-    ending = [replace(each, time=time.time() + 60) for each in embedding("")]
+    ending = [replace(each, time=time.time() + 86_400) for each in embedding("")]  # after status.json was written
     assert status(run("running", None, "here", *ending))["stage"] == "embed"
 
 
@@ -176,13 +176,16 @@ def test_a_run_that_ends_while_its_process_is_looked_for_is_not_dead(
     assert (told["state"], exit_code(told)) == ("done", 0)
 
 
-def test_a_lock_on_another_machine_lives_while_it_is_touched(run: Callable[..., Path]) -> None:
+def test_a_lock_on_another_machine_lives_while_it_is_touched(
+    run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = run("running", None, "elsewhere", *embedding())
     lock = folder / "lock"
+    now = lock.stat().st_mtime + 1
+    monkeypatch.setattr(time, "time", lambda: now)
     assert process_state(RunFolder(folder))[0] is True, "touched just now"
     for age_s, alive in ((30, None), (1000, False)):
-        long_ago = time.time() - age_s
-        os.utime(lock, (long_ago, long_ago))
+        os.utime(lock, (now - age_s, now - age_s))
         looks: list[float] = []
         assert process_state(RunFolder(folder), looks.append)[0] is alive
         assert sum(looks) == WATCHED_BEATS * HEARTBEAT_S
@@ -276,20 +279,22 @@ def test_keys_are_taken_on_a_terminal_and_the_terminal_is_left_as_it_was(run: Ca
     folder = run("running", None, "here", *embedding())
     (folder / "logs" / "rank00000.log").write_text("what rank 0 does\n")
     terminal = pexpect.spawn(
-        sys.executable,
-        ["-m", "vpdist", "watch", str(folder)],
+        "/bin/sh",
+        ["-c", 'read line; exec "$@"', "sh", sys.executable, "-m", "vpdist", "watch", str(folder)],
         env=environment() | {"TERM": "xterm", "CI": ""},
         dimensions=(24, 80),
         encoding="utf-8",
         timeout=PATIENCE_S,
     )
     before = termios.tcgetattr(terminal.child_fd)
+    terminal.sendline()  # only now the command changes the terminal
     terminal.expect("q quit")
     terminal.expect("embed 50.0 %")
     terminal.send("0\r")
     terminal.expect("what rank 0 does")
     terminal.send("q")
     terminal.expect(pexpect.EOF)
+    terminal.wait()
     after = termios.tcgetattr(terminal.child_fd)
     terminal.close()
     assert terminal.exitstatus == 0

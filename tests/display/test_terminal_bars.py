@@ -250,6 +250,7 @@ class Session:
             except pexpect.TIMEOUT:
                 continue
             except pexpect.EOF:
+                self.process.wait()  # `close` kills what has not ended half a second later
                 return
             self.output += text
             self._emulator.feed(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from datetime import timedelta
@@ -10,6 +9,7 @@ from datetime import timedelta
 import pytest
 from torch.distributed import HashStore, PrefixStore, Store, TCPStore
 
+from tests.launched import PATIENCE_S
 from vpdist.distributed.runtime import PIECE, KeyStore
 from vpdist.errors import PeerLost
 from vpdist.session.coordination import publish_first_failure, published_failure
@@ -24,10 +24,7 @@ sys.stdin.read()
 
 
 def tcp_store() -> Store:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return TCPStore("127.0.0.1", port, is_master=True, timeout=timedelta(seconds=30), wait_for_workers=False)
+    return TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=PATIENCE_S), wait_for_workers=False)
 
 
 @pytest.mark.parametrize("make", [HashStore, tcp_store], ids=["alone", "with others"])

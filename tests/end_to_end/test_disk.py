@@ -249,6 +249,7 @@ def test_a_run_that_finds_its_folder_taken_over_ends_with_code_6_and_leaves_it_t
     wait_for_ranks(run, gate, 2 if options else 1)
     rank = psutil.Process(json.loads((folder / "lock").read_text())["pid"])
     rank.suspend()
+    wait_until(lambda: rank.status() == psutil.STATUS_STOPPED, "the rank is stopped")
     theirs = {
         "lock": json.dumps({"host": "elsewhere", "pid": 7, "started": 1.0}),
         "status.json": json.dumps({"state": "running", "exit_code": None, "message": "theirs"}),

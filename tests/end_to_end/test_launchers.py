@@ -216,6 +216,7 @@ class Terminal:
     def read_to_the_end(self) -> None:
         while self.read():
             pass
+        self.child.wait()  # `close` kills what has not ended half a second later
         self.child.close()
 
     def lines(self) -> list[str]:

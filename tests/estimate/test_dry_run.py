@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
@@ -19,6 +18,8 @@ import psutil
 import pytest
 import torch
 
+from scripts.faults import bad_records
+from scripts.faults.gate import Gate
 from tests.launched import PATIENCE_S, environment, wait_until
 from tests.sample import write_contigs
 from tests.tiny_models import NUCLEOTIDE_WIDTH, PROTEIN_WIDTH, TinyModels, write_classifier
@@ -268,6 +269,8 @@ def test_a_process_that_ends_while_it_is_timed_is_told_with_its_code(
     real = timing_process.measure
 
     def measure(request: TimingRequest, ranks: int, check: Callable[[], None]) -> list[Timing]:
+        (request.folder.path / "loaded-by-another").touch()  # each waits until all have loaded, so none ends by itself
+
         def kill() -> None:
             for process in multiprocessing.active_children():
                 process.kill()
@@ -393,24 +396,41 @@ def test_encoders_that_do_not_fit_the_memory_are_no_bug(
     assert re.match(told, str(sent))
 
 
-def timed_processes(parent: psutil.Process) -> list[psutil.Process]:
-    return [child for child in parent.children() if any("spawn_main" in word for word in child.cmdline())]
+HOLD_WHAT_IS_TIMED = f"""
+import importlib.util, os, sys
+
+if any("spawn_main" in word for word in sys.orig_argv):
+    os.environ["VPDIST_FAULTS"] = os.environ["HOLD"]
+    spec = importlib.util.spec_from_file_location("faulty", {str(bad_records.FAULTY / "sitecustomize.py")!r})
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+"""
+"""A sitecustomize.py: the processes that are timed wait at a gate, between batches."""
 
 
 def test_what_is_timed_ends_with_the_process_that_asked(models: TinyModels, contigs: Path, tmp_path: Path) -> None:
+    gate, hook = Gate(tmp_path / "gate"), tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(HOLD_WHAT_IS_TIMED)
+    variables = environment()
     process = subprocess.Popen(
         [*VPDIST, *arguments(models, contigs), "--ranks", "2", "--progress", "none"],
-        env=environment() | {"TMPDIR": str(tmp_path)},
+        env=variables
+        | {
+            "TMPDIR": str(tmp_path),
+            "PYTHONPATH": f"{hook}{os.pathsep}{variables['PYTHONPATH']}",
+            "HOLD": bad_records.fault_environment(hold=gate.rule())["VPDIST_FAULTS"],
+        },
         stdout=subprocess.DEVNULL,
     )
-    until = time.monotonic() + 600
-    while not (timed := timed_processes(psutil.Process(process.pid))):
-        assert time.monotonic() < until, "no process was started to be timed"
+    try:
+        ranks = min(2, len(os.sched_getaffinity(0)))
+        wait_until(lambda: len(gate.held()) == ranks or process.poll() is not None, "processes that are timed")
         assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert psutil.wait_procs(timed, timeout=600)[1] == []
+        timed = [psutil.Process(pid) for pid in gate.held()]
+    finally:
+        process.kill()
+        process.wait()
+    assert psutil.wait_procs(timed, timeout=PATIENCE_S)[1] == []
 
 
 def test_an_interrupted_dry_run_leaves_nothing(models: TinyModels, contigs: Path, temporary: Path) -> None:

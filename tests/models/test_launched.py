@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests import fake_hub
-from tests.launched import PATIENCE_S, environment
+from tests.launched import PATIENCE_S, environment, wait_until
 from tests.models.conftest import COMMITS, Published
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
@@ -86,18 +86,25 @@ def test_ranks_fetch_a_model_once_and_agree_with_a_single_process(
 
 
 def test_a_download_that_is_killed_goes_on(published: Published, variables: dict[str, str], tmp_path: Path) -> None:
-    published.hub.faults["nucleotide/pytorch_model.bin"] = [fake_hub.SILENT]
+    files = published.hub.repositories["owner/model", COMMIT]
+    (weights,) = (content for path, content in files.items() if path.endswith("nucleotide/pytorch_model.bin"))
+    published.hub.faults["nucleotide/pytorch_model.bin"] = [fake_hub.SILENT] * 1000  # however often it is asked again
     command = [sys.executable, "-m", "vpdist", "download", MODEL]
     process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + PATIENCE_S
-        while not any(path.stat().st_size > 1000 for path in published.home.rglob(".*.part")):
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        beginning = f".{hashlib.sha256(weights).hexdigest()}.part"
+        wait_until(
+            lambda: (
+                any(path.stat().st_size > 1000 for path in published.home.rglob(beginning))
+                or process.poll() is not None
+            ),
+            "half of the weights",
+        )
+        assert process.poll() is None
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+    published.hub.faults.clear()
     told = run(variables, *command)
     assert f"{MODEL}: " in told
     assert any("nucleotide/pytorch_model.bin bytes=" in line for line in published.hub.asked)

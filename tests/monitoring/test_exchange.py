@@ -3,13 +3,13 @@
 import os
 import re
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import Popen
 
 import pytest
 
+from scripts.faults.two_nodes import free_port
 from tests.launched import PATIENCE_S, launched, lives, report_of, torchrun, wait_until
 from vpdist.monitoring.counters import Snapshot
 
@@ -108,6 +108,7 @@ def test_a_rank_that_stays_silent_ends_the_run_and_is_named(three_ranks: tuple[P
     pid = int(str(report_of(folder, "silent.1.started")["pid"]))
     wait_until(lambda: newest_state(folder, "silent", 1) == "running", "rank 1 at work")
     os.kill(pid, signal.SIGSTOP)
+    (folder / "silent.impatient").touch()
     try:
         for rank in (0, 2):
             assert re.fullmatch(
@@ -141,14 +142,11 @@ def test_a_killed_rank_is_named_and_a_hanging_one_is_ended(tmp_path: Path) -> No
 
 
 def test_two_nodes_gather_through_their_first_ranks_and_learn_why_a_rank_exited(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     options = (
         "--nnodes=2",
         "--nproc-per-node=2",
         "--rdzv-backend=c10d",
-        f"--rdzv-endpoint=127.0.0.1:{port}",
+        f"--rdzv-endpoint=127.0.0.1:{free_port()}",
         "--local-addr=127.0.0.1",
     )
     command = torchrun(tmp_path, "uneven", "leaving", options=options)

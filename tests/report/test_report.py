@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
 import json
 import re
 import shutil
@@ -10,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +27,7 @@ from vpdist.calibration.bound import BORDERS, false_within
 from vpdist.commands.predict import predict
 from vpdist.errors import UsageError
 from vpdist.report import fragment_columns, page, sequence_columns
-from vpdist.report.packed import NA, SCALE, packed, scores, unpacked
+from vpdist.report.packed import NA, SCALE, Column, packed, scores
 from vpdist.report.page import gather, write_report
 from vpdist.storage.atomic_files import DamagedFile
 from vpdist.storage.run_folder import RunFolder
@@ -80,6 +83,18 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     about = json.loads((run / "run.json").read_text()) | {"judgement": JUDGEMENT}
     (run / "run.json").write_text(json.dumps(about))
     return run
+
+
+def unpacked(text: str) -> tuple[dict[str, Column], dict[str, Any]]:
+    """What was packed: its columns and `meta`."""
+    content = gzip.decompress(base64.b64decode(text))
+    length = int.from_bytes(content[:4], "little")
+    header = json.loads(content[4 : 4 + length])
+    columns: dict[str, Column] = {}
+    for name, (kind, offset, size) in header["arrays"].items():
+        piece = content[4 + length + offset : 4 + length + offset + size]
+        columns[name] = piece.decode().split("\n") if kind == "text" else np.frombuffer(piece, f"<{kind}")
+    return columns, header["meta"]
 
 
 def contents(path: Path) -> tuple[dict[str, object], dict[str, object]]:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from scripts.faults import remote_objects
+from scripts.faults.object_server import open_object
 from tests.object_stores import use_endpoint
-from vpdist.sequences.remote_objects import open_object
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "remote-input.md"
 Found = list[tuple[str, remote_objects.Seen, remote_objects.Seen]]

@@ -13,13 +13,13 @@ import fsspec
 import pytest
 
 from scripts.faults import object_server as server
-from scripts.faults.object_server import ObjectServer
+from scripts.faults.object_server import ObjectServer, open_object
 from tests.object_stores import SECRET, SOON, moto_endpoint, object_server, objects, put, s3  # noqa: F401 - fixtures
 from vpdist.errors import InputError, Interrupted, UsageError
 from vpdist.sequences import object_transports, remote_objects
 from vpdist.sequences.input_files import call_while_waiting
 from vpdist.sequences.records import read_as_written, read_records
-from vpdist.sequences.remote_objects import object_identity, object_state, open_object
+from vpdist.sequences.remote_objects import object_identity, object_state
 from vpdist.storage import object_stores
 from vpdist.storage.published import PublishedRun
 from vpdist.urls import Url
@@ -44,13 +44,19 @@ def url(request: pytest.FixtureRequest, objects: ObjectServer) -> str:  # noqa: 
         [server.then(lambda answer: False, server.cuts(100)), server.cuts(0), server.closes()],
         [server.shortens(5000)],
         [lambda answer: False, server.cuts(400_000), server.cuts(300_000), server.refuses(503)],
-        [server.falls_silent(70_000)],
     ],
-    ids=["none", "503", "500, 429, 503", "cut", "cut and closed", "short", "cut far on", "silent"],
+    ids=["none", "503", "500, 429, 503", "cut", "cut and closed", "short", "cut far on"],
 )
 def test_what_breaks_is_resumed_where_it_broke(url: str, objects: ObjectServer, faults: list[server.Fault]) -> None:  # noqa: F811
     objects.objects.faults = list(faults)
     with open_object(url, SOON) as file:
+        assert file.read() == CONTENT
+    assert objects.objects.faults == []
+
+
+def test_a_host_that_falls_silent_is_asked_again(url: str, objects: ObjectServer) -> None:  # noqa: F811
+    objects.objects.faults = [server.falls_silent(70_000)]
+    with open_object(url, replace(SOON, tries=100, silence_s=0.5)) as file:
         assert file.read() == CONTENT
     assert objects.objects.faults == []
 

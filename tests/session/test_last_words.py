@@ -128,6 +128,7 @@ def test_after_ctrl_c_the_sentence_stands_below_the_traceback_of_torchrun(tmp_pa
     terminal.expect(pexpect.EOF)
     assert "Traceback" not in terminal.before
     assert json.loads(status.read_text())["exit_code"] == 128 + signal.SIGINT
+    terminal.wait()
     terminal.close()
 
 

@@ -26,6 +26,8 @@ from vpdist.errors import EXIT_BUG, Interrupted, PeerLost, StorageError, VpdistE
 from vpdist.monitoring.counters import Snapshot
 from vpdist.monitoring.telemetry import Telemetry
 from vpdist.session.progress import Progress
+from vpdist.storage.run_folder import RunFolder
+from vpdist.storage.run_lock import Lock
 
 
 @pytest.fixture
@@ -233,6 +235,8 @@ def test_a_line_that_a_killed_run_left_unfinished_spoils_none_after_it(tmp_path:
 
 
 def test_watching_shows_what_the_run_shows_and_ends_with_it(alone: Runtime, tmp_path: Path) -> None:
+    lock = Lock(RunFolder(tmp_path))
+    lock.take()  # else a run that records nothing for some seconds is taken for dead
     progress = Progress(alone, "none", tmp_path / "progress.jsonl", None)
     work(progress)
     wait_until(lambda: recorded(tmp_path / "progress.jsonl") != [], "the first record")
@@ -250,6 +254,7 @@ def test_watching_shows_what_the_run_shows_and_ends_with_it(alone: Runtime, tmp_
         assert watcher.poll() is None
         progress.close()
         output, _ = watcher.communicate(timeout=PATIENCE_S)
+    lock.release()
     assert watcher.returncode == 0
     assert "state=done stage=embed done_percent=100.0" in output
     assert "done, 100 fragments, after 0:" in output.splitlines()[-1]

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from vpdist.embedding.units_in_progress import UnitsInProgress
-from vpdist.encoders import shape, special_tokens
+from vpdist.encoders import shape
 from vpdist.encoders.shape import read_config
 from vpdist.errors import StorageError, VpdistError, WeightsError
 from vpdist.results import classifier
 from vpdist.results.classifier import load_classifier
+from vpdist.sequences import tokenizers
 from vpdist.sequences.tokenizers import NucleotideTokenizer
 from vpdist.storage import atomic_files
 from vpdist.storage.atomic_files import read_json, read_limited, write_file
@@ -72,7 +73,7 @@ def test_what_is_too_large_is_named_and_refused(
     read: Callable[[Path], object],
     refusal: type[VpdistError],
 ) -> None:
-    for module in (atomic_files, shape, special_tokens):
+    for module in (atomic_files, shape, tokenizers):
         monkeypatch.setattr(module, "JSON_LIMIT", 100)
     monkeypatch.setattr(atomic_files, "RECORD_LIMIT", 100)
     monkeypatch.setattr(classifier, "FILE_LIMIT", 100)

@@ -31,11 +31,16 @@ def folder(tmp_path: Path) -> RunFolder:
     return run_folder
 
 
+NOW = time.time()
+"""For the tests in which time stands still but for what is slept."""
+
+
 def write_lock(folder: RunFolder, content: str | Holder, age_s: float = 0.0) -> Path:
-    lock = folder.path / "lock"
-    lock.write_text(content if isinstance(content, str) else content.to_json())
-    touched = time.time() - age_s
-    os.utime(lock, (touched, touched))
+    """A lock as another process has it, whole or absent; its last heartbeat was so long before NOW."""
+    lock, complete = folder.path / "lock", folder.path.with_name("their lock")
+    complete.write_text(content if isinstance(content, str) else content.to_json())
+    os.utime(complete, (NOW - age_s, NOW - age_s))
+    os.replace(complete, lock)
     return lock
 
 
@@ -59,11 +64,15 @@ def test_a_second_run_in_the_folder_is_refused_naming_host_process_and_age(folde
 
 
 class Watch:
-    """Stands in for the time module of run_lock: counts the seconds slept, and does something during a sleep."""
+    """Stands in for the time module of run_lock: counts the seconds slept, and does something during a sleep.
+
+    No other time passes, however slow the machine is."""
 
     def __init__(self, during: Callable[[], object] = lambda: None, at_look: int = 1) -> None:
         self.slept_s, self._looks, self._during, self._at_look = 0.0, 0, during, at_look
-        self.time = time.time
+
+    def time(self) -> float:
+        return NOW + self.slept_s
 
     def sleep(self, seconds: float) -> None:
         self.slept_s += seconds
@@ -370,10 +379,16 @@ def test_heartbeats_continue_after_an_error_which_is_logged_once(
 
 
 def test_a_lock_that_was_taken_over_is_reported_with_its_holder_and_neither_touched_nor_removed(
-    folder: RunFolder, held: Lock
+    folder: RunFolder, held: Lock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_lock(folder, ELSEWHERE)
-    make_old(path)
+    path, real, taken_over = held.path, run_lock._look, []
+
+    def look(lock: Path) -> tuple[str, int]:
+        if not taken_over:  # before a heartbeat looks, not between its look and its touch
+            taken_over.append(write_lock(folder, ELSEWHERE, 10 * STALE_AFTER_S))
+        return real(lock)
+
+    monkeypatch.setattr(run_lock, "_look", look)
     wait_until(lambda: is_lost(held), "the loss to be noticed")
     with pytest.raises(StorageError, match=rf"{folder.path} was taken over by process 7 on elsewhere"):
         held.raise_if_lost()

@@ -14,6 +14,7 @@ import torch
 from vpdist.commands import input_identity, resolve_config
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.cpu_quota import machine_memory
+from vpdist.distributed.device import return_free_memory
 from vpdist.embedding.unit_pipeline import UnitWork
 from vpdist.embedding.wider_formats import WiderEncoders, wider_formats
 from vpdist.encoders.encoder import DTYPES, Encoder, load_encoder
@@ -176,8 +177,7 @@ def load_work(
         return files.read(lambda: load_encoder(files.folder, kind, dtype, device))
 
     def release(kind: str, dtype: torch.dtype) -> None:
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        return_free_memory(device)
 
     encoders: dict[str, Encoder] = {}
     for kind in inputs.files:

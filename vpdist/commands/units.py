@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import torch
-
 from vpdist.commands import told_to_displays
 from vpdist.config import Settings
+from vpdist.distributed.device import return_free_memory
 from vpdist.embedding.encoder_process import EncoderProcess
 from vpdist.embedding.isolated_encoder import isolated_work
 from vpdist.embedding.unit_pipeline import Pipeline, UnitWork
@@ -124,8 +123,7 @@ class Units:
                 f"{len(crashing)} units during which {CRASHES_UNTIL_ISOLATED} processes crashed are computed in a "
                 f"child process"
             )
-        if runtime.device.type == "cuda":
-            torch.cuda.empty_cache()  # for the child
+        return_free_memory(runtime.device)  # for the child
         limits = (self.work.header.threads, self.control.raise_if_ending, self.settings.stall_timeout)
 
         def read(kind: str, load: Callable[[], None]) -> None:

@@ -29,13 +29,13 @@ class Moment:
     age_s: float
 
 
-def aligned(left: Text, right: str | Text, width: int, style: str = "") -> Text:
+def aligned(left: Text, right: str | Text, width: int) -> Text:
     """One line: `left` and, at its end, `right`, which is left out where it does not fit."""
     if not right or left.cell_len + 2 + len(right) > width:
         left.truncate(width, overflow="ellipsis" if left.cell_len > width else None)
         return left
     left.append(" " * (width - left.cell_len - len(right)))
-    return left.append_text(right) if isinstance(right, Text) else left.append(right, style=style)
+    return left.append(right)
 
 
 def fitting(facts: Sequence[str], width: int, separator: str) -> str:

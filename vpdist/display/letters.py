@@ -65,9 +65,9 @@ def bar(fraction: float | None, width: int, letters: Letters, style: str = "") -
     return text.append(letters.rest * (width - text.cell_len), style=REST)
 
 
-def levels(values: Sequence[float], letters: Letters, top: float | None = None) -> str:
-    """A letter per value, from 0 to the highest one or to `top`."""
-    top = max(values, default=0.0) if top is None else top
+def levels(values: Sequence[float], letters: Letters) -> str:
+    """A letter per value, from 0 to the highest one."""
+    top = max(values, default=0.0)
     last = len(letters.levels) - 1
     return "".join(letters.levels[max(0, min(last, round(last * value / top)))] if top > 0 else " " for value in values)
 

@@ -49,7 +49,7 @@ def changes_json(before: Snapshot, after: Snapshot, columns: Iterable[str], *, r
         rows.append(replace(old, **{**fields, **told, "counters": counters}))
     changes: dict[str, Any] = {"columns": moved} | ({"ranks": ranks} if ranks else {})
     if readings:
-        changes["readings"] = _readings(after)
+        changes["readings"] = _readings(before, after)
     line = after.head() | {"changes": changes}
     if after.run != before.run:
         line["run"] = after.run.to_fields()
@@ -57,10 +57,10 @@ def changes_json(before: Snapshot, after: Snapshot, columns: Iterable[str], *, r
     return text, replace(after, rows=tuple(rows), facts=before.facts)
 
 
-def _readings(snapshot: Snapshot) -> dict[str, list[int]]:
-    """The devices' values by name; those that no device tells are left out."""
-    values = {name: [getattr(row, name) for row in snapshot.rows] for name in READINGS}
-    return {name: column for name, column in values.items() if any(value != UNKNOWN for value in column)}
+def _readings(before: Snapshot, after: Snapshot) -> dict[str, list[int]]:
+    """The devices' values by name; those that no device tells, nor has told before, are left out."""
+    told = [name for name in READINGS if any(getattr(row, name) != UNKNOWN for row in (*before.rows, *after.rows))]
+    return {name: [getattr(row, name) for row in after.rows] for name in told}
 
 
 def _other_fields(old: RankRow, new: RankRow) -> dict[str, Any]:

@@ -138,9 +138,9 @@ def mark_text(line: Line) -> str:
     return "!" if is_odd(line) else " "
 
 
-def status_text(line: Line, letters: Letters, age_s: float = 0.0) -> str:
+def status_text(line: Line, letters: Letters) -> str:
     """The longest status of a rank."""
-    return _statuses(line, False, age_s, letters)[0]
+    return _statuses(line, False, 0.0, letters)[0]
 
 
 def fitting_status(line: Line, is_last: bool, width: int, age_s: float, letters: Letters) -> str:

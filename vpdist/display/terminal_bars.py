@@ -64,9 +64,9 @@ class Bars:
 
     period_s = 0.5
 
-    def __init__(self, stream: TextIO, view: View | None = None) -> None:
-        """`view`: what is shown of the ranks, if that changes."""
-        self.view = view or View()
+    def __init__(self, stream: TextIO) -> None:
+        self.view = View()
+        """What is shown of the ranks; whoever watches may change it."""
         self._stream = stream
         self._letters = Letters.for_encoding(stream.encoding or "ascii")
         self._features = terminal()

@@ -13,6 +13,7 @@ import torch
 
 from vpdist.environment import LaunchContext
 from vpdist.errors import UsageError
+from vpdist.storage.downloads import first_line
 
 CPU = torch.device("cpu")
 DRIVER_LISTS = Path("/proc/driver/nvidia/gpus")
@@ -69,6 +70,12 @@ def make_current(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
+def return_free_memory(device: torch.device) -> None:
+    """Give memory of a CUDA device that torch keeps and nothing uses back to the device, for other processes."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is worth using: on a GPU from Ampere on. Older ones emulate its products, and no fused attention
     takes it there."""
@@ -91,7 +98,7 @@ def _try(device: torch.device) -> None:
         computed = float(torch.ones(1, device=device).add_(1.0).item())
     except RuntimeError as error:
         raise UsageError(
-            f"{platform.node()}: {device}{_described(device)} cannot be used: {_first_line(error)}; "
+            f"{platform.node()}: {device}{_described(device)} cannot be used: {first_line(error)}; "
             f"torch {torch.__version__} has kernels for {' '.join(torch.cuda.get_arch_list())}"
         ) from error
     if computed != 2.0:
@@ -112,9 +119,5 @@ def _reason() -> str:
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return _first_line(error)
+        return first_line(error)
     return "it finds no device"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vpdist.distributed.device import make_current
+from vpdist.distributed.device import make_current, return_free_memory
 from vpdist.encoders.encoder import DTYPES, Encoder, load_encoder
 from vpdist.environment import current_folder_off_path
 from vpdist.errors import VpdistError
@@ -206,7 +206,7 @@ def serve(channel: Connection, device: torch.device) -> None:
             if request.get("again") or request.get("release"):
                 encoders.pop((kind, dtype), None)
             if request.get("release"):
-                _empty_cache(device)
+                return_free_memory(device)
             elif (kind, dtype) not in encoders:
                 encoders[kind, dtype] = load_encoder(Path(request["folder"]), kind, DTYPES[dtype], device)
             if batch:
@@ -214,15 +214,10 @@ def serve(channel: Connection, device: torch.device) -> None:
             reply = {"result": "done"}
         except torch.OutOfMemoryError:
             reply = {"result": "out of memory"}
-            _empty_cache(device)
+            return_free_memory(device)
         except VpdistError as error:
             reply = {"result": "refused", "reason": str(error)}
         channel.send_bytes(packed(reply, *rows))
-
-
-def _empty_cache(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def main() -> None:

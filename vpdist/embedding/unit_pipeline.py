@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vpdist.distributed.device import return_free_memory
 from vpdist.embedding.device_buffers import EmbeddingRows, InFlight
 from vpdist.embedding.wider_formats import WiderEncoders, dtype_name
 from vpdist.encoders.encoder import Encoder
@@ -174,8 +175,7 @@ class Pipeline:
             logger.warning("out of memory: %d %s sequences, %d tokens", len(rows), encoder.kind, len(batch.flat))
         self._in_flight.wait()
         self._work.wider.release()
-        if encoder.device.type == "cuda":
-            torch.cuda.empty_cache()
+        return_free_memory(encoder.device)
         if len(rows) == 1:
             return torch.full((1, encoder.width), torch.nan, device=encoder.device)
         half = len(rows) // 2

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 
 from vpdist.encoders.tokenizer_json import checked
 from vpdist.errors import WeightsError
-from vpdist.storage.atomic_files import JSON_LIMIT, read_limited
+from vpdist.storage.atomic_files import JSON_LIMIT
+from vpdist.storage.lfs_pointer import model_content
 
 SOME_LETTERS = "ACGT"
 """Letters of both alphabets."""
@@ -39,7 +40,7 @@ def end_tokens(folder: Path) -> EndTokens:
     """The tokenizer of a folder. Raises WeightsError where it has no usable tokenizer.json, or one whose special tokens
     depend on the sequence."""
     path = folder / "tokenizer.json"
-    content = read_file(path)
+    content = model_content(path, JSON_LIMIT)
     description = checked(path, content)
     with usable(path):
         tokenizer = Tokenizer.from_str(description)
@@ -73,11 +74,3 @@ def usable(path: Path) -> Iterator[None]:
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             raise WeightsError(f"{path}: is not a tokenizer that the tokenizers library reads: {error}") from error
         raise
-
-
-def read_file(path: Path) -> bytes:
-    """The content of a file of a model folder. Raises WeightsError."""
-    try:
-        return read_limited(path, JSON_LIMIT, follow=True)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error

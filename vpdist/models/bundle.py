@@ -21,8 +21,8 @@ from vpdist.models import card
 from vpdist.models.contained import contained, refuse_links_out
 from vpdist.models.description import ClassifierEntry, EncoderEntry, Model
 from vpdist.models.head_files import check_digests, files_of, refuse_other_number, sha256_of, write_beside
-from vpdist.storage.atomic_files import read_limited, replacing, storage_error, write_file
-from vpdist.storage.lfs_pointer import IS_LFS_POINTER, LFS_POINTER
+from vpdist.storage.atomic_files import replacing, storage_error, write_file
+from vpdist.storage.lfs_pointer import model_content
 
 if TYPE_CHECKING:
     from vpdist.results.classifier import Classifier
@@ -83,7 +83,7 @@ def read_model(folder: Path) -> Bundle:
 def read_description(folder: Path) -> Bundle:
     """As `read_model`, whether or not the files that the description names are there."""
     path = folder / MODEL_FILE
-    content = _content(contained(folder, MODEL_FILE, "the description of a model"), MODEL_FILE_LIMIT)
+    content = model_content(contained(folder, MODEL_FILE, "the description of a model"), MODEL_FILE_LIMIT)
     try:
         described = json.loads(content.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -212,17 +212,6 @@ def _copy_encoder(source: Path, target: Path) -> None:
         with path.open("rb") as file, replacing(target / path.name) as copy:
             while block := file.read(BLOCK_BYTES):
                 copy.write(block)
-
-
-def _content(path: Path, limit: int) -> bytes:
-    """The bytes of a model's file. Raises WeightsError."""
-    try:
-        content = read_limited(path, limit, follow=True)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if content.startswith(LFS_POINTER):
-        raise WeightsError(f"{path}: {IS_LFS_POINTER}")
-    return content
 
 
 def _refuse_constant(name: str) -> float:

@@ -15,8 +15,8 @@ from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.errors import WeightsError
 from vpdist.models.contained import contained
 from vpdist.models.description import ClassifierEntry, HeadEntry, Model, SummaryEntry
-from vpdist.storage.atomic_files import read_limited, storage_error
-from vpdist.storage.lfs_pointer import IS_LFS_POINTER, LFS_POINTER
+from vpdist.storage.atomic_files import storage_error
+from vpdist.storage.lfs_pointer import model_content
 
 if TYPE_CHECKING:
     from vpdist.results.classifier import Classifier
@@ -49,13 +49,7 @@ def check_digests(folder: Path, model: Model, described: Path) -> None:
 
 def sha256_of(path: Path) -> str:
     """Raises WeightsError."""
-    try:
-        content = read_limited(path, FILE_LIMIT, follow=True)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if content.startswith(LFS_POINTER):
-        raise WeightsError(f"{path}: {IS_LFS_POINTER}")
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(model_content(path, FILE_LIMIT)).hexdigest()
 
 
 def write_beside(folder: Path, model: Model, heads: Sequence[Classifier], summary: EmbeddingSummary | None) -> Model:

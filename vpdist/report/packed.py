@@ -43,18 +43,6 @@ def packed(columns: Mapping[str, Column], meta: Mapping[str, Any]) -> str:
     return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
 
 
-def unpacked(text: str) -> tuple[dict[str, Column], dict[str, Any]]:
-    """What was packed: its columns and `meta`."""
-    content = gzip.decompress(base64.b64decode(text))
-    length = int.from_bytes(content[:4], "little")
-    header = json.loads(content[4 : 4 + length])
-    columns: dict[str, Column] = {}
-    for name, (kind, offset, size) in header["arrays"].items():
-        piece = content[4 + length + offset : 4 + length + offset + size]
-        columns[name] = piece.decode().split("\n") if kind == "text" else np.frombuffer(piece, f"<{kind}")
-    return columns, header["meta"]
-
-
 def scores(values: np.ndarray) -> np.ndarray:
     """(n,) uint16 of scores from 0 to 1, NA for NaN."""
     scaled = np.rint(np.clip(np.nan_to_num(values, nan=0.0), 0, 1) * SCALE)

@@ -23,8 +23,8 @@ from vpdist.encoder_kinds import CLASSIFIED
 from vpdist.errors import WeightsError
 from vpdist.results.classifier_kinds import kinds_text, recorded_kinds
 from vpdist.results.pickled_classifier import read_classifier_pickle
-from vpdist.storage.atomic_files import read_limited, write_file
-from vpdist.storage.lfs_pointer import IS_LFS_POINTER, LFS_POINTER
+from vpdist.storage.atomic_files import write_file
+from vpdist.storage.lfs_pointer import model_content
 
 FORMAT = "vpdist-classifier-1"
 FLOATS = (torch.float32, torch.float16, torch.float64)
@@ -164,17 +164,12 @@ def load_classifier(path: Path) -> Classifier:
 
     Raises WeightsError for anything else, for shapes that do not fit together and for values that are not finite.
     """
-    try:
-        content = read_limited(path, FILE_LIMIT, follow=True)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    content = model_content(path, FILE_LIMIT)
     if content[:4] == b"PK\x03\x04":
         pickled = read_classifier_pickle(path)
         return _build(path, pickled.parameters, pickled.eps, pickled.dropout, {})
     if content[8:9] == b"{":
         return _from_safetensors(path, content)
-    if content.startswith(LFS_POINTER):
-        raise WeightsError(f"{path}: {IS_LFS_POINTER}")
     raise WeightsError(
         f"{path}: is neither safetensors nor a PyTorch zip file; a .pth of PyTorch before 1.6 must be saved again"
     )

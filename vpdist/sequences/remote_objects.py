@@ -75,18 +75,6 @@ def _identity(source: _Source) -> ObjectIdentity:
     return ObjectIdentity(str(source.url), size, source.state.version, digest.hexdigest())
 
 
-def open_object(url: str | Url, retries: Retries = RETRIES) -> io.BufferedReader:
-    """A stream of the object's bytes, which can be sought in. Opening it asks for its size and version.
-
-    `raw.waiting` of what is returned is called while no bytes come; whoever must end meanwhile sets it, and raises from
-    it. Raises InputError, here and while it is read: no such object, access refused, a host that is given up, an object
-    that has changed; UsageError where a library is missing.
-    """
-    reader = ObjectReader(url, retries)
-    _ = reader.state
-    return io.BufferedReader(reader, BUFFER_BYTES)
-
-
 class _Source:
     """An object, as it was when this was made."""
 
@@ -151,7 +139,12 @@ def version_change(before: ObjectState, now: ObjectState) -> str:
 
 
 class ObjectReader(io.RawIOBase):
-    """An object as a file. A thread reads ahead, so that whoever reads can be told to end while a host is silent."""
+    """An object as a file, which can be sought in. A thread reads ahead, so that whoever reads can be told to end while
+    a host is silent.
+
+    Raises InputError when it is read: no such object, access refused, a host that is given up, an object that has
+    changed; UsageError where a library is missing.
+    """
 
     def __init__(self, url: str | Url, retries: Retries) -> None:
         self._url, self._retries, self._position = url, retries, 0
@@ -172,7 +165,7 @@ class ObjectReader(io.RawIOBase):
 
     @property
     def state(self) -> ObjectState:
-        """Size and version of what is read. Asks for them the first time, and raises InputError as `open_object`."""
+        """Size and version of what is read. Asks for them the first time, and raises InputError, UsageError."""
         return self._source.state
 
     def readable(self) -> bool:

@@ -17,10 +17,12 @@ from tokenizers import Tokenizer
 
 from vpdist.encoder_kinds import KINDS, NUCLEOTIDE, PROTEIN, EncoderKind, resolve
 from vpdist.encoders.shape import encoder_shape
-from vpdist.encoders.special_tokens import read_file, usable
+from vpdist.encoders.special_tokens import usable
 from vpdist.encoders.tokenizer_json import checked
 from vpdist.errors import WeightsError
 from vpdist.ragged import Ragged, offsets_of
+from vpdist.storage.atomic_files import JSON_LIMIT
+from vpdist.storage.lfs_pointer import model_content
 
 MAX_RESIDUES = 1024
 """Residues of a protein that ESM-2 reads; the original method's limit."""
@@ -63,7 +65,7 @@ class NucleotideTokenizer:
 
     def __init__(self, folder: Path, kind: EncoderKind = NUCLEOTIDE) -> None:
         path = folder / "tokenizer.json"
-        content = read_file(path)
+        content = model_content(path, JSON_LIMIT)
         description = checked(path, content)
         with usable(path):
             self._tokenizer = Tokenizer.from_str(description)
@@ -105,7 +107,7 @@ class ProteinTokenizer:
         path = folder / "vocab.txt"
         if not path.exists() and (folder / "tokenizer.json").exists():
             path = folder / "tokenizer.json"
-        content = read_file(path)
+        content = model_content(path, JSON_LIMIT)
         id_of = _vocabulary(path, content)
         missing = [token for token in ("<cls>", "<eos>", "<unk>", "A") if token not in id_of]
         if missing:

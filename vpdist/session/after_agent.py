@@ -11,8 +11,9 @@ import os
 import select
 import sys
 
-LOOK_MS, LOOKS = 200, 50
-"""Ten seconds in pieces: while the machine stops this process no time passes, or one piece."""
+LOOK_MS, LOOKS = 200, 300
+"""A minute, twice what torchrun leaves its ranks, in pieces: while the machine stops this process no time passes, or
+one piece."""
 
 
 def write_after(process: int, text: str) -> None:
