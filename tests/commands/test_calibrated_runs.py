@@ -120,6 +120,7 @@ def test_a_share_that_is_not_believed_is_told_alike_at_the_end_by_status_and_in_
     assert isinstance(judgement, dict)
     share = {"value": 0.5, "origin": "assumed", "estimate": 0.99, "low": 0.98, "high": 0.995}
     assert gather(RunFolder(copy), copy / "report.html")[1]["warnings"] == []
+    assert "warning:" not in (copy / "README.txt").read_text()
     monkeypatch.setattr(Judging, "described", lambda *_: judgement | {"prevalence": share})
     assert predict(replace(settings, output=copy, max_fdr=0.06)) == 0
     message = run_message(copy)
@@ -128,6 +129,7 @@ def test_a_share_that_is_not_believed_is_told_alike_at_the_end_by_status_and_in_
     assert ", 1 warning: nearly all sequences look like viruses" in status_line(copy, status(copy))
     meta = gather(RunFolder(copy), copy / "report.html")[1]
     assert meta["warnings"] == [NEARLY_ALL]
+    assert f"{NEARLY_ALL}." in " ".join((copy / "README.txt").read_text().split())
     assert "is 0.5, assumed, as the estimate, 0.99 (0.98 to 0.995), is above 0.95" in " ".join(meta["methods"])
 
 

@@ -108,6 +108,10 @@ def test_npz_is_read_by_numpy_without_pickles(run: Path, per: str, tmp_path: Pat
     with np.load(path, allow_pickle=False) as file:
         assert file["name"].tolist() == [row["seq_name" if per == "sequence" else "fragment_id"] for row in table]
         assert len(file["virus_score"]) == n
+        assert file["prediction"].tolist() == [row["prediction"] for row in table]
+        assert ("call" in file) == (per == "sequence")
+        if per == "sequence":
+            assert file["call"].tolist() == [row["call"] for row in table]
         assert_embeddings({kind: file[kind] for kind in KINDS}, run, per)
     again, _ = export_run(run, "npz", per, tmp_path / "again.npz")
     assert again.read_bytes() == path.read_bytes()

@@ -12,9 +12,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from vpdist.calibration import judging
 from vpdist.commands.compare_configs import same_samples
 from vpdist.commands.input_identity import input_identity, located
 from vpdist.commands.manifest_inputs import object_rows
@@ -68,15 +70,16 @@ class FurtherFiles:
         """How often tables or inputs are gone through, about equally long."""
         return 1 + 3 * self.called + self.gzip_tables
 
-    def __call__(self, new: Path) -> None:
-        """Write them into `new`, the folder of the new tables. Raises StorageError."""
+    def __call__(self, new: Path, judgement: dict[str, Any] | None) -> None:
+        """Write them into `new`, the folder of the new tables; `judgement` is what run.json has of it. Raises
+        StorageError."""
         ending = self.session.control.raise_if_ending
         sources = [without_open_quotes(printable(name)) for name in self.resolved.input_names]
         found = call_files.read_sequences(new, sources, self.min_score, ending)
         rows = object_rows(self.folder, self.summary, len(sources))
         call_files.write_summary(new, found.sources, called=self.called, objects=rows)
         self.file_done()
-        notes = []
+        notes = [f"{warning}." for warning in judging.warnings(judgement or {})]
         if self.called:
             call_files.write_virus_table(new, found.virus, ending)
             self.file_done()

@@ -23,6 +23,8 @@ from vpdist.results.table_files import FLOATS, INTEGERS, NA, Table, opened_table
 from vpdist.storage.atomic_files import DamagedFile, replacing, replacing_by_name
 
 FORMATS = ("h5", "npz", "parquet", "h5ad")
+NPZ_TEXTS = ("prediction", "call")
+"""Columns of texts that an npz has, beside the names."""
 BLOCK_BYTES = 1 << 24
 """Bytes of embeddings in a block."""
 MOST_ROWS = 1 << 14
@@ -180,23 +182,27 @@ def _write_parquet(path: Path, source: Source) -> None:
 
 
 def _write_npz(target: Path, source: Source) -> None:
-    """Arrays `name`, the columns of numbers, and the embeddings of each kind; texts stay in the tables."""
+    """Arrays `name`, NPZ_TEXTS, the columns of numbers, and the embeddings of each kind; other texts stay in the
+    tables."""
     names, n = source.columns(), len(source.rows)
     numbers = {
         name: np.zeros(n, column_type(name, None)) for name in names if name in INTEGERS | FLOATS and name != names[0]
     }
-    longest = 1
+    longest = {names[0]: 1} | {name: 1 for name in NPZ_TEXTS if name in names}
     for which, columns in source.blocks():
-        longest = max(longest, *map(len, columns[names[0]]))
+        for name, length in longest.items():
+            longest[name] = max(length, *map(len, columns[name]))
         for name, array in numbers.items():
             array[which] = columns[name]
-    if 4 * longest * n > NPZ_NAME_BYTES:
-        raise UsageError(f"--to npz: the names take {4 * longest * n / 1e9:.3g} GB there; export to h5 or parquet")
-    text = np.dtype(("U", longest))
+    if 4 * longest[names[0]] * n > NPZ_NAME_BYTES:
+        size = f"{4 * longest[names[0]] * n / 1e9:.3g} GB"
+        raise UsageError(f"--to npz: the names take {size} there; export to h5 or parquet")
 
     with replacing(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        name_blocks = (np.array(columns[names[0]], text) for _, columns in source.blocks())
-        _add_array(archive, "name", (n,), text, name_blocks)
+        for name, length in longest.items():
+            text = np.dtype(("U", length))
+            cells = (np.array(columns[name], text) for _, columns in source.blocks())
+            _add_array(archive, "name" if name == names[0] else name, (n,), text, cells)
         for name, array in numbers.items():
             _add_array(archive, name, (n,), array.dtype, [array])
         for kind, matrix in source.rows.embeddings.items():

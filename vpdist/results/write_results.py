@@ -67,11 +67,12 @@ def write_tables(
     *,
     legacy: bool,
     judging: Judging | None = None,
-    further: Callable[[Path], None] = lambda new: None,
+    further: Callable[[Path, dict[str, Any] | None], None] = lambda new, judgement: None,
     block_done: Callable[[], None] = lambda: None,
 ) -> Totals:
     """Write the three tables from the token store and the scores, with `legacy` also the original's two files, which
-    are removed otherwise, and what `further` writes into the folder of the new tables: all of them together, or none.
+    are removed otherwise, and what `further` writes into the folder of the new tables, told what run.json will have of
+    the judgement: all of them together, or none.
 
     `judging` says what the scores are worth, and is kept beside the tables; None where nothing is known.
     `raise_if_ending` is called between blocks, `block_done` when the rows of one are written. Raises StorageError.
@@ -91,7 +92,7 @@ def write_tables(
             write_json(new / CALIBRATION, judging.to_dict())
         if legacy:
             virnucpro_files.write_virnucpro_files(new, scores)
-        further(new)
+        further(new, totals.judgement)
         raise_if_ending()
     return totals
 
