@@ -318,6 +318,8 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
     with pytest.raises(UsageError, match="is not a folder"):
         RunFolder(tmp_path / "x").prepare(restart=False)
+    with pytest.raises(UsageError, match="is not a folder"):
+        RunFolder(tmp_path / "x").check_writable()
 
 
 def test_a_folder_below_a_file_is_a_storage_error(tmp_path: Path) -> None:

@@ -71,8 +71,10 @@ class RunFolder:
         return self.path / "logs" / f"rank{rank:05d}.log"
 
     def check_writable(self) -> None:
-        """Raises StorageError where the folder cannot be written. Quick, for before anything slow is loaded."""
+        """Raises UsageError where the path is no folder, StorageError where it cannot be written. Quick, for before
+        anything slow is loaded."""
         try:
+            self._check_folder()
             existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
             disk = os.statvfs(existing)
         except OSError as error:
@@ -87,10 +89,13 @@ class RunFolder:
 
     def check_own(self) -> None:
         """Raises UsageError where the path is no folder or holds files of something else. May raise OSError."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"{self.path} is not a folder")
+        self._check_folder()
         if self.path.is_dir() and not self.holds_run() and (foreign := self._foreign()) is not None:
             raise UsageError(f"{self.path} holds {foreign} and no run; choose a new or empty folder")
+
+    def _check_folder(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is not a folder")
 
     def check_holds_run(self) -> None:
         """Raises UsageError where there is no run.json, StorageError where that cannot be known."""
