@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -15,6 +18,7 @@ from tests.object_stores import moto_endpoint, s3  # noqa: F401 - fixtures
 from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
 from vpdist.commands.predict import predict
+from vpdist.commands.publishing import Publishing
 from vpdist.config import Settings
 from vpdist.embedding import unit_pipeline
 from vpdist.errors import Interrupted, StorageError, UsageError
@@ -214,8 +218,12 @@ def failing_uploads(monkeypatch: pytest.MonkeyPatch, error: Exception, times: fl
 
 
 def waited_for(publishing: Publisher) -> None:
+    wait_until(lambda: publishing.idle)
+
+
+def wait_until(ready: Callable[[], bool]) -> None:
     until = time.monotonic() + 600
-    while not publishing.idle:
+    while not ready():
         assert time.monotonic() < until
         time.sleep(0.01)
 
@@ -278,6 +286,45 @@ def test_a_run_waits_at_its_end_for_a_store_that_is_away_and_publishes_everythin
     assert "waiting for the store, to publish what is left: the store is away" in shown.out + shown.err
     n_units = len(list((settings.output / "parts").iterdir()))
     assert PublishedRun("memory://runs/j", SOON).units() == set(range(n_units))
+
+
+@pytest.mark.parametrize(("refused", "counted"), [(False, 0), (True, 1)])
+def test_a_part_that_another_rank_tries_again_counts_once_and_only_where_it_fails(
+    refused: bool, counted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_failed = 0
+
+    def add(key: str, n: int) -> int:
+        nonlocal n_failed
+        n_failed += n
+        return n_failed
+
+    memory = type(fsspec.filesystem("memory"))
+    pipe_file = memory.pipe_file
+    failing_uploads(monkeypatch, PermissionError("Forbidden"))
+    work = SimpleNamespace(plan=SimpleNamespace(n_units=1))
+    with ExitStack() as stack:
+        ranks = []
+        for rank in (1, 0):
+            control = SimpleNamespace(
+                runtime=SimpleNamespace(rank=rank, world_size=2, keys=SimpleNamespace(add=add)),
+                broadcast_from_rank_0=lambda key, make: make(),
+                wait_until=wait_until,
+                barrier=lambda name: None,
+            )
+            mine = stack.enter_context(Publisher("memory://runs/k", "plan", lambda unit: b"part", SOON))
+            ranks.append((Publishing("memory://runs/k", SimpleNamespace(control=control)), mine))
+        (_, mine), _ = ranks
+        mine.add(0)  # rank 1 has computed it
+        waited_for(mine)
+        assert list(mine.failed) == [0]
+        if not refused:
+            monkeypatch.setattr(memory, "pipe_file", pipe_file)
+        for publishing, mine in ranks:
+            publishing._finish(mine, work)
+    assert n_failed == counted
+    assert publishing.failed == counted
+    assert PublishedRun("memory://runs/k", SOON).units() == (set() if refused else {0})
 
 
 def test_what_a_store_refuses_is_not_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:

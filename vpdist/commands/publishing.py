@@ -136,8 +136,8 @@ class Publishing:
             return json.dumps([sorted(set(everything) - publisher.published()), []])
 
         left, _ = two_lists_of_units(control.broadcast_from_rank_0("unpublished", missing), len(everything))
-        mine = left[control.runtime.rank :: control.runtime.world_size]
-        for unit in mine:
+        publisher.failed.clear()  # whoever tries a unit again counts it, which may be another rank
+        for unit in left[control.runtime.rank :: control.runtime.world_size]:
             publisher.add(unit)
         control.wait_until(lambda: publisher.idle)
         control.runtime.keys.add("publish/failed", len(publisher.failed))
