@@ -249,6 +249,24 @@ def test_a_run_of_a_version_that_was_not_cautious_is_known_by_its_calibration(co
             judging_from_json(path, kept | {"cautious": value})
 
 
+def test_tables_of_a_version_that_was_not_cautious_are_not_judged_anew_without_a_word(
+    copy: Path, model: Path, settings: Settings
+) -> None:
+    path, told = copy / "calibration.json", "warning: the tables that were here had been judged by an earlier version"
+    kept = json.loads(path.read_text())
+    del kept["cautious"]
+    path.write_text(json.dumps(kept))
+    assert predict(replace(settings, output=copy)) == 0
+    assert told in run_message(copy)
+    assert predict(replace(settings, output=copy)) == 0
+    assert told not in run_message(copy)
+    for content, word in ((json.dumps(kept), True), ("damaged", False)):
+        path.write_text(content)
+        assert classify(copy, None, model=str(model), consensus=None, legacy_output=False, progress="none") == 0
+        assert (told in run_message(copy)) == word
+    assert json.loads(path.read_text())["cautious"] is True
+
+
 def test_only_the_mean_is_calibrated(settings: Settings, tmp_path: Path) -> None:
     assert predict(replace(settings, output=tmp_path / "R", consensus="max")) == 0
     assert {tuple(row[name] for name in JUDGED) for row in rows(tmp_path / "R")} == {("NA",) * 4}
