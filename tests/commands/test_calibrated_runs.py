@@ -16,7 +16,7 @@ from tests.sample import write_contigs
 from tests.tiny_models import TinyModels
 from vpdist.calibration.bound import false_within
 from vpdist.calibration.judgement import CALLS, PRESETS, Choice, Evidence, judge
-from vpdist.calibration.judging import NEARLY_ALL, Judging
+from vpdist.calibration.judging import BY_SCORE, NEARLY_ALL, Judging
 from vpdist.calibration.prevalence import LEAST_SEQUENCES, PRIOR
 from vpdist.commands.classify import classify
 from vpdist.commands.predict import predict
@@ -225,6 +225,21 @@ def test_few_sequences_get_the_stated_prior(settings: Settings, tmp_path: Path) 
     assert f"share of viruses {PRIOR}, assumed, as fewer than {LEAST_SEQUENCES} sequences are calibrated" in message
 
 
+def test_where_no_sequence_has_a_call_the_files_say_that_they_go_by_the_larger_score(
+    settings: Settings, done: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "short.fa"
+    lines = Path(settings.inputs[0]).read_text().splitlines(keepends=True)
+    source.write_text("".join(line[:140].rstrip() + "\n" for line in lines[:80]))
+    assert predict(replace(settings, inputs=(str(source),), output=tmp_path / "R", allow_short=True)) == 0
+    assert {row["call"] for row in rows(tmp_path / "R")} == {"NA"}
+    assert "virus" in {row["prediction"] for row in rows(tmp_path / "R")}
+    assert f"\n{BY_SCORE}\n" in run_message(tmp_path / "R")
+    assert "No sequence has a `call` here" in (tmp_path / "R" / "README.txt").read_text()
+    assert BY_SCORE not in run_message(done)
+    assert "No sequence has a `call` here" not in (done / "README.txt").read_text()
+
+
 def test_a_run_of_a_version_that_was_not_cautious_is_known_by_its_calibration(copy: Path) -> None:
     path = copy / "calibration.json"
     kept = json.loads(path.read_text())
@@ -234,6 +249,24 @@ def test_a_run_of_a_version_that_was_not_cautious_is_known_by_its_calibration(co
     for value in (0, "true", None):
         with pytest.raises(WeightsError, match=r"calibration\.json: cautious must be true or false"):
             judging_from_json(path, kept | {"cautious": value})
+
+
+def test_tables_of_a_version_that_was_not_cautious_are_not_judged_anew_without_a_word(
+    copy: Path, model: Path, settings: Settings
+) -> None:
+    path, told = copy / "calibration.json", "warning: the tables that were here had been judged by an earlier version"
+    kept = json.loads(path.read_text())
+    del kept["cautious"]
+    path.write_text(json.dumps(kept))
+    assert predict(replace(settings, output=copy)) == 0
+    assert told in run_message(copy)
+    assert predict(replace(settings, output=copy)) == 0
+    assert told not in run_message(copy)
+    for content, word in ((json.dumps(kept), True), ("damaged", False)):
+        path.write_text(content)
+        assert classify(copy, None, model=str(model), consensus=None, legacy_output=False, progress="none") == 0
+        assert (told in run_message(copy)) == word
+    assert json.loads(path.read_text())["cautious"] is True
 
 
 def test_only_the_mean_is_calibrated(settings: Settings, tmp_path: Path) -> None:

@@ -149,6 +149,20 @@ def test_missing_repeated_and_foreign_shards_are_named(
     assert "is not complete (interrupted" in told(capfd, [tmp_path / "stopped", *shards[1:]], output)
 
 
+def test_a_shard_that_an_earlier_version_has_judged_is_named(
+    whole: Settings, shards: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    copies = [Path(shutil.copytree(path, tmp_path / path.name)) for path in shards]
+    path = RunFolder(copies[1]).calibration
+    kept = json.loads(path.read_text())
+    assert kept.pop("cautious") is True
+    path.write_text(json.dumps(kept))
+    for runs in (copies, [copies[1], copies[0], *copies[2:]]):
+        assert f"{copies[1]}: an earlier version of vpdist has judged its scores" in told(capfd, runs, tmp_path / "run")
+    path.write_text(json.dumps(kept | {"model": "another"}))
+    assert f"{copies[1]}: calibration.json, by which scores were judged, is " in told(capfd, copies, tmp_path / "run")
+
+
 def _plain(whole: Settings, folder: Path) -> Path:
     assert whole.manifest is not None
     source = str(whole.manifest.parent / "1.fa")

@@ -94,6 +94,8 @@ def test_a_run_that_is_done_tells_its_first_warning_and_how_many_there_are(run: 
     folder = run("done", 0, "", *embedding(""))
     RunFolder(folder).write_status("done", 0, "20 sequences\nwarning: first, and more. What to do\nwarning: second")
     assert status_line(folder, status(folder)).endswith(", 2 warnings: first, and more")
+    RunFolder(folder).write_status("done_with_failures", 5, "warning: first. What to do\n20 sequences (1 failed)\nmore")
+    assert status_line(folder, status(folder)).endswith(", 20 sequences (1 failed), 1 warning: first")
     RunFolder(folder).write_status("done", 0, "20 sequences, no warning: all is well")
     assert "warning" not in status_line(folder, status(folder))
 

@@ -41,6 +41,7 @@ def test_it_is_whole_and_small() -> None:
     assert bundle.model.licence == "other"
     card = (bundle.folder / "README.md").read_text()
     assert "not measured" not in card
+    assert " The last length class also judges all that is longer. Other lengths " in card
     assert all(
         re.search(rf"\n\| {bases} \| [\d,]+ \| 0\.\d", card) for bases in ("150", "300", "500", "1,000", "3,000")
     )

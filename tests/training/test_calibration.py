@@ -90,6 +90,7 @@ def test_the_model_has_a_calibration_of_groups_that_nothing_else_was_fitted_on(m
     card = (model / "README.md").read_text()
     assert "\n## Calibration\n" in card
     assert "| 500 to 999 |" in card
+    assert " The last length class also judges what is longer, up to 2,999 scored bases. Other lengths " in card
     auroc = by_length["500"]["auroc"]
     told = f"{auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f})"
     assert f"\n| 500 | {n_test:,} | {told} | " in card

@@ -24,6 +24,9 @@ TOO_LONG = (
     "warning: %s no call, as the model is calibrated for up to %s scored bases. Train it with "
     "longer sequences of both labels"
 )
+BY_SCORE = (
+    "as no sequence has a call, virus.tsv, virus.fna.gz and summary.tsv go by the larger score (column `prediction`)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,8 @@ def lines(kept: dict[str, Any]) -> list[str]:
     )
     share = share_text(kept)
     another = "; --prevalence gives another" if share and kept["prevalence"]["origin"] == ASSUMED else ""
-    return [told, *[f"share of viruses {share}{another}"] * bool(share)]
+    by_score = [BY_SCORE] * (calls["NA"] > 0 and not kept["calibrated_sequences"])
+    return [told, *by_score, *[f"share of viruses {share}{another}"] * bool(share)]
 
 
 def warnings(kept: Mapping[str, Any]) -> list[str]:

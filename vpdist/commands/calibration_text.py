@@ -41,7 +41,12 @@ def length_metrics(by_length: dict[str, Any]) -> Iterator[Metric]:
 def calibration_lines(calibrated: Calibrated) -> Iterator[str]:
     """A table per length class for the card."""
     yield "\n## Calibration\n"
-    yield "Fitted on groups that nothing else was fitted on; ECE on the test side. Other lengths have no probability.\n"
+    most = calibrated.calibration.most_bases
+    reach = "all that is longer" if most is None else f"what is longer, up to {most:,} scored bases"
+    yield (
+        f"Fitted on groups that nothing else was fitted on; ECE on the test side. The last length class also judges "
+        f"{reach}. Other lengths have no probability.\n"
+    )
     yield "| scored bases | viruses | groups | others | groups | temperature | bias | ECE before | after | n |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- | ---: |"
     for each in calibrated.calibration.classes:

@@ -14,7 +14,7 @@ from typing import Any
 from vpdist.calibration.judgement import Choice
 from vpdist.commands import further_files, resolve_config, told_to_displays
 from vpdist.commands.new_scores import scores_under
-from vpdist.commands.run_calibration import judging_of
+from vpdist.commands.run_calibration import judged_anew, judging_of
 from vpdist.commands.run_inputs import Waiting
 from vpdist.commands.run_record import runs_with, this_run
 from vpdist.commands.short_sequences import refuse_mostly_short
@@ -145,7 +145,7 @@ def _new_calls(
     steps = told_to_displays.TableSteps(session.control, summary, 0, files=further.passes)
     further.file_done = steps.file
     written = (folder, summary, scores, sources, origin, session.control.raise_if_ending)
-    legacy = kept.legacy_output
+    legacy, anew = kept.legacy_output, judged_anew(folder, judging)
     totals = write_tables(*written, legacy=legacy, judging=judging, further=further, block_done=steps.block)
     steps.end()
     warnings = summary.warnings(sources, recorded.min_length)
@@ -154,7 +154,7 @@ def _new_calls(
         warnings += refuse_mostly_short(folder, summary, bundle.model.name, shortest, allowed=True)
     warnings += resolve_config.unknown_chunk_length(classifier, str(path), recorded.chunk_length)
     text = summary_text(folder, totals, time.monotonic() - started, called=True)
-    return Outcome("\n".join([*warnings, text, *further.told, *choose.told(bundle)]), totals.failures)
+    return Outcome("\n".join([*warnings, text, *anew, *further.told, *choose.told(bundle)]), totals.failures)
 
 
 def _recorded(folder: RunFolder) -> tuple[ResolvedConfig, StoreSummary]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 from vpdist.calibration.calibrated import Calibration, NullScores
@@ -14,6 +15,11 @@ from vpdist.models.bundle import MODEL_FILE_LIMIT, Bundle
 from vpdist.models.calibration_fields import judging_from_json
 from vpdist.storage.atomic_files import read_limited, storage_error
 from vpdist.storage.run_folder import RunFolder
+
+JUDGED_ANEW = (
+    "warning: the tables that were here had been judged by an earlier version, which took any estimated share of "
+    "viruses and called sequences of any length; their calls may have changed"
+)
 
 
 def choice_of(settings: Settings) -> Choice:
@@ -66,3 +72,13 @@ def kept_judging(folder: RunFolder) -> Judging:
         raise StorageError(f"{path}: cannot be read as JSON: {error}") from error
     except WeightsError as error:
         raise StorageError(str(error)) from error
+
+
+def judged_anew(folder: RunFolder, judging: Judging | None) -> list[str]:
+    """What people must be told where an earlier version has judged the tables in `folder` by other rules than those of
+    the `judging` that is about to judge them."""
+    if judging is None or not judging.cautious or not folder.calibration.exists():
+        return []
+    with contextlib.suppress(StorageError):  # it is damaged, and about to be written anew
+        return [JUDGED_ANEW] * (not kept_judging(folder).cautious)
+    return []

@@ -13,6 +13,7 @@ from typing import Any
 
 from vpdist.commands.input_identity import INPUT_PATHS, refuse_large_record
 from vpdist.commands.manifest_inputs import recorded_manifest, refuse_too_many
+from vpdist.commands.run_calibration import kept_judging
 from vpdist.commands.verify import ENDED
 from vpdist.config import ResolvedConfig
 from vpdist.errors import UsageError
@@ -116,9 +117,24 @@ def _compared(one: Shard, other: Shard) -> Iterable[tuple[str, Any, Any]]:
     ours["min_score"], theirs["min_score"] = (_of(shard, "tables_from", "min_score") for shard in (one, other))
     for name in {**ours, **theirs}:
         yield f"{name} of the tables", ours.get(name), theirs.get(name)
+    _refuse_earlier_judgement(one, other)
     yield "calibration.json, by which scores were judged,", one.calibration, other.calibration
     for name in KEPT_SETTINGS:
         yield f"--{name.replace('_', '-')}", _of(one, "settings", name), _of(other, "settings", name)
+
+
+def _refuse_earlier_judgement(one: Shard, other: Shard) -> None:
+    """Raises UsageError naming the shard that a version without today's caution has judged, if only that differs;
+    StorageError for a calibration.json that is none."""
+    if one.calibration == other.calibration or not (one.calibration and other.calibration):
+        return
+    judged = {shard.folder.path: kept_judging(shard.folder) for shard in (one, other)}
+    (earlier, ours), (later, theirs) = sorted(judged.items(), key=lambda each: each[1].cautious)
+    if ours != theirs == replace(ours, cautious=True):
+        raise UsageError(
+            f"{earlier}: an earlier version of vpdist has judged its scores, by other rules than those of {later}; "
+            f"give its command again"
+        )
 
 
 def _of(shard: Shard, field: str, name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vpdist.commands import further_files, retry, told_to_displays
-from vpdist.commands.run_calibration import choice_of, judging_of
+from vpdist.commands.run_calibration import choice_of, judged_anew, judging_of
 from vpdist.commands.run_inputs import RunInputs
 from vpdist.config import Settings
 from vpdist.models import choose
@@ -24,8 +24,8 @@ def tables_of_run(
     header: PartHeader,
     inputs: RunInputs,
 ) -> tuple[Totals, list[str]]:
-    """Write the tables, on rank 0; returns their totals, and what people must be told of the files beside them. Raises
-    DamagedFile, StorageError."""
+    """Write the tables, on rank 0; returns their totals, and what people must be told of them and of files beside them.
+    Raises DamagedFile, StorageError."""
     resolved = inputs.resolved
     folder, raise_if_ending = session.folder, session.control.raise_if_ending
     further = further_files.of_predict(session, summary, inputs, settings)
@@ -34,6 +34,8 @@ def tables_of_run(
     scores = part_scores(folder, plan, header, summary.n_fragments, steps.unit)
     if header.classifier:
         scores = checked_scores(scores)
+    judging = judging_of(choose.calling_model_of(settings), choice_of(settings), settings.consensus)
+    told = judged_anew(folder, judging)
     totals = write_tables(
         folder,
         summary,
@@ -50,10 +52,10 @@ def tables_of_run(
         ),
         raise_if_ending,
         legacy=settings.legacy_output,
-        judging=judging_of(choose.calling_model_of(settings), choice_of(settings), settings.consensus),
+        judging=judging,
         further=further,
         block_done=steps.block,
     )
     steps.end()
     retry.forget(folder)
-    return totals, further.told
+    return totals, [*told, *further.told]

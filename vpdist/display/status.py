@@ -110,8 +110,8 @@ def status_line(run_folder: Path, told: dict[str, Any]) -> str:
     lines = told["message"].splitlines() if told["message"] else []
     warnings = [line.removeprefix(WARNING) for line in lines if line.startswith(WARNING)]
     if lines and told["state"] != "done":
-        facts.append(lines[0])
-    elif warnings:
+        facts.append(next((line for line in lines if not line.startswith(WARNING)), lines[0]))
+    if warnings and told["state"] in ("done", "done_with_failures"):
         facts.append(f"{number_of(len(warnings), 'warning')}: {shortened(warnings[0].split('. ')[0], WARNING_LETTERS)}")
     return printable(f"{run_folder}: {', '.join(facts)}")
 

@@ -78,6 +78,8 @@ class Sequences:
     virus: VirusRows
     sources: dict[str, SourceCounts]
     """By the text in the column `source`."""
+    calibrated: bool
+    """Whether they are called by calibrated probability, see `are_calibrated`."""
 
 
 def are_calibrated(folder: Path, ending: RaiseIfEnding = lambda: None) -> bool:
@@ -127,7 +129,7 @@ def read_sequences(folder: Path, sources: Sequence[str], min_score: float, endin
                 lengths.append(bases)
             offset += len(table.line) + 1
     columns = (np.frombuffer(column, f"{column.typecode}") for column in (records, offsets, scores, lengths))
-    return Sequences(VirusRows(*columns), counts)
+    return Sequences(VirusRows(*columns), counts, calibrated)
 
 
 def write_virus_table(folder: Path, virus: VirusRows, ending: RaiseIfEnding) -> None:
