@@ -17,7 +17,7 @@ from scripts.gpu.run_checks import settings_of
 from scripts.gpu.setting import Setting, Size, described, random_weights_on, write_contigs
 from scripts.gpu.traces import Trace
 from scripts.gpu.verdicts import Verdict, bounded, held, skipped
-from vpdist.commands import predict
+from vpdist.commands import predict, units
 from vpdist.embedding.unit_pipeline import Pipeline
 from vpdist.encoders.encoder import Encoder
 from vpdist.encoders.shape import encoder_shape
@@ -132,7 +132,7 @@ def idle(setting: Setting) -> Iterator[Verdict]:
     what = f"predict with {sizes[0].name} and {sizes[1].name}"
     for name, pipeline in (("warm-up", Pipeline), ("profiled", ProfiledPipeline)):  # kernels are loaded when first used
         settings = settings_of(setting, contigs, folder / name, folder, classifier, device=setting.device.type)
-        with random_weights_on(setting.device), mock.patch.object(predict, "Pipeline", pipeline):
+        with random_weights_on(setting.device), mock.patch.object(units, "Pipeline", pipeline):
             code = predict.predict(settings)
         yield held(f"{what}, {name}", code == 0, f"exit code {code}", "0")
     yield idle_share(what, ProfiledPipeline.traces)

@@ -11,9 +11,10 @@ import fsspec
 import pytest
 from fsspec.asyn import AsyncFileSystem
 
+from scripts.faults.object_server import open_object
 from tests.object_stores import SOON as PATIENT
 from vpdist.errors import InputError
-from vpdist.sequences.remote_objects import object_state, open_object
+from vpdist.sequences.remote_objects import object_state
 from vpdist.storage import object_stores
 from vpdist.storage.published import PublishedRun, StoreAway
 from vpdist.storage.publisher import Publisher
