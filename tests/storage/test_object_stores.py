@@ -12,7 +12,7 @@ import pytest
 from fsspec.asyn import AsyncFileSystem
 
 from scripts.faults.object_server import open_object
-from tests.object_stores import SOON as PATIENT
+from tests import object_stores as stores
 from vpdist.errors import InputError
 from vpdist.sequences.remote_objects import object_state
 from vpdist.storage import object_stores
@@ -20,7 +20,9 @@ from vpdist.storage.published import PublishedRun, StoreAway
 from vpdist.storage.publisher import Publisher
 from vpdist.urls import Url
 
-SOON = replace(PATIENT, silence_s=0.1, first_pause_s=0.0, longest_pause_s=0.0)
+SOON = replace(stores.SOON, silence_s=0.1, first_pause_s=0.0, longest_pause_s=0.0)
+PATIENT = replace(SOON, silence_s=1.0, tries=100)
+"""A slow machine is silent now and then, and asks again."""
 CONTENT = bytes(range(256)) * 1000
 
 
@@ -74,7 +76,7 @@ def test_reading_goes_on_after_a_store_was_silent() -> None:
     Silent.silent |= {"info": 1, "cat_file": 1}
     with open_object("gs://bucket/x.fa", PATIENT) as file:
         assert file.read() == CONTENT
-    assert sorted(Silent.ended) == ["cat_file", "info"]
+    assert set(Silent.ended) == {"cat_file", "info"}
 
 
 def test_a_store_that_is_silent_for_ever_is_given_up() -> None:
@@ -101,4 +103,4 @@ def test_parts_are_published_after_a_store_was_silent() -> None:
             assert time.monotonic() < until
             time.sleep(0.01)
         assert publishing.failed == {}
-    assert Silent.ended == ["pipe_file", "pipe_file"]
+    assert Silent.ended[:2] == ["pipe_file", "pipe_file"]
