@@ -73,7 +73,7 @@ class Publisher:
 
     def published(self) -> set[int]:
         """The units that are published; where the store does not answer, those of this rank that are known to be."""
-        tries = 1 if self.failed else self._retries.tries
+        tries = 1 if self.away else self._retries.tries
         try:
             return PublishedRun(self._address, replace(self._retries, tries=tries)).units()
         except VpdistError as error:
