@@ -19,6 +19,7 @@ from tests.tiny_models import TinyModels
 from vpdist.calibration.prevalence import ESTIMATED
 from vpdist.commands import input_identity
 from vpdist.commands.classify import classify
+from vpdist.commands.manifest_inputs import read_share
 from vpdist.commands.merge import merge
 from vpdist.commands.predict import predict
 from vpdist.commands.verify import verify
@@ -210,6 +211,10 @@ def test_scores_of_encoders_whose_bits_depend_on_the_batch_are_those_of_one_run(
     runs = [tmp_path / str(number) for number in (1, 2)]
     for number, run in enumerate(runs, 1):
         predict(replace(settings, output=run, shard=f"{number}/2"))
+    other = replace(settings, output=runs[0], shard="2/2")
+    with pytest.raises(UsageError, match="1 has shard 1/2, this command names 2/2; use another folder, or --restart"):
+        read_share(other)
+    assert read_share(replace(other, restart=True)) == read_share(replace(settings, output=runs[1], shard="2/2"))
     assert merge(runs, tmp_path / "merged", progress="none") == EXIT_FAILURES_LISTED
     assert files_of(tmp_path / "merged") == files_of(tmp_path / "whole")
 

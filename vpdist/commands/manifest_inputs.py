@@ -76,9 +76,14 @@ def _share_of_run(settings: Settings, manifest: Manifest, number: int, count: in
     if not settings.dry_run:
         folder = RunFolder(settings.output)
         found, recorded = recorded_manifest(folder, read_json(folder.run) or {}), recorded_config(folder)
-        this = {"names": manifest.names, "shard": number, "of": count}
-        if found is not None and recorded is not None and found | this == found:
-            return stretch(manifest, found["first"], found["first"] + len(recorded.input))
+        if found is not None and recorded is not None and found["names"] == manifest.names:
+            if (found["shard"], found["of"]) == (number, count):
+                return stretch(manifest, found["first"], found["first"] + len(recorded.input))
+            if not settings.restart:
+                raise UsageError(
+                    f"{folder.path} has shard {found['shard']}/{found['of']}, this command names {number}/{count}; use "
+                    "another folder, or --restart to discard what it holds"
+                )
     return shard_of(manifest, number, count)
 
 
