@@ -67,8 +67,12 @@ def lines(kept: dict[str, Any]) -> list[str]:
     )
     share = share_text(kept)
     another = "; --prevalence gives another" if share and kept["prevalence"]["origin"] == ASSUMED else ""
-    by_score = [BY_SCORE] * (calls["NA"] > 0 and not kept["calibrated_sequences"])
-    return [told, *by_score, *[f"share of viruses {share}{another}"] * bool(share)]
+    return [told, *by_score(kept), *[f"share of viruses {share}{another}"] * bool(share)]
+
+
+def by_score(kept: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know of the files of viruses where no sequence has a call."""
+    return [BY_SCORE] * (kept["calls"]["NA"] > 0 and not kept["calibrated_sequences"])
 
 
 def warnings(kept: Mapping[str, Any]) -> list[str]:

@@ -46,8 +46,7 @@ def prevalence(log_ratio: np.ndarray, given: float | None, most_believed: float 
     if len(known) < LEAST_SEQUENCES:
         return Prevalence(PRIOR, ASSUMED)
     found = estimate(known)
-    assert found.estimate is not None
-    return found if found.estimate <= most_believed else replace(found, value=NOT_BELIEVED, origin=ASSUMED)
+    return found if found.value <= most_believed else replace(found, value=NOT_BELIEVED, origin=ASSUMED)
 
 
 def estimate(log_ratio: np.ndarray) -> Prevalence:

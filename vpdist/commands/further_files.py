@@ -29,7 +29,7 @@ from vpdist.sequences.input_files import input_size
 from vpdist.sequences.store_summary import StoreSummary, records_per_source
 from vpdist.session.session import Session
 from vpdist.storage.atomic_files import read_json, storage_error
-from vpdist.storage.run_folder import CALIBRATION, RunFolder
+from vpdist.storage.run_folder import RunFolder
 from vpdist.storage.table_switch import COMPLETE, FileDigest, TablesOrigin, recorded_tables
 from vpdist.text import bytes_text, printable, without_open_quotes
 from vpdist.urls import InputPath, Url, needs_network
@@ -37,10 +37,6 @@ from vpdist.urls import InputPath, Url, needs_network
 logger = logging.getLogger(__name__)
 
 FASTA = "virus.fna.gz"
-BY_PREDICTION = (
-    "No sequence has a `call` here: what the files of viruses and the summary call virus is so by the larger score "
-    "(`prediction`), which is not calibrated."
-)
 TOLD_FROM = 1 << 30
 """Bytes of input from which on it is told that they are read again."""
 
@@ -83,10 +79,9 @@ class FurtherFiles:
         rows = object_rows(self.folder, self.summary, len(sources))
         call_files.write_summary(new, found.sources, called=self.called, objects=rows)
         self.file_done()
-        notes = [f"{warning}." for warning in judging.warnings(judgement or {})]
+        about = [] if judgement is None else [*judging.warnings(judgement), *judging.by_score(judgement)]
+        notes = [f"{told}." for told in about]
         if self.called:
-            if (new / CALIBRATION).exists() and not found.calibrated:
-                notes.append(BY_PREDICTION)
             call_files.write_virus_table(new, found.virus, ending)
             self.file_done()
             call_files.write_regions(new, self.min_score, ending)

@@ -78,8 +78,6 @@ class Sequences:
     virus: VirusRows
     sources: dict[str, SourceCounts]
     """By the text in the column `source`."""
-    calibrated: bool
-    """Whether they are called by calibrated probability, see `are_calibrated`."""
 
 
 def are_calibrated(folder: Path, ending: RaiseIfEnding = lambda: None) -> bool:
@@ -129,7 +127,7 @@ def read_sequences(folder: Path, sources: Sequence[str], min_score: float, endin
                 lengths.append(bases)
             offset += len(table.line) + 1
     columns = (np.frombuffer(column, f"{column.typecode}") for column in (records, offsets, scores, lengths))
-    return Sequences(VirusRows(*columns), counts, calibrated)
+    return Sequences(VirusRows(*columns), counts)
 
 
 def write_virus_table(folder: Path, virus: VirusRows, ending: RaiseIfEnding) -> None:

@@ -1,7 +1,8 @@
 """`vpdist export`: names, columns of the tables and embeddings in one file that other programs open.
 
 Enter: gathered embeddings and the table with the same rows. Leaves: HDF5, npz, parquet or h5ad, whole or absent.
-Promises: blocks of rows, so that memory does not grow with the run (npz: 8 bytes a number of the table's columns).
+Promises: blocks of rows, so that memory does not grow with the run (npz: 8 bytes a number of
+the table's columns, 36 a call).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import IO, Any
 import h5py
 import numpy as np
 
+from vpdist.calibration.judgement import CALLS
 from vpdist.errors import UsageError
 from vpdist.results import h5ad
 from vpdist.results.gathered import FRAGMENT, Gathered, check_room
@@ -23,8 +25,8 @@ from vpdist.results.table_files import FLOATS, INTEGERS, NA, Table, opened_table
 from vpdist.storage.atomic_files import DamagedFile, replacing, replacing_by_name
 
 FORMATS = ("h5", "npz", "parquet", "h5ad")
-NPZ_TEXTS = ("prediction", "call")
-"""Columns of texts that an npz has, beside the names."""
+NPZ_TEXTS, NPZ_WORD = frozenset(("prediction", "call")), f"U{max(map(len, CALLS))}"
+"""Columns of texts that an npz has, beside the names, and their number format."""
 BLOCK_BYTES = 1 << 24
 """Bytes of embeddings in a block."""
 MOST_ROWS = 1 << 14
@@ -185,25 +187,21 @@ def _write_npz(target: Path, source: Source) -> None:
     """Arrays `name`, NPZ_TEXTS, the columns of numbers, and the embeddings of each kind; other texts stay in the
     tables."""
     names, n = source.columns(), len(source.rows)
-    numbers = {
-        name: np.zeros(n, column_type(name, None)) for name in names if name in INTEGERS | FLOATS and name != names[0]
-    }
-    longest = {names[0]: 1} | {name: 1 for name in NPZ_TEXTS if name in names}
+    kept = (INTEGERS | FLOATS | NPZ_TEXTS) - {names[0]}
+    arrays = {name: np.zeros(n, column_type(name, NPZ_WORD)) for name in names if name in kept}
+    longest = 1
     for which, columns in source.blocks():
-        for name, length in longest.items():
-            longest[name] = max(length, *map(len, columns[name]))
-        for name, array in numbers.items():
+        longest = max(longest, *map(len, columns[names[0]]))
+        for name, array in arrays.items():
             array[which] = columns[name]
-    if 4 * longest[names[0]] * n > NPZ_NAME_BYTES:
-        size = f"{4 * longest[names[0]] * n / 1e9:.3g} GB"
-        raise UsageError(f"--to npz: the names take {size} there; export to h5 or parquet")
+    if 4 * longest * n > NPZ_NAME_BYTES:
+        raise UsageError(f"--to npz: the names take {4 * longest * n / 1e9:.3g} GB there; export to h5 or parquet")
+    text = np.dtype(("U", longest))
 
     with replacing(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, length in longest.items():
-            text = np.dtype(("U", length))
-            cells = (np.array(columns[name], text) for _, columns in source.blocks())
-            _add_array(archive, "name" if name == names[0] else name, (n,), text, cells)
-        for name, array in numbers.items():
+        name_blocks = (np.array(columns[names[0]], text) for _, columns in source.blocks())
+        _add_array(archive, "name", (n,), text, name_blocks)
+        for name, array in arrays.items():
             _add_array(archive, name, (n,), array.dtype, [array])
         for kind, matrix in source.rows.embeddings.items():
             step = source.block_rows
